@@ -1,0 +1,29 @@
+"""Find the learning rate of a PyTorch model through scikit-learn's own interface.
+
+The searches are `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`; they work on the nets defined here, on
+skorch's own, on pipelines around them, and on any other scikit-learn estimator.
+"""
+
+from sklr.exceptions import AllDivergedError, DivergedWarning, EngineError, SklrError
+from sklr.modules import MLP
+from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from sklr.plotting import plot_lr_curve, plot_schedule
+from sklr.search import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "MLP",
+    "AllDivergedError",
+    "BayesSearchCV",
+    "DivergedWarning",
+    "EngineError",
+    "LRGridSearchCV",
+    "NeuralNetBinaryClassifier",
+    "NeuralNetClassifier",
+    "NeuralNetRegressor",
+    "OptunaSearchCV",
+    "SklrError",
+    "plot_lr_curve",
+    "plot_schedule",
+]

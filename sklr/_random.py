@@ -1,0 +1,61 @@
+"""Private random streams: a training draws from its own, and the global generators are left as they were found."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+
+_GLOBAL = threading.RLock()  # torch and NumPy have one global generator per process: one stream at a time
+
+
+class RandomStream:
+    """A stream of randomness that outlives the moments it is used in.
+
+    Entering it swaps torch's (CPU and every CUDA device in use) and NumPy's global generators for its own,
+    leaving puts the old ones back and remembers where the stream stood, so that a training taken up again
+    goes on as if it had never been left. Streams of several threads take turns.
+
+    >>> stream, before = RandomStream(0), torch.random.get_rng_state()
+    >>> with stream:
+    ...     a = torch.rand(1)
+    >>> with RandomStream(0) as other:
+    ...     b = torch.rand(1)
+    >>> bool(a == b), bool((before == torch.random.get_rng_state()).all())
+    (True, True)
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._state: Any = None
+
+    def __enter__(self) -> RandomStream:
+        _GLOBAL.acquire()
+        self._outside = _global_state()
+        if self._state is None:
+            torch.manual_seed(self.seed)
+            np.random.seed(self.seed % 2**32)  # noqa: NPY002 - skorch's and old scikit-learn's generator
+        else:
+            _set_global_state(self._state)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._state = _global_state()
+        _set_global_state(self._outside)
+        del self._outside
+        _GLOBAL.release()
+
+
+def _global_state() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.random.get_rng_state(), cuda, np.random.get_state()  # noqa: NPY002
+
+
+def _set_global_state(state: tuple[Any, ...]) -> None:
+    cpu, cuda, numpy_state = state
+    torch.random.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,0 +1,69 @@
+"""The one form of every complaint: "<what> must be <rule>, got <value>. <next step>"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
+
+
+def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
+    """Write the message of an error about a value that breaks a rule.
+
+    Parameters
+    ----------
+    what : str
+        The name of the thing, as the user wrote it.
+    rule : str
+        What it must be.
+    value : object
+        What it is.
+    next_step : str, optional
+        What the user can do now, a sentence.
+
+    Examples
+    --------
+    >>> must_be("lr", "above 0", -1)
+    'lr must be above 0, got -1.'
+    >>> must_be("lr", "above 0", "high", "Name a number.")
+    "lr must be above 0, got 'high'. Name a number."
+    """
+    return f"{what} must be {rule}, got {value!r}.{' ' * bool(next_step)}{next_step}"
+
+
+def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
+    """Return the error for a name nobody knows: it lists those there are, and the one that was perhaps meant.
+
+    Examples
+    --------
+    >>> print(unknown_name("optimizer", "adamm", ["adam", "sgd"]))
+    optimizer must be one of 'adam', 'sgd', got 'adamm'. Did you mean 'adam'?
+    >>> print(unknown_name("optimizer", "newton", ["adam", "sgd"]))
+    optimizer must be one of 'adam', 'sgd', got 'newton'.
+    """
+    names = list(known)
+    near = get_close_matches(str(value).lower(), names, n=1)
+    rule = f"one of {', '.join(map(repr, names))}"
+    return ValueError(must_be(what, rule, value, f"Did you mean {near[0]!r}?" if near else ""))
+
+
+def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") -> int:
+    """Return a whole number of at least `minimum` as an int, or say that it is none.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer, or smaller; True and False are no integers here.
+
+    Examples
+    --------
+    >>> check_count("n_trials", 3)
+    3
+    >>> check_count("n_trials", 2.0)
+    Traceback (most recent call last):
+    ValueError: n_trials must be an integer >= 1, got 2.0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(must_be(what, f"an integer >= {minimum}", value, next_step))
+    return int(value)

@@ -1,0 +1,37 @@
+"""Engines train candidates x cells; `pick_engine` chooses one and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sklr.engines._base import Engine, Experiment
+from sklr.engines._sequential import SequentialEngine
+from sklr.exceptions import EngineError
+
+ENGINES: dict[str, type[Engine]] = {"sequential": SequentialEngine}
+
+
+def check_engine(engine: str | Engine) -> None:
+    """Raise a ValueError unless `engine` is ``"auto"``, the name of an engine, or an engine."""
+    if not isinstance(engine, Engine) and engine not in ("auto", *ENGINES):
+        known = ", ".join(map(repr, ("auto", *ENGINES)))
+        raise ValueError(f"engine must be one of {known} or an Engine, got {engine!r}.")
+
+
+def pick_engine(engine: str | Engine, experiment: Experiment, candidates: Sequence[dict]) -> tuple[Engine, list[str]]:
+    """Return the engine that will train these candidates, and the reasons why a faster one cannot."""
+    if isinstance(engine, Engine) or engine != "auto":
+        chosen = engine if isinstance(engine, Engine) else ENGINES[engine]()
+        reasons = chosen.unsupported(experiment, candidates)
+        if reasons:
+            raise EngineError(
+                f"engine={chosen.name!r} cannot train these candidates: {'; '.join(reasons)}. "
+                "Use engine='sequential', or engine='auto' to have one chosen."
+            )
+        return chosen, []
+    reasons = []
+    for kind in reversed(ENGINES.values()):
+        reasons = kind().unsupported(experiment, candidates) or reasons
+        if not kind().unsupported(experiment, candidates):
+            return kind(), reasons
+    raise AssertionError("the sequential engine trains everything")

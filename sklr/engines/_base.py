@@ -1,0 +1,98 @@
+"""What every engine is asked and answers: an experiment goes in, a training in lockstep epochs comes out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr.results import Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One fold and one seed: the random world in which every candidate of a search is trained once.
+
+    `train` and `test` are row indices into X. `seed` fixes initial weights, batch order and dropout.
+    """
+
+    fold: int
+    seed_index: int
+    seed: int
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """All that the trainings of one search share; candidates are the only thing that differs.
+
+    `fit_params` and `score_params` are as scikit-learn routed them, still for all rows; `scorer` is one scorer or
+    a multimetric one, `metric` the name of the score that is followed epoch by epoch (None for a single one).
+    """
+
+    estimator: Any
+    X: Any
+    y: Any
+    cells: Sequence[Cell]
+    scorer: Any
+    metric: str | None = None
+    fit_params: Mapping[str, Any] = field(default_factory=dict)
+    score_params: Mapping[str, Any] = field(default_factory=dict)
+    return_train_score: bool = False
+    error_score: Any = np.nan
+    verbose: int = 0
+    n_jobs: int | None = None
+    pre_dispatch: Any = "2*n_jobs"
+    keep_estimators: bool = False
+    caller: Any = None
+
+
+class EpochReport(NamedTuple):
+    """What the epochs just trained brought; NaN where a run did not train. Arrays are (n_candidates, n_cells, n_epochs)."""
+
+    train_loss: np.ndarray
+    valid_score: np.ndarray
+
+
+class Training(ABC):
+    """Candidates x cells under way, all at the same epoch."""
+
+    @abstractmethod
+    def advance(self, n_epochs: int | None = None) -> EpochReport:
+        """Train `n_epochs` more epochs (None: all that are left) and report them."""
+
+    @abstractmethod
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`, shape (n_candidates, n_cells); they keep the score they have reached."""
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+
+    @abstractmethod
+    def finish(self) -> list[list[Outcome]]:
+        """Train what is left, score everything and return the outcomes, (n_candidates, n_cells)."""
+
+
+class Engine(ABC):
+    """A way to train candidates x cells."""
+
+    name: str
+
+    @abstractmethod
+    def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
+        """Return the reasons why this engine cannot train these candidates; empty if it can."""
+
+    @abstractmethod
+    def start(
+        self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
+    ) -> Training:
+        """Set every candidate up in every cell, trained for no epoch yet.
+
+        `contexts` are scikit-learn's callback contexts, one per candidate and cell, or None.
+        """

@@ -1,0 +1,111 @@
+"""The rows a run trains and is scored on: a plain fold, or a fold behind the fitted head of a pipeline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from skorch import NeuralNet
+
+from sklr._sklearn import safe_split, take_params
+from sklr.engines._base import Cell, Experiment
+
+
+class CellData(NamedTuple):
+    """Training and validation rows of one cell, with the parameters of `fit` and of the scorer that go with them."""
+
+    X_train: Any
+    y_train: Any
+    X_test: Any
+    y_test: Any
+    fit_params: Mapping[str, Any]
+    score_train: Mapping[str, Any]
+    score_test: Mapping[str, Any]
+
+
+def cell_data(experiment: Experiment, cell: Cell, estimator: Any) -> CellData:
+    """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them."""
+    X, y = experiment.X, experiment.y
+    return CellData(
+        *safe_split(estimator, X, y, cell.train),
+        *safe_split(estimator, X, y, cell.test, cell.train),
+        take_params(X, params=experiment.fit_params, indices=cell.train),
+        take_params(X, params=experiment.score_params, indices=cell.train),
+        take_params(X, params=experiment.score_params, indices=cell.test),
+    )
+
+
+def seeded_clone(experiment: Experiment, candidate: dict, cell: Cell) -> Any:
+    """Clone the estimator, give it the candidate's parameters and the cell's seed.
+
+    The seed goes to every parameter named ``random_state`` that is None; with several seeds per fold, the second
+    and later ones also replace an integer the user has set, or they would all be the same training.
+    """
+    estimator = clone(experiment.estimator).set_params(**clone(candidate, safe=False))
+    for name, value in estimator.get_params().items():
+        if (
+            name.rpartition("__")[2] == "random_state"
+            and name not in candidate
+            and (value is None or cell.seed_index > 0)
+        ):
+            estimator.set_params(**{name: cell.seed})
+    return estimator
+
+
+def is_net(estimator: Any) -> bool:
+    """Say whether `estimator` is a skorch net, which can be trained an epoch at a time."""
+    return isinstance(estimator, NeuralNet)
+
+
+def has_head(estimator: Any) -> bool:
+    """Say whether `estimator` is a plain pipeline ending in a net, whose other steps can be fitted once per fold."""
+    return (
+        type(estimator) is Pipeline
+        and len(estimator.steps) > 1
+        and is_net(estimator.steps[-1][1])
+        and estimator.transform_input is None
+    )
+
+
+class Head(NamedTuple):
+    """The fitted steps before a pipeline's net and a fold's rows after them."""
+
+    steps: list[tuple[str, Any]]
+    data: CellData
+    seconds: float
+
+
+def fit_head(pipeline: Pipeline, data: CellData) -> Head:
+    """Fit the steps before the net on the training rows alone, and pass both sets of rows through them."""
+    start = time.time()
+    routed = pipeline._check_method_params(method="fit", props=data.fit_params)
+    X_train, X_test, steps = data.X_train, data.X_test, []
+    for name, step in pipeline.steps[:-1]:
+        if step is not None and step != "passthrough":
+            X_train = _fit_transform(step, X_train, data.y_train, routed[name])
+            X_test = step.transform(X_test, **routed[name].get("transform", {}))
+        steps.append((name, step))
+    tail_params = routed[pipeline.steps[-1][0]].get("fit", {})
+    data = data._replace(X_train=X_train, X_test=X_test, fit_params=tail_params)
+    return Head(steps, data, time.time() - start)
+
+
+def _fit_transform(step: Any, X: Any, y: Any, params: Mapping[str, Any]) -> Any:
+    if hasattr(step, "fit_transform"):
+        return step.fit_transform(X, y, **params.get("fit_transform", {}))
+    return step.fit(X, y, **params.get("fit", {})).transform(X, **params.get("transform", {}))
+
+
+def looks_only_at_predictions(scorer: Any) -> bool:
+    """Say whether a scorer sees of an estimator only its predictions or its own `score`.
+
+    Such a scorer gives a net on transformed rows the score it gives the whole pipeline on the raw ones, so the
+    transformers need not run again. A function of the user's may look at the pipeline's steps or at raw columns.
+    """
+    parts = getattr(scorer, "_scorers", None)
+    if parts is not None:
+        return all(looks_only_at_predictions(part) for part in parts.values())
+    return type(scorer).__module__ == "sklearn.metrics._scorer"

@@ -1,0 +1,118 @@
+"""The reference engine: skorch's own loop, one run after another, spread over workers by joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from joblib import hash as joblib_hash
+from sklearn.pipeline import Pipeline
+
+from sklr.engines._base import Cell, Engine, EpochReport, Experiment, Training
+from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.engines._run import Run
+from sklr.engines._verbose import Label
+from sklr.results import Outcome
+
+
+class SequentialEngine(Engine):
+    """Train one run after another, each exactly as ``estimator.fit`` would; any scikit-learn estimator will do."""
+
+    name = "sequential"
+
+    def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
+        """Return no reasons: what scikit-learn can fit, this engine can train."""
+        return []
+
+    def start(
+        self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
+    ) -> SequentialTraining:
+        """Clone the estimator for every run; heads of pipelines are fitted here, once per fold."""
+        pairs = list(product(range(len(candidates)), range(len(experiment.cells))))
+        estimators = [seeded_clone(experiment, candidates[c], experiment.cells[k]) for c, k in pairs]
+        cells = [experiment.cells[k] for _, k in pairs]
+        contexts = contexts or [None] * len(pairs)
+        heads = _fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
+        n_splits = max(cell.fold for cell in experiment.cells) + 1
+        labels = [
+            Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs
+        ]
+        runs = map(Run, [experiment] * len(pairs), cells, estimators, labels, heads, contexts)
+        return SequentialTraining(experiment, list(runs), len(candidates))
+
+
+def _fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
+    """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
+    keys = [
+        (cell.fold, joblib_hash(estimator.steps[:-1])) if has_head(estimator) else None
+        for estimator, cell in zip(estimators, cells, strict=True)
+    ]
+    tasks: dict[Any, tuple[Pipeline, Cell]] = {}
+    for key, estimator, cell in zip(keys, estimators, cells, strict=True):
+        if key is not None:
+            tasks.setdefault(key, (estimator, cell))
+    share = {key: keys.count(key) for key in tasks}
+    parallel = Parallel(n_jobs=experiment.n_jobs, pre_dispatch=experiment.pre_dispatch)
+    fitted = parallel(delayed(_fit_one_head)(experiment, *task, share[key]) for key, task in tasks.items())
+    heads = dict(zip(tasks, fitted, strict=True))
+    return [heads.get(key) for key in keys]
+
+
+def _fit_one_head(experiment: Experiment, pipeline: Pipeline, cell: Cell, n_runs: int) -> Head | None:
+    try:
+        head = fit_head(pipeline, cell_data(experiment, cell, pipeline))
+    except Exception:
+        return None
+    return head._replace(seconds=head.seconds / n_runs)
+
+
+class SequentialTraining(Training):
+    """The runs of `SequentialEngine`, in candidate order, cells side by side."""
+
+    def __init__(self, experiment: Experiment, runs: list[Run], n_candidates: int):
+        self.experiment, self.runs = experiment, runs
+        self.shape = (n_candidates, len(experiment.cells))
+        self.epoch = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return all(run.done for run in self.runs)
+
+    def advance(self, n_epochs: int | None = None) -> EpochReport:
+        """Train every live run on; workers hand the runs back."""
+        live = [i for i, run in enumerate(self.runs) if not run.done]
+        parallel = Parallel(n_jobs=self.experiment.n_jobs, pre_dispatch=self.experiment.pre_dispatch)
+        advanced = parallel(delayed(self.runs[i].advance)(n_epochs) for i in live)
+        for i, run in zip(live, advanced, strict=True):
+            self.runs[i] = run
+        return self._report(n_epochs)
+
+    def _report(self, n_epochs: int | None) -> EpochReport:
+        histories = [run.outcome.history if run.outcome else run.history for run in self.runs]
+        longest = max((len(history) for history in histories), default=0)
+        n_new = longest - self.epoch if n_epochs is None else n_epochs
+        table = np.full((len(self.runs), n_new, 2), np.nan)
+        for row, history in zip(table, histories, strict=True):
+            for epoch in history[self.epoch : self.epoch + n_new]:
+                row[epoch.epoch - self.epoch] = epoch.train_loss, epoch.valid_score
+        self.epoch += n_new
+        train_loss, valid_score = np.moveaxis(table.reshape(*self.shape, n_new, 2), -1, 0)
+        return EpochReport(train_loss, valid_score)
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`."""
+        for run, marked in zip(self.runs, np.ravel(mask), strict=True):
+            if marked and not run.done:
+                run.stop(reason)
+
+    def finish(self) -> list[list[Outcome]]:
+        """Train what is left and hand the outcomes over."""
+        if not self.done:
+            self.advance()
+        outcomes = [run.outcome for run in self.runs]
+        width = self.shape[1]
+        return [outcomes[i : i + width] for i in range(0, len(outcomes), width)]  # type: ignore[misc]

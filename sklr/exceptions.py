@@ -1,0 +1,36 @@
+"""The errors and warnings sklr raises; each message says what, the rule, the value given and the next step."""
+
+
+class SklrError(Exception):
+    """Base class of every error sklr raises on purpose."""
+
+
+class EngineError(SklrError, ValueError):
+    """The engine asked for cannot train these candidates; the message lists the reasons."""
+
+
+class AllDivergedError(SklrError, ValueError):
+    """Every candidate of a search diverged or failed, so there is no learning rate to choose."""
+
+
+class TrainingDiverged(SklrError):
+    """Raised inside a training to end it at once; a search turns it into a status and never lets it out.
+
+    Parameters
+    ----------
+    step : int
+        The optimizer step, counted from 0 over the whole training, whose loss gave it away.
+    loss : float
+        That loss.
+    """
+
+    def __init__(self, step: int, loss: float):
+        super().__init__(step, loss)  # both positional, so that it survives pickling to and from a worker
+        self.step, self.loss = step, loss
+
+    def __str__(self) -> str:
+        return f"diverged at step {self.step}: loss {self.loss:.3g}"
+
+
+class DivergedWarning(UserWarning):
+    """Some runs of a search diverged; their candidates score `error_score` and rank last."""

@@ -1,0 +1,349 @@
+"""The nets: skorch's, made for scikit-learn's data and for learning-rate schedules; how they do it is in `_net.py`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, TypeVar
+
+import numpy as np
+import skorch
+from scipy.special import logit
+from sklearn.utils import Tags, check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from torch import Tensor, nn
+
+from sklr import _net_data as data
+from sklr._callback_bridge import raised_by_callback
+from sklr._net import BaseNet
+from sklr._validation import must_be
+
+__all__ = ["NeuralNetBinaryClassifier", "NeuralNetClassifier", "NeuralNetRegressor", "raised_by_callback"]
+
+_Net = TypeVar("_Net", bound=type[BaseNet])
+
+
+def _spell_out(cls: _Net) -> _Net:
+    """Show the parameters that the nets share in the signature, for `help`, editors and scikit-learn's HTML."""
+    own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    shared = inspect.signature(BaseNet.__init__).parameters
+    rest = [
+        p if p.kind is p.VAR_KEYWORD else p.replace(kind=p.KEYWORD_ONLY)
+        for name, p in shared.items()
+        if name not in {p.name for p in own}
+    ]
+    cls.__init__.__signature__ = inspect.Signature([*own, *rest])  # type: ignore[attr-defined]
+    return cls
+
+
+class _Classifies(BaseNet):
+    """What the two classifiers share: labels of any kind become numbers for the net, and labels again after it."""
+
+    _encoded = False  # whether the datasets hold the positions of labels in classes_, not what the user gave
+
+    def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y", estimator=self)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if y.ndim > 1:  # several labels a row, or probabilities: between the user, the module and the criterion
+            self._encoded = False
+            self.classes_inferred_ = np.unique(y)
+            return y
+        check_classification_targets(y)
+        codes = self._encode(y, self._learn_classes(y, reset, classes))
+        self._encoded = codes is not None
+        return y if codes is None else codes
+
+    def _learn_classes(self, y: np.ndarray, reset: bool, classes: Any) -> np.ndarray:
+        if self._given_classes() is not None:
+            return np.asarray(self._given_classes())
+        if reset or not hasattr(self, "classes_inferred_"):
+            found = np.unique(y if classes is None else classes)
+            if len(found) < 2:
+                raise ValueError(_one_class(found[0]))
+            self.classes_inferred_ = found
+        return self.classes_inferred_
+
+    def _encode(self, y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
+        if not len(classes):
+            return None
+        codes = data.class_codes(y, classes)
+        if codes is None and (self._given_classes() is None or y.dtype.kind not in "iu"):
+            unknown = np.setdiff1d(y, classes).tolist()
+            advice = "Name all labels there will be, by `classes` in the first partial_fit."
+            raise ValueError(must_be("y", f"of the known classes {classes.tolist()}", unknown, advice))
+        return codes  # None where `classes` merely names the numbers in y, as it may in skorch
+
+    def _given_classes(self) -> Any:
+        return None
+
+    def _forget_targets(self) -> None:
+        self._encoded = False
+        vars(self).pop("classes_inferred_", None)
+
+    def _check_weights(self, y: Any, weights: np.ndarray) -> None:
+        if self._encoded and self._given_classes() is None and len(left := np.unique(y[weights > 0])) == 1:
+            raise ValueError(_one_class(self.classes_inferred_[left[0]]))
+
+    def _decode(self, numbers: np.ndarray) -> np.ndarray:
+        return self.classes_[numbers] if self._encoded and not self._by_number else numbers
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); minus infinity where that is 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+
+@_spell_out
+class NeuralNetClassifier(_Classifies, skorch.NeuralNetClassifier):
+    """A classifier that trains any PyTorch module, with labels of any kind and the data scikit-learn takes.
+
+    skorch's `NeuralNetClassifier` with more: its parameters, callbacks and methods all work here. By default
+    the module returns logits, as `MLP` does, for the criterion is the cross entropy; for a module that
+    returns probabilities say ``criterion=torch.nn.NLLLoss``, which is skorch's default.
+
+    Parameters
+    ----------
+    module : class, callable or torch.nn.Module
+        The module, or what makes one. Its parameters are set as `module__...`; those named `n_inputs` and
+        `n_outputs` (features and classes) are found at `fit` if not set.
+    criterion : class, str or torch.nn.Module, default=torch.nn.CrossEntropyLoss
+        The loss, by class or by name ("cross_entropy", "nll", ...), with `criterion__...` parameters.
+    classes : None or list, default=None
+        All labels there are, if `y` may lack some; as in skorch an empty list leaves `y` and predictions
+        alone, and labels that are not in `y` merely name its integers.
+    optimizer : class or str, default=torch.optim.SGD
+        By class or by name in any case ("sgd", "adamw", ...), with `optimizer__...` parameters.
+    lr : float, default=0.01
+        The peak learning rate.
+    max_epochs : int, default=10
+        Passes over the data in one `fit` or `partial_fit`.
+    batch_size : int, default=128
+        Rows in a step; -1 for all. Shuffle with `iterator_train__shuffle=True`, which is not skorch's default.
+    train_split : None or callable, default=None
+        How to hold out rows for validation while training; `skorch.dataset.ValidSplit(5)` is skorch's default.
+    warmup_epochs : float, default=0
+        Epochs in which the learning rate rises to `lr`, step by step.
+    schedule : None, str, Schedule, torch scheduler class or callable, default=None
+        What the learning rate does afterwards; see `sklr.schedules`.
+    schedule_epochs : int, optional
+        The epochs the schedule spans, if not `max_epochs`; for trainings made of several `partial_fit`.
+    random_state : int, RandomState or None, default=None
+        With a seed initial weights, batch order and dropout repeat bit for bit and the global generators
+        stay as they were; with None they all draw from torch's global generator.
+    device : str or torch.device, default="auto"
+        Where to compute: "auto" is CUDA if there, then MPS, then the CPU.
+    verbose : int, default=0
+        Whether a table of the epochs is printed.
+    iterator_train, iterator_valid, dataset, callbacks, predict_nonlinearity, warm_start, compile, \
+use_caching, torch_load_kwargs
+        As in `skorch.NeuralNet`.
+    **kwargs
+        Parameters of the parts, such as `module__hidden` or `optimizer__momentum`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted; `predict` returns these.
+    n_features_in_, feature_names_in_ : int and ndarray of str
+        Columns seen at `fit`, and their names if they had such.
+    module_, criterion_, optimizer_ : torch.nn.Module and torch.optim.Optimizer
+        The parts in use.
+    history_ : skorch.history.History
+        One row an epoch, with `lr` (that of its last step) and `train_loss` among others.
+
+    Notes
+    -----
+    Floats are cast to the module's dtype, float32 unless it says otherwise. Integers stay integers, since an
+    embedding needs them; `MLP` takes them as numbers.
+
+    With `sample_weight` a batch's loss is the weighted mean of the losses of its samples, as if they were
+    repeated; the weights are not handed to the module, as skorch's nets do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklr.modules import MLP
+    >>> X = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> net = NeuralNetClassifier(MLP, module__hidden=(16,), optimizer="adam", lr=0.1, max_epochs=30, random_state=0)
+    >>> net.fit(X, ["same", "other", "other", "same"]).predict(X)
+    array(['same', 'other', 'other', 'same'], dtype='<U5')
+    >>> net.predict(X[:, :1])
+    Traceback (most recent call last):
+    ValueError: X has 1 features, but NeuralNetClassifier is expecting 2 features as input.
+    """
+
+    def __init__(self, module: Any, *, criterion: Any = nn.CrossEntropyLoss, classes: Any = None, **kwargs: Any):
+        super().__init__(module, criterion=criterion, classes=classes, **kwargs)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, in the order of `predict_proba`'s columns."""
+        classes = super().classes_
+        return np.arange(len(classes)) if self._encoded and self._by_number else classes
+
+    def _given_classes(self) -> Any:
+        return self.classes
+
+    def _n_outputs(self, n_targets: int | None) -> int | None:
+        if n_targets is not None and n_targets > 1:
+            return n_targets
+        known = getattr(self, "classes_", np.array(0))
+        return len(known) if known.size else None
+
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a batch; for NLLLoss the outputs are probabilities, as in skorch."""
+        if (
+            self._encoded
+            and isinstance(y_pred, Tensor)
+            and isinstance(self.criterion_, nn.CrossEntropyLoss | nn.NLLLoss)
+        ):
+            n_outputs = y_pred.shape[1] if y_pred.ndim > 1 else 1
+            if n_outputs < len(self.classes_):
+                rule = f"at least {len(self.classes_)}, one per class"
+                raise ValueError(must_be("the module's number of outputs", rule, n_outputs))
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, shape (n_samples, n_classes).
+
+        Outputs that a module has beyond the classes seen are left out, and the others rescaled.
+        """
+        proba = super().predict_proba(X)
+        n_classes = len(self.classes_) if self._encoded else proba.shape[1]
+        if self.predict_nonlinearity != "auto" or proba.shape[1] <= n_classes:
+            return proba
+        return proba[:, :n_classes] / proba[:, :n_classes].sum(axis=1, keepdims=True)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable label of each sample, shape (n_samples,)."""
+        proba = self.predict_proba(X)
+        return self._decode((proba[:, : len(self.classes_)] if self._encoded else proba).argmax(axis=1))
+
+
+@_spell_out
+class NeuralNetBinaryClassifier(_Classifies, skorch.NeuralNetBinaryClassifier):
+    """A classifier of two classes, for modules with one output: the logit of the second class.
+
+    skorch's `NeuralNetBinaryClassifier` with what `NeuralNetClassifier` tells of; parameters not named here
+    are as there.
+
+    Parameters
+    ----------
+    module : class, callable or torch.nn.Module
+        The module, or what makes one; it returns shape (n_samples,) or (n_samples, 1).
+    criterion : class, str or torch.nn.Module, default=torch.nn.BCEWithLogitsLoss
+        The loss, by class or by name; with "bce" the module returns probabilities.
+    threshold : float, default=0.5
+        `predict` returns the second class where its probability is above this.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (2,)
+        The two labels, sorted; the second is the positive one.
+
+    Examples
+    --------
+    >>> from sklr.modules import MLP
+    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [-1, -1, 1, 1]
+    >>> net = NeuralNetBinaryClassifier(MLP, module__hidden=(), lr=1.0, max_epochs=50, random_state=0).fit(X, y)
+    >>> net.predict(X), net.set_params(threshold=1.0).predict(X)
+    (array([-1, -1,  1,  1]), array([-1, -1, -1, -1]))
+    >>> net.fit(X, [0, 1, 2, 1])
+    Traceback (most recent call last):
+    ValueError: Only binary classification is supported. The type of the target is multiclass.
+    """
+
+    def __init__(self, module: Any, *, criterion: Any = nn.BCEWithLogitsLoss, threshold: float = 0.5, **kwargs: Any):
+        super().__init__(module, criterion=criterion, threshold=threshold, **kwargs)
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The two labels; 0 and 1 where the targets were left to skorch."""
+        return self.classes_inferred_ if self._encoded and not self._by_number else np.array([0, 1])
+
+    def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
+        if (kind := type_of_target(y, input_name="y")) not in ("binary", "continuous", "unknown"):
+            raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
+        return super()._check_targets(y, reset, classes)
+
+    def _n_outputs(self, n_targets: int | None) -> int | None:
+        return 1
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the second label where its probability is above `threshold`, else the first, shape (n_samples,)."""
+        above = self.predict_proba(X)[:, 1] > self.threshold
+        return self._decode(above.astype(np.uint8))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return the logit of the second class less that of `threshold`, shape (n_samples,).
+
+        Above 0 `predict` returns the second class.
+        """
+        if self.predict_nonlinearity == "auto" and isinstance(self.criterion_, nn.BCEWithLogitsLoss):
+            logits = self.forward(X)
+            logits = (logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
+        else:
+            logits = logit(self.predict_proba(X)[:, 1])
+        return logits - logit(self.threshold)
+
+
+@_spell_out
+class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
+    """A regressor that trains any PyTorch module on one target or several.
+
+    skorch's `NeuralNetRegressor` with what `NeuralNetClassifier` tells of; parameters not named here are as
+    there. A target of shape (n_samples,) meets a module's output of shape (n_samples, 1) row by row, and
+    predictions have the shape of the targets seen at `fit`.
+
+    Parameters
+    ----------
+    module : class, callable or torch.nn.Module
+        The module, or what makes one; `n_outputs` is the number of targets.
+    criterion : class, str or torch.nn.Module, default=torch.nn.MSELoss
+        The loss, by class or by name ("mse", "l1", "huber", ...).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklr.modules import MLP
+    >>> X = np.linspace(-1, 1, 8).reshape(-1, 1)
+    >>> net = NeuralNetRegressor(MLP, module__hidden=(), lr=0.5, max_epochs=50, random_state=0)
+    >>> net.fit(X, 3 * X[:, 0]).predict(X[-1:]).round(3)
+    array([3.])
+    >>> net.fit(X, 3 * X).predict(X[-1:]).round(3)
+    array([[3.]])
+    """
+
+    _target_ndim: int | None = None
+    _target_dtype: Any = None
+
+    def __init__(self, module: Any, *, criterion: Any = nn.MSELoss, **kwargs: Any):
+        super().__init__(module, criterion=criterion, **kwargs)
+
+    def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
+        y = check_array(y, ensure_2d=False, allow_nd=True, input_name="y", estimator=self)
+        y = y if y.dtype.kind == "f" else y.astype(np.float64)
+        self._target_ndim, self._target_dtype = y.ndim, y.dtype
+        return y
+
+    def _forget_targets(self) -> None:
+        self._target_ndim = self._target_dtype = None
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the prediction for each sample, in the shape and floating-point dtype of the targets of `fit`."""
+        y = super().predict(X)
+        if self._target_ndim == 1 and y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        return y if self._target_dtype is None else y.astype(self._target_dtype, copy=False)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _one_class(label: Any) -> str:
+    return (
+        "This classifier needs samples of at least two classes in the data, but the data contains only one class: "
+        f"{label!r}."
+    )

@@ -1,0 +1,7 @@
+"""The three searches; `_base.py` is what they share, one file each is what they propose."""
+
+from sklr.search._bayes import BayesSearchCV
+from sklr.search._grid import LRGridSearchCV
+from sklr.search._optuna import OptunaSearchCV
+
+__all__ = ["BayesSearchCV", "LRGridSearchCV", "OptunaSearchCV"]

@@ -1,0 +1,259 @@
+"""Bayesian search: a surrogate model of the score proposes the next candidates (scikit-optimize's `Optimizer`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted
+from skopt import Optimizer
+
+from sklr._validation import check_count
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._dimensions import Dimension, Range, to_dimension
+from sklr.search._ledger import Ledger
+from sklr.search._space import check_lr_range, check_names, find_lr_param
+from sklr.search._surrogate import Surrogate
+
+OPTIMIZER_KWARGS = [name for name in signature(Optimizer).parameters if name != "dimensions"]
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """One dict of dimensions, in the order of their names, and how many candidates to try in it."""
+
+    dimensions: Mapping[str, Dimension]
+    n_iter: int
+
+
+class BayesSearchCV(BaseLRSearchCV):
+    """Let a model of the scores so far propose the next learning rates, with cross-validation.
+
+    `BayesSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1 and then goes where a Gaussian process
+    expects more. Code for scikit-optimize's `BayesSearchCV` runs unchanged.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+    search_spaces : dict, list of dict or list of (dict, int), optional
+        A dimension for each parameter: a scikit-optimize dimension or its tuple `(1e-5, 0.1, "log-uniform")`, a
+        list of choices of any type, an Optuna distribution or a frozen scipy distribution. Several dicts are
+        searched one after the other, each with `n_iter` candidates or with the number beside it. None searches
+        the learning rate alone. A list is always choices, never a range.
+    lr_range : tuple (low, high)
+        The range of the learning rate where there is no `search_spaces`.
+    n_iter : int
+        How many candidates to try in each space. A space with fewer points is tried completely and once.
+    n_points : int
+        How many candidates to propose, and train, at a time.
+    optimizer_kwargs : dict, optional
+        Passed to `skopt.Optimizer`, such as `{"base_estimator": "RF"}` or `{"n_initial_points": 10}`. The start is
+        an even cover of half of `n_iter` unless `n_initial_points` or `initial_point_generator` is given.
+        `"GP"`, `"RF"`, `"ET"`, `"DUMMY"` (no model: the cover alone) and regressors with `return_std` work.
+    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param
+        As in `LRGridSearchCV`.
+    random_state : int, RandomState instance or None
+        Decides seeds, folds and proposals.
+
+    Attributes
+    ----------
+    optimizer_results_ : list of scipy.optimize.OptimizeResult
+        One for each space, of the negated scores; a diverged candidate has the worst value there is.
+    optimizers_ : list of skopt.Optimizer
+        The optimizers behind them.
+    total_iterations : int
+        How many candidates `fit` will try at most.
+
+    Raises
+    ------
+    ValueError
+        From `fit`, before any training, for a value that cannot be searched.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> from sklr.search._bayes import BayesSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = BayesSearchCV(model, n_iter=6, n_points=2, cv=3, random_state=0).fit(X, y)
+    >>> len(search.cv_results_["params"]), search.total_iterations, search.best_lr_ > 1e-3
+    (6, 6, True)
+    """
+
+    # Both go to this class, never to the estimator: they are not to be routed.
+    __metadata_request__fit = {"groups": UNUSED, "callback": UNUSED}  # noqa: RUF012
+
+    def __init__(
+        self,
+        estimator: Any,
+        search_spaces: Any = None,
+        *,
+        lr_range: tuple[float, float] = (1e-5, 1.0),
+        n_iter: int = 16,
+        n_points: int = 4,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        n_seeds: int = 1,
+        engine: Any = "auto",
+        verbose: int = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        lr_param: str | None = None,
+    ):
+        super().__init__(
+            estimator,
+            lr_range=lr_range,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            n_seeds=n_seeds,
+            engine=engine,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            lr_param=lr_param,
+        )
+        self.search_spaces = search_spaces
+        self.n_iter = n_iter
+        self.n_points = n_points
+        self.optimizer_kwargs = optimizer_kwargs
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, callback: Any = None, **params: Any) -> BayesSearchCV:
+        """Search, then train the best candidate on all of the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
+        groups : array-like of shape (n_samples,), optional
+            For a splitter that keeps groups together.
+        callback : callable or list of callables, optional
+            Called as `callback(result)` with the `OptimizeResult` so far after every `n_points` candidates; True
+            ends the search of the space at hand, as in scikit-optimize.
+        **params : dict
+            Passed on as in `GridSearchCV.fit`, such as `sample_weight`.
+
+        Returns
+        -------
+        self : BayesSearchCV
+        """
+        self._callbacks = _check_callbacks(callback)
+        try:
+            given = params if groups is None else {**params, "groups": groups}
+            super().fit(X, y, **given)
+        finally:
+            del self._callbacks  # a fitted search is pickled; a callback often cannot be
+        return self
+
+    @property
+    def total_iterations(self) -> int:
+        """How many candidates `fit` will try at most, over all spaces."""
+        if self.search_spaces is None or isinstance(self.search_spaces, Mapping):
+            return self.n_iter
+        return sum(space[1] if isinstance(space, tuple) else self.n_iter for space in self.search_spaces)
+
+    @property
+    def optimizer_results_(self) -> list[Any]:
+        """The `OptimizeResult` of each space, with the negated scores."""
+        check_is_fitted(self, "optimizers_")
+        return [optimizer.get_result() for optimizer in self.optimizers_]
+
+    def _check_space(self) -> list[Subspace]:
+        lr_range = check_lr_range(self.lr_range)
+        n_iter = check_count("n_iter", self.n_iter)
+        check_count("n_points", self.n_points)
+        _check_optimizer_kwargs(self.optimizer_kwargs)
+        if self.search_spaces is None:
+            lr = Range(*lr_range, log=True)
+            spaces = [Subspace({find_lr_param(self.estimator, self.lr_param): lr}, n_iter)]
+        else:
+            spaces = [self._check_subspace(space, n_iter) for space in _as_list(self.search_spaces)]
+        for space in spaces:
+            self._surrogate(space, np.random.RandomState(0))  # scikit-optimize's own checks, before any training
+        return spaces
+
+    def _check_subspace(self, space: Any, n_iter: int) -> Subspace:
+        if isinstance(space, tuple) and len(space) == 2:
+            space, n_iter = space[0], check_count("the number beside a dict in search_spaces", space[1])
+        if not isinstance(space, Mapping) or not space:
+            raise ValueError(
+                f"search_spaces must hold non-empty dicts of dimensions, or (dict, int) tuples, got {space!r}. "
+                "Write for example {'lr': (1e-5, 1.0, 'log-uniform')}."
+            )
+        check_names(self.estimator, space)
+        named = {name: to_dimension(f"search_spaces[{name!r}]", space[name]) for name in sorted(space)}
+        return Subspace(named, n_iter)
+
+    def _surrogate(self, space: Subspace, random_state: np.random.RandomState) -> Surrogate:
+        return Surrogate(space.dimensions, space.n_iter, self.n_points, self.optimizer_kwargs or {}, random_state)
+
+    def _n_candidates(self, space: list[Subspace]) -> int:
+        return sum(int(min(s.n_iter, math.prod(d.size for d in s.dimensions.values()))) for s in space)
+
+    def _propose(
+        self, space: list[Subspace], ledger: Ledger, random_state: np.random.RandomState
+    ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
+        self.optimizers_: list[Optimizer] = []
+        for subspace in space:
+            surrogate = self._surrogate(subspace, random_state)
+            self.optimizers_.append(surrogate.optimizer)
+            yield from self._explore(surrogate, subspace.n_iter)
+
+    def _explore(self, surrogate: Surrogate, n_iter: int) -> Generator[list[dict[str, Any]], np.ndarray, None]:
+        while n_iter > 0 and (points := surrogate.ask(min(self.n_points, n_iter))):
+            scores = yield [surrogate.candidate(point) for point in points]
+            result = surrogate.tell(points, scores)
+            n_iter -= len(points)
+            stops = [callback(result) for callback in self._callbacks]  # each is called, whatever the others say
+            if any(stops):
+                return
+
+
+def _as_list(search_spaces: Any) -> list[Any]:
+    if isinstance(search_spaces, Mapping):
+        return [search_spaces]
+    if not isinstance(search_spaces, list) or not search_spaces:
+        raise ValueError(
+            "search_spaces must be a dict of parameter names and dimensions, or a non-empty list of such dicts, "
+            f"got {search_spaces!r}. Write for example {{'lr': (1e-5, 1.0, 'log-uniform')}}, or leave it out."
+        )
+    return search_spaces
+
+
+def _check_callbacks(callback: Any) -> Sequence[Callable[[Any], Any]]:
+    callbacks = [] if callback is None else [callback] if callable(callback) else callback
+    if not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks)):
+        raise ValueError(
+            f"callback must be a callable or a list of callables, got {callback!r}. "
+            "Write for example callback=lambda result: len(result.x_iters) >= 8."
+        )
+    return callbacks
+
+
+def _check_optimizer_kwargs(kwargs: Any) -> None:
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ValueError(
+            f"optimizer_kwargs must be a dict, got {kwargs!r}. Write for example {{'base_estimator': 'RF'}}."
+        )
+    check_count("optimizer_kwargs['n_initial_points']", (kwargs or {}).get("n_initial_points", 1))
+    for key in kwargs or {}:
+        if key not in OPTIMIZER_KWARGS:
+            near = get_close_matches(str(key), OPTIMIZER_KWARGS, n=1)
+            advice = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(OPTIMIZER_KWARGS)}."
+            raise ValueError(f"optimizer_kwargs must have keys that skopt.Optimizer takes, got {key!r}. {advice}")

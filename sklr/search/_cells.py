@@ -1,0 +1,85 @@
+"""Folds and seeds, drawn once per search: every candidate meets the same ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from sklr.engines._base import Cell
+
+MAX_SEED = 2**31 - 1
+
+
+def draw_cells(
+    cv: Any,
+    X: Any,
+    y: Any,
+    split_params: dict[str, Any],
+    *,
+    n_seeds: int,
+    rows: np.ndarray | None,
+    random_state: np.random.RandomState,
+) -> list[Cell]:
+    """Split the rows and give each fold its seeds.
+
+    Parameters
+    ----------
+    cv : splitter
+        As `check_cv` returns it; it is asked once.
+    rows : ndarray of shape (n_rows,) or None
+        The rows to search on; None for all of them. The cells' indices always count rows of the whole X.
+
+    Returns
+    -------
+    list of Cell, of length n_splits * n_seeds
+        Fold by fold, the seeds of a fold side by side.
+    """
+    folds = list(split_rows_of(cv, X, y, split_params, rows))
+    n_splits = len(folds)
+    if n_splits == 0:
+        raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+    seeds = random_state.randint(MAX_SEED, size=(n_splits, n_seeds))
+    return [
+        Cell(fold, index, int(seed), train, test)
+        for fold, (train, test) in enumerate(folds)
+        for index, seed in enumerate(seeds[fold])
+    ]
+
+
+def split_rows_of(cv: Any, X: Any, y: Any, split_params: dict[str, Any], rows: np.ndarray | None) -> Any:
+    """Yield the folds of `cv` over the chosen rows, as indices into the whole X."""
+    if rows is None:
+        expected = cv.get_n_splits(X, y, **split_params)
+        folds = list(cv.split(X, y, **split_params))
+        if len(folds) != expected:
+            raise ValueError(
+                "cv.split and cv.get_n_splits returned inconsistent results. "
+                f"Expected {expected} splits, got {len(folds)}"
+            )
+        return folds
+    n_samples = _num_samples(X)
+    X, y = (None if a is None else _safe_indexing(a, rows) for a in (X, y))
+    split_params = {
+        name: _safe_indexing(value, rows) if value is not None and _num_samples(value) == n_samples else value
+        for name, value in split_params.items()
+    }
+    return [(rows[train], rows[test]) for train, test in cv.split(X, y, **split_params)]
+
+
+def check_folds(cv: Any, y: Any, classifier: bool) -> Any:
+    """Return the splitter for `cv`, or say at once that the smallest class is too small for it."""
+    cv = check_cv(cv, y, classifier=classifier)
+    n_splits = getattr(cv, "n_splits", None)
+    if classifier and n_splits and type(cv).__name__ == "StratifiedKFold":
+        labels, counts = np.unique(np.asarray(y), return_counts=True)
+        if counts.max() >= n_splits > counts.min() > 0:
+            label = labels[counts.argmin()].item()
+            raise ValueError(
+                f"cv must be at most the size of the smallest class, got cv={n_splits} and {counts.min()} samples of "
+                f"class {label!r}. Use fewer folds, or drop or merge that class."
+            )
+    return cv

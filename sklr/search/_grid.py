@@ -1,0 +1,164 @@
+"""Grid search: every learning rate of a grid, times every other value asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import ParameterGrid
+
+from sklr._validation import check_count
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._dimensions import to_dimension
+from sklr.search._ledger import Ledger
+from sklr.search._space import check_lr_range, check_lrs, check_names, find_lr_param, log_grid, lr_names
+
+POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
+
+
+class LRGridSearchCV(BaseLRSearchCV):
+    """Try every learning rate of a grid with cross-validation, and keep the best one.
+
+    `LRGridSearchCV(net).fit(X, y)` tries 11 learning rates between 1e-5 and 1. With a `param_grid` it is
+    scikit-learn's `GridSearchCV`: the candidates, their order and `cv_results_` are the same, for any estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+    param_grid : dict or list of dict, optional
+        Values to try for each parameter, as in `GridSearchCV`. A value may also be a range: a scikit-optimize
+        dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution such as
+        `loguniform(1e-4, 1e-1)`; it is cut into `n_lrs` values if it is the learning rate's, into 5 otherwise.
+        None searches the learning rate alone.
+    lr_range : tuple (low, high)
+        The lowest and the highest learning rate, both tried. Used where neither `lrs` nor `param_grid` is given.
+    n_lrs : int
+        How many learning rates, spaced evenly on a logarithmic scale.
+    lrs : list of float, optional
+        The learning rates themselves, instead of `lr_range` and `n_lrs`. With a `param_grid` that has no
+        learning rate each is tried with every candidate of that grid.
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+        As in `GridSearchCV`.
+    n_seeds : int
+        How many times each candidate is trained on each fold, with different random seeds. Every candidate meets
+        the same folds and seeds.
+    engine : {"auto", "sequential"} or Engine
+        What trains the candidates.
+    random_state : int, RandomState instance or None
+        Decides seeds and folds.
+    lr_param : str, optional
+        The learning rate's parameter, where it cannot be found by its name.
+
+    Raises
+    ------
+    ValueError
+        From `fit`, before any training, for a value that cannot be searched.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> from sklr.search._grid import LRGridSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = LRGridSearchCV(model, lr_range=(1e-4, 0.1), n_lrs=4, cv=3).fit(X, y)
+    >>> search.cv_results_["param_learning_rate"].tolist()
+    [0.0001, 0.001, 0.01, 0.1]
+    >>> search.best_lr_
+    0.01
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any = None,
+        *,
+        lr_range: tuple[float, float] = (1e-5, 1.0),
+        n_lrs: int = 11,
+        lrs: Any = None,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        n_seeds: int = 1,
+        engine: Any = "auto",
+        verbose: int = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        lr_param: str | None = None,
+    ):
+        super().__init__(
+            estimator,
+            lr_range=lr_range,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            n_seeds=n_seeds,
+            engine=engine,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            lr_param=lr_param,
+        )
+        self.param_grid = param_grid
+        self.n_lrs = n_lrs
+        self.lrs = lrs
+
+    def _check_space(self) -> list[dict[str, Any]]:
+        low, high = check_lr_range(self.lr_range)
+        n_lrs = check_count("n_lrs", self.n_lrs)
+        lrs = None if self.lrs is None else check_lrs(self.lrs)
+        if self.param_grid is None:
+            name = find_lr_param(self.estimator, self.lr_param)
+            return list(ParameterGrid({name: lrs or log_grid(low, high, n_lrs)}))
+        grids = self._check_grids()
+        return list(ParameterGrid([self._grid_values(grid, lrs, n_lrs) for grid in grids]))
+
+    def _check_grids(self) -> list[Mapping[str, Any]]:
+        single = isinstance(self.param_grid, Mapping)
+        grids = [self.param_grid] if single else self.param_grid
+        if not isinstance(grids, (list, tuple)) or not grids or not all(isinstance(g, Mapping) for g in grids):
+            raise ValueError(
+                "param_grid must be a dict of parameter names and lists of values, or a non-empty list of such dicts, "
+                f"got {self.param_grid!r}. Write for example {{'lr': [0.01, 0.1]}}, or leave it out."
+            )
+        for grid in grids:
+            check_names(self.estimator, grid)
+        return list(grids)
+
+    def _grid_values(self, grid: Mapping[str, Any], lrs: list[float] | None, n_lrs: int) -> dict[str, list[Any]]:
+        names = lr_names(self.estimator) if self.lr_param is None else [self.lr_param]
+        values = {
+            name: _values(name, given, n_lrs if name in names else POINTS_PER_RANGE) for name, given in grid.items()
+        }
+        if lrs is None:
+            return values
+        name = find_lr_param(self.estimator, self.lr_param)
+        if name in grid:
+            raise ValueError(
+                f"lrs must be None where param_grid has {name!r}, got {self.lrs!r}. Give the learning rates once."
+            )
+        return {**values, name: lrs}
+
+    def _n_candidates(self, space: list[dict[str, Any]]) -> int:
+        return len(space)
+
+    def _propose(
+        self, space: list[dict[str, Any]], ledger: Ledger, random_state: np.random.RandomState
+    ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
+        yield space
+
+
+def _values(name: str, given: Any, n: int) -> list[Any]:
+    try:
+        return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True).grid(n)
+    except ValueError:
+        ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
+        raise

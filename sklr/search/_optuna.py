@@ -1,0 +1,305 @@
+"""Search with Optuna: any of its samplers, an existing study, a time limit."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+from sklearn.exceptions import FitFailedWarning
+from sklearn.utils.validation import check_is_fitted
+
+from sklr._validation import check_count, must_be
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._cover import start_size
+from sklr.search._dimensions import Range
+from sklr.search._ledger import Ledger, quiet_study
+from sklr.search._samplers import BLIND, make_sampler
+from sklr.search._space import check_lr_range, check_names, find_lr_param
+from sklr.search._trials import (
+    Asked,
+    ask_for,
+    check_callbacks,
+    check_catch,
+    check_limits,
+    check_sampler,
+    check_subsample,
+    stoppable,
+)
+
+
+class OptunaSearchCV(BaseLRSearchCV):
+    """Let one of Optuna's samplers propose learning rates, with cross-validation.
+
+    `OptunaSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1, then asks TPE. Every trial is in
+    `study_`, an `optuna.Study`. Code for optuna-integration's `OptunaSearchCV` runs unchanged.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+    param_distributions : dict, optional
+        What to search for each parameter: an Optuna distribution, a list of choices of any type, a scikit-optimize
+        dimension or its tuple `(1e-5, 0.1, "log-uniform")`, or a frozen scipy distribution. None searches the
+        learning rate alone.
+    lr_range : tuple (low, high)
+        The range of the learning rate where there is no `param_distributions`.
+    n_trials : int or None
+        How many candidates to try; None for as many as `timeout` or `callbacks` allow.
+    sampler : {"tpe", "gp", "random", "sobol", "halton"} or optuna.samplers.BaseSampler
+        What proposes them. `"tpe"` and `"gp"` spend half of `n_trials`, at most about 10, on an even cover.
+        A sampler object is copied before use; it is seeded by its own seed.
+    n_points : int
+        How many candidates to propose, and train, at a time. Samplers that do not learn propose all at once.
+    timeout : float, optional
+        Seconds after which nothing more is proposed; what is being trained is finished.
+    study : optuna.Study, optional
+        A study that maximizes, to be continued by `n_trials` more: its own sampler proposes, its pruner prunes.
+        None makes a fresh one in memory for every `fit`.
+    subsample : float or int
+        The share (float, up to 1) or number (int) of rows to search on, drawn at random; the refit takes all.
+    max_iter : int
+        Taken for compatibility: a net trains for its own `max_epochs`, in the search and in the refit.
+    enable_pruning : bool
+        Ask the study's pruner after each epoch whether to stop a candidate, by its mean over all folds. Needs an
+        estimator that trains in epochs; others are trained in full.
+    callbacks : list of callables, optional
+        Each is called as `callback(study, trial)` after each trial; `study.stop()` in one ends the search.
+    catch : exception type or tuple of them
+        With `error_score="raise"`, a trial that raises one of these fails alone and the search goes on; candidates
+        are then trained one at a time.
+    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param
+        As in `LRGridSearchCV`.
+    random_state : int, RandomState instance or None
+        Decides seeds, folds, subsample and proposals.
+
+    Attributes
+    ----------
+    study_ : optuna.Study
+        The record of all trials. A diverged one has a value below every score, and says so in its attribute
+        `status`. Choices that Optuna cannot hold (tuples, classes) stand there by their repr or index.
+    trials_, best_trial_, n_trials_, user_attrs_
+        Of that study.
+    sample_indices_ : ndarray of shape (n_rows,)
+        The rows searched on.
+
+    Raises
+    ------
+    ValueError
+        From `fit`, before any training, for a value that cannot be searched.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> from sklr.search._optuna import OptunaSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = OptunaSearchCV(model, n_trials=5, sampler="sobol", cv=3, random_state=0).fit(X, y)
+    >>> search.n_trials_, search.best_trial_.params == search.best_params_
+    (5, True)
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_distributions: Any = None,
+        *,
+        lr_range: tuple[float, float] = (1e-5, 1.0),
+        n_trials: int | None = 16,
+        sampler: str | BaseSampler = "tpe",
+        n_points: int = 4,
+        timeout: float | None = None,
+        study: optuna.Study | None = None,
+        subsample: float | int = 1.0,
+        max_iter: int = 1000,
+        enable_pruning: bool = False,
+        callbacks: Any = None,
+        catch: Any = (),
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        n_seeds: int = 1,
+        engine: Any = "auto",
+        verbose: int = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        lr_param: str | None = None,
+    ):
+        super().__init__(
+            estimator,
+            lr_range=lr_range,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            n_seeds=n_seeds,
+            engine=engine,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+            random_state=random_state,
+            lr_param=lr_param,
+        )
+        self.param_distributions = param_distributions
+        self.n_trials = n_trials
+        self.sampler = sampler
+        self.n_points = n_points
+        self.timeout = timeout
+        self.study = study
+        self.subsample = subsample
+        self.max_iter = max_iter
+        self.enable_pruning = enable_pruning
+        self.callbacks = callbacks
+        self.catch = catch
+
+    def fit(self, X: Any, y: Any = None, groups: Any = None, **params: Any) -> OptunaSearchCV:
+        """Search, then train the best candidate on all of the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
+        groups : array-like of shape (n_samples,), optional
+            For a splitter that keeps groups together.
+        **params : dict
+            Passed on as in `GridSearchCV.fit`, such as `sample_weight`.
+
+        Returns
+        -------
+        self : OptunaSearchCV
+        """
+        super().fit(X, y, **(params if groups is None else {**params, "groups": groups}))
+        return self
+
+    @property
+    def trials_(self) -> list[FrozenTrial]:
+        """All trials of the study, in the order in which they were proposed."""
+        check_is_fitted(self, "study_")
+        return self.study_.trials
+
+    @property
+    def n_trials_(self) -> int:
+        """How many trials the study has, those from before this `fit` included."""
+        return len(self.trials_)
+
+    @property
+    def best_trial_(self) -> FrozenTrial:
+        """The trial with the highest mean score."""
+        check_is_fitted(self, "study_")
+        return self.study_.best_trial
+
+    @property
+    def user_attrs_(self) -> dict[str, Any]:
+        """The user's notes on the study."""
+        check_is_fitted(self, "study_")
+        return self.study_.user_attrs
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Note something on the study; `value` must be what JSON can hold."""
+        check_is_fitted(self, "study_")
+        self.study_.set_user_attr(key, value)
+
+    def trials_dataframe(self, *args: Any, **kwargs: Any) -> Any:
+        """Return all trials as a pandas DataFrame; arguments as in `optuna.Study.trials_dataframe`."""
+        check_is_fitted(self, "study_")
+        return self.study_.trials_dataframe(*args, **kwargs)
+
+    def _check_space(self) -> dict[str, Asked]:
+        check_count("n_points", self.n_points)
+        check_count("max_iter", self.max_iter)
+        check_limits(self.n_trials, self.timeout, bool(self.callbacks))
+        check_sampler(self.sampler, self.study)
+        check_subsample(self.subsample)
+        check_callbacks(self.callbacks)
+        check_catch(self.catch)
+        return self._asked()
+
+    def _asked(self) -> dict[str, Asked]:
+        lr_range = check_lr_range(self.lr_range)
+        given = self.param_distributions
+        if given is None:
+            given = {find_lr_param(self.estimator, self.lr_param): Range(*lr_range, log=True)}
+        if not isinstance(given, Mapping) or not given:
+            advice = "Write for example {'lr': (1e-5, 1.0, 'log-uniform')}, or leave it out."
+            raise ValueError(must_be("param_distributions", "a non-empty dict of distributions", given, advice))
+        check_names(self.estimator, given)
+        return {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
+
+    def _make_study(self, random_state: np.random.RandomState) -> optuna.Study:
+        if self.study is not None:
+            return self.study
+        return quiet_study(self._make_sampler(random_state.randint(2**31 - 1)))
+
+    def _make_sampler(self, seed: int) -> BaseSampler:
+        if isinstance(self.sampler, BaseSampler):
+            return copy.deepcopy(self.sampler)  # a fit must leave the search's parameters as they are
+        raws = {name: asked.dimension for name, asked in self._asked().items()}
+        return make_sampler(self.sampler, raws, start_size(self.n_trials or 16, self.n_points), seed)
+
+    def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
+        share = isinstance(self.subsample, (float, np.floating))
+        n_rows = max(1, int(self.subsample * n_samples)) if share else int(self.subsample)
+        self.sample_indices_ = np.arange(n_samples)
+        if n_rows >= n_samples:
+            return None
+        self.sample_indices_ = np.sort(random_state.choice(n_samples, n_rows, replace=False))
+        return self.sample_indices_
+
+    def _n_candidates(self, space: dict[str, Asked]) -> int | None:
+        return self.n_trials
+
+    def _prunes(self) -> bool:
+        return bool(self.enable_pruning)
+
+    def _propose(
+        self, space: dict[str, Asked], ledger: Ledger, random_state: np.random.RandomState
+    ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        distributions = {name: asked.distribution for name, asked in space.items()}
+        left = np.inf if self.n_trials is None else self.n_trials
+        while left > 0:
+            first = len(ledger.study.get_trials(deepcopy=False))
+            raws = ledger.ask(distributions, n=int(min(left, self._batch())))
+            left -= len(raws)
+            yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
+            stopped = self._call_callbacks(ledger.study, first)
+            if stopped or (deadline is not None and time.monotonic() >= deadline):
+                return
+
+    def _batch(self) -> float:
+        """Return how many trials to ask at a time: the fewer, the more is known when the next are asked."""
+        if self.catch:
+            return 1
+        blind = self.study is None and self.sampler in BLIND
+        return np.inf if blind and not self.callbacks and self.timeout is None and self.n_trials else self.n_points
+
+    def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
+        """Call the user's callbacks on the trials from number `first` on; return whether one has stopped the study."""
+        if not self.callbacks:
+            return False
+        with stoppable(study) as stops:
+            for trial in study.get_trials()[first:]:
+                for callback in self.callbacks:
+                    callback(study, trial)
+        return bool(stops)
+
+    def _evaluate(self, setting: Any, candidates: list[dict]) -> np.ndarray:
+        catch: tuple[type[Exception], ...] = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
+        try:
+            return super()._evaluate(setting, candidates)
+        except catch as error:
+            setting.ledger.abandon()
+            message = f"A trial failed with {error!r}. The search goes on, since catch names that error."
+            warnings.warn(message, FitFailedWarning, stacklevel=2)
+            return np.full(len(candidates), np.nan)

@@ -1,0 +1,189 @@
+"""scikit-optimize's `Optimizer` with an even start, without repeats, and safe from scores that are none."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import numpy as np
+from skopt import Optimizer
+
+from sklr.search._cover import even_cover, keep_apart, start_size
+from sklr.search._dimensions import Choices, Dimension, Range
+
+Point = list[Any]  # one raw value per dimension
+ENUMERABLE = 10_000  # spaces up to this size are listed to find a point not tried yet
+
+
+class Surrogate:
+    """Propose points, hear their scores.
+
+    Parameters
+    ----------
+    dimensions : mapping of str to Dimension
+    n_iter, n_points : int
+        How many points there will be at most, and how many at a time.
+    kwargs : mapping
+        For `skopt.Optimizer`.
+    random_state : numpy.random.RandomState
+
+    Raises
+    ------
+    ValueError
+        If scikit-optimize refuses `kwargs`.
+    """
+
+    def __init__(
+        self,
+        dimensions: Mapping[str, Dimension],
+        n_iter: int,
+        n_points: int,
+        kwargs: Mapping[str, Any],
+        random_state: np.random.RandomState,
+    ):
+        self.dimensions = dimensions
+        self._random_state = random_state
+        self._n_iter = n_iter
+        n_start = _n_start(n_iter, n_points, kwargs)
+        self._start = [] if "initial_point_generator" in kwargs else self._cover(n_start)
+        self._scores: list[float] = []
+        self._points: list[Point] = []
+        with _narrowly_quiet():
+            self.optimizer = self._make_optimizer(dict(kwargs), n_start)
+
+    def _make_optimizer(self, kwargs: dict[str, Any], n_start: int) -> Optimizer:
+        _check_base_estimator(kwargs)
+        kwargs.pop("n_random_starts", None)  # scikit-optimize's old name of n_initial_points
+        if _is_dummy(kwargs):
+            kwargs.pop("base_estimator")
+        kwargs["n_initial_points"] = n_start
+        kwargs.setdefault("random_state", self._random_state.randint(2**31 - 1))
+        return Optimizer([d.skopt(name) for name, d in self.dimensions.items()], **kwargs)
+
+    def _cover(self, n: int) -> list[Point]:
+        positions = even_cover(n, len(self.dimensions), self._random_state)
+        return [[d.at(u) for d, u in zip(self.dimensions.values(), row, strict=True)] for row in positions]
+
+    def candidate(self, point: Point) -> dict[str, Any]:
+        """Return the parameters an estimator gets for a point."""
+        return {name: d.decode(raw) for (name, d), raw in zip(self.dimensions.items(), point, strict=True)}
+
+    def ask(self, n: int) -> list[Point]:
+        """Return up to `n` points not tried before, none if there are no more."""
+        start = self._start[len(self._points) : len(self._points) + n]
+        if start:
+            proposed = start
+        else:
+            with _narrowly_quiet():
+                proposed = self.optimizer.ask(n_points=n)
+        asked: list[Point] = []
+        for point in proposed:
+            new = self._renew(list(point), [*self._points, *asked])
+            asked.extend([] if new is None else [new])
+        return asked
+
+    def tell(self, points: Sequence[Point], scores: np.ndarray) -> Any:
+        """Learn the scores of points asked before; NaN and infinities count as the worst there is.
+
+        Returns
+        -------
+        result : scipy.optimize.OptimizeResult
+            Of all points so far.
+        """
+        self._points.extend(points)
+        self._scores.extend(map(float, scores))
+        losses = [-score for score in bounded(np.array(self._scores)).tolist()]
+        self.optimizer.yi = losses[: -len(points)]  # what counts as the worst may have changed
+        with _narrowly_quiet():
+            return self.optimizer.tell(list(points), losses[-len(points) :])
+
+    def _renew(self, point: Point, taken: list[Point]) -> Point | None:
+        """Return `point` itself if it is new, another one if it is not, None if nothing is left."""
+        only = next(iter(self.dimensions.values()))
+        if len(self.dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size):
+            return [self._spread(only, point[0], [p[0] for p in taken])]
+        seen = [self._key(p) for p in taken]
+        if self._key(point) not in seen:
+            return point
+        return next((p for p in self._others() if self._key(p) not in seen), None)
+
+    def _key(self, point: Point) -> Point:
+        """Return the point in a form that compares: labels of choices, values of ranges."""
+        pairs = zip(self.dimensions.values(), point, strict=True)
+        return [raw if isinstance(d, Choices) else d.decode(raw) for d, raw in pairs]
+
+    def _spread(self, only: Range, raw: float, taken: list[float]) -> float:
+        distance = min(only.resolution, 0.5 / self._n_iter)
+        position = only.position(raw)
+        kept = keep_apart(position, np.array([only.position(t) for t in taken]), distance)
+        return raw if kept == position else only.at(kept)
+
+    def _others(self) -> Iterator[Point]:
+        sizes = [d.size for d in self.dimensions.values()]
+        if math.prod(sizes) > ENUMERABLE:
+            while True:
+                yield self._cover(1)[0]
+        axes = [[d.at((i + 0.5) / d.size) for i in range(int(d.size))] for d in self.dimensions.values()]
+        points = [list(point) for point in product(*axes)]
+        yield from (points[i] for i in self._random_state.permutation(len(points)))
+
+
+def bounded(scores: np.ndarray) -> np.ndarray:
+    """Return scores a surrogate can learn from: no NaN, no infinity, no abyss.
+
+    Scores that are none become the worst that is left, and what lies further below the median than twice the way
+    from the median to the best is lifted there: a loss of 1e6 next to divergence would flatten all that matters.
+
+    >>> bounded(np.array([0.9, np.nan, 0.1, 0.5])).tolist()
+    [0.9, 0.1, 0.1, 0.5]
+    >>> bounded(np.array([-1e6, -0.3, -0.4, -0.5, -np.inf])).tolist()
+    [-0.75, -0.3, -0.4, -0.5, -0.75]
+    >>> bounded(np.array([np.nan, np.nan])).tolist()
+    [0.0, 0.0]
+    """
+    finite = scores[np.isfinite(scores)]
+    if len(finite) == 0:
+        return np.zeros(len(scores))
+    median, best = np.median(finite), finite.max()
+    floor = max(finite.min(), median - 2 * (best - median)) if best > median else finite.min()
+    return np.maximum(np.where(np.isfinite(scores), scores, floor), floor)
+
+
+def _n_start(n_iter: int, n_points: int, kwargs: Mapping[str, Any]) -> int:
+    """Return how many points to try before the model is asked; all of them if there is none."""
+    if _is_dummy(kwargs):
+        return n_iter
+    given = kwargs.get("n_initial_points", kwargs.get("n_random_starts"))
+    if given is not None:
+        return int(given)
+    return start_size(n_iter, n_points)
+
+
+def _is_dummy(kwargs: Mapping[str, Any]) -> bool:
+    return str(kwargs.get("base_estimator")).upper() == "DUMMY"
+
+
+def _check_base_estimator(kwargs: Mapping[str, Any]) -> None:
+    if str(kwargs.get("base_estimator")).upper() == "GBRT":
+        raise ValueError(
+            "optimizer_kwargs['base_estimator'] must be 'GP', 'RF', 'ET', 'DUMMY' or a regressor, got 'GBRT', which "
+            "scikit-optimize 0.10.2 cannot run with today's scikit-learn and NumPy. Use 'RF' or 'ET'."
+        )
+    if kwargs.get("acq_func") in ("EIps", "PIps"):
+        raise ValueError(
+            "optimizer_kwargs['acq_func'] must be 'gp_hedge', 'EI', 'LCB' or 'PI', "
+            f"got {kwargs['acq_func']!r}, which needs the time of each training. Use 'EI'."
+        )
+
+
+@contextmanager
+def _narrowly_quiet() -> Iterator[None]:
+    """Silence two warnings that say nothing to a user: a repeat (replaced here) and an odd number of Sobol points."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The objective has been evaluated at")
+        warnings.filterwarnings("ignore", message="The balance properties of Sobol")
+        yield
