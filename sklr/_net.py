@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.validation import _check_sample_weight, validate_data
 from skorch import NeuralNet
 from skorch.callbacks.scoring import ScoringBase
@@ -67,6 +67,7 @@ class BaseNet(CallbackSupportMixin, NeuralNet):
 
     history_, initialized_, virtual_params_ = _Hidden(), _Hidden(), _Hidden()
 
+    predict_nonlinearity: Any
     _world: RandomStream | None = None  # initial weights, dropout and all else that a training draws
     _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
     _met_data = False
@@ -265,7 +266,7 @@ class BaseNet(CallbackSupportMixin, NeuralNet):
             return validate_data(self, X, reset=reset, accept_sparse="csr")
         if reset:
             for learned in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(learned, None)
+                self.__dict__.pop(learned, None)
         return X
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
@@ -306,12 +307,13 @@ class BaseNet(CallbackSupportMixin, NeuralNet):
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the parameters of a part of the net; the batches also get their random stream."""
         params = super().get_params_for(prefix)
-        if prefix in ("iterator_train", "iterator_valid") and self._batch_order is not None:
+        # a loader draws even where it does not shuffle; predictions are to draw from no one's stream
+        stream = {"iterator_train": self._batch_order, "iterator_valid": torch.Generator()}.get(prefix)
+        if stream is not None:
             iterator = getattr(self, prefix)
             is_loader = isinstance(iterator, type) and issubclass(iterator, DataLoader)
             if is_loader and not params.keys() & {"generator", "sampler", "batch_sampler"}:
-                # a loader draws even where it does not shuffle; predictions are to draw from no one's stream
-                params["generator"] = self._batch_order if prefix == "iterator_train" else torch.Generator()
+                params["generator"] = stream
         return params
 
     def forward_iter(self, X: Any, training: bool = False, device: Any = "cpu") -> Any:
@@ -372,7 +374,7 @@ class BaseNet(CallbackSupportMixin, NeuralNet):
 
     @device.setter
     def device(self, value: Any) -> None:
-        vars(self)["device"] = value
+        self.__dict__["device"] = value
 
     def _get_param_names(self) -> list[str]:
         return [name for name in super()._get_param_names() if not name.startswith("_")]
@@ -405,6 +407,11 @@ class BaseNet(CallbackSupportMixin, NeuralNet):
         super().load_params(*args, **kwargs)
         if asked == "auto":
             self.device = asked
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in _WHILE_TRAINING}

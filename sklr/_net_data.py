@@ -52,7 +52,7 @@ def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
     elif X.dtype.kind == "u" and X.dtype.itemsize > 1:  # torch knows these in name only
         target = np.int64
     if sparse.issparse(X):
-        return X.astype(target)
+        return sparse.csr_matrix(X, dtype=target)  # skorch reads row by row, and a row of a sparse *array* is flat
     # torch takes no negative strides, and warns of memory it may not write to
     return np.require(X, target, ["C", "W"]) if X.dtype.kind in "fiub" else X
 
@@ -81,7 +81,8 @@ def target_array(X: Any, y: Any) -> Any:
         return None
     if isinstance(y, Tensor | SliceDataset):
         return to_numpy(y)
-    return y if isinstance(y, np.ndarray) or is_table(y) else None
+    ragged = isinstance(y, np.ndarray) and y.dtype == object and y.size > 0 and np.ndim(y.flat[0]) > 0
+    return y if not ragged and (isinstance(y, np.ndarray) or is_table(y)) else None
 
 
 def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:

@@ -36,7 +36,7 @@ class RandomStream:
         self._outside = _global_state()
         if self._state is None:
             torch.manual_seed(self.seed)
-            np.random.seed(self.seed % 2**32)  # noqa: NPY002 - skorch's and old scikit-learn's generator
+            np.random.seed(self.seed % 2**32)
         else:
             _set_global_state(self._state)
         return self
@@ -50,7 +50,7 @@ class RandomStream:
 
 def _global_state() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.random.get_rng_state(), cuda, np.random.get_state()  # noqa: NPY002
+    return torch.random.get_rng_state(), cuda, np.random.get_state()
 
 
 def _set_global_state(state: tuple[Any, ...]) -> None:
@@ -58,4 +58,4 @@ def _set_global_state(state: tuple[Any, ...]) -> None:
     torch.random.set_rng_state(cpu)
     if cuda:
         torch.cuda.set_rng_state_all(cuda)
-    np.random.set_state(numpy_state)  # noqa: NPY002
+    np.random.set_state(numpy_state)

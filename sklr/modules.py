@@ -32,6 +32,8 @@ class MLP(nn.Module):
         Share of each hidden layer's outputs that is zeroed while training, in [0, 1).
     batch_norm : bool, default=False
         Whether each hidden layer is normalised over the batch.
+    dtype : torch.dtype, optional
+        What to compute in, torch's default (float32) if not given.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class MLP(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
         dropout: float = 0.0,
         batch_norm: bool = False,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
@@ -67,8 +70,8 @@ class MLP(nn.Module):
             raise ValueError(must_be("dropout", "at least 0 and less than 1", dropout))
         widths = [check_count("n_inputs", n_inputs), *(check_count("each width of hidden", w) for w in hidden)]
         self.layers = nn.Sequential(
-            *_hidden_layers(widths, activation, dropout, batch_norm),
-            nn.Linear(widths[-1], check_count("n_outputs", n_outputs)),
+            *_hidden_layers(widths, activation, dropout, batch_norm, dtype),
+            nn.Linear(widths[-1], check_count("n_outputs", n_outputs), dtype=dtype),
         )
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
@@ -80,12 +83,16 @@ class MLP(nn.Module):
 
 
 def _hidden_layers(
-    widths: Sequence[int], activation: Callable[[], nn.Module], dropout: float, batch_norm: bool
+    widths: Sequence[int],
+    activation: Callable[[], nn.Module],
+    dropout: float,
+    batch_norm: bool,
+    dtype: torch.dtype | None,
 ) -> Iterator[nn.Module]:
     for n_in, n_out in pairwise(widths):
-        yield nn.Linear(n_in, n_out)
+        yield nn.Linear(n_in, n_out, dtype=dtype)
         if batch_norm:
-            yield nn.BatchNorm1d(n_out)
+            yield nn.BatchNorm1d(n_out, dtype=dtype)
         yield activation()
         if dropout:
             yield nn.Dropout(dropout)

@@ -78,7 +78,7 @@ class _Classifies(BaseNet):
 
     def _forget_targets(self) -> None:
         self._encoded = False
-        vars(self).pop("classes_inferred_", None)
+        self.__dict__.pop("classes_inferred_", None)
 
     def _check_weights(self, y: Any, weights: np.ndarray) -> None:
         if self._encoded and self._given_classes() is None and len(left := np.unique(y[weights > 0])) == 1:
@@ -187,7 +187,7 @@ use_caching, torch_load_kwargs
     def _n_outputs(self, n_targets: int | None) -> int | None:
         if n_targets is not None and n_targets > 1:
             return n_targets
-        known = getattr(self, "classes_", np.array(0))
+        known = getattr(self, "classes_", np.array([]))
         return len(known) if known.size else None
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -262,8 +262,10 @@ class NeuralNetBinaryClassifier(_Classifies, skorch.NeuralNetBinaryClassifier):
         return self.classes_inferred_ if self._encoded and not self._by_number else np.array([0, 1])
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
-        if (kind := type_of_target(y, input_name="y")) not in ("binary", "continuous", "unknown"):
-            raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
+        for labels in (y, *([] if classes is None else [classes])):
+            kind = type_of_target(labels, input_name="y")
+            if kind not in ("binary", "continuous", "unknown"):  # the last two are refused in general
+                raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
         return super()._check_targets(y, reset, classes)
 
     def _n_outputs(self, n_targets: int | None) -> int | None:
@@ -279,12 +281,18 @@ class NeuralNetBinaryClassifier(_Classifies, skorch.NeuralNetBinaryClassifier):
 
         Above 0 `predict` returns the second class.
         """
+        self.check_is_fitted()
         if self.predict_nonlinearity == "auto" and isinstance(self.criterion_, nn.BCEWithLogitsLoss):
             logits = self.forward(X)
             logits = (logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
         else:
             logits = logit(self.predict_proba(X)[:, 1])
         return logits - logit(self.threshold)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
 
 
 @_spell_out
@@ -329,9 +337,14 @@ class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
     def _forget_targets(self) -> None:
         self._target_ndim = self._target_dtype = None
 
+    @property
+    def predict_proba(self) -> Any:
+        """Not there: a regressor has no probabilities, and scikit-learn takes what has them for a classifier."""
+        raise AttributeError(f"{type(self).__name__} has no predict_proba. Use predict, or forward for tensors.")
+
     def predict(self, X: Any) -> np.ndarray:
         """Return the prediction for each sample, in the shape and floating-point dtype of the targets of `fit`."""
-        y = super().predict(X)
+        y = super().predict_proba(X)
         if self._target_ndim == 1 and y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         return y if self._target_dtype is None else y.astype(self._target_dtype, copy=False)

@@ -51,9 +51,7 @@ def split_rows(outcomes: Sequence[Sequence[Outcome]], n_seeds: int) -> list[dict
     n_seeds : int
         Cells per fold.
     """
-    return [
-        _average(row[start : start + n_seeds]) for row in outcomes for start in range(0, len(row), n_seeds)
-    ]
+    return [_average(row[start : start + n_seeds]) for row in outcomes for start in range(0, len(row), n_seeds)]
 
 
 def _average(seeds: Sequence[Outcome]) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def _average(seeds: Sequence[Outcome]) -> dict[str, Any]:
 def _mean_scores(scores: Sequence[Scores]) -> Scores:
     first = next((s for s in scores if isinstance(s, dict)), None)
     if first is None:
-        return float(np.mean(scores)) if len(scores) > 1 else scores[0]  # a score may be an int: leave it one
+        return float(np.mean(scores)) if len(scores) > 1 else scores[0]  # type: ignore[arg-type] # one stays as it is
     rows = [s if isinstance(s, dict) else dict.fromkeys(first, s) for s in scores]
     return {name: float(np.mean([row[name] for row in rows])) for name in first}
 

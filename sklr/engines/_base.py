@@ -52,7 +52,10 @@ class Experiment:
 
 
 class EpochReport(NamedTuple):
-    """What the epochs just trained brought; NaN where a run did not train. Arrays are (n_candidates, n_cells, n_epochs)."""
+    """What the epochs just trained brought, arrays of shape (n_candidates, n_cells, n_epochs).
+
+    NaN where a run did not train.
+    """
 
     train_loss: np.ndarray
     valid_score: np.ndarray
@@ -89,9 +92,7 @@ class Engine(ABC):
         """Return the reasons why this engine cannot train these candidates; empty if it can."""
 
     @abstractmethod
-    def start(
-        self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
-    ) -> Training:
+    def start(self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None) -> Training:
         """Set every candidate up in every cell, trained for no epoch yet.
 
         `contexts` are scikit-learn's callback contexts, one per candidate and cell, or None.

@@ -29,9 +29,13 @@ class CellData(NamedTuple):
 def cell_data(experiment: Experiment, cell: Cell, estimator: Any) -> CellData:
     """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them."""
     X, y = experiment.X, experiment.y
+    X_train, y_train = safe_split(estimator, X, y, cell.train)
+    X_test, y_test = safe_split(estimator, X, y, cell.test, cell.train)
     return CellData(
-        *safe_split(estimator, X, y, cell.train),
-        *safe_split(estimator, X, y, cell.test, cell.train),
+        X_train,
+        y_train,
+        X_test,
+        y_test,
         take_params(X, params=experiment.fit_params, indices=cell.train),
         take_params(X, params=experiment.score_params, indices=cell.train),
         take_params(X, params=experiment.score_params, indices=cell.test),

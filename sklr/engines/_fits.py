@@ -1,4 +1,4 @@
-"""Two ways to fit an estimator: at once, as scikit-learn does, or a net an epoch at a time; nets are watched in both."""
+"""Two ways to fit an estimator: at once, as scikit-learn does, or a net epoch by epoch; nets are watched in both."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from skorch import NeuralNet
 
+from sklr._callback_bridge import raised_by_callback
 from sklr._divergence import exploded
 from sklr._random import RandomStream
 from sklr.callbacks import StopOnDivergence
 from sklr.engines._data import CellData, is_net
 from sklr.exceptions import TrainingDiverged
-from sklr.nets import raised_by_callback
 from sklr.results import EpochRow
 
 
@@ -34,6 +34,7 @@ class Watcher(StopOnDivergence):
         self.history: list[EpochRow] = []
         self.seconds = 0.0  # spent here, and no part of the training's time
         self.lr = np.nan
+        self.interrupted = False  # by Ctrl-C while scoring
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
         """Read the lr just before the optimizer uses it: schedulers change it before and after."""
@@ -51,14 +52,15 @@ class Watcher(StopOnDivergence):
             warnings.simplefilter("ignore")  # what is wrong with the scorer is said once, at the end
             try:
                 return float(self.score())
+            except KeyboardInterrupt:
+                self.interrupted = True
+                raise
             except Exception:
                 return float("nan")
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Raise if the very last step blew the net up, which no training loss has seen."""
-        losses = [
-            row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row
-        ]
+        losses = [row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row]
         if not losses:
             return
         with RandomStream(0):
@@ -83,9 +85,7 @@ class WholeFit:
         self.estimator, self.data, self.done = estimator, data, False
         self.watcher = Watcher(score)
         nets = [value for value in estimator.get_params().values() if is_net(value)]
-        self.world: AbstractContextManager = (
-            RandomStream(seed) if nets or is_net(estimator) else nullcontext()
-        )
+        self.world: AbstractContextManager = RandomStream(seed) if nets or is_net(estimator) else nullcontext()
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         if is_net(last) and last.callbacks != "disable":
             last.set_params(verbose=0, callbacks=[*(last.callbacks or []), ("watcher", self.watcher)])
@@ -141,7 +141,7 @@ class EpochFit:
             with self.world:
                 self.net.fit_loop(self.X, self.y, epochs=epochs, **self.data.fit_params)
         except KeyboardInterrupt as error:
-            if not raised_by_callback(error):
+            if self.watcher.interrupted or not raised_by_callback(error):
                 raise
             self.done = True  # the user's own early stopping
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from traceback import format_exc
 from typing import Any
 
-
 from sklr._sklearn import score_estimator
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import Head, cell_data, is_net, looks_only_at_predictions
@@ -150,9 +149,7 @@ class Run:
         """End a run that has no score of its own."""
         self.seconds += time.time() - start
         scores = error_scores(self.experiment)
-        self._finish(
-            status, reason, scores, scores if self.experiment.return_train_score else None, 0.0, fit_error
-        )
+        self._finish(status, reason, scores, scores if self.experiment.return_train_score else None, 0.0, fit_error)
 
     def _finish(
         self,

@@ -37,9 +37,7 @@ class SequentialEngine(Engine):
         contexts = contexts or [None] * len(pairs)
         heads = _fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
         n_splits = max(cell.fold for cell in experiment.cells) + 1
-        labels = [
-            Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs
-        ]
+        labels = [Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs]
         runs = map(Run, [experiment] * len(pairs), cells, estimators, labels, heads, contexts)
         return SequentialTraining(experiment, list(runs), len(candidates))
 

@@ -19,11 +19,11 @@ from sklr._sklearn import BaseSearchCV, fit_context, take_params
 from sklr._validation import check_count
 from sklr.engines import check_engine, pick_engine
 from sklr.engines._base import Experiment, Training
-from sklr.selection import lr_curve
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._record import Record
 from sklr.search._space import check_lr_range, check_names, find_lr_param, lr_names
+from sklr.selection import lr_curve
 
 
 class _Setting(NamedTuple):
@@ -162,14 +162,12 @@ class BaseLRSearchCV(BaseSearchCV):
         return context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=_metadata(params))
 
     def _experiment(self, X: Any, y: Any, params: dict[str, Any], random_state: np.random.RandomState) -> Experiment:
-        scorer, metric = self._get_scorers()
+        scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split
         cv = check_folds(self.cv, y, is_classifier(self.estimator))
         rows = self._search_rows(_num_samples(X), random_state)
-        self.cells_ = draw_cells(
-            cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state
-        )
+        self.cells_ = draw_cells(cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(

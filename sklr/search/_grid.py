@@ -159,6 +159,7 @@ class LRGridSearchCV(BaseLRSearchCV):
 def _values(name: str, given: Any, n: int) -> list[Any]:
     try:
         return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True).grid(n)
-    except ValueError:
-        ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
-        raise
+    except ValueError as error:
+        refusal = error
+    ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
+    raise refusal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import Trial, TrialState
 
-from sklr.results import DIVERGED, FAILED, Outcome, candidate_status, has_status
+from sklr.results import DIVERGED, FAILED, STOPPED, Outcome, candidate_status, has_status
+from sklr.search._space import is_number
 
 
 def quiet_study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -54,7 +54,7 @@ class Ledger:
             trial.set_user_attr("params", {name: _plain(value) for name, value in candidate.items()})
 
     def _enqueue(self, candidate: Mapping[str, Any]) -> Trial:
-        numbers = {name: float(value) for name, value in candidate.items() if _is_finite_number(value)}
+        numbers = {name: float(value) for name, value in candidate.items() if is_number(value)}
         self.study.enqueue_trial(numbers)
         return self.study.ask({name: self._axis(name, value) for name, value in numbers.items()})
 
@@ -89,7 +89,9 @@ class Ledger:
         worst = self._below_all(scores)
         for trial, row, score in zip(self._open, outcomes, scores, strict=True):
             trial.set_user_attr("status", candidate_status(row))
-            if np.isfinite(score):
+            if has_status(row, STOPPED):
+                self.study.tell(trial, state=TrialState.PRUNED)
+            elif np.isfinite(score):
                 self.study.tell(trial, float(score))
             elif has_status(row, DIVERGED) and not has_status(row, FAILED) and worst is not None:
                 self.study.tell(trial, worst)
@@ -112,12 +114,8 @@ class Ledger:
         self._open = self._asked = []
 
 
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(np.isfinite(value))
-
-
 def _plain(value: Any) -> Any:
     """Return a value that JSON can hold: itself, or its repr."""
-    if _is_finite_number(value) or isinstance(value, (str, bool, type(None))):
+    if is_number(value) or isinstance(value, (str, bool, type(None))):
         return value.item() if isinstance(value, np.generic) else value
     return repr(value)

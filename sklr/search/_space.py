@@ -166,7 +166,7 @@ def check_names(estimator: Any, names: Iterable[str]) -> None:
     >>> check_names(SVC(), ["C", "gamma"])
     >>> check_names(SVC(), ["gama"])
     Traceback (most recent call last):
-    ValueError: Invalid parameter 'gama' for estimator SVC(): a name searched must be a parameter of the estimator,
+    ValueError: Invalid parameter 'gama' for estimator SVC: a name searched must be a parameter of the estimator,
     got 'gama'. Did you mean 'gamma'?
     """
     names = list(names)
@@ -199,9 +199,10 @@ def _composes(estimator: Any) -> bool:
 
 def _unknown_name(estimator: Any, name: str) -> str:
     known = sorted(estimator.get_params(deep=True))
-    near = get_close_matches(name, known, n=3, cutoff=0.6)
+    below = [other for other in known if other.endswith(f"__{name}")]  # 'lr' for 'net__lr'
+    near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
     advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
     return (
-        f"Invalid parameter {name!r} for estimator {estimator!r}: a name searched must be a parameter of the "
-        f"estimator, got {name!r}. {advice}"
+        f"Invalid parameter {name!r} for estimator {type(estimator).__name__}: a name searched must be a parameter "
+        f"of the estimator, got {name!r}. {advice}"
     )

@@ -27,7 +27,7 @@ from sklr import (
     OptunaSearchCV,
 )
 
-LRS = [0.01, 0.1, 0.5]
+LRS = [0.003, 0.01, 0.03]
 X, Y = load_iris(return_X_y=True)
 CV = StratifiedKFold(3, shuffle=True, random_state=0)
 
@@ -46,8 +46,17 @@ def optuna(estimator, name="lr", values=LRS, **params):
     )
 
 
+DEFAULTS = {
+    "module__hidden": (8,),
+    "optimizer": "adam",
+    "max_epochs": 4,
+    "batch_size": 16,
+    "iterator_train__shuffle": True,
+}
+
+
 def net(**params):
-    return NeuralNetClassifier(MLP, **{"module__hidden": (8,), "max_epochs": 4, "batch_size": 16, **params})
+    return NeuralNetClassifier(MLP, **{**DEFAULTS, **params})
 
 
 @pytest.fixture(params=[grid, bayes, optuna], ids=lambda make: make.__name__)
@@ -287,11 +296,12 @@ def test_history_has_a_row_per_run_and_epoch(make):
 @pytest.mark.parametrize("error_score", [np.nan, 0.5, "raise"])
 def test_a_diverged_candidate_never_ranks(make, error_score):
     with pytest.warns(DivergedWarning, match="diverged"):
-        search = make(net(), values=[0.1, 1e30], cv=CV, random_state=0, error_score=error_score).fit(X, Y)
+        search = make(net(), values=[0.01, 1e30], cv=CV, random_state=0, error_score=error_score).fit(X, Y)
     lrs = np.asarray(search.cv_results_["param_lr"], dtype=float)
     diverged = lrs == 1e30
-    assert search.best_lr_ == 0.1
-    assert search.cv_results_["rank_test_score"][diverged].min() > search.cv_results_["rank_test_score"][~diverged].max()
+    assert search.best_lr_ == 0.01
+    ranks = search.cv_results_["rank_test_score"]
+    assert ranks[diverged].min() > ranks[~diverged].max()
     assert all(status.startswith("diverged at step") for status in search.cv_results_["status"][diverged])
     expected = np.nan if error_score == "raise" else error_score
     np.testing.assert_array_equal(search.cv_results_["mean_test_score"][diverged], expected)
@@ -300,8 +310,8 @@ def test_a_diverged_candidate_never_ranks(make, error_score):
 def test_the_last_step_can_diverge_too(make):
     one_step = net(max_epochs=1, batch_size=-1)
     with pytest.warns(DivergedWarning):
-        search = make(one_step, values=[0.1, 1e30], cv=CV, random_state=0).fit(X, Y)
-    assert search.best_lr_ == 0.1
+        search = make(one_step, values=[0.01, 1e30], cv=CV, random_state=0).fit(X, Y)
+    assert search.best_lr_ == 0.01
 
 
 def test_all_diverged_is_an_error_that_says_so(make):

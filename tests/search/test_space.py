@@ -43,7 +43,8 @@ WRITTEN = [
     (range(3), Choices((0, 1, 2))),
     (("a", "b"), Choices(("a", "b"))),
     (CategoricalDistribution([None, "balanced"]), Choices((None, "balanced"))),
-    (Categorical(["a", "b"]), Choices(("a", "b"), (0.5, 0.5))),
+    (Categorical(["a", "b"]), Choices(("a", "b"))),
+    (Categorical(["a", "b"], prior=[0.2, 0.8]), Choices(("a", "b"), (0.2, 0.8))),
 ]
 BETAS = ((0.9, 0.999), (0.8, 0.99))
 ANYTHING = [
@@ -190,7 +191,7 @@ def test_no_learning_rate_lists_what_there_is():
 def test_several_learning_rates_are_listed():
     both = VotingClassifier([("a", NET), ("b", MLPClassifier())])
     assert lr_names(both) == ["a__lr", "b__learning_rate_init"]
-    with pytest.raises(ValueError, match="several .* VotingClassifier with a__lr, b__learning_rate_init"):
+    with pytest.raises(ValueError, match=r"several .* VotingClassifier with a__lr, b__learning_rate_init"):
         find_lr_param(both)
     assert find_lr_param(both, "b__learning_rate_init") == "b__learning_rate_init"
 
