@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 import skorch
 from scipy.special import logit
-from sklearn.utils import Tags, check_array, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils import Tags, check_array
+from sklearn.utils.multiclass import type_of_target
 from torch import Tensor, nn
 
-from sklr import _net_data as data
 from sklr._callback_bridge import raised_by_callback
 from sklr._net import BaseNet
+from sklr._net_labels import LabelNet
 from sklr._validation import must_be
 
 __all__ = ["NeuralNetBinaryClassifier", "NeuralNetClassifier", "NeuralNetRegressor", "raised_by_callback"]
@@ -35,66 +35,8 @@ def _spell_out(cls: _Net) -> _Net:
     return cls
 
 
-class _Classifies(BaseNet):
-    """What the two classifiers share: labels of any kind become numbers for the net, and labels again after it."""
-
-    _encoded = False  # whether the datasets hold the positions of labels in classes_, not what the user gave
-
-    def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
-        y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y", estimator=self)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        if y.ndim > 1:  # several labels a row, or probabilities: between the user, the module and the criterion
-            self._encoded = False
-            self.classes_inferred_ = np.unique(y)
-            return y
-        check_classification_targets(y)
-        codes = self._encode(y, self._learn_classes(y, reset, classes))
-        self._encoded = codes is not None
-        return y if codes is None else codes
-
-    def _learn_classes(self, y: np.ndarray, reset: bool, classes: Any) -> np.ndarray:
-        if self._given_classes() is not None:
-            return np.asarray(self._given_classes())
-        if reset or not hasattr(self, "classes_inferred_"):
-            found = np.unique(y if classes is None else classes)
-            if len(found) < 2:
-                raise ValueError(_one_class(found[0]))
-            self.classes_inferred_ = found
-        return self.classes_inferred_
-
-    def _encode(self, y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-        if not len(classes):
-            return None
-        codes = data.class_codes(y, classes)
-        if codes is None and (self._given_classes() is None or y.dtype.kind not in "iu"):
-            unknown = np.setdiff1d(y, classes).tolist()
-            advice = "Name all labels there will be, by `classes` in the first partial_fit."
-            raise ValueError(must_be("y", f"of the known classes {classes.tolist()}", unknown, advice))
-        return codes  # None where `classes` merely names the numbers in y, as it may in skorch
-
-    def _given_classes(self) -> Any:
-        return None
-
-    def _forget_targets(self) -> None:
-        self._encoded = False
-        self.__dict__.pop("classes_inferred_", None)
-
-    def _check_weights(self, y: Any, weights: np.ndarray) -> None:
-        if self._encoded and self._given_classes() is None and len(left := np.unique(y[weights > 0])) == 1:
-            raise ValueError(_one_class(self.classes_inferred_[left[0]]))
-
-    def _decode(self, numbers: np.ndarray) -> np.ndarray:
-        return self.classes_[numbers] if self._encoded and not self._by_number else numbers
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); minus infinity where that is 0."""
-        with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
-
-
 @_spell_out
-class NeuralNetClassifier(_Classifies, skorch.NeuralNetClassifier):
+class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
     """A classifier that trains any PyTorch module, with labels of any kind and the data scikit-learn takes.
 
     skorch's `NeuralNetClassifier` with more: its parameters, callbacks and methods all work here. By default
@@ -221,7 +163,7 @@ use_caching, torch_load_kwargs
 
 
 @_spell_out
-class NeuralNetBinaryClassifier(_Classifies, skorch.NeuralNetBinaryClassifier):
+class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
     """A classifier of two classes, for modules with one output: the logit of the second class.
 
     skorch's `NeuralNetBinaryClassifier` with what `NeuralNetClassifier` tells of; parameters not named here
@@ -261,12 +203,11 @@ class NeuralNetBinaryClassifier(_Classifies, skorch.NeuralNetBinaryClassifier):
         """The two labels; 0 and 1 where the targets were left to skorch."""
         return self.classes_inferred_ if self._encoded and not self._by_number else np.array([0, 1])
 
-    def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
+    def _check_kind(self, y: np.ndarray, classes: Any) -> None:
         for labels in (y, *([] if classes is None else [classes])):
             kind = type_of_target(labels, input_name="y")
             if kind not in ("binary", "continuous", "unknown"):  # the last two are refused in general
                 raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
-        return super()._check_targets(y, reset, classes)
 
     def _n_outputs(self, n_targets: int | None) -> int | None:
         return 1
@@ -353,10 +294,3 @@ class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _one_class(label: Any) -> str:
-    return (
-        "This classifier needs samples of at least two classes in the data, but the data contains only one class: "
-        f"{label!r}."
-    )

@@ -8,7 +8,7 @@ from sklr.engines._base import Engine, Experiment
 from sklr.engines._sequential import SequentialEngine
 from sklr.exceptions import EngineError
 
-ENGINES: dict[str, type[Engine]] = {"sequential": SequentialEngine}
+ENGINES: dict[str, type[Engine]] = {"sequential": SequentialEngine}  # the faster first
 
 
 def check_engine(engine: str | Engine) -> None:
@@ -29,9 +29,11 @@ def pick_engine(engine: str | Engine, experiment: Experiment, candidates: Sequen
                 "Use engine='sequential', or engine='auto' to have one chosen."
             )
         return chosen, []
-    reasons = []
-    for kind in reversed(ENGINES.values()):
-        reasons = kind().unsupported(experiment, candidates) or reasons
-        if not kind().unsupported(experiment, candidates):
-            return kind(), reasons
+    passed_over: list[str] = []
+    for kind in ENGINES.values():
+        chosen = kind()
+        reasons = chosen.unsupported(experiment, candidates)
+        if not reasons:
+            return chosen, passed_over
+        passed_over += reasons
     raise AssertionError("the sequential engine trains everything")

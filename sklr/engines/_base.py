@@ -81,6 +81,13 @@ class Training(ABC):
     def finish(self) -> list[list[Outcome]]:
         """Train what is left, score everything and return the outcomes, (n_candidates, n_cells)."""
 
+    def finished(self) -> dict[int, list[Outcome]]:
+        """Return the outcomes of the candidates that are through all their cells, by number; Ctrl-C spares these.
+
+        Empty unless an engine knows better: in lockstep none is through before all are.
+        """
+        return {}
+
 
 class Engine(ABC):
     """A way to train candidates x cells."""

@@ -57,6 +57,8 @@ class Run:
     @property
     def history(self) -> list[EpochRow]:
         """The epochs trained so far."""
+        if self.outcome is not None:
+            return self.outcome.history
         return self.fit.watcher.history if self.fit is not None else []
 
     def advance(self, n_epochs: int | None = None) -> Run:
@@ -161,7 +163,7 @@ class Run:
         fit_error: str | None = None,
     ) -> None:
         watching = self.fit.watcher.seconds if self.fit is not None else 0.0
-        self.outcome = Outcome(
+        outcome = Outcome(
             test_scores=test,
             status=status,
             reason=reason,
@@ -173,9 +175,9 @@ class Run:
             history=self.history,
             estimator=self.estimator if self.experiment.keep_estimators else None,
         )
-        print_end(self.label, self.outcome, self.experiment.verbose)
-        del self.estimator, self.head
-        self.fit = None
+        print_end(self.label, outcome, self.experiment.verbose)
+        vars(self).clear()  # a run that has ended is kept, and comes back from a worker, without net and data
+        self.outcome = outcome
 
 
 def error_scores(experiment: Experiment) -> Scores:

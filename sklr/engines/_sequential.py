@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from joblib import hash as joblib_hash
+from joblib.parallel import get_active_backend
 from sklearn.pipeline import Pipeline
+from sklearn.utils.parallel import Parallel, delayed
 
 from sklr.engines._base import Cell, Engine, EpochReport, Experiment, Training
 from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
@@ -83,14 +84,19 @@ class SequentialTraining(Training):
     def advance(self, n_epochs: int | None = None) -> EpochReport:
         """Train every live run on; workers hand the runs back."""
         live = [i for i, run in enumerate(self.runs) if not run.done]
-        parallel = Parallel(n_jobs=self.experiment.n_jobs, pre_dispatch=self.experiment.pre_dispatch)
-        advanced = parallel(delayed(self.runs[i].advance)(n_epochs) for i in live)
-        for i, run in zip(live, advanced, strict=True):
+        for i, run in zip(live, self._spread(delayed(self.runs[i].advance)(n_epochs) for i in live), strict=True):
             self.runs[i] = run
         return self._report(n_epochs)
 
+    def _spread(self, calls: Iterable) -> Iterable[Run]:
+        """Make the calls in joblib's workers; where the backend can, results come one by one, for Ctrl-C to spare."""
+        backend, _ = get_active_backend()
+        one_by_one = getattr(backend, "supports_return_generator", False)
+        kind = "generator" if one_by_one else "list"
+        return Parallel(self.experiment.n_jobs, pre_dispatch=self.experiment.pre_dispatch, return_as=kind)(calls)
+
     def _report(self, n_epochs: int | None) -> EpochReport:
-        histories = [run.outcome.history if run.outcome else run.history for run in self.runs]
+        histories = [run.history for run in self.runs]
         longest = max((len(history) for history in histories), default=0)
         n_new = longest - self.epoch if n_epochs is None else n_epochs
         table = np.full((len(self.runs), n_new, 2), np.nan)
@@ -111,6 +117,10 @@ class SequentialTraining(Training):
         """Train what is left and hand the outcomes over."""
         if not self.done:
             self.advance()
-        outcomes = [run.outcome for run in self.runs]
-        width = self.shape[1]
-        return [outcomes[i : i + width] for i in range(0, len(outcomes), width)]  # type: ignore[misc]
+        return list(self.finished().values())
+
+    def finished(self) -> dict[int, list[Outcome]]:
+        """Return the outcomes of the candidates that are through all their cells, by number."""
+        n_candidates, n_cells = self.shape
+        rows = [[run.outcome for run in self.runs[c * n_cells : (c + 1) * n_cells]] for c in range(n_candidates)]
+        return {c: [o for o in row if o is not None] for c, row in enumerate(rows) if None not in row}

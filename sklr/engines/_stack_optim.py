@@ -1,287 +1,16 @@
-"""Stock optimizers for many runs at once: one `torch.optim` step at lr=1, scaled by each run's own learning rate.
-
-Parameters are stacked `(n_cells, n_candidates, *shape)`: cells lead, so that what the candidates of a cell share
-(their batch) is read once for all of them.
-"""
+"""Whether many learning rates can share one optimizer, found out by stepping two runs together and one by one."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sklr.engines._stack_step import DECAYS, Groups, StackedOptimizer
 from sklr.exceptions import EngineError
-
-Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
-
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-_SET_BY_STACK = ("lr", "weight_decay", "params")
-_DECAYS = ("coupled", "opposed", "decoupled")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How the parameters of one group lie in a flat vector: one contiguous block each.
-
-    An elementwise optimizer does not care which element belongs to which parameter, so it is given the vector:
-    one call instead of one per parameter.
-
-    >>> [tuple(view.shape) for view in Blocks((torch.Size([3]), torch.Size([])), 5, 2).views(torch.zeros(40))]
-    [(5, 2, 3), (5, 2)]
-    """
-
-    shapes: tuple[torch.Size, ...]
-    n_cells: int
-    n_candidates: int
-
-    @property
-    def numel(self) -> int:
-        return self.n_cells * self.n_candidates * sum(shape.numel() for shape in self.shapes)
-
-    def views(self, flat: Tensor) -> list[Tensor]:
-        n_runs = self.n_cells * self.n_candidates
-        pieces = flat.split([n_runs * shape.numel() for shape in self.shapes])
-        return [p.view(self.n_cells, self.n_candidates, *s) for p, s in zip(pieces, self.shapes, strict=True)]
-
-    def select(self, flat: Tensor, cells: Sequence[int], candidates: Sequence[int]) -> Tensor:
-        """The flat vector of some cells and candidates."""
-        cell, candidate = _index(cells, candidates, flat.device)
-        return torch.cat([view[cell, candidate].reshape(-1) for view in self.views(flat)])
-
-
-class _Part:
-    """The runs one stock optimizer steps: equal hyper-parameters and equally many steps so far."""
-
-    def __init__(
-        self,
-        optimizer: type,
-        kwargs: Mapping[str, Any],
-        overrides: Sequence[Mapping[str, Any]],
-        shapes: Sequence[tuple[torch.Size, ...]],
-        cells: list[int],
-        candidates: list[int],
-        like: Tensor,
-    ):
-        self.recipe = (optimizer, kwargs, overrides, shapes)
-        self.cells, self.candidates, self.like = cells, candidates, like
-        self.index = _index(cells, candidates, like.device)
-        self.blocks = [Blocks(s, len(cells), len(candidates)) for s in shapes]
-        # The optimizer steps a vector of zeros: what it leaves there is the update itself, without the rounding
-        # that (p + update) - p would add.
-        self.updates = [like.new_zeros(b.numel) for b in self.blocks]
-        for update in self.updates:
-            update.grad = torch.zeros_like(update)
-        groups = [
-            {**_own(override), "params": [update]} for override, update in zip(overrides, self.updates, strict=True)
-        ]
-        self.optimizer = optimizer(groups, lr=1.0, **_stack_kwargs(optimizer, kwargs, like))
-
-    def grads(self) -> Iterator[Tensor]:
-        for blocks, update in zip(self.blocks, self.updates, strict=True):
-            assert update.grad is not None
-            yield from blocks.views(update.grad)
-
-    def step(self) -> Iterator[Tensor]:
-        for update in self.updates:
-            update.zero_()
-        self.optimizer.step()
-        for blocks, update in zip(self.blocks, self.updates, strict=True):
-            yield from blocks.views(update)
-
-    def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> _Part:
-        """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
-        kept = [self.candidates[k] for k in candidates] if names is None else names
-        part = _Part(*self.recipe, [self.cells[c] for c in cells], kept, self.like)
-        for blocks, old, new in zip(self.blocks, self.updates, part.updates, strict=True):
-            for key, value in self.optimizer.state.get(old, {}).items():
-                per_run = isinstance(value, Tensor) and value.shape == old.shape
-                part.optimizer.state[new][key] = blocks.select(value, cells, candidates) if per_run else _copied(value)
-        return part
-
-    def split(self, cells: set[int]) -> list[_Part]:
-        """This part as it is, or as two: the cells that step now and those that do not."""
-        now = [i for i, c in enumerate(self.cells) if c in cells]
-        later = [i for i, c in enumerate(self.cells) if c not in cells]
-        if not now or not later:
-            return [self]
-        everyone = range(len(self.candidates))
-        return [self.select(now, everyone), self.select(later, everyone)]
-
-
-class StackedOptimizer:
-    """One stock optimizer's semantics for `n_cells x n_candidates` runs, each at its own learning rate.
-
-    Exact for optimizers whose step is elementwise and proportional to the learning rate, and whose weight decay
-    is a term of the gradient (coupled) or of the step (decoupled); `optimizer_reasons` finds out.
-
-    Parameters
-    ----------
-    params : dict of str to Tensor, each (n_cells, n_candidates, *shape)
-        Updated in place. One dtype, one device.
-    optimizer : type
-        A `torch.optim.Optimizer` class.
-    kwargs : sequence of dict, one per candidate
-        Its arguments but `lr`. Weight decay may differ at no cost; candidates equal in the rest share one
-        optimizer.
-    groups : sequence of (names, overrides), default one group of all
-        Parameter groups; an `lr` among the overrides is ignored, `step` is told each group's.
-
-    Attributes
-    ----------
-    grads : dict of str to Tensor, each (n_cells, n_candidates, *shape)
-        Write the gradients here before `step`.
-
-    >>> params = {"w": torch.zeros(1, 2, 3)}
-    >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}])
-    >>> _ = optimizer.grads["w"].fill_(1.0)
-    >>> optimizer.step(torch.tensor([[[0.5, 0.0]]]))
-    >>> params["w"].tolist()
-    [[[-0.5, -0.5, -0.5], [0.0, 0.0, 0.0]]]
-    """
-
-    def __init__(
-        self,
-        params: dict[str, Tensor],
-        optimizer: type,
-        kwargs: Sequence[Mapping[str, Any]],
-        groups: Groups | None = None,
-        *,
-        decays: Sequence[str] | None = None,
-    ):
-        self.params, self.optimizer_class = params, optimizer
-        self.groups = [(list(params), {})] if groups is None else [(list(n), dict(o)) for n, o in groups]
-        self.names = [name for names, _ in self.groups for name in names]
-        self._group_of = [g for g, (names, _) in enumerate(self.groups) for _ in names]
-        self.kwargs = [dict(k) for k in kwargs]
-        self._decays = list(decays or [decay_form(optimizer, k, self.groups) for k in self.kwargs])
-        like = next(iter(params.values())).detach()
-        self._set_decay(like)
-        self._set_parts(self._first_parts(like))
-
-    @property
-    def n_cells(self) -> int:
-        return self.params[self.names[0]].shape[0]
-
-    def step(self, lr: Tensor, cells: Sequence[int] | None = None) -> None:
-        """Move every run along its gradient.
-
-        Parameters
-        ----------
-        lr : Tensor (n_groups, n_cells, n_candidates)
-            This step's learning rates, on the parameters' device and of their dtype.
-        cells : sequence of int, default all
-            The cells that take this step; the others keep their parameters and their optimizer's state.
-        """
-        self._decay_gradients()
-        if cells is not None and len(cells) < self.n_cells:
-            self._set_parts([piece for part in self._parts for piece in part.split(set(cells))])
-            lr = lr * _mask(cells, self.n_cells, lr)
-        for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
-            self._move(self.params[name], update, lr[group], self._decoupled[group])
-
-    def keep(self, candidates: Sequence[int]) -> None:
-        """Let only these candidates stay, in this order, with their optimizer's state."""
-        index = torch.as_tensor(list(candidates), device=self.params[self.names[0]].device)
-        self.params = {name: p.index_select(1, index) for name, p in self.params.items()}
-        self.kwargs = [self.kwargs[k] for k in candidates]
-        self._decays = [self._decays[k] for k in candidates]
-        self._set_decay(self.params[self.names[0]])
-        self._set_parts([kept for part in self._parts if (kept := _kept(part, list(candidates))) is not None])
-
-    def state_dict(self, candidate: int, cell: int) -> dict[str, Any]:
-        """One run's optimizer state, as `torch.optim.Optimizer.load_state_dict` takes it.
-
-        Parameters are numbered group by group in the order of `groups`. The learning rates are those of the
-        class and the groups: the caller sets the ones it schedules.
-        """
-        (part,) = (p for p in self._parts if cell in p.cells and candidate in p.candidates)
-        at = (part.cells.index(cell), part.candidates.index(candidate))
-        state: dict[int, dict[str, Any]] = {}
-        for blocks, update in zip(part.blocks, part.updates, strict=True):
-            run = [dict[str, Any]() for _ in blocks.shapes]
-            for key, value in part.optimizer.state.get(update, {}).items():
-                per_run = isinstance(value, Tensor) and value.shape == update.shape
-                values = [v[at].clone() for v in blocks.views(value)] if per_run else [_copied(value) for _ in run]
-                for entry, v in zip(run, values, strict=True):
-                    entry[key] = v
-            state.update({len(state) + i: entry for i, entry in enumerate(run)})
-        return {"state": state if any(state.values()) else {}, "param_groups": self._param_groups(candidate)}
-
-    def _param_groups(self, candidate: int) -> list[dict[str, Any]]:
-        templates = _template(self.optimizer_class, self.kwargs[candidate], self.groups).param_groups
-        start, described = 0, []
-        for (names, _), template in zip(self.groups, templates, strict=True):
-            described.append({**template, "params": list(range(start, start + len(names)))})
-            start += len(names)
-        return described
-
-    def _first_parts(self, like: Tensor) -> list[_Part]:
-        alike: list[tuple[dict[str, Any], list[int]]] = []
-        for k, kwargs in enumerate(self.kwargs):
-            own = _own(kwargs)
-            home = next((members for known, members in alike if known == own), None)
-            if home is None:
-                alike.append((own, [k]))
-            else:
-                home.append(k)
-        shapes = [tuple(self.params[n].shape[2:] for n in names) for names, _ in self.groups]
-        overrides = [override for _, override in self.groups]
-        cells = list(range(self.n_cells))
-        return [_Part(self.optimizer_class, own, overrides, shapes, cells, ks, like) for own, ks in alike]
-
-    def _set_parts(self, parts: list[_Part]) -> None:
-        self._parts = parts
-        if len(parts) == 1:  # the optimizer reads the very memory the gradients are written to
-            self.grads = dict(zip(self.names, parts[0].grads(), strict=True))
-        else:
-            grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
-            self.grads = {
-                n: g.copy_(self.grads[n]) if hasattr(self, "grads") and self.grads[n].shape == g.shape else g
-                for n, g in grads.items()
-            }
-
-    def _set_decay(self, like: Tensor) -> None:
-        """Weight decay per group and candidate, by the place where it enters."""
-        n_groups, n_candidates = len(self.groups), len(self.kwargs)
-        by_form = {form: like.new_zeros(n_groups, n_candidates) for form in _DECAYS}
-        for k, (kwargs, form) in enumerate(zip(self.kwargs, self._decays, strict=True)):
-            for g, group in enumerate(_template(self.optimizer_class, kwargs, self.groups).param_groups):
-                by_form[form][g, k] = group.get("weight_decay", 0.0)
-        coupled = by_form["coupled"] - by_form["opposed"]
-        self._coupled = [row if bool(row.any()) else None for row in coupled]
-        self._decoupled = [row if bool(row.any()) else None for row in by_form["decoupled"]]
-
-    def _decay_gradients(self) -> None:
-        for name, group in zip(self.names, self._group_of, strict=True):
-            decay = self._coupled[group]
-            if decay is not None:
-                self.grads[name].addcmul_(self.params[name], _over_runs(decay, self.params[name]))
-
-    def _updates(self, cells: Sequence[int] | None) -> Iterator[Tensor]:
-        if len(self._parts) == 1:
-            yield from self._parts[0].step()
-            return
-        updates = [torch.zeros_like(self.params[name]) for name in self.names]
-        stepping = set(range(self.n_cells) if cells is None else cells)
-        for part in self._parts:
-            if stepping.isdisjoint(part.cells):
-                continue
-            for name, own in zip(self.names, part.grads(), strict=True):
-                own.copy_(self.grads[name][part.index])
-            for update, own in zip(updates, part.step(), strict=True):
-                update[part.index] = own
-        yield from updates
-
-    @staticmethod
-    def _move(param: Tensor, update: Tensor, lr: Tensor, decay: Tensor | None) -> None:
-        if decay is not None:
-            param.mul_(_over_runs(1 - lr * decay, param))
-        param.addcmul_(update, _over_runs(lr, param))
 
 
 def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
@@ -293,7 +22,7 @@ def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups
     >>> optimizer_reasons(torch.optim.AdamW, {"weight_decay": 0.1})
     []
     >>> optimizer_reasons(torch.optim.Rprop, {})
-    ["optimizer Rprop: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it"]
+    ['optimizer Rprop: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it']
     """
     try:
         decay_form(optimizer, kwargs, groups)
@@ -312,7 +41,7 @@ def decay_form(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None
     """
     overrides = [override for _, override in groups] if groups else [{}]
     name = getattr(optimizer, "__name__", repr(optimizer))
-    for form in _DECAYS:
+    for form in DECAYS:
         try:
             error = _disagreement(optimizer, kwargs, overrides, form)
         except Exception as problem:  # a foreign optimizer may raise anything
@@ -333,9 +62,7 @@ def _disagreement(
     shapes = {name: shape for w, b in names for name, shape in ((w, (3, 4)), (b, (5,)))}
     start = {n: torch.randn(s, generator=draw, dtype=torch.float64) for n, s in shapes.items()}
     stacked = {n: torch.stack([p, p]).unsqueeze(0) for n, p in start.items()}
-    together = StackedOptimizer(
-        stacked, optimizer, [kwargs] * 2, list(zip(names, overrides, strict=True)), decays=[form] * 2
-    )
+    together = StackedOptimizer(stacked, optimizer, [kwargs] * 2, [form] * 2, list(zip(names, overrides, strict=True)))
     lrs = torch.tensor([0.3, 0.002], dtype=torch.float64)
     alone = [{n: p.clone().requires_grad_() for n, p in start.items()} for _ in lrs]
     optimizers = [_alone(optimizer, kwargs, overrides, names, run) for run in alone]
@@ -367,55 +94,6 @@ def _alone(
 def _relative(value: Tensor, reference: Tensor) -> float:
     error = float((value - reference).abs().max() / reference.abs().max())
     return error if math.isfinite(error) else math.inf
-
-
-def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:
-    """The optimizer the user would have built, on placeholders: its groups hold every default filled in."""
-    described = [{**override, "params": [torch.zeros(1, requires_grad=True)]} for _, override in groups]
-    return optimizer(described, **{"lr": 1.0, **kwargs})
-
-
-def _own(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left to the stock optimizer: everything but the rates that the stack applies itself."""
-    return {k: v for k, v in kwargs.items() if k not in _SET_BY_STACK}
-
-
-def _stack_kwargs(optimizer: type, kwargs: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
-    own = _own(kwargs)
-    if "weight_decay" in inspect.signature(optimizer).parameters:
-        own["weight_decay"] = 0.0
-    chosen = any(own.get(k) for k in ("foreach", "fused", "capturable", "differentiable"))
-    if optimizer in _FUSED and like.device.type in ("cpu", "cuda") and not chosen:
-        own["fused"] = True
-    return own
-
-
-def _kept(part: _Part, candidates: list[int]) -> _Part | None:
-    """The part's survivors, called by their new numbers: their positions in `candidates`."""
-    new = [i for i, k in enumerate(candidates) if k in part.candidates]
-    if not new:
-        return None
-    return part.select(range(len(part.cells)), [part.candidates.index(candidates[i]) for i in new], new)
-
-
-def _index(cells: Sequence[int], candidates: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    return (torch.as_tensor(list(cells), device=device).unsqueeze(1), torch.as_tensor(list(candidates), device=device))
-
-
-def _mask(cells: Sequence[int], n_cells: int, like: Tensor) -> Tensor:
-    mask = [1.0 if cell in set(cells) else 0.0 for cell in range(n_cells)]
-    return torch.tensor(mask, dtype=like.dtype).to(like.device, non_blocking=True).unsqueeze(1)
-
-
-def _over_runs(values: Tensor, param: Tensor) -> Tensor:
-    """`values` (..., n_candidates) with trailing axes added, to multiply a stacked parameter."""
-    if values.dim() == 1:
-        values = values.unsqueeze(0)
-    return values.reshape(*values.shape, *[1] * (param.dim() - 2))
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 def _first_line(error: Exception) -> str:

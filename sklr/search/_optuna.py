@@ -13,6 +13,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from sklearn.exceptions import FitFailedWarning
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import check_count, must_be
@@ -105,6 +106,9 @@ class OptunaSearchCV(BaseLRSearchCV):
     >>> search.n_trials_, search.best_trial_.params == search.best_params_
     (5, True)
     """
+
+    # It goes to the splitter through this class, as in BayesSearchCV: it is not to be routed.
+    __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
 
     def __init__(
         self,

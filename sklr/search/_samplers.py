@@ -77,7 +77,17 @@ class EvenTPESampler(EvenStart, TPESampler):
 
 
 class EvenGPSampler(EvenStart, GPSampler):
-    """Optuna's `GPSampler` after an even start."""
+    """Optuna's `GPSampler` after an even start, without its log line on the optional package greenlet."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(max(level, optuna.logging.ERROR))
+        try:
+            return super().sample_relative(study, trial, search_space)
+        finally:
+            optuna.logging.set_verbosity(level)
 
 
 def make_sampler(name: str, dimensions: Mapping[str, Dimension], n_start: int, seed: int) -> BaseSampler:

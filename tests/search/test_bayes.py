@@ -8,6 +8,7 @@ from sklearn.svm import SVC
 from skopt.space import Categorical, Integer, Real
 
 from sklr.search._bayes import BayesSearchCV
+from sklr.search._optuna import OptunaSearchCV
 from sklr.search._surrogate import bounded
 
 BEST = 10**-1.7
@@ -166,3 +167,8 @@ def test_fit_takes_groups_and_callbacks_and_keeps_neither():
     assert len(search.optimizer_results_) == 1
     assert np.allclose(-search.optimizer_results_[0].func_vals, search.cv_results_["mean_test_score"])
     assert not hasattr(search, "_callbacks")
+
+
+@pytest.mark.parametrize("search", [BayesSearchCV, OptunaSearchCV])
+def test_arguments_of_fit_are_not_offered_for_routing(search):
+    assert not hasattr(search(SVC()), "set_fit_request")

@@ -200,12 +200,13 @@ def test_catch_lets_one_trial_fail_alone():
     assert search.best_params_ == {"C": 1.0}
 
 
-def test_it_says_nothing_and_leaves_optuna_s_log_level_alone():
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_it_says_nothing_and_leaves_optuna_s_log_level_alone(sampler):
     before, noise = optuna.logging.get_verbosity(), io.StringIO()
     handler = logging.StreamHandler(noise)
     logging.getLogger("optuna").addHandler(handler)
     with redirect_stderr(noise):
-        OptunaSearchCV(MODEL, n_trials=2, cv=2, sampler="sobol", random_state=0).fit(X, Y)
+        OptunaSearchCV(MODEL, n_trials=3, n_points=1, cv=2, sampler=sampler, random_state=0).fit(X, Y)
     logging.getLogger("optuna").removeHandler(handler)
     assert noise.getvalue() == ""
     assert optuna.logging.get_verbosity() == before

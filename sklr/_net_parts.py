@@ -1,0 +1,220 @@
+"""What the nets are made of: parameters, devices, random streams, and module, criterion and optimizer made of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from sklearn.utils import check_random_state
+from skorch import NeuralNet
+from skorch.dataset import Dataset
+from torch.utils.data import DataLoader
+
+from sklr._named import best_device, resolve_criterion, resolve_optimizer
+from sklr._random import RandomStream
+from sklr.callbacks import LRSchedule
+
+_SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
+_WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
+    "_told",
+    "_sample_weight",
+    "_batch_weight",
+    "_by_number",
+    "_callback_fit_ctx",
+    "_skl_callbacks_to_teardown",
+)
+
+
+class _Hidden:
+    """A fitted attribute that skorch sets in `__init__`, kept where scikit-learn does not see it before `fit`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.key = name, f"_{name}"
+
+    def __get__(self, net: Any, owner: type | None = None) -> Any:
+        if net is None:
+            return self
+        if self.key not in vars(net):
+            raise AttributeError(f"{type(net).__name__!r} object has no attribute {self.name!r}")
+        return vars(net)[self.key]
+
+    def __set__(self, net: Any, value: Any) -> None:
+        vars(net)[self.key] = value
+
+
+class NetParts(NeuralNet):
+    """A skorch net whose parts may be given by name, whose sizes and device are found, and which a seed repeats."""
+
+    history_, initialized_, virtual_params_ = _Hidden(), _Hidden(), _Hidden()
+
+    predict_nonlinearity: Any
+    _world: RandomStream | None = None  # initial weights, dropout and all else that a training draws
+    _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
+    _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
+
+    def __init__(
+        self,
+        module: Any,
+        criterion: Any,
+        optimizer: Any = torch.optim.SGD,
+        lr: float = 0.01,
+        max_epochs: int = 10,
+        batch_size: int = 128,
+        iterator_train: Any = DataLoader,
+        iterator_valid: Any = DataLoader,
+        dataset: Any = Dataset,
+        train_split: Any = None,
+        callbacks: Any = None,
+        predict_nonlinearity: Any = "auto",
+        warm_start: bool = False,
+        verbose: int = 0,
+        device: Any = "auto",
+        compile: bool = False,
+        use_caching: Any = "auto",
+        torch_load_kwargs: dict[str, Any] | None = None,
+        warmup_epochs: float = 0,
+        schedule: Any = None,
+        schedule_epochs: int | None = None,
+        random_state: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            dataset=dataset,
+            train_split=train_split,
+            callbacks=callbacks,
+            predict_nonlinearity=predict_nonlinearity,
+            warm_start=warm_start,
+            verbose=verbose,
+            device=device,
+            compile=compile,
+            use_caching=use_caching,
+            torch_load_kwargs=torch_load_kwargs,
+            **kwargs,
+        )
+        self.warmup_epochs = warmup_epochs
+        self.schedule = schedule
+        self.schedule_epochs = schedule_epochs
+        self.random_state = random_state
+
+    def random_world(self) -> AbstractContextManager[Any]:
+        """Return the context of everything this training draws; entering it again goes on where it was left."""
+        return nullcontext() if self._world is None else self._world
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        schedule = LRSchedule(self.schedule, self.warmup_epochs, self.schedule_epochs)
+        return [("lr_schedule", schedule), *super()._default_callbacks]
+
+    def initialize(self) -> NetParts:
+        """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
+        self.device_ = best_device() if vars(self)["device"] == "auto" else self.device
+        self._world, self._batch_order = _random_streams(self.random_state)
+        with self.random_world():
+            return super().initialize()
+
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        """Return the parameters of a part of the net; the batches also get their random stream."""
+        params = super().get_params_for(prefix)
+        # a loader draws even where it does not shuffle; predictions are to draw from no one's stream
+        stream = {"iterator_train": self._batch_order, "iterator_valid": torch.Generator()}.get(prefix)
+        if stream is not None:
+            iterator = getattr(self, prefix)
+            is_loader = isinstance(iterator, type) and issubclass(iterator, DataLoader)
+            if is_loader and not params.keys() & {"generator", "sampler", "batch_sampler"}:
+                params["generator"] = stream
+        return params
+
+    def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
+        """Return a module or criterion, made from a class, a name or an instance; widths are filled in."""
+        if instance_or_cls is self.module and not isinstance(self.module, torch.nn.Module):
+            kwargs = {**_wanted(self.module, self._widths), **kwargs}
+        return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
+        """Create the optimizer, given by class or by name."""
+        named = self.get_all_learnable_params()
+        args, kwargs = self.get_params_for_optimizer("optimizer", named)
+        self.optimizer_ = resolve_optimizer(self.optimizer)(*args, **kwargs)
+        return self
+
+    @property
+    def device(self) -> Any:
+        """The device in use: for "auto" the one found when the net was initialized."""
+        asked = vars(self)["device"]
+        return vars(self).get("device_", asked) if isinstance(asked, str) and asked == "auto" else asked
+
+    @device.setter
+    def device(self, value: Any) -> None:
+        self.__dict__["device"] = value
+
+    def _get_param_names(self) -> list[str]:
+        return [name for name in super()._get_param_names() if not name.startswith("_")]
+
+    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
+        """Return the parameters as they were given, nested ones too if `deep`."""
+        return {**super().get_params(deep=deep, **kwargs), "device": vars(self)["device"]}
+
+    def set_params(self, **params: Any) -> NetParts:
+        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once."""
+        if not self.initialized_ and "callbacks" in params:  # skorch would initialize them, and so refuse nonsense
+            self.callbacks = params.pop("callbacks")
+        # new parameters of the module draw weights anew: those that the seed gives, and no one else's
+        with nullcontext() if self._world is None else RandomStream(self._world.seed):
+            super().set_params(**params)
+        schedule = dict(getattr(self, "callbacks_", [])).get("lr_schedule")
+        if isinstance(schedule, LRSchedule):
+            schedule.set_params(**{name: params[name] for name in _SCHEDULE_PARAMS if name in params})
+        return self
+
+    def trim_for_prediction(self) -> None:
+        """Drop all that only training needs, as in skorch; predictions stay what they were."""
+        if self.predict_nonlinearity == "auto":  # it is read off the criterion, which goes
+            self.predict_nonlinearity = self._get_predict_nonlinearity()
+        super().trim_for_prediction()
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters, optimizer state and history saved by `save_params`, as in skorch."""
+        asked = vars(self)["device"]
+        super().load_params(*args, **kwargs)
+        if asked == "auto":
+            self.device = asked
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in _WHILE_TRAINING}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        asked, state = state["device"], dict(state)
+        if isinstance(asked, str) and asked == "auto":
+            state["device"] = state["device_"] = best_device()
+        super().__setstate__(state)
+        if isinstance(asked, str) and asked == "auto":
+            self.device = asked
+
+
+def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Generator | None]:
+    """Return the stream of a training and that of its batch order; none and none without a seed."""
+    if random_state is None:
+        return None, None
+    world, order = check_random_state(random_state).randint(2**31 - 1, size=2)
+    return RandomStream(int(world)), torch.Generator().manual_seed(int(order))
+
+
+def _wanted(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
+    """Return the widths that a module's constructor names and that no one bound before."""
+    try:
+        named = inspect.signature(module).parameters
+    except (TypeError, ValueError):  # not every callable tells
+        return {}
+    bound = getattr(module, "keywords", {})
+    return {name: width for name, width in widths.items() if name in named and name not in bound}

@@ -1,0 +1,187 @@
+"""A net's rows as tensors on its device, and the order in which its own DataLoader would visit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.dataset import Dataset, unpack_data
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+
+Rows = Any  # a tensor, or a dict or list of tensors, whose first axis counts rows
+
+
+def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Rows:
+    """Apply a function to the tensors of equally built dicts and lists.
+
+    >>> map_tensors(torch.add, {"a": torch.ones(1)}, {"a": torch.ones(1)})
+    {'a': tensor([2.])}
+    """
+    if isinstance(first, Mapping):
+        return {name: map_tensors(function, *(rows[name] for rows in (first, *others))) for name in first}
+    if isinstance(first, (list, tuple)):
+        return [map_tensors(function, *rows) for rows in zip(first, *others, strict=True)]
+    return function(first, *others)
+
+
+def n_rows(rows: Rows) -> int:
+    """Return how many rows there are."""
+    while not isinstance(rows, Tensor):
+        rows = next(iter(rows.values())) if isinstance(rows, Mapping) else rows[0]
+    return len(rows)
+
+
+def is_in_memory(dataset: Any) -> bool:
+    """Say whether a dataset gives the same items each time it is asked, as skorch's own and torch's simple ones do."""
+    if isinstance(dataset, torch.utils.data.Subset):
+        return is_in_memory(dataset.dataset)
+    return type(dataset) in (Dataset, torch.utils.data.TensorDataset)
+
+
+def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
+    """Return X and y of a dataset as the net's DataLoader would collate them, all rows at once, on the net's device."""
+    X = getattr(dataset, "X", None)
+    y = getattr(dataset, "y", None)
+    loader = net.get_iterator(dataset, training=False)
+    if type(dataset) is Dataset and loader.collate_fn is default_collate and _are_arrays(X) and _is_array(y):
+        rows = map_arrays(torch.as_tensor, X), torch.as_tensor(y)
+    else:
+        rows = unpack_data(loader.collate_fn([dataset[i] for i in range(len(dataset))]))
+    return tuple(map_tensors(lambda t: t.to(net.device), part) for part in rows)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, Tensor))
+
+
+def _are_arrays(value: Any) -> bool:
+    return _is_array(value) or (isinstance(value, dict) and all(map(_is_array, value.values())))
+
+
+def map_arrays(function: Callable[[Any], Tensor], value: Any) -> Rows:
+    """Turn an array, or a dict of arrays, into tensors."""
+    return {k: function(v) for k, v in value.items()} if isinstance(value, dict) else function(value)
+
+
+class _Positions(torch.utils.data.Dataset):
+    """A dataset whose items are their own positions, to ask a DataLoader for its order."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitems__(self, positions: list[int]) -> list[int]:
+        return positions
+
+
+class BatchOrder:
+    """The batches of a training's epochs, as the net's own DataLoader draws them.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        Initialised; its `iterator_train` and the parameters of it count.
+    n : int
+        Rows to train on.
+    world : context manager
+        Entered to draw, for nets whose order comes from the global generator.
+    """
+
+    def __init__(self, net: NeuralNet, n: int, world: AbstractContextManager):
+        self.loader = net.get_iterator(_Positions(n), training=True)
+        self.loader.collate_fn = torch.as_tensor
+        self.loader.num_workers = 0  # there is nothing to load
+        self.world = world
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return len(self.loader)
+
+    def epoch(self) -> Sequence[Tensor]:
+        """Return the next epoch's batches: int64 tensors of row numbers."""
+        with self.world:
+            return self._fast() if self._is_plain() else list(self.loader)
+
+    def _is_plain(self) -> bool:
+        sampler = self.loader.sampler
+        return type(self.loader.batch_sampler) is BatchSampler and type(sampler) in (RandomSampler, SequentialSampler)
+
+    def _fast(self) -> Sequence[Tensor]:
+        # iterating a DataLoader first draws a seed for its workers, whether it has any or not
+        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
+        batches = torch.as_tensor(list(self.loader.sampler)).split(self.loader.batch_size)
+        return batches[:-1] if self.loader.drop_last and len(batches[-1]) < self.loader.batch_size else batches
+
+
+def loads_plainly(net: NeuralNet) -> bool:
+    """Say whether the net's training batches come from torch's DataLoader, which can be asked for its order."""
+    return net.iterator_train is DataLoader
+
+
+def stack_rows(per_cell: Sequence[Rows]) -> Rows:
+    """Stack the cells' rows into tensors of shape (n_cells, n_rows, ...), shorter cells padded with zeros.
+
+    >>> stack_rows([torch.ones(2), torch.ones(1)]).tolist()
+    [[1.0, 1.0], [1.0, 0.0]]
+    """
+    return map_tensors(lambda *cells: torch.nn.utils.rnn.pad_sequence(list(cells), batch_first=True), *per_cell)
+
+
+def epoch_positions(orders: Sequence[Sequence[Tensor]]) -> tuple[Tensor, np.ndarray]:
+    """Line up the batches of an epoch, cell by cell.
+
+    Parameters
+    ----------
+    orders : sequence over cells of sequences over batches of int64 tensors
+        Row numbers, as `BatchOrder.epoch` returns them.
+
+    Returns
+    -------
+    positions : Tensor of shape (n_steps, n_cells, largest batch)
+        Row numbers; 0 where a batch is shorter.
+    sizes : ndarray of shape (n_steps, n_cells)
+        How long each batch is; 0 where a cell has no step left.
+
+    >>> positions, sizes = epoch_positions([[torch.tensor([2, 1]), torch.tensor([0])], [torch.tensor([1, 0])]])
+    >>> positions.tolist(), sizes.tolist()
+    ([[[2, 1], [1, 0]], [[0, 0], [0, 0]]], [[2, 2], [1, 0]])
+    """
+    n_steps = max(map(len, orders))
+    sizes = np.zeros((n_steps, len(orders)), dtype=int)
+    for cell, batches in enumerate(orders):
+        sizes[: len(batches), cell] = [len(batch) for batch in batches]
+    positions = torch.zeros(n_steps, len(orders), int(sizes.max()), dtype=torch.int64)
+    for cell, batches in enumerate(orders):
+        for step, batch in enumerate(batches):
+            positions[step, cell, : len(batch)] = batch
+    return positions, sizes
+
+
+class Gathered:
+    """The batches of an epoch by step: gathered all at once where that is small, one at a time where it is not.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_cells, n_rows, ...)
+    positions : Tensor of shape (n_steps, n_cells, n_batch)
+    """
+
+    SMALL = 2**26  # elements; gathering them at once saves two kernels a step
+
+    def __init__(self, rows: Tensor, positions: Tensor):
+        self.rows, self.positions = rows, positions
+        self.cells = torch.arange(len(rows), device=rows.device)[:, None]
+        at_once = rows[0, :1].numel() * positions.numel() <= self.SMALL
+        self.batches = rows[self.cells, positions] if at_once else None
+
+    def __getitem__(self, step: int) -> Tensor:
+        if self.batches is not None:
+            return self.batches[step]
+        return self.rows[self.cells, self.positions[step]]

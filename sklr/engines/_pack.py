@@ -1,0 +1,210 @@
+"""A pack: candidates that can share one stack, in all cells, trained an epoch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sklr._divergence import exploded
+from sklr._random import RandomStream
+from sklr.engines._batches import BatchOrder, Gathered, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._stack import Batch, ModelStack
+from sklr.results import EpochRow
+from sklr.schedules import Constant, Schedule
+
+
+class Side(NamedTuple):
+    """One cell as a pack sees it: a net made ready in it, its rows, and the order of its batches.
+
+    `weight` holds sample weights, shape (n_rows,), or None.
+    """
+
+    net: NeuralNet
+    order: BatchOrder
+    x: Rows
+    y: Rows
+    weight: Tensor | None = None
+
+
+class Member(NamedTuple):
+    """What sets a candidate apart in its pack: the peak lr of each parameter group, a schedule and its horizon."""
+
+    candidate: int
+    lrs: tuple[float, ...]
+    schedule: Schedule
+    schedule_epochs: int
+
+
+class Pack:
+    """`n_members x n_cells` runs in one `ModelStack`.
+
+    Parameters
+    ----------
+    stack : ModelStack
+    members : sequence of Member, in the stack's order
+    sides : sequence of Side, one per cell
+    max_epochs : int
+    seed : int
+        For dropout; equal in all packs of a search, so that how candidates are packed changes nothing.
+
+    Attributes
+    ----------
+    alive : ndarray of bool, shape (n_members, n_cells)
+        Runs that are still training.
+    in_stack : list of int
+        The members that are in the stack now, in its order.
+    history : list over members of lists over cells of lists of EpochRow
+        Validation scores are not known here and stay NaN.
+    diverged : dict from (member, cell) to (step, loss)
+    """
+
+    def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int, seed: int):
+        self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
+        self.world = RandomStream(seed)
+        self.x, self.y = stack_rows([side.x for side in sides]), stack_rows([side.y for side in sides])
+        weights = [side.weight for side in sides if side.weight is not None]
+        self.weight = stack_rows(weights) if weights else None
+        self.epoch, self.seconds = 0, 0.0
+        self.alive = np.ones((len(members), len(sides)), dtype=bool)
+        self.in_stack = list(range(len(members)))
+        self.first_loss = np.full(self.alive.shape, np.nan)
+        self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
+        self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return self.epoch >= self.max_epochs or not self.alive.any()
+
+    def train_epoch(self) -> None:
+        """Train every run in the stack for one epoch, and find out which have diverged."""
+        start = time.time()
+        self._compact()
+        positions, sizes = epoch_positions([side.order.epoch() for side in self.sides])
+        lr = self._lr(sizes)
+        with self.world:
+            losses = self._steps(positions, sizes, torch.from_numpy(lr))
+        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        self.epoch += 1
+        if self.epoch == self.max_epochs:
+            self._check_last_step()
+        self.seconds += time.time() - start
+
+    def _compact(self) -> None:
+        """Let members none of whose runs is alive leave the stack."""
+        staying = [m for m in self.in_stack if self.alive[m].any()]
+        if len(staying) < len(self.in_stack):
+            self.stack.keep([self.in_stack.index(m) for m in staying])
+            self.in_stack = staying
+
+    def _lr(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
+        lr = np.zeros((len(sizes), len(self.members[0].lrs), len(self.in_stack), len(self.sides)))
+        for i, m in enumerate(self.in_stack):
+            member = self.members[m]
+            for cell, n_steps in enumerate((sizes > 0).sum(axis=0)):
+                lr[:n_steps, :, i, cell] = np.multiply.outer(self._multipliers(m, cell, int(n_steps)), member.lrs)
+        return lr
+
+    def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:
+        member = self.members[m]
+        if member.schedule == Constant():
+            return np.ones(n_steps)
+        losses = [row.train_loss for row in self.history[m][cell]] if member.schedule.monitored() else []
+        return member.schedule.epoch_multipliers(
+            self.epoch, n_steps, member.schedule_epochs, lr=member.lrs[0], losses=tuple(losses)
+        )
+
+    def _steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor) -> Tensor:
+        """Take the epoch's steps; return the losses, shape (n_steps, n_in_stack, n_cells)."""
+        device = self.sides[0].net.device
+        positions, lr = positions.to(device), lr.to(device)
+        x, y = (map_tensors(lambda rows: Gathered(rows, positions), rows) for rows in (self.x, self.y))
+        weight = None if self.weight is None else Gathered(self.weight, positions)
+        losses = []
+        for step, size in enumerate(sizes):
+            now = [map_tensors(lambda g: g[step], rows) for rows in (x, y)]  # noqa: B023 - used at once
+            batches = self._batches(now[0], now[1], None if weight is None else weight[step], size)
+            losses.append(self.stack.step(lr[step], *batches))
+        return torch.stack(losses)
+
+    def _batches(self, x: Rows, y: Rows, weight: Tensor | None, sizes: np.ndarray) -> list[Batch]:
+        """Return one step's batches: one for all cells, or one per size where padding would change the result."""
+        if (sizes == sizes[0]).all():
+            return [_batch(x, y, weight, int(sizes[0]))]
+        training = np.flatnonzero(sizes)
+        if self.stack.mixes_rows:
+            return [
+                _batch(x, y, weight, int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])
+            ]
+        n_padded = int(sizes.max())
+        real = torch.arange(n_padded)[None, :] < torch.as_tensor(sizes)[:, None]
+        mask = real.to(device=self.sides[0].net.device, dtype=lr_dtype(self.stack))
+        weight = mask if weight is None else weight[:, :n_padded] * mask
+        return [_batch(x, y, weight, n_padded, None if len(training) == len(sizes) else training)]
+
+    def _judge(self, losses: np.ndarray, sizes: np.ndarray, lr: np.ndarray) -> None:
+        """Write the epoch down for the runs that came through it, and end those that did not."""
+        if self.epoch == 0:
+            self.first_loss[:] = losses[0]
+        bad = exploded(losses, self.first_loss[self.in_stack]) & (sizes > 0)[:, None, :]
+        n_steps = (sizes > 0).sum(axis=0)
+        means = np.where((sizes > 0)[:, None, :], losses * sizes[:, None, :], 0).sum(axis=0) / sizes.sum(axis=0)
+        for i, m in enumerate(self.in_stack):
+            for cell in map(int, np.flatnonzero(self.alive[m])):
+                if bad[:, i, cell].any():
+                    step = int(bad[:, i, cell].argmax())
+                    self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
+                else:
+                    last = lr[n_steps[cell] - 1, i, cell]
+                    self.history[m][cell].append(EpochRow(self.epoch, float(last), float(means[i, cell]), float("nan")))
+
+    def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
+        self.alive[m, cell] = False
+        self.diverged[m, int(cell)] = int(step), float(loss)
+
+    def _check_last_step(self) -> None:
+        """End the runs that the very last steps blew up, which no training loss has seen."""
+        size = min(_valid_batch_size(side.net, len(side.y)) for side in self.sides)
+        x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
+        outputs = self.outputs(x)
+        losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
+        bad = exploded(losses.double().cpu().numpy(), self.first_loss[self.in_stack])
+        for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
+            n_steps = len(self.sides[cell].order) * self.epoch
+            self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
+
+    def outputs(self, x: Rows) -> Any:
+        """Return what the runs in the stack predict for rows of shape (n_cells, n_rows, ...), in evaluation mode."""
+        return self.stack.outputs(x)
+
+
+def lr_dtype(stack: ModelStack) -> torch.dtype:
+    """Return the floating-point dtype the stack computes in."""
+    return next(iter(stack.optimizer.params.values())).dtype
+
+
+def _batch(x: Rows, y: Rows, weight: Tensor | None, size: int, cells: np.ndarray | None = None) -> Batch:
+    """Cut a step's rows to `size`, for some cells only where `cells` says so."""
+    chosen = slice(None) if cells is None else torch.as_tensor(cells)
+
+    def cut(rows: Tensor) -> Tensor:
+        return rows[chosen, :size]
+
+    return Batch(
+        map_tensors(cut, x),
+        map_tensors(cut, y),
+        None if weight is None else cut(weight),
+        None if cells is None else tuple(cells.tolist()),
+    )
+
+
+def _valid_batch_size(net: NeuralNet, n_rows: int) -> int:
+    size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
+    return n_rows if size == -1 else min(size, n_rows)

@@ -1,0 +1,339 @@
+"""From candidates to packs: which can share a stack, what their nets ask for, and what cannot be stacked at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import skorch
+import torch
+from joblib import hash as joblib_hash
+from skorch import NeuralNet
+from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
+from torch import Tensor, nn
+
+from sklr import _net_data, nets
+from sklr._random import RandomStream
+from sklr.engines._base import Cell, Experiment
+from sklr.engines._batches import BatchOrder, Rows, all_rows, is_in_memory, loads_plainly, map_tensors
+from sklr.engines._data import CellData, Head, cell_data, has_head, is_net, looks_only_at_predictions, seeded_clone
+from sklr.engines._pack import Member, Side
+from sklr.engines._sequential import _fit_heads as fit_heads
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_optim import optimizer_reasons
+from sklr.engines._stack_probe import module_reasons
+from sklr.schedules import resolve_schedule
+
+PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
+OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
+KNOWN_NETS = (
+    nets.NeuralNetClassifier,
+    nets.NeuralNetBinaryClassifier,
+    nets.NeuralNetRegressor,
+    skorch.NeuralNetClassifier,
+    skorch.NeuralNetBinaryClassifier,
+    skorch.NeuralNetRegressor,
+    skorch.NeuralNet,
+)
+
+
+class Unstackable(Exception):
+    """These candidates cannot be stacked; the arguments are the reasons."""
+
+
+def last_step(estimator: Any) -> Any:
+    """Return the net of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if has_head(estimator) else estimator
+
+
+def static_reasons(experiment: Experiment, net: Any) -> list[str]:
+    """Return what can be told from the parameters alone that keeps `net` out of a stack."""
+    if not is_net(net):
+        return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
+    reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
+    reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
+    if net.train_split is not None:
+        reasons.append("train_split holds rows out of each training")
+    if not loads_plainly(net):
+        reasons.append("iterator_train is not torch's DataLoader")
+    if net.compile:
+        reasons.append("compile=True compiles each module")
+    allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
+    params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
+    reasons += [f"the module is given the fit parameter {name}" for name in sorted(params - allowed)]
+    return reasons + _callback_reasons(experiment, net)
+
+
+def _overridden(net: NeuralNet) -> list[str]:
+    """Return what a subclass of the nets we know does its own way; predictions and scores it may."""
+    own: set[str] = set()
+    base: type = object
+    for cls in type(net).__mro__:
+        if cls in KNOWN_NETS:
+            base = cls
+            break
+        own |= vars(cls).keys()
+    harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
+    return sorted(
+        n for n in own if hasattr(base, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
+    )
+
+
+def _meddlers(net: NeuralNet) -> list[str]:
+    if net.callbacks == "disable":
+        return ["setting 'disable'"]
+    given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
+    classes = [c if isinstance(c, type) else type(c) for c in given]
+    return [c.__name__ for c in classes if c not in (*OBSERVERS, GradientNormClipping)]
+
+
+def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
+    if getattr(net, "_skl_callbacks", None):
+        return ["scikit-learn callbacks are set on the net"]
+    listeners = getattr(experiment.caller, "_skl_callbacks", [])
+    names = [type(c).__name__ for c in listeners if hasattr(c, "max_propagation_depth")]
+    return [f"the callback {name} follows each training" for name in names if name != "ProgressBar"]
+
+
+def group_candidates(candidates: Sequence[dict], prefix: str) -> list[list[int]]:
+    """Group the candidates that differ in nothing but what a stack can vary from run to run.
+
+    >>> group_candidates([{"lr": 1, "batch_size": 8}, {"lr": 2, "batch_size": 8}, {"lr": 1, "batch_size": 16}], "")
+    [[0, 1], [2]]
+    """
+    groups: dict[str, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        rest = {name: value for name, value in candidate.items() if not _is_per_run(name.removeprefix(prefix))}
+        groups.setdefault(_key(rest, i), []).append(i)
+    return list(groups.values())
+
+
+def _is_per_run(name: str) -> bool:
+    return name in PER_RUN or (name.startswith("optimizer__") and not name.startswith("optimizer__param_groups"))
+
+
+def _key(params: Mapping[str, Any], i: int) -> str:
+    try:
+        return joblib_hash(sorted(params.items(), key=lambda item: item[0]))
+    except Exception:  # something that cannot be pickled, so it cannot be compared either
+        return f"candidate {i}"
+
+
+class Place(NamedTuple):
+    """One cell of a group: the estimator that stands for it, its rows, and how it enters the stack."""
+
+    estimator: Any
+    data: CellData  # for the net
+    score_data: CellData  # for what is scored
+    subject: Any
+    side: Side
+    x_test: Rows
+    seconds: float
+
+
+class Group(NamedTuple):
+    """Candidates that can share stacks."""
+
+    members: list[Member]
+    optimizer_kwargs: list[dict[str, Any]]
+    places: list[Place]
+    stack_args: dict[str, Any]
+    max_epochs: int
+
+    def build(self, chosen: Sequence[int]) -> ModelStack:
+        """Make the stack of some of the members."""
+        modules = [place.side.net.module_ for place in self.places]
+        kwargs = [self.optimizer_kwargs[i] for i in chosen]
+        return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **self.stack_args)
+
+
+def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
+    """Set the candidates' nets up in every cell, up to the first step.
+
+    Raises
+    ------
+    Unstackable
+        With the reasons, if some cannot be trained this way.
+    """
+    cells = experiment.cells
+    firsts = [seeded_clone(experiment, candidate, cells[0]) for candidate in candidates]
+    reasons = {r for first in firsts for r in static_reasons(experiment, last_step(first))}
+    if reasons:
+        raise Unstackable(*sorted(reasons))
+    prefix = f"{firsts[0].steps[-1][0]}__" if has_head(firsts[0]) else ""
+    groups = group_candidates(candidates, prefix)
+    estimators = [seeded_clone(experiment, candidates[group[0]], cell) for group in groups for cell in cells]
+    heads = fit_heads(experiment, estimators, list(cells) * len(groups))
+    built = []
+    for g, group in enumerate(groups):
+        part = slice(g * len(cells), (g + 1) * len(cells))
+        places = [
+            _place(experiment, cell, estimator, head)
+            for cell, estimator, head in zip(cells, estimators[part], heads[part], strict=True)
+        ]
+        built.append(_group(group, [last_step(firsts[i]) for i in group], places))
+    return built
+
+
+def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None) -> Place:
+    raw = cell_data(experiment, cell, estimator)
+    net = last_step(estimator)
+    if head is not None:
+        estimator.steps = [*head.steps, estimator.steps[-1]]
+    elif has_head(estimator):
+        raise Unstackable("the steps before the net could not be fitted")
+    data = raw if head is None else head.data
+    side = _side(net, cell, data)
+    predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
+    subject, score_data = (net, data) if predictions_do else (estimator, raw)
+    x_test = all_rows(net, net.get_dataset(_as_predicted(net, data.X_test)))[0]
+    return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
+
+
+def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
+    X, y = data.X_train, data.y_train
+    net.set_params(verbose=0)
+    world: Any = nullcontext()
+    if hasattr(net, "start_fit"):
+        X, y = net.start_fit(X, y, data.fit_params.get("sample_weight"))
+    else:
+        world = RandomStream(cell.seed)
+        with world:
+            net.initialize()
+    dataset, _ = net.get_split_datasets(X, y)
+    if not is_in_memory(dataset):
+        raise Unstackable(f"{type(dataset).__name__} may give other items each time")
+    x, targets = all_rows(net, dataset)
+    x = map_tensors(_caster(net), x)
+    weight = data.fit_params.get("sample_weight")
+    if weight is not None:
+        weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
+    return Side(net, BatchOrder(net, len(dataset), world), x, targets, weight)
+
+
+def _caster(net: NeuralNet) -> Any:
+    dtype = _net_data.float_dtype(net.module_) if hasattr(net, "start_fit") else None
+    return lambda t: _net_data.cast_floats(t, dtype) if dtype is not None else t
+
+
+def _as_predicted(net: NeuralNet, X: Any) -> Any:
+    """Return rows as the net's own `predict` would hand them to the module."""
+    return net.ready_to_predict(X) if hasattr(net, "ready_to_predict") else X
+
+
+def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], places: list[Place]) -> Group:
+    net = places[0].side.net
+    if sum(p.requires_grad for p in net.criterion_.parameters()):
+        raise Unstackable("the criterion has parameters of its own to learn")
+    x = map_tensors(lambda rows: rows[:8], places[0].side.x)
+    output = _infer(net, x)
+    places = [place._replace(side=place.side._replace(y=_targets(net, place.side.y, output))) for place in places]
+    y = map_tensors(lambda rows: rows[:8], places[0].side.y)
+    optimizer, groups, peak = _optimizer(net)
+    kwargs = [_optimizer_kwargs(other) for other in nets_]
+    transform = _transform(net)
+    reasons = module_reasons(net.module_, x, y, net.criterion_, transform=transform)
+    for distinct in {joblib_hash(k): k for k in kwargs}.values():
+        reasons += optimizer_reasons(optimizer, distinct, groups)
+    if reasons:
+        raise Unstackable(*dict.fromkeys(reasons))
+    stack_args = {
+        "criterion": net.criterion_,
+        "optimizer": optimizer,
+        "example": (x, y),
+        "groups": groups,
+        "transform": transform,
+        **_clipping(net),
+    }
+    members = [_member(c, other, peak) for c, other in zip(candidates, nets_, strict=True)]
+    group = Group(members, kwargs, places, stack_args, net.max_epochs)
+    _check_loss(group, net, x, y)
+    return group
+
+
+def _infer(net: NeuralNet, x: Rows) -> Rows:
+    net._set_training(False)
+    with torch.no_grad():
+        return net.infer(x)
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _targets(net: NeuralNet, y: Rows, output: Rows) -> Rows:
+    """Return targets as the net's loss would see them, never to be broadcast."""
+    output = _first(output)
+    if not hasattr(net, "start_fit") or not isinstance(output, Tensor) or not isinstance(y, Tensor):
+        return y
+    return _net_data.fit_target(y, output.new_empty(len(y), *output.shape[1:]), net.criterion_)
+
+
+def _transform(net: NeuralNet) -> Any:
+    """Return what the net does to the module's output before the criterion sees it, None if nothing."""
+    if isinstance(net, skorch.NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
+        return _log
+    if isinstance(net, skorch.NeuralNetBinaryClassifier):
+        return _flat
+    return None
+
+
+def _log(probabilities: Any) -> Any:
+    probabilities = _first(probabilities)
+    return torch.log(probabilities + torch.finfo(probabilities.dtype).eps)
+
+
+def _flat(logits: Any) -> Any:
+    logits = _first(logits)
+    return logits.squeeze(-1)
+
+
+def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
+    """Return module outputs as the net's `infer` does: a binary classifier's without their last axis of one."""
+    return _flat(outputs) if isinstance(net, skorch.NeuralNetBinaryClassifier) else outputs
+
+
+def _optimizer(net: NeuralNet) -> tuple[type, Any, list[float | None]]:
+    """Return the optimizer's class, its parameter groups by name, and the lr each group has set for itself."""
+    names = {id(p): name for name, p in net.module_.named_parameters()}
+    (param_groups,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
+    groups = [
+        ([names[id(p)] for p in group["params"]], {k: v for k, v in group.items() if k not in ("params", "lr")})
+        for group in param_groups
+    ]
+    return type(net.optimizer_), groups, [group.get("lr") for group in param_groups]
+
+
+def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
+    return {k: v for k, v in net.get_params_for("optimizer").items() if k not in ("lr", "param_groups")}
+
+
+def _member(candidate: int, net: NeuralNet, own: Sequence[float | None]) -> Member:
+    peak = net.get_params_for("optimizer").get("lr", net.lr)
+    schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))
+    if schedule.monitored() not in (None, "train_loss"):
+        raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
+    horizon = getattr(net, "schedule_epochs", None) or net.max_epochs
+    return Member(candidate, tuple(float(peak if lr is None else lr) for lr in own), schedule, horizon)
+
+
+def _clipping(net: NeuralNet) -> dict[str, Any]:
+    for _, callback in net.callbacks_:
+        if isinstance(callback, GradientNormClipping):
+            norm_type = callback.gradient_clip_norm_type
+            return {"clip_norm": callback.gradient_clip_value, "clip_norm_type": norm_type}
+    return {}
+
+
+def _check_loss(group: Group, net: NeuralNet, x: Rows, y: Rows) -> None:
+    """Refuse if the stack's loss is not the net's own: a loss that `get_loss` alone knows of, say."""
+    stack = group.build([0])
+    many = map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), x)
+    outputs = map_tensors(lambda out: out.transpose(0, 1), stack.outputs(many))
+    found = stack.loss(outputs, map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), y), None)[0, 0]
+    with torch.no_grad():
+        wanted = net.get_loss(_infer(net, x), y, X=x, training=False)
+    if not torch.allclose(found, wanted.to(found), rtol=1e-4, equal_nan=True):
+        raise Unstackable(f"the loss of a batch is {found:.6g} in a stack and {wanted:.6g} in the net")

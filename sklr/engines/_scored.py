@@ -1,0 +1,148 @@
+"""A pack whose runs are scored: after each epoch to be followed, at the end for the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from skorch import NeuralNet
+
+from sklr.engines._answers import CellScorer, quietly
+from sklr.engines._base import Experiment
+from sklr.engines._batches import Rows, map_tensors, stack_rows
+from sklr.engines._pack import Pack
+from sklr.engines._prepare import Group, as_inferred
+from sklr.engines._run import error_scores
+from sklr.exceptions import TrainingDiverged
+from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
+
+
+class ScoredPack:
+    """Some members of a group in one stack, with their scores.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    group : Group
+    chosen : sequence of int
+        Which of the group's members are in this pack.
+    seed : int
+        For dropout.
+
+    Attributes
+    ----------
+    outcomes : dict from (candidate, cell) to Outcome
+        Of the runs that have ended.
+    """
+
+    def __init__(self, experiment: Experiment, group: Group, chosen: Sequence[int], seed: int):
+        self.experiment, self.places = experiment, group.places
+        members = [group.members[i] for i in chosen]
+        sides = [place.side for place in group.places]
+        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, seed)
+        self.x_test = stack_rows([place.x_test for place in group.places])
+        self.n_test = [len(cell.test) for cell in experiment.cells]
+        self.scorers = [self._scorer(cell) for cell in range(len(sides))]
+        self.outcomes: dict[tuple[int, int], Outcome] = {}
+        self.score_seconds = 0.0
+
+    def _scorer(self, cell: int) -> CellScorer:
+        place, experiment = self.places[cell], self.experiment
+        load = partial(self._load, cell)
+        return CellScorer(
+            place.side.net, place.subject, place.score_data, experiment.scorer, experiment.error_score, load
+        )
+
+    def _load(self, cell: int, member: int) -> NeuralNet:
+        net = self.places[cell].side.net
+        self.pack.stack.load_run(self.pack.in_stack.index(member), cell, net.module_)
+        return net
+
+    def train_epoch(self) -> None:
+        """Train an epoch, and fill in its validation scores."""
+        self.pack.train_epoch()
+        start = time.time()
+        outputs = self._outputs(self.x_test)
+        for cell, scorer in enumerate(self.scorers):
+            scores = scorer.follow(self._rows_of(outputs, cell, self.n_test), partial(self._follow_one, cell))
+            for i, m in enumerate(self.pack.in_stack):
+                if self.pack.alive[m, cell]:
+                    history = self.pack.history[m][cell]
+                    history[-1] = history[-1]._replace(valid_score=float(scores[i]))
+        self.score_seconds += time.time() - start
+
+    def _follow_one(self, cell: int, i: int, outputs: Rows) -> float:
+        score = partial(self.scorers[cell].score, self.pack.in_stack[i], outputs)
+        return quietly(lambda: pick_score(score(), self.experiment.metric))
+
+    def _outputs(self, x: Rows) -> Rows:
+        """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
+        return as_inferred(self.places[0].side.net, self.pack.outputs(x))
+
+    def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
+        return map_tensors(lambda t: t[:, cell, : n_rows[cell]], outputs)
+
+    def latest(self) -> Iterator[tuple[int, int, EpochRow]]:
+        """Yield candidate, cell and row of every run that came through the last epoch."""
+        for m, cell in np.argwhere(self.pack.alive):
+            yield self.pack.members[m].candidate, int(cell), self.pack.history[m][cell][-1]
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
+        candidates = [member.candidate for member in self.pack.members]
+        stopping = mask[candidates] & self.pack.alive
+        if stopping.any() and not self.pack.done:
+            self._score(stopping, STOPPED, reason)
+            self.pack.alive &= ~stopping
+
+    def finish(self) -> dict[tuple[int, int], Outcome]:
+        """Score the runs that came to the end, and return the outcomes of all."""
+        self._score(self.pack.alive, OK, "")
+        for (m, cell), (step, loss) in self.pack.diverged.items():
+            scores = error_scores(self.experiment)
+            self._record(m, cell, DIVERGED, str(TrainingDiverged(step, loss)), scores, scores, 0.0)
+        return self.outcomes
+
+    def _score(self, mask: np.ndarray, status: str, reason: str) -> None:
+        if not mask.any():
+            return
+        start = time.time()
+        tests = self._outputs(self.x_test)
+        trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
+        shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
+        n_train = [len(cell.train) for cell in self.experiment.cells]
+        for m, cell in np.argwhere(mask):
+            start = time.time()
+            i, scorer = self.pack.in_stack.index(m), self.scorers[cell]
+            test = scorer.score(m, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
+            seconds = shared + time.time() - start
+            train: Scores | None = None
+            if trains is not None:
+                rows = map_tensors(lambda t: t[i], self._rows_of(trains, cell, n_train))  # noqa: B023
+                train = scorer.score(m, rows, train=True)
+            self._record(m, cell, status, reason, test, train, seconds)
+
+    def _record(
+        self, m: int, cell: int, status: str, reason: str, test: Scores, train: Scores | None, score_time: float
+    ) -> None:
+        candidate, place = self.pack.members[m].candidate, self.places[cell]
+        kept = None
+        if self.experiment.keep_estimators and status != DIVERGED:
+            kept = self._fitted(m, cell)
+        self.outcomes[candidate, int(cell)] = Outcome(
+            test_scores=test,
+            status=status,
+            reason=reason,
+            train_scores=train if self.experiment.return_train_score else None,
+            fit_time=self.pack.seconds / self.pack.alive.size + place.seconds,
+            score_time=score_time,
+            n_test_samples=self.n_test[cell],
+            history=self.pack.history[m][cell],
+            estimator=kept,
+        )
+
+    def _fitted(self, m: int, cell: int) -> Any:
+        raise NotImplementedError

@@ -1,0 +1,295 @@
+"""Many copies of one module trained as one: `n_candidates x n_cells` runs per batched step, without skorch or folds.
+
+The module is used unmodified. Plain networks take the fast lane of `_stack_chain`, everything else goes through
+`torch.func`; `_stack_probe.module_reasons` says beforehand what cannot be stacked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from sklr.engines._stack_attention import ATTENTION
+from sklr.engines._stack_chain import Chain, Work, called, record
+from sklr.engines._stack_loss import StackedLoss, Transform
+from sklr.engines._stack_map import Named, RunMap, call, mixes_rows, rng_kept
+from sklr.engines._stack_optim import decay_form
+from sklr.engines._stack_step import Groups, StackedOptimizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step shows to some cells; their candidates all see the same.
+
+    Parameters
+    ----------
+    x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
+        A dict is passed to the module by keyword, anything else as its one argument.
+    y : Tensor (n_cells, n_rows, ...)
+    weight : Tensor (n_cells, n_rows), optional
+        Sample weights; 0 masks a padded row.
+    cells : tuple of int, default all
+        Which cells these are.
+    """
+
+    x: Any
+    y: Any
+    weight: Tensor | None = None
+    cells: tuple[int, ...] | None = None
+
+
+class ModelStack:
+    """`n_candidates x n_cells` copies of one module, trained by one batched step with a stock optimizer's semantics.
+
+    Parameters
+    ----------
+    modules : sequence of nn.Module, one per cell
+        Initialised, alike in structure, on the device to train on; not touched. Every candidate of a cell starts
+        from its weights.
+    n_candidates : int
+    criterion : nn.Module
+        An initialised loss. Mean and sum over rows can be masked and weighted; any other callable
+        `(output, target) -> loss` needs batches without padding (`mixes_rows` is then True).
+    optimizer : type
+        A `torch.optim.Optimizer` class for which `optimizer_reasons` is empty.
+    optimizer_kwargs : dict, or one per candidate
+    example : (x, y)
+        A small batch of one run, at least two rows, on the same device.
+    groups : sequence of (names, overrides), default one group of all
+        Parameter groups; together they name every trained parameter once.
+    transform : callable, optional
+        Applied to the output before the criterion.
+    clip_norm, clip_norm_type, clip_value : float, optional
+        Gradient clipping, run by run: total norm, which norm, largest absolute value.
+
+    Attributes
+    ----------
+    mixes_rows : bool
+        Whether a row's part in the training depends on the batch's other rows (batch statistics, a criterion of
+        whole batches): padding would then change the result, so give cells with different numbers of rows their
+        own `Batch` each, all in one `step`.
+
+    >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
+    ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
+    >>> batch = Batch(torch.rand(1, 4, 2), torch.rand(1, 4, 1))
+    >>> losses = stack.step(torch.tensor([[0.0], [0.1], [1.0]]), batch)
+    >>> losses.shape, stack.outputs(batch.x).shape
+    (torch.Size([3, 1]), torch.Size([3, 1, 4, 1]))
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        n_candidates: int,
+        criterion: Any,
+        optimizer: type,
+        optimizer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        example: tuple[Any, Any],
+        groups: Groups | None = None,
+        transform: Transform | None = None,
+        clip_norm: float | None = None,
+        clip_norm_type: float = 2.0,
+        clip_value: float | None = None,
+    ):
+        self.module = copy.deepcopy(modules[0])
+        self.n_cells = len(modules)
+        per_candidate = [optimizer_kwargs] * n_candidates if isinstance(optimizer_kwargs, Mapping) else optimizer_kwargs
+        trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self._constants, self._buffers = _constants(modules, n_candidates), _buffers(modules, n_candidates)
+        params = {name: _stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
+        decays = _decay_forms(optimizer, per_candidate, groups)
+        self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
+        self._clip = (clip_norm, clip_norm_type, clip_value)
+        self._set_example(example, criterion, transform)
+
+    @property
+    def n_candidates(self) -> int:
+        return len(self.optimizer.kwargs)
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.optimizer.groups)
+
+    def step(self, lr: Any, *batches: Batch) -> Tensor:
+        """Take one optimizer step in every cell of these batches; nothing waits for the device.
+
+        Parameters
+        ----------
+        lr : Tensor (n_candidates, n_cells) or (n_groups, n_candidates, n_cells)
+            This step's learning rates.
+        *batches : Batch
+            Together they name a cell at most once. Cells named by none take no step.
+
+        Returns
+        -------
+        losses : Tensor (n_candidates, n_cells)
+            Each run's loss before the step, detached; NaN for cells that took none.
+        """
+        cells, losses = self._gradients(batches)
+        self._clip_gradients()
+        self.optimizer.step(self._rates(lr), cells)
+        return losses.mT
+
+    @torch.no_grad()
+    def outputs(self, x: Any, *, shared: bool = False) -> Any:
+        """What every run predicts, in evaluation mode.
+
+        Parameters
+        ----------
+        x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
+            With `shared=True`, (n_rows, ...): the same rows for every cell.
+
+        Returns
+        -------
+        outputs : Tensor (n_candidates, n_cells, n_rows, ...), or a structure of such
+        """
+        if shared:
+            x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
+        if self._eval_chain is not None:
+            out = self._eval_chain.forward(x, self.optimizer.params, self._eval_chain.workspace())
+        else:
+            out, _ = self._map(x, self.optimizer.params, self._constants, self._buffers, training=False)
+        return tree_map(lambda t: t.transpose(0, 1), out)
+
+    def keep(self, candidates: Sequence[int]) -> None:
+        """Let only these candidates stay, in this order; their optimizer's state stays with them."""
+        candidates = [int(k) for k in candidates]
+        self.optimizer.keep(candidates)
+        index = torch.as_tensor(candidates, device=next(iter(self.optimizer.params.values())).device)
+        self._constants = {name: t.index_select(1, index) for name, t in self._constants.items()}
+        self._buffers = {name: t.index_select(0, index) for name, t in self._buffers.items()}
+        self._work.clear()
+
+    @torch.no_grad()
+    def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
+        """Copy one run's parameters and buffers into `module`, and return it."""
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, stacked in {**self.optimizer.params, **self._constants}.items():
+            state[name].copy_(stacked[cell, candidate])
+        for name, stacked in self._buffers.items():
+            state[name].copy_(stacked[candidate, cell])
+        return module
+
+    def optimizer_state(self, candidate: int, cell: int) -> dict[str, Any]:
+        """One run's optimizer state, for `torch.optim.Optimizer.load_state_dict`; see `StackedOptimizer.state_dict`."""
+        return self.optimizer.state_dict(candidate, cell)
+
+    def _set_example(self, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> None:
+        """Find out what kind of module and criterion these are, on one run's batch."""
+        x, y = example
+        with rng_kept(x):
+            self._eval_chain, self._chain = record(self.module.eval(), x), record(self.module.train(), x)
+            with called() as names, torch.no_grad():
+                output = call(copy.deepcopy(self.module), x)
+            self._map = RunMap(self.module, attention=not names.isdisjoint(ATTENTION))
+            self.loss = StackedLoss(criterion, output, y, transform)
+            self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
+        self._work: dict[Any, list[Work]] = {}
+
+    def _rates(self, lr: Any) -> Tensor:
+        like = next(iter(self.optimizer.params.values()))
+        lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
+        return lr.expand(self.n_groups, *lr.shape[-2:])
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
+        """Fill the optimizer's gradients; the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
+        if len(batches) == 1 and batches[0].cells is None:
+            return None, self._batch_gradients(batches[0], self.optimizer.params, self.optimizer.grads)
+        like = next(iter(self.optimizer.params.values()))
+        losses, cells = like.new_full((self.n_cells, self.n_candidates), torch.nan), []
+        for batch in batches:
+            chosen = list(range(self.n_cells)) if batch.cells is None else list(batch.cells)
+            index = torch.as_tensor(chosen).to(like.device, non_blocking=True)
+            params = {name: p.index_select(0, index) for name, p in self.optimizer.params.items()}
+            grads = {name: torch.empty_like(p) for name, p in params.items()}
+            losses.index_copy_(0, index, self._batch_gradients(batch, params, grads, index).to(losses.dtype))
+            for name, grad in grads.items():
+                self.optimizer.grads[name].index_copy_(0, index, grad)
+            cells += chosen
+        return cells, losses
+
+    def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:
+        if self._chain is not None:
+            return self._chain_gradients(self._chain, batch, params, grads)
+        return self._mapped_gradients(batch, params, grads, index)
+
+    @torch.no_grad()
+    def _chain_gradients(self, chain: Chain, batch: Batch, params: Named, grads: Named) -> Tensor:
+        key = (*batch.x.shape, self.n_candidates)
+        work = self._work.setdefault(key, chain.workspace())
+        outputs = chain.forward(batch.x, params, work)
+        losses, gradient = self.loss.with_gradient(outputs, batch.y, batch.weight)
+        chain.backward(gradient, params, grads, work)
+        return losses
+
+    def _mapped_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None) -> Tensor:
+        constants, buffers = self._constants, self._buffers
+        if index is not None:
+            constants = {name: t.index_select(0, index) for name, t in constants.items()}
+            buffers = {name: t.index_select(1, index) for name, t in buffers.items()}
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+            outputs, buffers = self._map(batch.x, leaves, constants, buffers, training=True)
+            losses = self.loss(outputs, batch.y, batch.weight)
+            for grad, found in zip(
+                (grads[name] for name in leaves),
+                torch.autograd.grad(losses.sum(), list(leaves.values())),
+                strict=True,
+            ):
+                grad.copy_(found)
+        for name, buffer in buffers.items():
+            if index is None:
+                self._buffers[name] = buffer.detach()
+            else:
+                self._buffers[name].index_copy_(1, index, buffer.detach())
+        return losses.detach()
+
+    @torch.no_grad()
+    def _clip_gradients(self) -> None:
+        """As `torch.nn.utils` does it, for each run by itself."""
+        clip_norm, norm_type, clip_value = self._clip
+        grads = list(self.optimizer.grads.values())
+        if clip_norm is not None:
+            norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), norm_type, dim=2) for g in grads])
+            share = clip_norm / (torch.linalg.vector_norm(norms, norm_type, dim=0) + 1e-6)
+            for grad in grads:
+                grad.mul_(share.clamp(max=1.0).reshape(*share.shape, *[1] * (grad.dim() - 2)))
+        if clip_value is not None:
+            for grad in grads:
+                grad.clamp_(-clip_value, clip_value)
+
+
+def _decay_forms(optimizer: type, kwargs: Sequence[Mapping[str, Any]], groups: Groups | None) -> list[str]:
+    """Where each candidate's weight decay enters, asking once for equal arguments."""
+    known: list[tuple[Mapping[str, Any], str]] = []
+    for own in kwargs:
+        if all(own != seen for seen, _ in known):
+            known.append((own, decay_form(optimizer, own, groups)))
+    return [next(form for seen, form in known if seen == own) for own in kwargs]
+
+
+def _stacked(per_cell: Sequence[Tensor], n_candidates: int) -> Tensor:
+    cells = torch.stack([t.detach() for t in per_cell]).unsqueeze(1)
+    return cells.expand(-1, n_candidates, *cells.shape[2:]).contiguous()
+
+
+def _constants(modules: Sequence[nn.Module], n_candidates: int) -> Named:
+    frozen = [name for name, p in modules[0].named_parameters() if not p.requires_grad]
+    return {name: _stacked([m.get_parameter(name) for m in modules], n_candidates) for name in frozen}
+
+
+def _buffers(modules: Sequence[nn.Module], n_candidates: int) -> Named:
+    """Buffers as (n_candidates, n_cells, *shape), unlike parameters: the order in which they are mapped over.
+
+    Batch normalisation writes its running statistics through a view of them, which another order would not allow.
+    """
+    names = [name for name, _ in modules[0].named_buffers()]
+    cells = {name: torch.stack([m.get_buffer(name) for m in modules]) for name in names}
+    return {name: t.expand(n_candidates, *t.shape).contiguous() for name, t in cells.items()}

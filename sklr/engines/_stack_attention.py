@@ -1,0 +1,91 @@
+"""Attention written out, where PyTorch's fused kernels cannot be mapped by `torch.func`."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+
+
+class BatchableAttention(TorchFunctionMode):
+    """Within it, attention is computed from matrix products, softmax and dropout.
+
+    The fused kernels have no batching rule on the CPU, and none with dropout anywhere.
+
+    >>> q = torch.rand(2, 3, 4)
+    >>> with BatchableAttention():
+    ...     mapped = torch.func.vmap(F.scaled_dot_product_attention)(q, q, q)
+    >>> torch.allclose(mapped, F.scaled_dot_product_attention(q, q, q))
+    True
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            return _multi_head(*args, **kwargs)
+        if func is F.scaled_dot_product_attention and not _has_kernel(*args, **kwargs):
+            return attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` by its definition (see its documentation)."""
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (t.repeat_interleave(repeats, dim=-3) for t in (key, value))
+    logits = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None:
+        bias = attn_mask if attn_mask.is_floating_point() else _as_bias(attn_mask, logits.dtype)
+        logits = logits + bias
+    return F.dropout(logits.softmax(-1), dropout_p) @ value
+
+
+def _multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """Asked for the weights, PyTorch computes attention step by step instead of by a kernel."""
+    bound = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
+    wanted = bound.arguments.get("need_weights", True)
+    bound.arguments["need_weights"] = True
+    output, weights = F.multi_head_attention_forward(*bound.args, **bound.kwargs)
+    return output, weights if wanted else None
+
+
+def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
+
+
+def _has_kernel(query: Tensor, *args: Any, **kwargs: Any) -> bool:
+    dropout = kwargs.get("dropout_p", args[3] if len(args) > 3 else 0.0)
+    return query.is_cuda and dropout == 0
+
+
+@contextmanager
+def attention_by_steps() -> Iterator[None]:
+    """Keep attention layers off the kernels that have no batching rule."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with BatchableAttention():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,193 @@
+"""The loss of many runs at once: what the criterion gives each of them alone, padded rows left out.
+
+Outputs are stacked `(n_cells, n_candidates, n_rows, ...)`, targets and weights `(n_cells, n_rows, ...)`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+Transform = Callable[[Any], Any]
+_CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
+
+
+class RowLoss:
+    """A criterion that is a (weighted) mean or sum over rows, so that rows can be masked and weighted.
+
+    The loss of a run is `sum(weight * loss) / sum(weight)` over its rows for reduction="mean" (with class weights,
+    `weight` is the product of both), `sum(weight * loss)` for reduction="sum".
+
+    >>> loss = RowLoss(nn.MSELoss())
+    >>> outputs, targets = torch.tensor([[[[1.0], [9.0]]]]), torch.zeros(1, 2, 1)
+    >>> loss(outputs, targets, torch.tensor([[1.0, 0.0]])).tolist(), loss(outputs, targets, None).tolist()
+    ([[1.0]], [[41.0]])
+    """
+
+    takes_weights = True
+
+    def __init__(self, criterion: Any):
+        self.criterion, self.mean = criterion, criterion.reduction == "mean"
+        self.per_element = copy.copy(criterion)
+        self.per_element.reduction = "none"
+
+    def __call__(self, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
+        losses = self._losses(outputs, targets)
+        n_per_row, total = losses.shape[3], losses.sum(3)
+        total = (total if weight is None else total * weight.unsqueeze(1)).sum(2)
+        if not self.mean:
+            return total
+        return total / self._divisor(targets, weight, n_per_row, outputs.dtype).unsqueeze(1)
+
+    def _divisor(self, targets: Tensor, weight: Tensor | None, n_per_row: int, dtype: torch.dtype) -> Tensor:
+        """What "mean" divides by: Tensor (n_cells,)."""
+        if isinstance(self.criterion, _CLASS_AXIS) and not targets.is_floating_point():
+            rows = self.class_weight(targets, dtype).reshape(*targets.shape[:2], -1).sum(2)
+        else:
+            rows = torch.full(targets.shape[:2], float(n_per_row), dtype=dtype, device=targets.device)
+        return (rows if weight is None else rows * weight).sum(1)
+
+    def class_weight(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight of each target's class, 0 where the target is to be ignored."""
+        kept = targets != self.criterion.ignore_index
+        if self.criterion.weight is None:
+            return kept.to(dtype)
+        return self.criterion.weight[torch.where(kept, targets, 0)] * kept
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
+        lead, n_rows = outputs.shape[:2], outputs.shape[2]
+        targets = targets.unsqueeze(1).expand(*lead, *targets.shape[1:])
+        if isinstance(self.criterion, _CLASS_AXIS) and outputs.dim() == 4:
+            # rows as the last axis: log-softmax over a strided axis is the faster one for few classes
+            outputs = outputs.transpose(2, 3)
+            targets = targets if targets.dim() == 3 else targets.transpose(2, 3)
+            losses = self.per_element(outputs.flatten(0, 1), targets.flatten(0, 1))
+        else:
+            losses = self.per_element(outputs.flatten(0, 2), targets.flatten(0, 2))
+        return losses.reshape(*lead, n_rows, -1)
+
+
+class WholeLoss:
+    """A criterion that only makes sense for a whole batch: called run by run, unweighted, on batches without padding.
+
+    >>> outputs = torch.arange(6.0).reshape(1, 2, 3)
+    >>> WholeLoss(lambda output, target: (output - target).abs().max())(outputs, torch.zeros(1, 3), None).tolist()
+    [[2.0, 5.0]]
+    """
+
+    takes_weights = False
+
+    def __init__(self, criterion: Callable[[Any, Any], Tensor]):
+        self.criterion = criterion
+
+    def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
+        if weight is not None:
+            raise ValueError(
+                "weight must be None for a criterion that is no mean or sum over rows, got a tensor. "
+                "Give each group of cells with equally many rows its own Batch."
+            )
+        return vmap(vmap(self.criterion, in_dims=(0, None)))(outputs, targets)
+
+
+class StackedLoss:
+    """The criterion behind the module, found out on one run's batch to be a row's or the whole batch's.
+
+    Parameters
+    ----------
+    criterion : callable (output, target) -> Tensor
+        An initialised loss module.
+    output, target : one run's output and targets, at least two rows
+    transform : callable, optional
+        Applied to the output before the criterion, such as the logarithm skorch takes before `NLLLoss`.
+    """
+
+    def __init__(self, criterion: Any, output: Any, target: Any, transform: Transform | None = None):
+        self.transform = _stacked_transform(transform, output)
+        output = output if transform is None else transform(output)
+        self.reduce = RowLoss(criterion) if _is_row_loss(criterion, output, target) else WholeLoss(criterion)
+        self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
+
+    @property
+    def takes_weights(self) -> bool:
+        return self.reduce.takes_weights
+
+    def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
+        """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
+        return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
+
+    def with_gradient(self, outputs: Tensor, targets: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The losses and each loss's gradient in its own run's outputs."""
+        if self.closed_form:
+            assert isinstance(self.reduce, RowLoss)
+            return _cross_entropy(self.reduce, outputs, targets, weight)
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            losses = self(leaf, targets, weight)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        return losses.detach(), gradient
+
+
+def _cross_entropy(loss: RowLoss, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Plain cross entropy and its gradient `softmax - one_hot`, without a graph: half the time on a small batch."""
+    share = loss.class_weight(targets, outputs.dtype)
+    if weight is not None:
+        share = share * weight
+    if loss.mean:
+        share = share / share.sum(1, keepdim=True)
+    share = share[:, None, None, :]
+    label = torch.where(targets == loss.criterion.ignore_index, 0, targets)[:, None, None, :]
+    label = label.expand(*outputs.shape[:2], 1, -1)
+    log_p = torch.log_softmax(outputs.transpose(2, 3), 2)
+    losses = -(log_p.gather(2, label) * share).sum((2, 3))
+    gradient = log_p.exp_().scatter_add_(2, label, log_p.new_tensor(-1.0).expand(label.shape)).mul_(share)
+    return losses, gradient.transpose(2, 3)
+
+
+def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> bool:
+    return (
+        isinstance(loss, RowLoss)
+        and type(loss.criterion) is nn.CrossEntropyLoss
+        and loss.criterion.label_smoothing == 0
+        and output.dim() == 2
+        and not target.is_floating_point()
+    )
+
+
+def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
+    """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows."""
+    if getattr(criterion, "reduction", None) not in ("mean", "sum") or not isinstance(output, Tensor):
+        return False
+    if not isinstance(target, Tensor) or output.shape[:1] != target.shape[:1]:
+        return False
+    n_rows = output.shape[0]
+    weight = (torch.arange(n_rows, device=output.device) < max(1, n_rows // 2)).to(output.dtype)
+    kept = int(weight.sum())
+    try:
+        masked = RowLoss(criterion)(output[None, None], target[None], weight[None]).squeeze()
+        whole = RowLoss(criterion)(output[None, None], target[None], None).squeeze()
+        expected = criterion(output[:kept], target[:kept]), criterion(output, target)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        return False
+    return all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in zip((masked, whole), expected, strict=True))
+
+
+def _stacked_transform(transform: Transform | None, output: Any) -> Transform | None:
+    """The transform itself where it does not mind two more axes in front, else mapped over them."""
+    if transform is None:
+        return None
+    mapped = vmap(vmap(transform))
+    if isinstance(output, Tensor):
+        stacked = output[None, None].repeat(2, 3, *[1] * output.dim())
+        try:
+            direct, expected = transform(stacked), mapped(stacked)
+            if direct.shape == expected.shape and torch.equal(direct, expected):
+                return transform
+        except (RuntimeError, IndexError, AttributeError):
+            pass
+    return mapped

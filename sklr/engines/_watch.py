@@ -1,0 +1,114 @@
+"""What looks on while a net trains: the epochs are written down, divergence ends it, Ctrl-C is not swallowed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from skorch import NeuralNet
+
+from sklr._divergence import exploded
+from sklr._random import RandomStream
+from sklr.callbacks import StopOnDivergence
+from sklr.exceptions import TrainingDiverged
+from sklr.results import EpochRow
+
+
+class Guard(StopOnDivergence):
+    """End a training that diverges, even if its very last step does, which no training loss has seen."""
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Raise if a batch's loss is beyond return now; nothing is drawn from the training's random stream."""
+        losses = [row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row]
+        if not losses:
+            return
+        with RandomStream(0):
+            batch = next(iter(net.get_iterator(net.get_dataset(X, y), training=False)))
+            loss = float(net.validation_step(batch)["loss"])
+        if exploded(loss, losses[0]):
+            raise TrainingDiverged(len(losses), loss)
+
+
+class Watcher(Guard):
+    """Write down lr, training loss and validation score of every epoch, and end the training if it diverges.
+
+    Parameters
+    ----------
+    score : callable
+        Returns the present score on the validation rows; it may fail.
+    """
+
+    def __init__(self, score: Callable[[], float]):
+        self.score = score
+        self.history: list[EpochRow] = []
+        self.seconds = 0.0  # spent here, and no part of the training's time
+        self.lr = np.nan
+        self.interrupted = False  # by Ctrl-C while scoring
+
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Read the lr just before the optimizer uses it: schedulers change it before and after."""
+        self.lr = net.optimizer_.param_groups[0]["lr"]
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Add the epoch's row, without drawing from the training's random stream."""
+        start = time.time()
+        row = EpochRow(len(self.history), float(self.lr), _train_loss(net), self._score_now())
+        self.history.append(row)
+        self.seconds += time.time() - start
+
+    def _score_now(self) -> float:
+        with RandomStream(0), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the scorer is said once, at the end
+            try:
+                return float(self.score())
+            except KeyboardInterrupt:
+                self.interrupted = True
+                raise
+            except Exception:
+                return float("nan")
+
+
+def _train_loss(net: NeuralNet) -> float:
+    batches = [row for row in net.history_[-1]["batches"] if "train_loss" in row]
+    if not batches:
+        return float("nan")
+    sizes = [row["train_batch_size"] for row in batches]
+    return float(np.average([row["train_loss"] for row in batches], weights=sizes))
+
+
+@contextmanager
+def ctrl_c_comes_through() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end if there was a Ctrl-C that something swallowed, as skorch's `fit` does.
+
+    >>> import os
+    >>> with ctrl_c_comes_through():
+    ...     try:
+    ...         os.kill(os.getpid(), signal.SIGINT)
+    ...     except KeyboardInterrupt:
+    ...         pass
+    Traceback (most recent call last):
+    KeyboardInterrupt
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield  # signals are the main thread's, and someone may have switched this one off
+        return
+    heard = []
+
+    def hear(*signal_and_frame: Any) -> None:
+        heard.append(signal_and_frame)
+        usual(*signal_and_frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if heard:
+        raise KeyboardInterrupt

@@ -1,0 +1,180 @@
+"""What cannot be stacked says so before the training, in words."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sklr.engines._stack_attention import BatchableAttention, attention
+from sklr.engines._stack_optim import decay_form, optimizer_reasons
+from sklr.engines._stack_probe import module_reasons
+from sklr.exceptions import EngineError
+
+X, Y = torch.rand(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+class Custom(nn.Module):
+    """A linear layer with a forward pass of the test's."""
+
+    def __init__(self, forward, **extra):
+        super().__init__()
+        self.linear, self.calls, self.forward_ = nn.Linear(8, 3), 0, forward
+        for name, value in extra.items():
+            if isinstance(value, torch.Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def forward(self, x):
+        return self.forward_(self, x)
+
+
+def counting(m, x):
+    m.calls += 1
+    return m.linear(x) * m.calls
+
+
+def remembering(m, x):
+    m.mean = 0.9 * m.mean + 0.1 * x.mean()
+    return m.linear(x) - m.mean
+
+
+def own_attention(m, x):
+    h = x.unflatten(1, (2, 4))
+    return m.linear(F.scaled_dot_product_attention(h, h, h, dropout_p=0.2 if m.training else 0.0).flatten(1))
+
+
+STACKABLE = {
+    "mlp": nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)),
+    "dropout": nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Dropout(0.3), nn.Linear(5, 3)),
+    "functional dropout": Custom(lambda m, x: m.linear(F.dropout(x, 0.5, m.training))),
+    "batch norm": nn.Sequential(nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)),
+    "transformer": nn.Sequential(
+        nn.Unflatten(1, (2, 4)), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Flatten(), nn.Linear(8, 3)
+    ),
+    "attention with dropout": Custom(own_attention),
+    "float64": nn.Linear(8, 3).double(),
+    "reassigned buffer": Custom(remembering, mean=torch.zeros(())),
+}
+
+
+@pytest.mark.parametrize("name", STACKABLE)
+def test_no_reason_against(name):
+    module = STACKABLE[name]
+    x = X.to(next(module.parameters()).dtype)
+    before, rng = copy.deepcopy(module.state_dict()), torch.random.get_rng_state()
+    assert module_reasons(module, x, Y, nn.CrossEntropyLoss()) == []
+    assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+    assert torch.equal(rng, torch.random.get_rng_state())
+
+
+UNSTACKABLE = {
+    "LSTM": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
+                    rnn=nn.LSTM(4, 4, batch_first=True)), "aten::lstm cannot be batched by torch.func"),
+    "GRU": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
+                   rnn=nn.GRU(4, 4, batch_first=True)), "aten::gru cannot be batched by torch.func"),
+    "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "depends on values of tensors"),
+    "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "depends on values of tensors"),
+    "state": (Custom(counting), "stacked training differs from training one by one"),
+    "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "its randomness in training is not Dropout's"),
+    "lazy": (nn.LazyLinear(3), "its lazy layers are not initialised yet"),
+    "unused": (Custom(lambda m, x: m.linear(x), other=nn.Linear(2, 2)), "its parameter 'other.weight' is not used"),
+    "frozen": (nn.Linear(8, 3).requires_grad_(False), "it has no trainable parameter"),
+    "mixed": (nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 3).double()), "its parameters are of several kinds"),
+    "sparse": (nn.Sequential(nn.Embedding(3, 2, sparse=True), nn.Linear(2, 3)), "its gradients are sparse"),
+    "broken": (nn.Linear(7, 3), "a trial step failed"),
+    "cumulative": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, momentum=None)), "depends on values of tensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSTACKABLE)
+def test_reasons_against_a_module(name):
+    module, words = UNSTACKABLE[name]
+    (reason,) = module_reasons(module, X, Y, nn.CrossEntropyLoss())
+    assert reason.startswith(f"module {type(module).__name__}: ")
+    assert words in reason
+
+
+def test_a_criterion_that_learns_is_a_reason():
+    class Scaled(nn.CrossEntropyLoss):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+    reasons = module_reasons(nn.Linear(8, 3), X, Y, Scaled())
+    assert reasons == ["criterion Scaled: it has trainable parameters of its own"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kwargs", "words"),
+    [
+        (torch.optim.LBFGS, {}, "optimizer LBFGS: a trial of its step failed"),
+        (torch.optim.Rprop, {}, "optimizer Rprop: its step is not elementwise and proportional to lr"),
+        (torch.optim.ASGD, {}, "optimizer ASGD: its step is not elementwise and proportional to lr"),
+        (torch.optim.Adafactor, {}, "optimizer Adafactor: its step is not elementwise and proportional to lr"),
+        (torch.optim.SparseAdam, {}, "optimizer SparseAdam: a trial of its step failed"),
+        (torch.optim.Adam, {"betas": (2, 3)}, "Invalid beta parameter"),
+    ],
+)
+def test_reasons_against_an_optimizer(optimizer, kwargs, words):
+    (reason,) = optimizer_reasons(optimizer, kwargs)
+    assert words in reason
+    with pytest.raises(EngineError, match=optimizer.__name__):
+        decay_form(optimizer, kwargs)
+
+
+class LrInBuffer(torch.optim.SGD):
+    """Momentum that accumulates `lr x grad`: the same at a constant lr, not under a schedule."""
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
+                buffer.mul_(0.9).add_(p.grad, alpha=group["lr"])
+                p.data.sub_(buffer)
+
+
+def test_an_optimizer_whose_state_remembers_old_rates_is_found_out():
+    assert len(optimizer_reasons(LrInBuffer, {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kwargs", "form"),
+    [
+        (torch.optim.SGD, {"weight_decay": 0.1, "momentum": 0.9}, "coupled"),
+        (torch.optim.SGD, {"weight_decay": 0.1, "maximize": True}, "opposed"),
+        (torch.optim.AdamW, {}, "decoupled"),
+        (torch.optim.RAdam, {"weight_decay": 0.1}, "coupled"),
+        (torch.optim.RAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}, "decoupled"),
+    ],
+)
+def test_how_weight_decay_enters(optimizer, kwargs, form):
+    assert decay_form(optimizer, kwargs) == form
+    groups = [(["a"], {"weight_decay": 0.5}), (["b"], {})]
+    assert decay_form(optimizer, kwargs, groups) == form
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True},
+        {"scale": 0.3},
+        {"attn_mask": torch.ones(5, 5).tril().bool()},
+        {"attn_mask": torch.linspace(0, 1, 25).reshape(5, 5).double()},
+    ],
+)
+def test_attention_by_steps_is_attention(options):
+    q, k, v = torch.randn(3, 2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(attention(q, k, v, **options), F.scaled_dot_product_attention(q, k, v, **options))
+    with BatchableAttention():
+        mapped = torch.func.vmap(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options))(q, k, v)
+    assert torch.allclose(mapped, F.scaled_dot_product_attention(q, k, v, **options))
+
+
+def test_attention_by_steps_shares_keys_between_heads():
+    q, k = torch.randn(2, 4, 5, 6), torch.randn(2, 2, 5, 6)
+    expected = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    assert torch.allclose(attention(q, k, k, enable_gqa=True), expected, rtol=1e-4, atol=1e-6)
