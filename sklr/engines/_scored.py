@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from skorch import NeuralNet
@@ -13,6 +12,7 @@ from skorch import NeuralNet
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, map_tensors, stack_rows
+from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
@@ -26,6 +26,8 @@ class ScoredPack:
     Parameters
     ----------
     experiment : Experiment
+    candidates : sequence of dict
+        All candidates of the batch; members know their place in it.
     group : Group
     chosen : sequence of int
         Which of the group's members are in this pack.
@@ -38,8 +40,10 @@ class ScoredPack:
         Of the runs that have ended.
     """
 
-    def __init__(self, experiment: Experiment, group: Group, chosen: Sequence[int], seed: int):
-        self.experiment, self.places = experiment, group.places
+    def __init__(
+        self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int], seed: int
+    ):
+        self.experiment, self.candidates, self.places = experiment, candidates, group.places
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, seed)
@@ -69,8 +73,8 @@ class ScoredPack:
         for cell, scorer in enumerate(self.scorers):
             scores = scorer.follow(self._rows_of(outputs, cell, self.n_test), partial(self._follow_one, cell))
             for i, m in enumerate(self.pack.in_stack):
-                if self.pack.alive[m, cell]:
-                    history = self.pack.history[m][cell]
+                history = self.pack.history[m][cell]
+                if len(history) == self.pack.epoch:  # a run that diverged on the way has no row for this epoch
                     history[-1] = history[-1]._replace(valid_score=float(scores[i]))
         self.score_seconds += time.time() - start
 
@@ -131,7 +135,7 @@ class ScoredPack:
         candidate, place = self.pack.members[m].candidate, self.places[cell]
         kept = None
         if self.experiment.keep_estimators and status != DIVERGED:
-            kept = self._fitted(m, cell)
+            kept = fitted_estimator(self.experiment, self.candidates[candidate], self.pack, m, cell, place)
         self.outcomes[candidate, int(cell)] = Outcome(
             test_scores=test,
             status=status,
@@ -143,6 +147,3 @@ class ScoredPack:
             history=self.pack.history[m][cell],
             estimator=kept,
         )
-
-    def _fitted(self, m: int, cell: int) -> Any:
-        raise NotImplementedError

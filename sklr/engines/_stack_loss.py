@@ -145,7 +145,7 @@ def _cross_entropy(loss: RowLoss, outputs: Tensor, targets: Tensor, weight: Tens
     label = label.expand(*outputs.shape[:2], 1, -1)
     log_p = torch.log_softmax(outputs.transpose(2, 3), 2)
     losses = -(log_p.gather(2, label) * share).sum((2, 3))
-    gradient = log_p.exp_().scatter_add_(2, label, log_p.new_tensor(-1.0).expand(label.shape)).mul_(share)
+    gradient = log_p.exp_().scatter_(2, label, -1.0, reduce="add").mul_(share)
     return losses, gradient.transpose(2, 3)
 
 

@@ -7,7 +7,7 @@ Parameters are stacked `(n_cells, n_candidates, *shape)`: cells lead, so that wh
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,22 +73,19 @@ class _Part:
         self.updates = [like.new_zeros(b.numel) for b in self.blocks]
         for update in self.updates:
             update.grad = torch.zeros_like(update)
+        self.grad_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(_grad(u))]
+        self.update_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(u)]
         groups = [
             {**_own(override), "params": [update]} for override, update in zip(overrides, self.updates, strict=True)
         ]
         self.optimizer = optimizer(groups, lr=1.0, **_stack_kwargs(optimizer, kwargs, like))
 
-    def grads(self) -> Iterator[Tensor]:
-        for blocks, update in zip(self.blocks, self.updates, strict=True):
-            assert update.grad is not None
-            yield from blocks.views(update.grad)
-
-    def step(self) -> Iterator[Tensor]:
+    def step(self) -> list[Tensor]:
+        """The updates at lr=1, parameter by parameter."""
         for update in self.updates:
             update.zero_()
         self.optimizer.step()
-        for blocks, update in zip(self.blocks, self.updates, strict=True):
-            yield from blocks.views(update)
+        return self.update_views
 
     def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> _Part:
         """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
@@ -236,7 +233,7 @@ class StackedOptimizer:
     def _set_parts(self, parts: list[_Part]) -> None:
         self._parts = parts
         if len(parts) == 1:  # the optimizer reads the very memory the gradients are written to
-            self.grads = dict(zip(self.names, parts[0].grads(), strict=True))
+            self.grads = dict(zip(self.names, parts[0].grad_views, strict=True))
         else:
             grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
             self.grads = {
@@ -271,20 +268,19 @@ class StackedOptimizer:
             if decay is not None:
                 self.grads[name].addcmul_(self.params[name], _over_runs(decay, self.params[name]))
 
-    def _updates(self, cells: Sequence[int] | None) -> Iterator[Tensor]:
+    def _updates(self, cells: Sequence[int] | None) -> list[Tensor]:
         if len(self._parts) == 1:
-            yield from self._parts[0].step()
-            return
+            return self._parts[0].step()
         updates = [torch.zeros_like(self.params[name]) for name in self.names]
         stepping = set(range(self.n_cells) if cells is None else cells)
         for part in self._parts:
             if stepping.isdisjoint(part.cells):
                 continue
-            for name, own in zip(self.names, part.grads(), strict=True):
+            for name, own in zip(self.names, part.grad_views, strict=True):
                 own.copy_(self.grads[name][part.index])
             for update, own in zip(updates, part.step(), strict=True):
                 update[part.index] = own
-        yield from updates
+        return updates
 
     @staticmethod
     def _move(param: Tensor, update: Tensor, lr: Tensor, decay: Tensor | None) -> None:
@@ -336,6 +332,11 @@ def _over_runs(values: Tensor, param: Tensor) -> Tensor:
     if values.dim() == 1:
         values = values.unsqueeze(0)
     return values.reshape(*values.shape, *[1] * (param.dim() - 2))
+
+
+def _grad(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def _copied(value: Any) -> Any:

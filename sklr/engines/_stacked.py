@@ -58,7 +58,7 @@ class StackedTraining(Training):
     ):
         self.experiment, self.candidates, self.contexts = experiment, candidates, contexts
         seed = experiment.cells[0].seed
-        self.packs = [ScoredPack(experiment, group, range(len(group.members)), seed) for group in groups]
+        self.packs = [ScoredPack(experiment, candidates, group, range(len(group.members)), seed) for group in groups]
         self.epoch = 0
 
     @property

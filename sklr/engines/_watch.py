@@ -87,13 +87,16 @@ def ctrl_c_comes_through() -> Iterator[None]:
     """Raise KeyboardInterrupt at the end if there was a Ctrl-C that something swallowed, as skorch's `fit` does.
 
     >>> import os
-    >>> with ctrl_c_comes_through():
-    ...     try:
-    ...         os.kill(os.getpid(), signal.SIGINT)
-    ...     except KeyboardInterrupt:
-    ...         pass
-    Traceback (most recent call last):
-    KeyboardInterrupt
+    >>> try:
+    ...     with ctrl_c_comes_through():
+    ...         try:
+    ...             os.kill(os.getpid(), signal.SIGINT)
+    ...         except KeyboardInterrupt:
+    ...             print("swallowed")
+    ... except KeyboardInterrupt:
+    ...     print("and back")
+    swallowed
+    and back
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):

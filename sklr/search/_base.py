@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklr._sklearn import BaseSearchCV, fit_context, take_params
 from sklr._validation import check_count
 from sklr.engines import check_engine, pick_engine
 from sklr.engines._base import Experiment, Training
+from sklr.results import Outcome
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._record import Record
@@ -129,17 +130,26 @@ class BaseLRSearchCV(BaseSearchCV):
             If no candidate could be trained.
         """
         space = self._check()
+        self._forget()
         random_state = check_random_state(self.random_state)
         X, y = indexable(X, y)
         params = take_params(X, params=params)
         root = self._begin_task(X, y, params)
         experiment = self._experiment(X, y, params, random_state)
         seeds = random_state.randint(MAX_SEED, size=3)
+        self.lr_param_ = self._known_lr_param()
         self.study_ = self._make_study(np.random.RandomState(seeds[0]))
         setting = self._setting(experiment, space, root)
-        self._search(setting, self._propose(space, setting.ledger, np.random.RandomState(seeds[1])))
-        world = nullcontext() if self.random_state is None else RandomStream(int(seeds[2]))
-        self._conclude(setting, root, world)
+        try:
+            self._search(setting, self._propose(space, setting.ledger, np.random.RandomState(seeds[1])))
+        except KeyboardInterrupt:
+            with suppress(Exception):  # nothing may hide that it was Ctrl-C
+                self._conclude(setting)
+            raise
+        self._conclude(setting)
+        if self.refit:
+            world = nullcontext() if self.random_state is None else RandomStream(int(seeds[2]))
+            self._refit(experiment, root, world)
         root.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=_metadata(params))
         return self
 
@@ -148,8 +158,13 @@ class BaseLRSearchCV(BaseSearchCV):
         check_lr_range(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
-        self.lr_param_ = self._known_lr_param()
+        self._known_lr_param()
         return self._check_space()
+
+    def _forget(self) -> None:
+        """Drop what an earlier `fit` found: should this one be interrupted, the two must not stand side by side."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
 
     def _known_lr_param(self) -> str | None:
         """Return the name of the learning rate, None where there is no telling; a strategy that needs it will ask."""
@@ -211,18 +226,26 @@ class BaseLRSearchCV(BaseSearchCV):
 
     def _evaluate(self, setting: _Setting, candidates: list[dict]) -> np.ndarray:
         """Train a batch of candidates in every cell, write it down, return its mean scores."""
-        experiment, ledger, record, _ = setting
+        experiment, ledger, _, _ = setting
         check_names(self.estimator, {name for candidate in candidates for name in candidate})
         engine, reasons = pick_engine(self.engine, experiment, candidates)
         self.engine_, self.engine_reasons_ = engine.name, reasons
         self._announce(len(candidates))
         ledger.open(candidates)
         training = engine.start(experiment, candidates, self._contexts(setting, len(candidates)))
-        if self._prunes():
-            _prune_by_epoch(training, ledger)
-        outcomes = training.finish()
-        scores = record.add(candidates, outcomes)
-        ledger.close(outcomes, scores)
+        try:
+            if self._prunes():
+                _prune_by_epoch(training, ledger)
+            return self._write_down(setting, candidates, dict(enumerate(training.finish())))
+        except KeyboardInterrupt:
+            if finished := training.finished():
+                self._write_down(setting, candidates, finished)
+            raise
+
+    def _write_down(self, setting: _Setting, candidates: list[dict], ended: Mapping[int, list[Outcome]]) -> np.ndarray:
+        """Add the candidates of a batch that have ended to record and ledger; return their mean scores."""
+        scores = setting.record.add([candidates[i] for i in ended], list(ended.values()))
+        setting.ledger.close(ended, scores)
         return scores
 
     def _announce(self, n_candidates: int) -> None:
@@ -241,8 +264,8 @@ class BaseLRSearchCV(BaseSearchCV):
             for i in range(n_candidates * len(self.cells_))
         ]
 
-    def _conclude(self, setting: _Setting, root: Any, world: AbstractContextManager) -> None:
-        """Set the fitted attributes, choose, and refit."""
+    def _conclude(self, setting: _Setting) -> None:
+        """Set the fitted attributes, and choose."""
         record = setting.record
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
@@ -254,8 +277,6 @@ class BaseLRSearchCV(BaseSearchCV):
             self._check_refit_for_multimetric(first)
         if self.refit or not self.multimetric_:
             self._choose()
-        if self.refit:
-            self._refit(setting.experiment, root, world)
 
     def _choose(self) -> None:
         metric = self.refit if self.multimetric_ else "score"

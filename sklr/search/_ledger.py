@@ -72,13 +72,14 @@ class Ledger:
         """Ask the study's pruner about every open trial; a boolean array of shape (n_candidates,)."""
         return np.array([trial.should_prune() for trial in self._open])
 
-    def close(self, outcomes: Sequence[Sequence[Outcome]], scores: np.ndarray) -> None:
-        """Tell the study how the open trials ended.
+    def close(self, ended: Mapping[int, Sequence[Outcome]], scores: np.ndarray) -> None:
+        """Tell the study how open trials ended; the others stay open.
 
         Parameters
         ----------
-        outcomes : sequence of shape (n_candidates, n_cells)
-        scores : ndarray of shape (n_candidates,)
+        ended : mapping of int to sequence of Outcome
+            Which of the open trials, by their place in the batch, and the outcomes of their runs.
+        scores : ndarray of shape (n_ended,)
             Mean test scores; NaN where there is none.
 
         Notes
@@ -87,7 +88,8 @@ class Ledger:
         a value below every score there is; the attribute ``status`` says what it was.
         """
         worst = self._below_all(scores)
-        for trial, row, score in zip(self._open, outcomes, scores, strict=True):
+        for (i, row), score in zip(ended.items(), scores, strict=True):
+            trial = self._open[i]
             trial.set_user_attr("status", candidate_status(row))
             if has_status(row, STOPPED):
                 self.study.tell(trial, state=TrialState.PRUNED)
@@ -97,7 +99,7 @@ class Ledger:
                 self.study.tell(trial, worst)
             else:
                 self.study.tell(trial, state=TrialState.FAIL)
-        self._open = []
+        self._open = [trial for i, trial in enumerate(self._open) if i not in ended]
 
     def _below_all(self, scores: np.ndarray) -> float | None:
         told = [t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]

@@ -108,5 +108,5 @@ class Record:
                 f"{diverged.sum()} of {len(diverged)} candidates diverged ({n_runs} runs); they rank last. "
                 "cv_results_['status'] says where.",
                 DivergedWarning,
-                stacklevel=4,
+                stacklevel=6,  # where `fit` was called, past scikit-learn's wrapper of it
             )

@@ -8,60 +8,15 @@ import pandas as pd
 import pytest
 import skorch
 import torch
-from optuna.distributions import CategoricalDistribution
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.datasets import load_iris
-from sklearn.model_selection import GridSearchCV, GroupKFold, ShuffleSplit, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, ShuffleSplit, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from strategies import CV, LRS, X, Y, grid, net
 from torch import nn
 
-from sklr import (
-    MLP,
-    AllDivergedError,
-    BayesSearchCV,
-    DivergedWarning,
-    LRGridSearchCV,
-    NeuralNetClassifier,
-    OptunaSearchCV,
-)
-
-LRS = [0.003, 0.01, 0.03]
-X, Y = load_iris(return_X_y=True)
-CV = StratifiedKFold(3, shuffle=True, random_state=0)
-
-
-def grid(estimator, name="lr", values=LRS, **params):
-    return LRGridSearchCV(estimator, {name: list(values)}, **params)
-
-
-def bayes(estimator, name="lr", values=LRS, **params):
-    return BayesSearchCV(estimator, {name: list(values)}, n_iter=2 * len(values), **params)
-
-
-def optuna(estimator, name="lr", values=LRS, **params):
-    return OptunaSearchCV(
-        estimator, {name: CategoricalDistribution(values)}, n_trials=2 * len(values), sampler="random", **params
-    )
-
-
-DEFAULTS = {
-    "module__hidden": (8,),
-    "optimizer": "adam",
-    "max_epochs": 4,
-    "batch_size": 16,
-    "iterator_train__shuffle": True,
-}
-
-
-def net(**params):
-    return NeuralNetClassifier(MLP, **{**DEFAULTS, **params})
-
-
-@pytest.fixture(params=[grid, bayes, optuna], ids=lambda make: make.__name__)
-def make(request):
-    return request.param
+from sklr import MLP, AllDivergedError, BayesSearchCV, DivergedWarning, LRGridSearchCV, OptunaSearchCV
 
 
 def scores_by_lr(search, name="param_lr"):

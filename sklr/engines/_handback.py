@@ -1,0 +1,71 @@
+"""A stacked run made into a net of its own: weights, buffers, optimizer and history, as if it had been fitted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from skorch import NeuralNet
+
+from sklr._random import RandomStream
+from sklr.engines._base import Experiment
+from sklr.engines._data import has_head, seeded_clone
+from sklr.engines._pack import Pack
+from sklr.engines._prepare import Place, last_step
+from sklr.results import EpochRow
+from sklr.schedules import Constant
+
+
+def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, place: Place) -> Any:
+    """Return a fitted estimator for one run, which can predict, and be trained on by `partial_fit`.
+
+    Parameters
+    ----------
+    experiment, candidate
+        What was trained.
+    pack, m, cell
+        Where it stands: the pack, and the member and the cell in it.
+    place : Place
+        The cell's fitted head and rows.
+    """
+    world = experiment.cells[cell]
+    estimator = seeded_clone(experiment, candidate, world)
+    net = last_step(estimator)
+    if has_head(estimator):
+        estimator.steps = [*place.estimator.steps[:-1], estimator.steps[-1]]
+    if hasattr(net, "start_fit"):
+        net.start_fit(place.data.X_train, place.data.y_train, place.data.fit_params.get("sample_weight"))
+        net._batch_order.set_state(place.side.net._batch_order.get_state())
+    else:
+        with RandomStream(world.seed):
+            net.initialize()
+    i = pack.in_stack.index(m)
+    pack.stack.load_run(i, cell, net.module_)
+    _restore_optimizer(net, pack.stack.optimizer_state(i, cell), pack.history[m][cell], pack.members[m].lrs)
+    if pack.members[m].schedule != Constant():
+        _mark_schedule(net)
+    _restore_history(net, pack.history[m][cell], len(place.side.order))
+    return estimator
+
+
+def _restore_optimizer(net: NeuralNet, state: dict, history: Sequence[EpochRow], peaks: Sequence[float]) -> None:
+    net.optimizer_.load_state_dict(state)
+    last = history[-1].lr if history else peaks[0]
+    for group, peak in zip(net.optimizer_.param_groups, peaks, strict=True):
+        group["initial_lr"] = peak
+        group["lr"] = peak * (last / peaks[0] if peaks[0] else 1.0)
+
+
+def _mark_schedule(net: NeuralNet) -> None:
+    """Tell the net's schedule that the present lr is its own doing, not a new peak."""
+    for group in net.optimizer_.param_groups:
+        group["scheduled_lr"] = group["lr"]
+
+
+def _restore_history(net: NeuralNet, history: Sequence[EpochRow], n_batches: int) -> None:
+    for row in history:
+        net.history_.new_epoch()
+        net.history_.record("epoch", row.epoch + 1)
+        net.history_.record("lr", row.lr)
+        net.history_.record("train_loss", row.train_loss)
+        net.history_.record("train_batch_count", n_batches)

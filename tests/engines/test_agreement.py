@@ -1,0 +1,415 @@
+"""The stacked engine against the sequential one, the reference: weights, histories, scores, statuses."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from sklearn.base import is_classifier
+from sklearn.datasets import make_classification, make_regression
+from sklearn.metrics import check_scoring
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from sklr.engines._base import Cell, Experiment
+from sklr.engines._data import is_net
+from sklr.engines._sequential import SequentialEngine
+from sklr.engines._stacked import StackedEngine
+from sklr.exceptions import EngineError
+from sklr.schedules import Cosine, Plateau, Steps, TorchSchedule, Warmup
+
+X, Y = make_classification(101, 6, n_informative=4, n_classes=3, random_state=0)  # 101: folds of 67, 67 and 68 rows
+XR, YR = make_regression(50, 5, noise=0.1, random_state=0)
+YR = (YR - YR.mean()) / YR.std()
+LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
+Double = partial(MLP, dtype=torch.float64)
+
+
+def cells_of(X, n_seeds=1):
+    folds = KFold(3, shuffle=True, random_state=0).split(X)
+    return [
+        Cell(fold, seed, 100 * fold + seed, train, test)
+        for fold, (train, test) in enumerate(folds)
+        for seed in range(n_seeds)
+    ]
+
+
+def experiment(estimator, X=X, y=Y, scoring=None, **kwargs):
+    if isinstance(scoring, dict):
+        scorer = _MultimetricScorer(scorers={k: check_scoring(estimator, v) for k, v in scoring.items()})
+    else:
+        scorer = check_scoring(estimator, scoring)
+    return Experiment(estimator, X, y, cells_of(X), scorer, keep_estimators=True, **kwargs)
+
+
+def both(estimator, candidates=LRS, **kwargs):
+    """Train with both engines; return their outcomes, stacked first."""
+    described = experiment(estimator, **kwargs)
+    engine = StackedEngine()
+    assert engine.unsupported(described, candidates) == []
+    return engine.start(described, candidates).finish(), SequentialEngine().start(described, candidates).finish()
+
+
+def net_of(estimator):
+    return estimator if is_net(estimator) else estimator[-1]
+
+
+def assert_agree(stacked, alone, rtol=1e-9):
+    for ours, theirs in zip(stacked, alone, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a.status, a.reason) == (b.status, b.reason)
+            assert a.test_scores == pytest.approx(b.test_scores, rel=rtol, nan_ok=True)
+            if b.train_scores is not None:
+                assert a.train_scores == pytest.approx(b.train_scores, rel=rtol, nan_ok=True)
+            np.testing.assert_allclose(np.array(a.history), np.array(b.history), rtol=rtol)
+            if b.status == "ok":
+                assert_same_weights(net_of(a.estimator), net_of(b.estimator), rtol)
+
+
+def assert_same_weights(a, b, rtol):
+    ours, theirs = a.module_.state_dict(), b.module_.state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        scale = value.abs().max().item() if value.is_floating_point() else 0
+        torch.testing.assert_close(ours[name], value, rtol=rtol, atol=rtol * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def classifier(module=Double, **params):
+    defaults = {"batch_size": 16, "max_epochs": 3, "iterator_train__shuffle": True}
+    if module is Double:
+        defaults["module__hidden"] = (8,)
+    return NeuralNetClassifier(module, **{**defaults, **params})
+
+
+class Convolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+        ).double()
+
+    def forward(self, X):
+        return self.layers(X[:, None])
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.group = nn.GroupNorm(2, 8)
+        self.double()
+
+    def forward(self, X):
+        h = self.norm(self.a(X))
+        return self.b(h + torch.tanh(self.group(h)))
+
+
+class Embedded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(10, 4), nn.Linear(24, 3)
+        self.double()
+
+    def forward(self, X):
+        return self.out(self.embed(X).flatten(1))
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(2, 1, 8, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, X):
+        return self.out(self.layer(X.unflatten(1, (3, 2))).flatten(1))
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3).double(), nn.Linear(3, 3).double()
+
+    def forward(self, left, right):
+        return self.a(left) * torch.sigmoid(self.b(right))
+
+
+@pytest.mark.parametrize("module", [Convolution, Normed, Transformer], ids=lambda m: m.__name__)
+def test_modules(module):
+    assert_agree(*both(classifier(module), scoring="neg_log_loss"))
+
+
+def test_batch_norm_with_unequal_folds_keeps_its_statistics():
+    net = classifier(partial(Double, batch_norm=True), module__hidden=(8,))
+    stacked, alone = both(net)
+    assert_agree(stacked, alone)
+    assert any("running_mean" in name for name in net_of(stacked[0][0].estimator).module_.state_dict())
+
+
+def test_embeddings_take_integers():
+    X = np.random.default_rng(0).integers(0, 10, size=(101, 6))
+    assert_agree(*both(classifier(Embedded), X=X))
+
+
+def test_images():
+    class Image(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 3))
+            self.double()
+
+        def forward(self, X):
+            return self.layers(X)
+
+    X = np.random.default_rng(0).normal(size=(101, 1, 8, 8))
+    assert_agree(*both(classifier(Image), X=X))
+
+
+def test_several_inputs_as_a_dict():
+    data = {"left": X[:, :3], "right": X[:, 3:]}
+    rows = cells_of(X)
+    described = Experiment(classifier(TwoInputs), data, Y, rows, check_scoring(classifier()), keep_estimators=True)
+    engine = StackedEngine()
+    reasons = engine.unsupported(described, LRS)
+    if not reasons:  # scikit-learn cannot slice a dict; skorch's SliceDict can
+        raise AssertionError("a plain dict has no rows")
+    described = Experiment(
+        classifier(TwoInputs), skorch.helper.SliceDict(**data), Y, rows, check_scoring(classifier()), keep_estimators=True
+    )
+    assert engine.unsupported(described, LRS) == []
+    assert_agree(engine.start(described, LRS).finish(), SequentialEngine().start(described, LRS).finish())
+
+
+OPTIMIZERS = {
+    "sgd": {"optimizer__momentum": 0.9, "optimizer__nesterov": True, "optimizer__weight_decay": 0.01},
+    "adam": {"optimizer__betas": (0.8, 0.99)},
+    "adamw": {"optimizer__weight_decay": 0.1},
+    "rmsprop": {"optimizer__momentum": 0.5},
+    "nadam": {},
+    "radam": {},
+    "adagrad": {},
+    "adamax": {},
+    "adadelta": {},
+}
+
+
+@pytest.mark.parametrize(("name", "params"), OPTIMIZERS.items(), ids=OPTIMIZERS)
+def test_optimizers(name, params):
+    assert_agree(*both(classifier(optimizer=name, **params), scoring="neg_log_loss"), rtol=1e-8)
+
+
+SCHEDULES = [
+    "cosine",
+    "onecycle",
+    Steps(milestones=(1,)),
+    Warmup(epochs=1.5, then=Cosine()),
+    Plateau(patience=0, threshold=10.0),
+    lambda epoch: 0.5**epoch,
+    TorchSchedule(torch.optim.lr_scheduler.StepLR, step_size=1),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_schedules(schedule):
+    stacked, alone = both(classifier(schedule=schedule, warmup_epochs=0.5), scoring="neg_log_loss")
+    assert_agree(stacked, alone)
+    assert len({row.lr for row in stacked[0][0].history}) > 1
+
+
+def test_parameter_groups_and_clipping():
+    groups = [("layers.0.*", {"lr": 0.05, "weight_decay": 0.1}), ("*bias", {"weight_decay": 0.2})]
+    clip = ("clip", skorch.callbacks.GradientNormClipping(0.1))
+    assert_agree(*both(classifier(optimizer__param_groups=groups, callbacks=[clip]), scoring="neg_log_loss"))
+
+
+def test_a_pipeline_has_its_own_rows_in_each_fold():
+    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())])
+    candidates = [{"net__lr": lr} for lr in (0.01, 0.1)]
+    assert_agree(*both(pipeline, candidates, X=X * 100 + 3, return_train_score=True))
+
+
+def test_regression():
+    net = NeuralNetRegressor(Double, module__hidden=(8,), max_epochs=4, batch_size=16)
+    assert_agree(*both(net, X=XR, y=YR))
+    assert_agree(*both(net, X=XR, y=np.stack([YR, -YR], axis=1)))
+
+
+def test_two_classes():
+    net = NeuralNetBinaryClassifier(Double, module__hidden=(8,), max_epochs=3, batch_size=16)
+    assert_agree(*both(net, y=np.where(Y == 0, "no", "yes"), scoring="roc_auc"))
+    assert is_classifier(net)
+
+
+def test_criteria():
+    weight = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    net = classifier(criterion__weight=weight, criterion__label_smoothing=0.1)
+    assert_agree(*both(net, scoring="neg_log_loss"))
+    logs = classifier(lambda **k: nn.Sequential(Double(6, 3, hidden=(8,)), nn.Softmax(-1)), criterion="nll")
+    assert_agree(*both(logs, scoring="neg_log_loss"))
+
+
+def test_sample_weight():
+    weight = np.random.default_rng(0).uniform(0.1, 2, len(X))
+    fit_params = {"sample_weight": weight}
+    assert_agree(*both(classifier(), fit_params=fit_params, score_params=fit_params))
+
+
+def test_loader_settings_count():
+    assert_agree(*both(classifier(iterator_train__drop_last=True)))
+    assert_agree(*both(classifier(batch_size=-1)))
+    assert_agree(*both(classifier(iterator_train__shuffle=False)))
+
+
+def test_candidates_that_differ_in_more_than_the_lr():
+    candidates = [
+        {"lr": 0.1, "batch_size": 16, "optimizer__weight_decay": 0.1},
+        {"lr": 0.01, "batch_size": 32, "module__hidden": (4, 4)},
+        {"lr": 0.1, "batch_size": 16, "optimizer__momentum": 0.9},
+        {"lr": 0.05, "batch_size": 16, "schedule": "cosine", "warmup_epochs": 1},
+        {"lr": 0.05, "batch_size": 32, "max_epochs": 2, "module__hidden": (4, 4)},
+    ]
+    described = experiment(classifier(), scoring="neg_log_loss")
+    engine = StackedEngine()
+    assert engine.unsupported(described, candidates) == []
+    training = engine.start(described, candidates)
+    assert len(training.packs) == 3
+    assert_agree(training.finish(), SequentialEngine().start(described, candidates).finish())
+
+
+def test_scorers_that_look_at_more_than_predictions():
+    def weight_norm(estimator, X, y):
+        return -float(sum(p.detach().abs().sum() for p in net_of(estimator).module_.parameters()))
+
+    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())])
+    assert_agree(*both(pipeline, [{"net__lr": 0.1}], scoring=weight_norm))
+    assert_agree(*both(classifier(), scoring={"acc": "accuracy", "loss": "neg_log_loss"}, metric="loss"))
+
+
+def test_a_diverged_run_touches_no_other():
+    candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}]
+    stacked, alone = both(classifier(), candidates)
+    assert_agree(stacked, alone)
+    assert all(o.status == "diverged" for o in stacked[1])
+    without, _ = both(classifier(), [{"lr": 0.01}, {"lr": 0.1}])
+    for row, same in zip((stacked[0], stacked[2]), without, strict=True):
+        for a, b in zip(row, same, strict=True):
+            assert a.history == b.history  # not one bit
+    last = both(classifier(batch_size=-1, max_epochs=1), candidates)
+    assert_agree(*last)
+    assert last[0][1][0].status == "diverged"
+
+
+def test_stopped_runs_leave_and_the_rest_goes_on_as_before():
+    described = experiment(classifier(max_epochs=4))
+    training = StackedEngine().start(described, LRS)
+    training.advance(2)
+    mask = np.zeros((3, 3), dtype=bool)
+    mask[1] = True
+    training.stop(mask, "enough")
+    outcomes = training.finish()
+    whole = StackedEngine().start(described, LRS).finish()
+    assert [o.status for o in outcomes[1]] == ["stopped"] * 3
+    assert len(outcomes[1][0].history) == 2
+    np.testing.assert_allclose(np.array(outcomes[2][0].history), np.array(whole[2][0].history), rtol=1e-9)
+
+
+def test_advance_reports_each_epoch():
+    described = experiment(classifier())
+    reports = []
+    for engine in (StackedEngine(), SequentialEngine()):
+        training = engine.start(described, LRS)
+        reports.append([training.advance(1), training.advance(2)])
+        assert training.done
+    for ours, theirs in zip(*reports, strict=True):
+        np.testing.assert_allclose(ours.train_loss, theirs.train_loss, rtol=1e-9)
+        np.testing.assert_allclose(ours.valid_score, theirs.valid_score, rtol=1e-9)
+
+
+def test_dropout_is_shared_by_the_candidates_of_a_cell():
+    net = classifier(partial(Double, dropout=0.5), module__hidden=(8,))
+    same = [{"lr": 0.01}, {"lr": 0.01}]
+    stacked, alone = both(net, same)
+    for k in range(3):
+        assert stacked[0][k].history == stacked[1][k].history
+    assert stacked[0][0].history[0].train_loss != stacked[0][1].history[0].train_loss
+    losses = [np.mean([o.history[-1].train_loss for o in row]) for row in (stacked[0], alone[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)  # in distribution only
+
+
+def test_skorchs_own_nets():
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+
+        def forward(self, X):
+            return self.layers(X)
+
+    net = skorch.NeuralNetClassifier(
+        Module, criterion=nn.CrossEntropyLoss, max_epochs=3, batch_size=16, train_split=None,
+        iterator_train__shuffle=True, verbose=0,
+    )
+    assert_agree(*both(net))
+
+
+def test_float32_scores_are_equal():
+    stacked, alone = both(classifier(MLP, module__hidden=(8,)))
+    for ours, theirs in zip(stacked, alone, strict=True):
+        assert [o.test_scores for o in ours] == [o.test_scores for o in theirs]
+
+
+def test_a_net_handed_back_can_be_trained_on():
+    stacked, alone = both(classifier(schedule="cosine", schedule_epochs=6, optimizer="adam"))
+    rows = cells_of(X)[0].train
+    a, b = (outcomes[2][0].estimator.partial_fit(X[rows], Y[rows]) for outcomes in (stacked, alone))
+    assert_same_weights(a, b, 1e-8)
+    assert [row["lr"] for row in a.history_] == [row["lr"] for row in b.history_]
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, X):
+        return self.out(self.cell(X.unflatten(1, (3, 2)))[0][:, -1])
+
+
+class Branching(MLP):
+    def forward(self, X):
+        return super().forward(X) * (2 if X.sum().item() > 0 else 1)
+
+
+class OwnStep(NeuralNetClassifier):
+    def train_step(self, batch, **fit_params):
+        return super().train_step(batch, **fit_params)
+
+
+REFUSALS = {
+    "lstm": (classifier(Recurrent), "Recurrent"),
+    "item": (classifier(Branching, module__hidden=(8,)), "Branching"),
+    "lbfgs": (classifier(optimizer="lbfgs"), "LBFGS"),
+    "asgd": (classifier(optimizer="asgd"), "ASGD"),
+    "rprop": (classifier(optimizer="rprop"), "Rprop"),
+    "step": (OwnStep(Double, module__hidden=(8,)), "OwnStep overrides train_step"),
+    "split": (classifier(train_split=skorch.dataset.ValidSplit(5)), "train_split"),
+    "callback": (
+        classifier(callbacks=[skorch.callbacks.EarlyStopping(monitor="train_loss")]),
+        "the callback EarlyStopping may change the training",
+    ),
+    "svc": (__import__("sklearn.svm").svm.SVC(), "SVC is not a skorch net"),
+}
+
+
+@pytest.mark.parametrize(("estimator", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_stacked_is_said(estimator, reason):
+    candidates = LRS if is_net(estimator) else [{"C": 1.0}]
+    reasons = StackedEngine().unsupported(experiment(estimator), candidates)
+    assert any(reason in given for given in reasons), reasons
+    with pytest.raises(EngineError, match="cannot train these candidates"):
+        StackedEngine().start(experiment(estimator), candidates)
