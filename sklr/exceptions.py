@@ -34,3 +34,7 @@ class TrainingDiverged(SklrError):
 
 class DivergedWarning(UserWarning):
     """Some runs of a search diverged; their candidates score `error_score` and rank last."""
+
+
+class OutOfMemoryWarning(UserWarning):
+    """A stack of runs did not fit into memory and was halved; the search goes on, slower."""

@@ -74,21 +74,51 @@ class CellScorer:
         Accuracy and R2, the scores of a net that is not asked for another, are computed for all runs at once;
         otherwise `score_one` is called with each run's position and outputs.
         """
-        fast = self._fast(outputs) if self.by_answers and not self.data.score_test else None
+        fast = self.accuracies(outputs)
+        fast = self._r2(outputs) if fast is None else fast
         if fast is not None:
             return fast
-        n_members = len(next(iter(_leaves(outputs))))
-        return np.array([score_one(i, map_tensors(lambda t: t[i], outputs)) for i in range(n_members)])  # noqa: B023
+        return np.array([score_one(i, run) for i, run in enumerate(_runs(outputs))])
 
-    def _fast(self, outputs: Rows) -> np.ndarray | None:
-        if not isinstance(outputs, torch.Tensor) or self.net.predict_nonlinearity != "auto":
+    def accuracies(self, outputs: Rows) -> np.ndarray | None:
+        """Return every run's accuracy on the validation rows, shape (n_members,), if that is what the scorer computes.
+
+        A share of rows is the same number however it is computed, so this may stand for the scorer's own.
+        """
+        net, y = self.net, np.asarray(self.data.y_test)
+        if not self._computes(accuracy_score, SkorchClassifier) or y.ndim != 1 or not _are_logits(net, outputs):
             return None
+        encoded = getattr(net, "_encoded", False)
+        columns = outputs[:, :, : len(net.classes_)] if encoded else outputs
+        numbers = columns.argmax(2).cpu().numpy()
+        return ((net.classes_[numbers] if encoded else numbers) == y).mean(axis=1)
+
+    def _r2(self, outputs: Rows) -> np.ndarray | None:
         y = np.asarray(self.data.y_test)
-        if _means(self.scorer, accuracy_score, self.net, SkorchClassifier):
-            return _accuracy(self.net, outputs, y)
-        if _means(self.scorer, r2_score, self.net, SkorchRegressor) and y.ndim == 1:
-            return _r2(outputs.double().cpu().numpy().reshape(len(outputs), -1), y)
-        return None
+        if not self._computes(r2_score, SkorchRegressor) or y.ndim != 1 or not isinstance(outputs, torch.Tensor):
+            return None
+        predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
+        if predicted.shape[1] != len(y) or len(y) < 2 or np.ptp(y) == 0:
+            return None
+        return 1 - ((y - predicted) ** 2).sum(axis=1) / ((y - y.mean()) ** 2).sum()
+
+    def _computes(self, metric: Callable, kind: type) -> bool:
+        """Say whether the scorer computes `metric` of the net's own predictions, plainly."""
+        net, scorer = self.net, self.scorer
+        stock = isinstance(net, kind) and type(net).__module__.partition(".")[0] in ("skorch", "sklr")
+        plain = getattr(scorer, "_score_func", None) is metric and scorer._sign == 1 and not scorer._kwargs
+        asked = plain or type(scorer).__name__ == "_PassthroughScorer"
+        return stock and asked and self.by_answers and not self.data.score_test and net.predict_nonlinearity == "auto"
+
+
+def _are_logits(net: NeuralNet, outputs: Rows) -> bool:
+    by_class = isinstance(net.criterion_, nn.CrossEntropyLoss | nn.NLLLoss)
+    return by_class and isinstance(outputs, torch.Tensor) and outputs.dim() == 3
+
+
+def _runs(outputs: Rows) -> Iterator[Rows]:
+    for i in range(len(next(_leaves(outputs)))):
+        yield map_tensors(lambda t: t[i], outputs)  # noqa: B023 - used at once
 
 
 def quietly(score: Callable[[], float]) -> float:
@@ -107,25 +137,3 @@ def _leaves(rows: Rows) -> Iterator[torch.Tensor]:
     else:
         for part in rows.values() if isinstance(rows, dict) else rows:
             yield from _leaves(part)
-
-
-def _means(scorer: Any, metric: Callable, net: NeuralNet, kind: type) -> bool:
-    """Say whether a scorer computes `metric` of a net's own predictions, plainly."""
-    stock = isinstance(net, kind) and type(net).__module__.partition(".")[0] in ("skorch", "sklr")
-    plain = getattr(scorer, "_score_func", None) is metric and scorer._sign == 1 and not scorer._kwargs
-    return stock and (plain or type(scorer).__name__ == "_PassthroughScorer")
-
-
-def _accuracy(net: NeuralNet, outputs: torch.Tensor, y: np.ndarray) -> np.ndarray | None:
-    if outputs.dim() != 3 or not isinstance(net.criterion_, (nn.CrossEntropyLoss, nn.NLLLoss)) or y.ndim != 1:
-        return None
-    encoded = getattr(net, "_encoded", False)
-    columns = outputs[:, :, : len(net.classes_)] if encoded else outputs
-    numbers = columns.argmax(2).cpu().numpy()
-    return ((net.classes_[numbers] if encoded else numbers) == y).mean(axis=1)
-
-
-def _r2(predicted: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    if predicted.shape[1] != len(y) or len(y) < 2 or np.ptp(y) == 0:
-        return None
-    return 1 - ((y - predicted) ** 2).sum(axis=1) / ((y - y.mean()) ** 2).sum()

@@ -81,8 +81,11 @@ class _Positions(torch.utils.data.Dataset):
         return positions
 
 
-class BatchOrder:
-    """The batches of a training's epochs, as the net's own DataLoader draws them.
+Epoch = Sequence[Tensor]  # one epoch's batches: int64 tensors of row numbers
+
+
+def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> list[Epoch]:
+    """Return the batches of all epochs of a training, as the net's own DataLoader draws them.
 
     Parameters
     ----------
@@ -90,34 +93,30 @@ class BatchOrder:
         Initialised; its `iterator_train` and the parameters of it count.
     n : int
         Rows to train on.
+    n_epochs : int
     world : context manager
         Entered to draw, for nets whose order comes from the global generator.
     """
+    loader = net.get_iterator(_Positions(n), training=True)
+    loader.collate_fn = torch.as_tensor
+    loader.num_workers = 0  # there is nothing to load
+    draw = _quickly if _is_plain(loader) else list
+    with world:
+        if draw is _quickly and type(loader.sampler) is SequentialSampler:
+            return [draw(loader)] * n_epochs  # the same each time; the skipped draws decide nothing else
+        return [draw(loader) for _ in range(n_epochs)]
 
-    def __init__(self, net: NeuralNet, n: int, world: AbstractContextManager):
-        self.loader = net.get_iterator(_Positions(n), training=True)
-        self.loader.collate_fn = torch.as_tensor
-        self.loader.num_workers = 0  # there is nothing to load
-        self.world = world
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self.loader)
+def _is_plain(loader: DataLoader) -> bool:
+    return type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in (RandomSampler, SequentialSampler)
 
-    def epoch(self) -> Sequence[Tensor]:
-        """Return the next epoch's batches: int64 tensors of row numbers."""
-        with self.world:
-            return self._fast() if self._is_plain() else list(self.loader)
 
-    def _is_plain(self) -> bool:
-        sampler = self.loader.sampler
-        return type(self.loader.batch_sampler) is BatchSampler and type(sampler) in (RandomSampler, SequentialSampler)
-
-    def _fast(self) -> Sequence[Tensor]:
-        # iterating a DataLoader first draws a seed for its workers, whether it has any or not
-        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
-        batches = torch.as_tensor(list(self.loader.sampler)).split(self.loader.batch_size)
-        return batches[:-1] if self.loader.drop_last and len(batches[-1]) < self.loader.batch_size else batches
+def _quickly(loader: DataLoader) -> Epoch:
+    # iterating a DataLoader first draws a seed for its workers, whether it has any or not
+    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    assert loader.batch_size is not None
+    batches = torch.as_tensor(list(loader.sampler)).split(loader.batch_size)
+    return batches[:-1] if loader.drop_last and len(batches[-1]) < loader.batch_size else batches
 
 
 def loads_plainly(net: NeuralNet) -> bool:
@@ -134,13 +133,13 @@ def stack_rows(per_cell: Sequence[Rows]) -> Rows:
     return map_tensors(lambda *cells: torch.nn.utils.rnn.pad_sequence(list(cells), batch_first=True), *per_cell)
 
 
-def epoch_positions(orders: Sequence[Sequence[Tensor]]) -> tuple[Tensor, np.ndarray]:
+def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
     """Line up the batches of an epoch, cell by cell.
 
     Parameters
     ----------
     orders : sequence over cells of sequences over batches of int64 tensors
-        Row numbers, as `BatchOrder.epoch` returns them.
+        Row numbers.
 
     Returns
     -------

@@ -44,7 +44,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     _restore_optimizer(net, pack.stack.optimizer_state(i, cell), pack.history[m][cell], pack.members[m].lrs)
     if pack.members[m].schedule != Constant():
         _mark_schedule(net)
-    _restore_history(net, pack.history[m][cell], len(place.side.order))
+    _restore_history(net, pack.history[m][cell], len(place.side.epochs[0]))
     return estimator
 
 

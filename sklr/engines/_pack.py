@@ -13,20 +13,20 @@ from torch import Tensor
 
 from sklr._divergence import exploded
 from sklr._random import RandomStream
-from sklr.engines._batches import BatchOrder, Gathered, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._batches import Epoch, Gathered, Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._stack import Batch, ModelStack
 from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule
 
 
 class Side(NamedTuple):
-    """One cell as a pack sees it: a net made ready in it, its rows, and the order of its batches.
+    """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
     `weight` holds sample weights, shape (n_rows,), or None.
     """
 
     net: NeuralNet
-    order: BatchOrder
+    epochs: Sequence[Epoch]
     x: Rows
     y: Rows
     weight: Tensor | None = None
@@ -86,7 +86,7 @@ class Pack:
         """Train every run in the stack for one epoch, and find out which have diverged."""
         start = time.time()
         self._compact()
-        positions, sizes = epoch_positions([side.order.epoch() for side in self.sides])
+        positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
         lr = self._lr(sizes)
         with self.world:
             losses = self._steps(positions, sizes, torch.from_numpy(lr))
@@ -177,7 +177,7 @@ class Pack:
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.double().cpu().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
-            n_steps = len(self.sides[cell].order) * self.epoch
+            n_steps = sum(map(len, self.sides[cell].epochs))
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
 
     def outputs(self, x: Rows) -> Any:

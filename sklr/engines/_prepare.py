@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sklr import _net_data, nets
 from sklr._random import RandomStream
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._batches import BatchOrder, Rows, all_rows, is_in_memory, loads_plainly, map_tensors
+from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, loads_plainly, map_tensors
 from sklr.engines._data import CellData, Head, cell_data, has_head, is_net, looks_only_at_predictions, seeded_clone
 from sklr.engines._pack import Member, Side
 from sklr.engines._sequential import _fit_heads as fit_heads
@@ -210,7 +210,7 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     weight = data.fit_params.get("sample_weight")
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
-    return Side(net, BatchOrder(net, len(dataset), world), x, targets, weight)
+    return Side(net, draw_epochs(net, len(dataset), net.max_epochs, world), x, targets, weight)
 
 
 def _caster(net: NeuralNet) -> Any:

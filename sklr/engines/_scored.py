@@ -14,6 +14,7 @@ from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, map_tensors, stack_rows
 from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
+from sklr.engines._packing import halves
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.exceptions import TrainingDiverged
@@ -31,8 +32,6 @@ class ScoredPack:
     group : Group
     chosen : sequence of int
         Which of the group's members are in this pack.
-    seed : int
-        For dropout.
 
     Attributes
     ----------
@@ -40,13 +39,12 @@ class ScoredPack:
         Of the runs that have ended.
     """
 
-    def __init__(
-        self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int], seed: int
-    ):
+    def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
         self.experiment, self.candidates, self.places = experiment, candidates, group.places
+        self.group, self.chosen = group, list(chosen)
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
-        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, seed)
+        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, experiment.cells[0].seed)
         self.x_test = stack_rows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]
         self.scorers = [self._scorer(cell) for cell in range(len(sides))]
@@ -89,10 +87,29 @@ class ScoredPack:
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
         return map_tensors(lambda t: t[:, cell, : n_rows[cell]], outputs)
 
-    def latest(self) -> Iterator[tuple[int, int, EpochRow]]:
-        """Yield candidate, cell and row of every run that came through the last epoch."""
-        for m, cell in np.argwhere(self.pack.alive):
-            yield self.pack.members[m].candidate, int(cell), self.pack.history[m][cell][-1]
+    def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
+        """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
+        for member, cells in zip(self.pack.members, self.pack.history, strict=True):
+            for cell, history in enumerate(cells):
+                for row in history[epoch:]:
+                    yield member.candidate, cell, row
+
+    @property
+    def going(self) -> list[int]:
+        """The members of the group that still have a run to train."""
+        return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
+
+    def halves(self) -> list[ScoredPack]:
+        """Return the members that are still training in two packs, at their start."""
+        self._record_diverged()
+        packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(self.going)]
+        for new in packs:
+            for m, member in enumerate(new.pack.members):
+                for cell in range(len(self.places)):
+                    ended = self.outcomes.get((member.candidate, cell))
+                    new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
+        packs[0].outcomes.update(self.outcomes)
+        return packs
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
@@ -105,10 +122,13 @@ class ScoredPack:
     def finish(self) -> dict[tuple[int, int], Outcome]:
         """Score the runs that came to the end, and return the outcomes of all."""
         self._score(self.pack.alive, OK, "")
+        self._record_diverged()
+        return self.outcomes
+
+    def _record_diverged(self) -> None:
         for (m, cell), (step, loss) in self.pack.diverged.items():
             scores = error_scores(self.experiment)
             self._record(m, cell, DIVERGED, str(TrainingDiverged(step, loss)), scores, scores, 0.0)
-        return self.outcomes
 
     def _score(self, mask: np.ndarray, status: str, reason: str) -> None:
         if not mask.any():
@@ -118,10 +138,14 @@ class ScoredPack:
         trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(cell.train) for cell in self.experiment.cells]
+        quick = [self.scorers[cell].accuracies(self._rows_of(tests, cell, self.n_test)) for cell in range(len(n_train))]
         for m, cell in np.argwhere(mask):
             start = time.time()
-            i, scorer = self.pack.in_stack.index(m), self.scorers[cell]
-            test = scorer.score(m, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
+            i, scorer, known = self.pack.in_stack.index(m), self.scorers[cell], quick[cell]
+            if known is None:
+                test = scorer.score(m, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
+            else:
+                test = float(known[i])
             seconds = shared + time.time() - start
             train: Scores | None = None
             if trains is not None:

@@ -46,7 +46,7 @@ class SequentialEngine(Engine):
 def _fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
     """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
     keys = [
-        (cell.fold, joblib_hash(estimator.steps[:-1])) if has_head(estimator) else None
+        (cell.fold, _identity(estimator.steps[:-1])) if has_head(estimator) else None
         for estimator, cell in zip(estimators, cells, strict=True)
     ]
     tasks: dict[Any, tuple[Pipeline, Cell]] = {}
@@ -58,6 +58,14 @@ def _fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequenc
     fitted = parallel(delayed(_fit_one_head)(experiment, *task, share[key]) for key, task in tasks.items())
     heads = dict(zip(tasks, fitted, strict=True))
     return [heads.get(key) for key in keys]
+
+
+def _identity(steps: list) -> Any:
+    """Return what is equal for equal heads; one that cannot be pickled is equal to no other."""
+    try:
+        return joblib_hash(steps)
+    except Exception:
+        return object()
 
 
 def _fit_one_head(experiment: Experiment, pipeline: Pipeline, cell: Cell, n_runs: int) -> Head | None:

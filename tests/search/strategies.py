@@ -30,7 +30,7 @@ def bayes(estimator, name="lr", values=LRS, **params):
 
 
 def optuna(estimator, name="lr", values=LRS, **params):
-    return OptunaSearchCV(estimator, {name: list(values)}, n_trials=2 * len(values), sampler="random", **params)
+    return OptunaSearchCV(estimator, {name: list(values)}, n_trials=4, sampler="random", **params)
 
 
 STRATEGIES = [grid, bayes, optuna]

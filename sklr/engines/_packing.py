@@ -1,0 +1,79 @@
+"""How many runs go into one stack: as many as memory and workers allow, all cells of a candidate together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklr.engines._batches import map_tensors
+from sklr.engines._prepare import Group
+from sklr.engines._stack_map import call
+
+STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
+SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
+
+
+def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[int]]:
+    """Divide a group's members into packs of about equal size.
+
+    Parameters
+    ----------
+    group : Group
+    max_stack : int or None
+        Most runs in a stack; None for as many as half of the free memory holds.
+    n_jobs : int
+        Workers that want a pack each.
+    """
+    n_cells, n_members = len(group.places), len(group.members)
+    runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
+    at_once = max(1, runs // n_cells)
+    n_packs = min(n_members, max(-(-n_members // at_once), n_jobs))
+    return [part.tolist() for part in np.array_split(np.arange(n_members), n_packs)]
+
+
+def free_bytes(group: Group) -> int:
+    """Return the memory that is free on the group's device, in bytes."""
+    device = torch.device(group.places[0].side.net.device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's
+
+
+def run_bytes(group: Group) -> int:
+    """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
+    side = group.places[0].side
+    module, size = side.net.module_, max(map(len, side.epochs[0]))
+    state = STATES * sum(p.numel() * p.element_size() for p in module.parameters())
+    saved: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    probe = min(size, 8)  # the rest is in proportion
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        training = module.training
+        call(module.eval(), map_tensors(lambda rows: rows[:probe], side.x))
+        module.train(training)
+    return state + 2 * sum(saved) * size // probe
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory has run out, on the device or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def halves(members: Sequence[int]) -> list[list[int]]:
+    """Divide members in two.
+
+    >>> halves([3, 1, 2])
+    [[3], [1, 2]]
+    """
+    middle = len(members) // 2
+    return [list(members[:middle]), list(members[middle:])]
