@@ -43,6 +43,8 @@ def draw(search: LRGridSearchCV, path: str) -> None:
     ax.set_xlabel("peak learning rate")
     ax.set_ylabel("accuracy, mean of 5 folds")
     ax.set_title("Digits, MLP 64-64-64-10, SGD with momentum 0.9")
+    ax.get_legend().remove()
+    figure.legend(loc="outside lower center", ncols=3)
     ax.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sklr.engines._base import Engine, Experiment
+from sklr.engines._data import has_head, is_net
 from sklr.engines._sequential import SequentialEngine
+from sklr.engines._stacked import StackedEngine
 from sklr.exceptions import EngineError
 
-ENGINES: dict[str, type[Engine]] = {"sequential": SequentialEngine}  # the faster first
+__all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "pick_engine", "trains_nets"]
+
+ENGINES: dict[str, type[Engine]] = {"stacked": StackedEngine, "sequential": SequentialEngine}  # the faster first
+
+
+def trains_nets(estimator: Any) -> bool:
+    """Say whether an estimator is a skorch net or a pipeline that ends in one, so that there is an engine to choose."""
+    return is_net(estimator) or has_head(estimator)
 
 
 def check_engine(engine: str | Engine) -> None:

@@ -26,7 +26,9 @@ class WholeFit:
         self.estimator, self.data, self.done = estimator, data, False
         self.watcher = Watcher(score)
         nets = [value for value in (estimator, *estimator.get_params().values()) if is_net(value)]
-        self.world: AbstractContextManager = RandomStream(seed) if nets else nullcontext()
+        # skorch's own nets draw from the global generators; ours have a stream each, and perhaps a thread each
+        seedless = [net for net in nets if not hasattr(net, "random_state")]
+        self.world: AbstractContextManager = RandomStream(seed) if seedless else nullcontext()
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         for net in nets:
             # a net that its owner clones must not take the watcher along, nor the data behind it

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines._batches import map_tensors
 from sklr.engines._prepare import Group
@@ -62,6 +64,38 @@ def run_bytes(group: Group) -> int:
         call(module.eval(), map_tensors(lambda rows: rows[:probe], side.x))
         module.train(training)
     return state + 2 * sum(saved) * size // probe
+
+
+SMALL_WORK = 2e7  # floating-point operations of one product, about a millisecond: below this threads only wait
+
+
+@contextmanager
+def fitting_threads(group: Group, n_members: int) -> Iterator[None]:
+    """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
+
+    Threads meet after every operation. For small operations that gains little, and it loses everything when
+    another process holds one of the cores: OpenMP's waiting threads then spin for a time slice each.
+    """
+    threads = torch.get_num_threads()
+    if n_members * len(group.places) * product_flops(group) < SMALL_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def product_flops(group: Group) -> float:
+    """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
+    side = group.places[0].side
+    module, size = side.net.module_, max(map(len, side.epochs[0]))
+    training, counter = module.training, FlopCounterMode(display=False)
+    probe = min(size, 8)
+    with torch.no_grad(), counter:
+        call(module.eval(), map_tensors(lambda rows: rows[:probe], side.x))
+    module.train(training)
+    n_products = max(1, sum(p.dim() > 1 for p in module.parameters()))
+    return counter.get_total_flops() * size / probe / n_products
 
 
 def out_of_memory(error: BaseException) -> bool:

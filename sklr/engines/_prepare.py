@@ -92,9 +92,8 @@ def _meddlers(net: NeuralNet) -> list[str]:
 def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
     if getattr(net, "_skl_callbacks", None):
         return ["scikit-learn callbacks are set on the net"]
-    listeners = getattr(experiment.caller, "_skl_callbacks", [])
-    names = [type(c).__name__ for c in listeners if hasattr(c, "max_propagation_depth")]
-    return [f"the callback {name} follows each training" for name in names if name != "ProgressBar"]
+    listeners = [type(callback).__name__ for callback in getattr(experiment.caller, "_skl_callbacks", [])]
+    return [f"the callback {name} follows each training" for name in listeners if name != "ProgressBar"]
 
 
 def group_candidates(candidates: Sequence[dict], prefix: str) -> list[list[int]]:

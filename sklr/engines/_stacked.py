@@ -12,7 +12,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from sklr._validation import check_count
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
-from sklr.engines._packing import out_of_memory, pack_members
+from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, Unstackable, prepare
 from sklr.engines._scored import ScoredPack
 from sklr.engines._verbose import Label, print_end
@@ -151,8 +151,9 @@ class StackedTraining(Training):
 def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
     """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
     try:
-        while scored.pack.epoch < epoch and not scored.pack.done:
-            scored.train_epoch()
+        with fitting_threads(scored.group, len(scored.chosen)):
+            while scored.pack.epoch < epoch and not scored.pack.done:
+                scored.train_epoch()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(scored.going) < 2:
             raise

@@ -25,7 +25,7 @@ class Guard(StopOnDivergence):
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Raise if a batch's loss is beyond return now; nothing is drawn from the training's random stream."""
-        losses = [row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row]
+        losses = _losses(net)
         if not losses:
             return
         with RandomStream(0):
@@ -72,6 +72,17 @@ class Watcher(Guard):
                 raise
             except Exception:
                 return float("nan")
+
+
+def is_lost(estimator: Any) -> bool:
+    """Say whether the fitted net that `estimator` is, or ends in as a pipeline does, has an exploded loss."""
+    net = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    losses = _losses(net) if isinstance(net, NeuralNet) else []
+    return bool(losses) and bool(exploded(losses[-1], losses[0]))
+
+
+def _losses(net: NeuralNet) -> list[float]:
+    return [row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row]
 
 
 def _train_loss(net: NeuralNet) -> float:

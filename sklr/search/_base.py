@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,23 +17,16 @@ from sklearn.utils.validation import _num_samples
 from sklr._random import RandomStream
 from sklr._sklearn import BaseSearchCV, fit_context, take_params
 from sklr._validation import check_count
-from sklr.engines import check_engine, pick_engine
-from sklr.engines._base import Experiment, Training
-from sklr.results import Outcome
+from sklr.engines import check_engine
+from sklr.engines._base import Experiment
+from sklr.engines._watch import ctrl_c_comes_through, is_lost
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells
+from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger, quiet_study
-from sklr.search._record import Record
-from sklr.search._space import check_lr_range, check_names, find_lr_param, lr_names
+from sklr.search._record import Record, warn_about_refit
+from sklr.search._space import check_lr_range, find_lr_param, lr_names
+from sklr.search._tasks import SearchTasks
 from sklr.selection import lr_curve
-
-
-class _Setting(NamedTuple):
-    """What one `fit` works with, besides the search's own parameters."""
-
-    experiment: Experiment
-    ledger: Ledger
-    record: Record
-    context: Any  # scikit-learn's callback context of the search task, None where there are no callbacks
 
 
 class BaseLRSearchCV(BaseSearchCV):
@@ -134,23 +127,14 @@ class BaseLRSearchCV(BaseSearchCV):
         random_state = check_random_state(self.random_state)
         X, y = indexable(X, y)
         params = take_params(X, params=params)
-        root = self._begin_task(X, y, params)
+        tasks = SearchTasks(self, X, y, params)
         experiment = self._experiment(X, y, params, random_state)
-        seeds = random_state.randint(MAX_SEED, size=3)
-        self.lr_param_ = self._known_lr_param()
-        self.study_ = self._make_study(np.random.RandomState(seeds[0]))
-        setting = self._setting(experiment, space, root)
-        try:
-            self._search(setting, self._propose(space, setting.ledger, np.random.RandomState(seeds[1])))
-        except KeyboardInterrupt:
-            with suppress(Exception):  # nothing may hide that it was Ctrl-C
-                self._conclude(setting)
-            raise
-        self._conclude(setting)
+        for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
+        self.study_ = self._make_study(np.random.RandomState(for_study))
+        self._search(self._evaluator(experiment, tasks), space, np.random.RandomState(for_proposals))
         if self.refit:
-            world = nullcontext() if self.random_state is None else RandomStream(int(seeds[2]))
-            self._refit(experiment, root, world)
-        root.call_on_fit_task_end(estimator=self, X=X, y=y, metadata=_metadata(params))
+            self._refit(experiment, tasks, for_refit)
+        tasks.end()
         return self
 
     def _check(self) -> Any:
@@ -172,14 +156,11 @@ class BaseLRSearchCV(BaseSearchCV):
             return None
         return find_lr_param(self.estimator, self.lr_param)
 
-    def _begin_task(self, X: Any, y: Any, params: dict[str, Any]) -> Any:
-        context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
-        return context.call_on_fit_task_begin(estimator=self, X=X, y=y, metadata=_metadata(params))
-
     def _experiment(self, X: Any, y: Any, params: dict[str, Any], random_state: np.random.RandomState) -> Experiment:
         scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split
+        self.lr_param_ = self._known_lr_param()
         cv = check_folds(self.cv, y, is_classifier(self.estimator))
         rows = self._search_rows(_num_samples(X), random_state)
         self.cells_ = draw_cells(cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state)
@@ -202,73 +183,51 @@ class BaseLRSearchCV(BaseSearchCV):
             caller=self,
         )
 
-    def _setting(self, experiment: Experiment, space: Any, root: Any) -> _Setting:
+    def _evaluator(self, experiment: Experiment, tasks: SearchTasks) -> Evaluator:
+        return Evaluator(
+            experiment,
+            engine=self.engine,
+            ledger=Ledger(self.study_, [self.lr_param_] if self.lr_param_ else []),
+            record=Record(self.n_seeds, experiment.metric),
+            tasks=tasks,
+            n_seeds=self.n_seeds,
+            prunes=self._prunes(),
+        )
+
+    def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
+        """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
         count = self._n_candidates(space)
-        context = root.subcontext(
-            task_name="search",
-            max_subtasks=None if count is None else count * len(experiment.cells),
-            sequential_subtasks=False,
-        ).call_on_fit_task_begin(estimator=self)
-        ledger = Ledger(self.study_, [self.lr_param_] if self.lr_param_ else [])
-        return _Setting(experiment, ledger, Record(self.n_seeds, experiment.metric), context)
-
-    def _search(self, setting: _Setting, proposals: Generator[list[dict], np.ndarray, None]) -> None:
+        n_runs = None if count is None else count * len(evaluator.experiment.cells)
         try:
-            candidates = next(proposals, [])
-            while candidates:
-                scores = self._evaluate(setting, list(candidates))
-                candidates = proposals.send(scores)
-        except StopIteration:
-            pass
-        finally:
-            setting.ledger.abandon()
-        setting.context.call_on_fit_task_end(estimator=self)
-
-    def _evaluate(self, setting: _Setting, candidates: list[dict]) -> np.ndarray:
-        """Train a batch of candidates in every cell, write it down, return its mean scores."""
-        experiment, ledger, _, _ = setting
-        check_names(self.estimator, {name for candidate in candidates for name in candidate})
-        engine, reasons = pick_engine(self.engine, experiment, candidates)
-        self.engine_, self.engine_reasons_ = engine.name, reasons
-        self._announce(len(candidates))
-        ledger.open(candidates)
-        training = engine.start(experiment, candidates, self._contexts(setting, len(candidates)))
-        try:
-            if self._prunes():
-                _prune_by_epoch(training, ledger)
-            return self._write_down(setting, candidates, dict(enumerate(training.finish())))
+            with evaluator.tasks.search(n_runs):
+                self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
         except KeyboardInterrupt:
-            if finished := training.finished():
-                self._write_down(setting, candidates, finished)
+            with suppress(Exception):  # nothing may hide that it was Ctrl-C
+                self._conclude(evaluator)
             raise
+        finally:
+            evaluator.ledger.abandon()
+        self._conclude(evaluator)
 
-    def _write_down(self, setting: _Setting, candidates: list[dict], ended: Mapping[int, list[Outcome]]) -> np.ndarray:
-        """Add the candidates of a batch that have ended to record and ledger; return their mean scores."""
-        scores = setting.record.add([candidates[i] for i in ended], list(ended.values()))
-        setting.ledger.close(ended, scores)
-        return scores
+    def _try(self, proposals: Generator[list[dict], np.ndarray, None], evaluator: Evaluator) -> None:
+        candidates = next(proposals, [])
+        while candidates:
+            scores = self._evaluate(evaluator, list(candidates))
+            try:
+                candidates = proposals.send(scores)
+            except StopIteration:
+                return
 
-    def _announce(self, n_candidates: int) -> None:
-        if self.verbose > 0:
-            folds = f"{self.n_splits_} folds" + (f" x {self.n_seeds} seeds" if self.n_seeds > 1 else "")
-            total = n_candidates * len(self.cells_)
-            print(f"Fitting {folds} for each of {n_candidates} candidates, totalling {total} fits")
+    def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
+        """Train a batch of candidates in every cell, write it down, return its mean scores."""
+        return evaluator.evaluate(candidates)
 
-    def _contexts(self, setting: _Setting, n_candidates: int) -> list | None:
-        """Return a callback context per run, or None where nobody listens."""
-        if not _has_callbacks(self):
-            return None
-        first = len(setting.record.candidates) * len(self.cells_)
-        return [
-            setting.context.subcontext(task_name="candidate-split-evaluation", task_id=first + i)
-            for i in range(n_candidates * len(self.cells_))
-        ]
-
-    def _conclude(self, setting: _Setting) -> None:
+    def _conclude(self, evaluator: Evaluator) -> None:
         """Set the fitted attributes, and choose."""
-        record = setting.record
+        record = evaluator.record
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+        self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons
         self.history_, self.cell_scores_ = record.history(), record.cell_scores()
         self.cv_results_ = record.cv_results(self._format_results, self.error_score, callable(self.scoring))
         first = record.outcomes[0][0].test_scores
@@ -290,42 +249,16 @@ class BaseLRSearchCV(BaseSearchCV):
             lrs = [params.get(self.lr_param_, default) for params in self.cv_results_["params"]]
             self.lr_curve_ = lr_curve(lrs, self.cell_scores_, self.cv_results_["status"])
 
-    def _refit(self, experiment: Experiment, root: Any, world: AbstractContextManager) -> None:
-        self.best_estimator_ = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
-        X, y, params = experiment.X, experiment.y, experiment.fit_params
-        context = root.subcontext(task_name="refit-with-best-params")
-        hook = {"estimator": self, "X": X, "y": y, "metadata": _metadata(params)}
+    def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int) -> None:
+        """Train the chosen candidate on all rows."""
+        best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
+        data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
+        world = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
-        with context.propagate_callback_context(self.best_estimator_), world:
-            context.call_on_fit_task_begin(**hook)
-            self.best_estimator_.fit(*((X,) if y is None else (X, y)), **params)
-        self.refit_time_ = time.time() - start
-        if hasattr(self.best_estimator_, "feature_names_in_"):
-            self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        context.call_on_fit_task_end(**hook)
-
-
-def _metadata(params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what scikit-learn's callbacks may see of the fit parameters."""
-    weight = params.get("sample_weight")
-    return None if weight is None else {"sample_weight": weight}
-
-
-def _has_callbacks(search: BaseSearchCV) -> bool:
-    """Say whether scikit-learn's callbacks are set on the search or on anything in it."""
-    parts = [search, search.estimator, *search.estimator.get_params().values()]
-    return any(getattr(part, "_skl_callbacks", None) for part in parts)
-
-
-def _prune_by_epoch(training: Training, ledger: Ledger) -> None:
-    """Train epoch by epoch, and stop the candidates whose mean over the cells the study's pruner rejects."""
-    epoch = 0
-    while not training.done:
-        scores = training.advance(1).valid_score
-        if scores.shape[-1] == 0:
-            continue
-        ledger.report(epoch, scores[..., -1].mean(axis=1))
-        epoch += 1
-        pruned = ledger.should_prune()
-        if pruned.any() and not training.done:
-            training.stop(np.repeat(pruned[:, None], scores.shape[1], axis=1), f"pruned after {epoch} epochs")
+        with tasks.refit(best), world, ctrl_c_comes_through():
+            best.fit(*data, **experiment.fit_params)
+        self.best_estimator_, self.refit_time_ = best, time.time() - start
+        if is_lost(best):
+            warn_about_refit(self.best_params_)
+        if hasattr(best, "feature_names_in_"):
+            self.feature_names_in_ = best.feature_names_in_

@@ -108,5 +108,15 @@ class Record:
                 f"{diverged.sum()} of {len(diverged)} candidates diverged ({n_runs} runs); they rank last. "
                 "cv_results_['status'] says where.",
                 DivergedWarning,
-                stacklevel=6,  # where `fit` was called, past scikit-learn's wrapper of it
+                stacklevel=7,  # where `fit` was called, past scikit-learn's wrapper of it
             )
+
+
+def warn_about_refit(params: dict) -> None:
+    """Warn that the chosen candidate, trained on all rows, diverged."""
+    warnings.warn(
+        f"The refit with {params} diverged, though that candidate trained well on the folds. "
+        "Set refit=False and train with a smaller learning rate, or with warmup.",
+        DivergedWarning,
+        stacklevel=5,
+    )

@@ -221,7 +221,7 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: getattr(schedule, "__name__", str(schedule)))
 def test_schedules(schedule):
     stacked, alone = both(classifier(schedule=schedule, warmup_epochs=0.5), scoring="neg_log_loss")
     assert_agree(stacked, alone)

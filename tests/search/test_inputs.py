@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 import skorch
 import torch
+from joblib import parallel_config
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import BaggingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
@@ -194,3 +196,21 @@ def test_an_estimator_that_is_no_net_has_no_epochs(make):
     search = make(LogisticRegression(max_iter=999), "C", [0.1, 1.0], cv=CV, random_state=0).fit(X, Y)
     assert "n_epochs" not in search.cv_results_
     assert {name: len(column) for name, column in search.history_.items()} == dict.fromkeys(search.history_, 0)
+
+
+class BlowsUpOnAllRows(MLP):
+    def forward(self, X):
+        return super().forward(X) * (float("nan") if len(X) == len(Y) else 1.0)
+
+
+def test_a_refit_that_diverges_is_told_of(make):
+    search = make(net(batch_size=-1).set_params(module=BlowsUpOnAllRows), **FEW)
+    with pytest.warns(DivergedWarning, match=r"The refit with {'lr': 0.0\d} diverged.*smaller learning rate"):
+        search.fit(X, Y)
+
+
+def test_threads_within_a_run_do_not_wait_for_each_other():
+    bagging = BaggingClassifier(net(max_epochs=1), n_estimators=2, n_jobs=2)
+    with parallel_config("threading"):
+        search = grid(bagging, "estimator__lr", [0.01], cv=2, random_state=0, refit=False).fit(X, Y)
+    assert np.isfinite(search.cell_scores_).all()

@@ -1,0 +1,154 @@
+"""Where a stacked search's time and memory go: by part, in floating-point operations, in bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from sklr.engines._batches import Gathered
+from sklr.engines._pack import Pack
+from sklr.engines._scored import ScoredPack
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_loss import StackedLoss
+from sklr.engines._stack_step import StackedOptimizer
+from sklr.engines._stacked import StackedEngine
+
+Methods = Sequence[tuple[type, str]]
+
+PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
+    "gradients": [(ModelStack, "step")],
+    "optimizer": [(StackedOptimizer, "step")],
+    "loss": [(StackedLoss, "with_gradient"), (StackedLoss, "__call__")],
+    "gather": [(Gathered, "__getitem__")],
+    "scoring": [(ScoredPack, "train_epoch"), (ScoredPack, "finish")],
+    "set-up": [(StackedEngine, "unsupported"), (StackedEngine, "start")],
+    "book-keeping": [(Pack, "train_epoch")],
+}
+
+
+class Stopwatch:
+    """Divide wall time among named parts of a program, each second given to the innermost part at work.
+
+    >>> class Clockwork:
+    ...     def outer(self): return self.inner() + 1
+    ...     def inner(self): return 1
+    >>> watch = Stopwatch({"in": [(Clockwork, "inner")], "out": [(Clockwork, "outer")]})
+    >>> with watch.running():
+    ...     Clockwork().outer()
+    2
+    >>> list(watch.seconds), min(watch.seconds.values()) > 0
+    (['in', 'out', 'search'], True)
+    """
+
+    def __init__(self, parts: Mapping[str, Methods], rest: str = "search", finish: Callable[[], Any] = lambda: None):
+        self.parts, self.finish = parts, finish
+        self.seconds = dict.fromkeys([*parts, rest], 0.0)
+        self._at_work = [rest]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch while the context lasts; `finish` is called at each change, to wait for a device."""
+        with ExitStack() as stack:
+            for part, methods in self.parts.items():
+                for owner, name in methods:
+                    stack.enter_context(patch.object(owner, name, self._watched(part, getattr(owner, name))))
+            self._since = time.perf_counter()
+            yield
+            self._pass()
+
+    def _watched(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._pass()
+            self._at_work.append(part)
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._pass()
+                self._at_work.pop()
+
+        return call
+
+    def _pass(self) -> None:
+        self.finish()
+        now = time.perf_counter()
+        self.seconds[self._at_work[-1]] += now - self._since
+        self._since = now
+
+
+def where_time_goes(function: Callable[[], Any], device: str) -> dict[str, float]:
+    """Return the seconds that each part of a stacked search takes, by part; the parts sum to the whole."""
+    watch = Stopwatch(PARTS, finish=torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
+    with watch.running():
+        function()
+    return watch.seconds
+
+
+def peak_bytes(function: Callable[[], Any], device: str) -> int:
+    """Return the most memory that tensors made within the call take at once, in bytes.
+
+    On the CPU torch's profiler reports every allocation; Python's own objects and the caller's data are not counted.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    taken = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        taken += event.nbytes()
+        most = max(most, taken)
+    return most
+
+
+def mlp_flops(widths: Sequence[int], n_rows: int) -> int:
+    """Return the multiplications and additions in matrix products when an MLP trains on rows once.
+
+    Forward, gradients in the weights, and gradients in the inputs of all layers but the first: 2 x in x out each.
+
+    >>> mlp_flops((3, 2), 1)  # 6 products and sums forward, 6 in the gradient
+    24
+    """
+    sizes = [n_in * n_out for n_in, n_out in pairwise(widths)]
+    return 2 * n_rows * (3 * sum(sizes) - sizes[0])
+
+
+def bmm_rate(widths: Sequence[int], n_runs: int, batch_size: int, device: str, repeat: int = 7) -> float:
+    """Return the floating-point operations a second of `torch.bmm` in the very products of an MLP's step.
+
+    Each layer's forward product and its two gradients, one matrix per run, results written to memory that is there;
+    the median of `repeat` rounds of 10 steps.
+    """
+    products = [p for i, (n_in, n_out) in enumerate(pairwise(widths)) for p in _products(n_in, n_out, i > 0)]
+    operands = [
+        [torch.randn(n_runs, *shape, device=device) for shape in ((a, b), (b, c), (a, c))]
+        for a, b, c in (tuple(batch_size if n is None else n for n in p) for p in products)
+    ]
+    rates = [_steps(operands, device) for _ in range(repeat + 2)][2:]
+    return 10 * n_runs * mlp_flops(widths, batch_size) / sorted(rates)[repeat // 2]
+
+
+def _products(n_in: int, n_out: int, has_input_gradient: bool) -> list[tuple[int | None, int | None, int | None]]:
+    """The (rows, inner, columns) of a layer's products, None standing for the batch size."""
+    forward_and_weights: list[tuple[int | None, int | None, int | None]] = [(n_out, n_in, None), (n_out, None, n_in)]
+    return forward_and_weights + [(n_in, n_out, None)] * has_input_gradient
+
+
+def _steps(operands: Sequence[Sequence[torch.Tensor]], device: str) -> float:
+    finish = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    finish()
+    start = time.perf_counter()
+    for _ in range(10):
+        for a, b, out in operands:
+            torch.bmm(a, b, out=out)
+    finish()
+    return time.perf_counter() - start

@@ -1,0 +1,155 @@
+"""What benchmarks share: which machine this is, medians with their spread, tables, JSON; no benchmark's question."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("sklr", "torch", "skorch", "scikit-learn", "joblib", "optuna", "scikit-optimize", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of wall time of the repetitions of one side.
+
+    >>> print(Timing((3.0, 1.0, 2.0)))
+    2.00 s (1.00..3.00)
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def plus(self, seconds: float) -> Timing:
+        """Return this with a cost that each repetition would have had too."""
+        return Timing(tuple(s + seconds for s in self.seconds))
+
+    def __str__(self) -> str:
+        digits = 3 if self.median < 1 else 2
+        middle, low, high = (f"{s:.{digits}f}" for s in (self.median, min(self.seconds), max(self.seconds)))
+        return f"{middle} s ({low}..{high})"
+
+
+def clock(function: Callable[[], Any]) -> float:
+    """Return how many seconds of wall time a call takes; what earlier calls left behind is collected before."""
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[], Any]], repeat: int, slow: float = 15.0, slow_repeat: int = 3
+) -> dict[str, Timing]:
+    """Time several sides in turns, so that a machine that slows down for a while slows all of them.
+
+    Parameters
+    ----------
+    sides : mapping of str to callable
+        Already warm: nothing is left out of the timings.
+    repeat : int
+        Repetitions of a side.
+    slow, slow_repeat : float, int
+        A side whose first repetition takes longer than `slow` seconds has at most `slow_repeat`.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for i in range(repeat):
+        for name, function in sides.items():
+            if i < slow_repeat or seconds[name][0] <= slow:
+                tell(f"{name}, {i + 1} of {repeat}")
+                seconds[name].append(clock(function))
+    return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Let torch use `n` threads within an operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions in use and the machine, as plain values for JSON."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "machine": {
+            "cpu": _cpu_name(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "vector": torch.backends.cpu.get_cpu_capability(),
+            "system": platform.system(),
+            "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def print_environment(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print each part of `environment()` in one line; from here on each line is shown when it is printed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
+    for part, values in found.items():
+        print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in values.items() if value is not None))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as aligned text, the first column to the left, the others to the right.
+
+    >>> print(table(["side", "s"], [["ours", 1], ["theirs", 25]]))
+    side     s
+    ours     1
+    theirs  25
+    """
+    cells = [[str(value) for value in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))])
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write a benchmark's numbers to a file; its folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Timing):
+        return list(value.seconds)
+    return str(value) if isinstance(value, Path) else value.item()
+
+
+def tell(message: str) -> None:
+    """Say what goes on, to someone who looks on at a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{message}", end="\r", file=sys.stderr, flush=True)

@@ -1,0 +1,311 @@
+"""What stacking is worth: the stacked engine against GridSearchCV, a loop by hand, our sequential engine, one training.
+
+    python benchmarks/bench_engines.py --quick               # does it work? about 20 seconds, numbers mean nothing
+    python benchmarks/bench_engines.py --models mlp-small    # one model
+    python benchmarks/bench_engines.py --json engines.json   # everything, on a quiet machine
+
+Every comparison first asserts that all sides computed the same. README.md says how things are measured, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _sides as sides
+import numpy as np
+import torch
+from _anatomy import bmm_rate, mlp_flops, peak_bytes, where_time_goes
+from _common import Timing, environment, print_environment, table, take_turns, tell, threads, write_json
+from _workloads import OPTIMIZERS, WORKLOADS, Task, Workload, make_task
+
+from sklr.engines import SequentialEngine, StackedEngine
+
+AMPLIFIED = 1e-4  # relative difference of a training loss in float32 from float64 that rounding alone does not explain
+GOAL_RUNS, STOP_RUNS = 50, 40
+GRID, GRID_2, LOOP = "GridSearchCV, 1 job", "GridSearchCV, 2 jobs", "plain PyTorch loop"
+SEQUENTIAL, ONE = "sequential engine", "one skorch training"
+# what to compare with -> the least factor, by kind or name of model, on two CPU cores and on one H200
+FASTER = {
+    "cpu": {GRID_2: {"mlp-small": 25, "mlp-wide": 6, "cnn-8x8": 2, "cnn-28x28": 2}},
+    "cuda": {SEQUENTIAL: {"mlp-small": 100, "mlp-wide": 100, "cnn-8x8": 30, "cnn-28x28": 30}},
+}
+PRICE = {"mlp-small": 3.0}  # of 50 trainings, in single skorch trainings
+GEMM_SHARE = {"mlp-wide": 0.5}
+STOP_SHARE = 0.65
+
+
+class Goal(NamedTuple):
+    """One goal and what was measured."""
+
+    model: str
+    claim: str
+    measured: str
+    met: bool
+
+
+class Agreement(NamedTuple):
+    """How the float32 scores of the stacked and the sequential engine compare."""
+
+    n_compared: int
+    n_ties: int
+    amplified: list[float]
+    n_amplified_differ: int
+
+    def __str__(self) -> str:
+        text = f"{self.n_compared} scores equal" + (f" but {self.n_ties} by one row" if self.n_ties else "")
+        if self.amplified:
+            lrs = ", ".join(f"{lr:.2g}" for lr in self.amplified)
+            text += f"; {self.n_amplified_differ} differ at lr {lrs}, where rounding is amplified"
+        return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the comparisons asked for, print them, and write them down."""
+    options = parse(argv)
+    torch.set_num_threads(options.threads[0])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    found = environment()
+    print_environment(found)
+    print(f"medians of {options.repeat} repetitions (3 if one takes over 15 s), the sides in turns; min..max")
+    tell("starting workers")
+    options.starting = sides.start_workers(make_task(WORKLOADS["mlp-small"], "sgd", 1, options.device), 2)
+    print(f"starting 2 worker processes: {options.starting:.1f} s, not in the timings but where they say so\n")
+    document: dict[str, Any] = {**found, "options": vars(options), "results": [], "goals": []}
+    goals: list[Goal] = []
+    for name in options.models:
+        for optimizer in options.optimizers:
+            result, reached = compare(WORKLOADS[name], optimizer, options)
+            document["results"].append(result)
+            goals += reached
+            document["goals"] = [goal._asdict() for goal in goals]
+            if options.json:
+                write_json(options.json, document)
+    print_goals(goals, options.quick)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, checked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=WORKLOADS, help="default: all")
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["sgd"])
+    parser.add_argument("--runs", nargs="+", type=int, help="default: 1 8 40 50 160")
+    parser.add_argument("--repeat", type=int, help="repetitions of each side, default 5")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="the stack's; others use the first")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="tiny tasks, once: a test of this benchmark")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    options = parser.parse_args(argv)
+    options.models = options.models or (["mlp-small", "cnn-8x8"] if options.quick else list(WORKLOADS))
+    options.runs = options.runs or ([4] if options.quick else [1, 8, 40, 50, 160])
+    options.repeat = options.repeat or (1 if options.quick else 5)
+    if options.device != "cpu":
+        options.threads = options.threads[:1]
+    return options
+
+
+def compare(workload: Workload, optimizer: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
+    """Ask everything about one model and optimizer; print and return the answers."""
+    make = partial(make_task, workload, optimizer, device=options.device, quick=options.quick)
+    print(f"== {workload.title}; {optimizer}; {make(n_runs=1).max_epochs} epochs; {options.device}")
+    error = weights_agree(make(n_runs=4).but(max_epochs=2, dtype=torch.float64))
+    print(f"float64: weights of stack and sequential engine differ by {error:.0e} at most")
+    result: dict[str, Any] = {"model": workload.name, "optimizer": optimizer, "weight_error": error, "grids": []}
+    goals: list[Goal] = []
+    for n_runs in options.runs:
+        task = make(n_runs=n_runs)
+        grid, medians = time_grid(task, options)
+        result["grids"].append(grid)
+        goals += speed_goals(workload, optimizer, n_runs, options, medians)
+    largest = GOAL_RUNS if GOAL_RUNS in options.runs else max(options.runs)
+    result["anatomy"], reached = anatomy(make(n_runs=largest))
+    goals += reached
+    result["stop"], goal = stop_half(make(n_runs=8 if options.quick else STOP_RUNS), options)
+    print()
+    return result, [*goals, goal]
+
+
+def weights_agree(task: Task) -> float:
+    """Assert that both engines train the same nets in float64, and score them the same; return the largest error.
+
+    The error of a tensor is relative to its largest entry.
+    """
+    ours, theirs = (
+        sides.start(task, engine, keep_estimators=True).finish() for engine in (StackedEngine(), SequentialEngine())
+    )
+    error = 0.0
+    for a, b in ((a, b) for row, other in zip(ours, theirs, strict=True) for a, b in zip(row, other, strict=True)):
+        if a.test_scores != b.test_scores:
+            raise AssertionError(f"float64 scores must be equal, got {a.test_scores} and {b.test_scores}")
+        found, wanted = a.estimator.module_.state_dict(), b.estimator.module_.state_dict()
+        error = max([error, *(float((found[n] - t).abs().max() / t.abs().max()) for n, t in wanted.items())])
+    if error > 1e-9:
+        raise AssertionError(f"float64 weights must agree to 1e-9, got {error:.1e}")
+    return error
+
+
+def scores_agree(task: Task, n_jobs: int) -> Agreement:
+    """Assert that all sides give the same scores; a warm-up of all of them, too.
+
+    One after another, in float32, three programs take the same steps: their scores must be equal. The stack rounds
+    differently. A learning rate amplifies rounding if, on any fold, float64 changes an epoch's training loss by more
+    than `AMPLIFIED`; at the others scores must be equal, ties in one row being counted.
+    """
+    alone, stack = sides.sequential(task), sides.stacked(task)
+    for name, scores in {GRID: sides.grid_search(task, n_jobs), LOOP: sides.plain_loop(task)}.items():
+        if task.device == "cpu" and not np.array_equal(scores, alone.scores):
+            raise AssertionError(f"{name} must give the sequential engine's scores, got\n{scores - alone.scores}")
+    exact = sides.stacked(task.but(dtype=torch.float64))
+    calm = (np.abs(alone.losses / exact.losses - 1) < AMPLIFIED).all(axis=(1, 2))
+    if calm.mean() < 0.5:
+        raise AssertionError(f"rounding must not matter at most learning rates, got {calm} of {task.lrs}")
+    n_test = np.array([len(test) for _, test in task.folds])
+    rows = np.rint(np.abs(stack.scores - alone.scores) * n_test)[calm]
+    if rows.max() > 1 or rows.sum() > 1 + 0.01 * rows.size:
+        raise AssertionError(f"scores must be equal where rounding is not amplified, got differences (rows)\n{rows}")
+    wild = np.array(task.lrs)[~calm].tolist()
+    return Agreement(rows.size, int(rows.sum()), wild, int((stack.scores != alone.scores)[~calm].sum()))
+
+
+def time_grid(task: Task, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """Time all sides on one task; return the record and the medians in seconds, by side."""
+    agreement = scores_agree(task, 2)
+    sides.warm_workers(task, 2)
+    timings = take_turns(dict(sides_of(task, options.threads)), options.repeat)
+    timings[f"{GRID_2}, and starting them"] = timings[GRID_2].plus(options.starting)
+    best = best_stack(timings)
+    rows = [
+        (
+            name,
+            f"{t.median:.4g}",
+            f"{min(t.seconds):.4g}..{max(t.seconds):.4g}",
+            f"{t.median / timings[best].median:.1f}",
+        )
+        for name, t in timings.items()
+    ]
+    tell("")
+    print(f"\n{task.n_runs} runs: {len(task.lrs)} lrs x {task.n_folds} folds. Agreement: {agreement}.")
+    print(table(["side", "median s", "min..max", f"x {best}"], rows))
+    record = {"n_runs": task.n_runs, "agreement": agreement._asdict(), "seconds": timings}
+    return record, {name: t.median for name, t in timings.items()}
+
+
+def sides_of(task: Task, thread_counts: Sequence[int]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield the sides by name; torch has one thread but where the name says otherwise."""
+    for n in thread_counts:
+        yield f"stacked, {n} thread{'s' * (n > 1)}", partial(with_threads, n, sides.stacked, task)
+    if task.device == "cpu":
+        yield "stacked, 2 jobs", partial(sides.stacked, task, n_jobs=2)
+    yield SEQUENTIAL, partial(sides.sequential, task)
+    yield GRID, partial(sides.grid_search, task)
+    yield GRID_2, partial(sides.grid_search, task, n_jobs=2)
+    yield LOOP, partial(sides.plain_loop, task)
+    yield ONE, partial(sides.one_training, task)
+
+
+def with_threads(n: int, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function while torch uses `n` threads."""
+    with threads(n):
+        return function(*args)
+
+
+def best_stack(timings: dict[str, Timing]) -> str:
+    """Return the name of the fastest way to stack."""
+    return min((name for name in timings if name.startswith("stacked")), key=lambda name: timings[name].median)
+
+
+def speed_goals(
+    workload: Workload, optimizer: str, n_runs: int, options: argparse.Namespace, medians: dict[str, float]
+) -> Iterator[Goal]:
+    """Yield the goals that one grid's timings decide: the fastest way to stack counts, and the goal says which."""
+    name = min((side for side in medians if side.startswith("stacked")), key=medians.__getitem__)
+    ours, label = medians[name], f"{workload.name}, {optimizer}, {n_runs} runs"
+    factor = medians[SEQUENTIAL] / ours
+    yield Goal(label, "never slower than the sequential engine", f"{factor:.1f}x ({name})", factor >= 1)
+    if n_runs != GOAL_RUNS or optimizer != "sgd":
+        return
+    for rival, least in FASTER[torch.device(options.device).type].items():
+        if workload.name in least:
+            factor = medians[rival] / ours
+            claim = f"at least {least[workload.name]}x faster than {rival}"
+            yield Goal(label, claim, f"{factor:.1f}x ({name})", factor >= least[workload.name])
+    if workload.name in PRICE and options.device == "cpu":
+        price, most = ours / medians[ONE], PRICE[workload.name]
+        yield Goal(label, f"at most {most}x one skorch training", f"{price:.2f}x ({name})", price <= most)
+
+
+def anatomy(task: Task) -> tuple[dict[str, Any], list[Goal]]:
+    """Print where one stacked search's time and memory go, with one thread."""
+    parts = where_time_goes(partial(sides.stacked, task), task.device)
+    total, size = sum(parts.values()), peak_bytes(partial(sides.stacked, task.but(max_epochs=1)), task.device)
+    shares = sorted(((seconds, part) for part, seconds in parts.items()), reverse=True)
+    print(f"\nWhere {total:.3g} s of {task.n_runs} runs go, one thread: ", end="")
+    print(", ".join(f"{part} {seconds / total:.0%}" for seconds, part in shares))
+    print(f"The stack's tensors take at most {size / 2**20:.1f} MiB, {size / task.n_runs / 1024:.0f} KiB a run")
+    found: dict[str, Any] = {"n_runs": task.n_runs, "seconds": parts, "peak_bytes": size}
+    if not task.workload.widths:
+        return found, []
+    found["gemm"] = gemm_shares(task, total, total - parts["set-up"] - parts["search"] - parts["scoring"])
+    print(
+        "{rate:.1f} GFLOP/s: torch.bmm alone in these sizes, one thread; {whole:.0%} of it in all, {steps:.0%} in the steps".format(
+            **found["gemm"]
+        )
+    )
+    least = GEMM_SHARE.get(task.workload.name)
+    if least is None:
+        return found, []
+    claim, share = f"at least {least:.0%} of the rate of torch.bmm, whole search", found["gemm"]["whole"]
+    return found, [Goal(f"{task.workload.name}, {task.n_runs} runs", claim, f"{share:.0%}", share >= least)]
+
+
+def gemm_shares(task: Task, total: float, steps: float) -> dict[str, float]:
+    """Return the rate of `torch.bmm` (GFLOP/s), and what share of it the whole search and its steps reach."""
+    widths, batch = task.workload.widths, task.workload.batch_size
+    n_rows = sum(len(train) for train, _ in task.folds) * len(task.lrs) * task.max_epochs
+    rate, flops = bmm_rate(widths, task.n_runs, batch, task.device), mlp_flops(widths, n_rows)
+    return {"rate": rate / 1e9, "whole": flops / total / rate, "steps": flops / steps / rate}
+
+
+def stop_half(task: Task, options: argparse.Namespace) -> tuple[dict[str, Any], Goal]:
+    """Time runs half of whose learning rates stop after two tenths of the epochs, against all of them in full."""
+    task = task.but(max_epochs=10)
+    stopped = np.arange(len(task.lrs)) % 2 == 1
+    whole, half = train_and_stop(task, np.zeros_like(stopped)), train_and_stop(task, stopped)
+    if not np.array_equal(whole[~stopped], half[~stopped]):
+        raise AssertionError(f"stopping runs must not change others, got {whole} and {half}")
+    timings = take_turns(
+        {
+            "all": partial(train_and_stop, task, np.zeros_like(stopped)),
+            "half stopped": partial(train_and_stop, task, stopped),
+        },
+        options.repeat,
+    )
+    share = timings["half stopped"].median / timings["all"].median
+    tell("")
+    print(f"{task.n_runs} runs, 10 epochs: {timings['all']}; half stopped after 2: {timings['half stopped']}")
+    label = f"{task.workload.name}, {task.optimizer}, {task.n_runs} runs"
+    claim = f"half of them stopped after 2 of 10 epochs: at most {STOP_SHARE:.0%} of the time"
+    return {"seconds": timings}, Goal(label, claim, f"{share:.0%}", share <= STOP_SHARE)
+
+
+def train_and_stop(task: Task, stopped: np.ndarray) -> np.ndarray:
+    """Train two epochs, stop the lrs marked in `stopped` (n_lrs,), train on; return the scores (n_lrs, n_folds)."""
+    training = sides.start(task, StackedEngine())
+    training.advance(2)
+    if stopped.any():
+        training.stop(np.repeat(stopped[:, None], task.n_folds, axis=1), "half are enough")
+    training.advance()
+    return np.array([[outcome.test_scores for outcome in row] for row in training.finish()])
+
+
+def print_goals(goals: Sequence[Goal], quick: bool) -> None:
+    """Print each goal with what was measured."""
+    print("Goals" + (": a quick run measures nothing" if quick else ""))
+    print(table(["task", "goal", "measured", ""], [(*goal[:3], "pass" if goal.met else "FAIL") for goal in goals]))
+
+
+if __name__ == "__main__":
+    main()

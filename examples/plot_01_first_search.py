@@ -1,0 +1,53 @@
+"""
+1. A first search
+=================
+
+Which learning rate suits this net? `LRGridSearchCV` tries several, each on every fold, and keeps the best one.
+"""
+
+# %%
+# Data and a net. `MLP` finds its input and output widths when it is fitted.
+import matplotlib.pyplot as plt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold, train_test_split
+
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier, plot_lr_curve
+
+X, y = load_digits(return_X_y=True)
+X_train, X_test, y_train, y_test = train_test_split(X / 16, y, stratify=y, random_state=0)
+net = NeuralNetClassifier(MLP, module__hidden=(64,), optimizer="adam", iterator_train__shuffle=True)
+
+# %%
+# Eleven learning rates from 0.00001 to 1, five folds. With a `random_state` the answer is the same on every run.
+folds = StratifiedKFold(5, shuffle=True, random_state=0)
+search = LRGridSearchCV(net, lr_range=(1e-5, 1.0), n_lrs=11, cv=folds, random_state=0)
+search.fit(X_train, y_train)
+
+# %%
+# The curve is the answer: the mean score of each learning rate, and its standard error.
+print(search.lr_curve_)
+print(f"chosen: {search.best_lr_:.3g}")
+
+# %%
+# The search has trained the net once more, with the chosen learning rate on all training rows. It predicts like any
+# scikit-learn estimator. The score that counts is the one on rows the search has not seen.
+print(f"in cross-validation: {search.best_score_:.3f}")
+print(f"on new rows:         {search.score(X_test, y_test):.3f}")
+
+# %%
+# The left picture is the curve. The right one shows how three of the learning rates got there: `history_` has a row for
+# every candidate, fold, seed and epoch.
+history = search.history_
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+plot_lr_curve(search, ax=left).set_ylabel("accuracy, mean of 5 folds")
+left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2))
+for candidate, name in [(2, "too low"), (search.best_index_, "chosen"), (10, "too high")]:
+    rows = history["candidate"] == candidate
+    epochs = sorted(set(history["epoch"][rows]))
+    means = [history["valid_score"][rows & (history["epoch"] == epoch)].mean() for epoch in epochs]
+    lr = search.cv_results_["param_lr"][candidate]
+    right.plot([epoch + 1 for epoch in epochs], means, marker="o", label=f"lr {lr:.3g}, {name}")
+right.set(xlabel="epochs trained", ylabel="accuracy, mean of 5 folds", ylim=(0, 1.02))
+right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3, fontsize="small")
+figure.savefig("plot_01_first_search.png", dpi=120)
+plt.show()

@@ -1,0 +1,61 @@
+"""
+3. Three searches, one interface
+================================
+
+A grid, Bayesian optimisation (scikit-optimize) and Optuna look for the learning rate in the same range. They share
+the folds, the initial weights and the batches, so a learning rate scores the same whoever proposes it.
+"""
+
+# %%
+# Sixteen learning rates each.
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+
+from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV
+
+X, y = load_digits(return_X_y=True)
+X, y = X[:900] / 16, y[:900]
+net = NeuralNetClassifier(MLP, module__hidden=(64,), optimizer="adam", iterator_train__shuffle=True)
+shared = {
+    "lr_range": (1e-5, 1.0),
+    "cv": StratifiedKFold(3, shuffle=True, random_state=0),
+    "n_seeds": 2,  # each learning rate is trained twice on every fold, from different weights
+    "random_state": 0,
+}
+searches = {
+    "grid": LRGridSearchCV(net, n_lrs=16, **shared),
+    "Bayes": BayesSearchCV(net, n_iter=16, **shared),
+    "Optuna": OptunaSearchCV(net, n_trials=16, **shared),
+}
+for name, search in searches.items():
+    search.fit(X, y)
+    curve = search.lr_curve_
+    se = curve.se[np.nanargmax(curve.mean)]
+    print(f"{name:>6}: lr {search.best_lr_:.3g}, accuracy {search.best_score_:.4f}, standard error {se:.4f}")
+
+# %%
+# Where each has looked, and the lowest error it had found after each evaluation. The grid goes from low to high and is done
+# when it has reached the end. The other two begin with an even cover of the range, and then look where the scores so
+# far promise more.
+#
+# With one parameter, a good grid is hard to beat by much. The differences between the best scores are about as large
+# as their standard errors: do not choose between the searches by this picture alone.
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+evaluations = np.arange(1, 17)
+for (name, search), marker in zip(searches.items(), "so^", strict=True):
+    scores = search.cv_results_["mean_test_score"]
+    left.plot(evaluations, search.cv_results_["param_lr"], marker=marker, linestyle="none", label=name)
+    right.plot(evaluations, 1 - np.maximum.accumulate(scores), marker=marker, drawstyle="steps-post", label=name)
+left.set(xlabel="evaluation", ylabel="learning rate tried", yscale="log")
+right.set(xlabel="evaluations", ylabel="lowest error rate so far", yscale="log")
+left.legend(loc="lower right")
+right.legend()
+figure.savefig("plot_03_three_searches.png", dpi=120)
+plt.show()
+
+# %%
+# The trials are an Optuna study, whichever search made them.
+for search in searches.values():
+    print(f"{type(search).__name__:>15}: {len(search.study_.trials)} trials, best {search.study_.best_value:.4f}")

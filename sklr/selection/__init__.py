@@ -1,0 +1,25 @@
+"""From a search's scores to a decision: the LR curve, the choice on it, and the comparison of two configurations.
+
+Pure functions of arrays; nothing here trains.
+"""
+
+from sklr.selection.choice import Choice, choose, indistinguishable
+from sklr.selection.comparison import Comparison, VarianceComponents, compare_scores, variance_components
+from sklr.selection.correction import corrected_score
+from sklr.selection.curve import LRCurve, edge, lr_curve, max_stable_lr, paired_standard_error
+
+__all__ = [
+    "Choice",
+    "Comparison",
+    "LRCurve",
+    "VarianceComponents",
+    "choose",
+    "compare_scores",
+    "corrected_score",
+    "edge",
+    "indistinguishable",
+    "lr_curve",
+    "max_stable_lr",
+    "paired_standard_error",
+    "variance_components",
+]

@@ -1,0 +1,204 @@
+"""The LR curve, the one object a search's decision is made of, and what can be read off it without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+from sklr.results import OK
+
+
+@dataclass(frozen=True, eq=False)
+class LRCurve:
+    """Score against learning rate, with its noise.
+
+    Parameters
+    ----------
+    lr : ndarray of shape (n_lrs,)
+        Peak learning rates, ascending.
+    mean : ndarray of shape (n_lrs,)
+        Mean test score over the cells; NaN where the candidate diverged or failed.
+    se : ndarray of shape (n_lrs,)
+        Paired standard error of the mean, see `paired_standard_error`.
+    status : tuple of str, of length n_lrs
+        ``"ok"``, or what happened.
+    cell_scores : ndarray of shape (n_lrs, n_cells)
+        The scores `mean` and `se` were made of; rows whose status is not ``"ok"`` are not to be used.
+    candidate : ndarray of int of shape (n_lrs,)
+        Which candidate of the search stands for each learning rate.
+
+    Examples
+    --------
+    >>> curve = lr_curve([0.01, 0.1, 1.0], np.array([[0.5, 0.6], [0.8, 0.9], [np.nan, 0.1]]), ["ok", "ok", "diverged"])
+    >>> curve
+    <LRCurve: 3 learning rates from 0.01 to 1, 2 cells, best 0.1, 1 diverged>
+    >>> print(curve)
+            lr    score      se  status
+          0.01   0.5500  0.0000  ok
+           0.1   0.8500  0.0000  ok  <- best
+             1      nan     nan  diverged
+    """
+
+    lr: np.ndarray
+    mean: np.ndarray
+    se: np.ndarray
+    status: tuple[str, ...]
+    cell_scores: np.ndarray
+    candidate: np.ndarray
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """Which of the learning rates diverged; a boolean array of shape (n_lrs,)."""
+        return np.array([status.startswith("diverged") for status in self.status], dtype=bool)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Which of them have a mean score; a boolean array of shape (n_lrs,)."""
+        return np.isfinite(self.mean)
+
+    @property
+    def best(self) -> int:
+        """Position of the highest mean score, the lowest lr of several; -1 where none has a score."""
+        return int(np.nanargmax(self.mean)) if self.usable.any() else -1
+
+    def __len__(self) -> int:
+        return len(self.lr)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "<LRCurve: empty>"
+        best = f"best {self.lr[self.best]:.3g}" if self.best >= 0 else "no score"
+        return (
+            f"<LRCurve: {len(self)} learning rates from {self.lr[0]:.3g} to {self.lr[-1]:.3g}, "
+            f"{self.cell_scores.shape[1]} cells, {best}, {self.diverged.sum()} diverged>"
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{'lr':>10} {'score':>8} {'se':>7}  status"]
+        for i, (lr, mean, se, status) in enumerate(self._rows()):
+            lines.append(f"{lr:>10} {mean:>8} {se:>7}  {status}{'  <- best' if i == self.best else ''}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("lr", "score", "se", "status"))
+        body = [
+            ("<tr style='font-weight: bold'>" if i == self.best else "<tr>")
+            + "".join(f"<td>{escape(text)}</td>" for text in row)
+            + "</tr>"
+            for i, row in enumerate(self._rows())
+        ]
+        return f"<table><caption>{escape(repr(self)[1:-1])}</caption><tr>{head}</tr>{''.join(body)}</table>"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        columns = zip(self.lr, self.mean, self.se, self.status, strict=True)
+        return [(f"{lr:.3g}", f"{mean:.4f}", f"{se:.4f}", status) for lr, mean, se, status in columns]
+
+
+def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
+    """Return the standard error of each candidate's mean score, what all candidates share in a cell taken out.
+
+    Candidates meet the same cells, so an easy fold lifts them all and says nothing about which is better. Each
+    cell's mean over the candidates is subtracted first, and the variance scaled by ``n / (n - 1)`` for the mean
+    so lost (Morey 2008, Tutorials in Quantitative Methods for Psychology 4(2), eq. 2).
+
+    Parameters
+    ----------
+    cell_scores : ndarray of shape (n_candidates, n_cells)
+        Rows with a NaN have no standard error and shift nobody else's.
+
+    Returns
+    -------
+    se : ndarray of shape (n_candidates,)
+        NaN where there are fewer than two cells.
+
+    Examples
+    --------
+    >>> paired_standard_error(np.array([[0.5, 0.9], [0.6, 1.0]])).round(12).tolist()  # the folds differ, nothing else
+    [0.0, 0.0]
+    """
+    n_candidates, n_cells = cell_scores.shape
+    se = np.full(n_candidates, np.nan)
+    whole = np.isfinite(cell_scores).all(axis=1)
+    if n_cells < 2 or not whole.any():
+        return se
+    scores = cell_scores[whole]
+    n = len(scores)
+    if n > 1:
+        scores = (scores - scores.mean(axis=0)) * np.sqrt(n / (n - 1))
+    se[whole] = scores.std(axis=1, ddof=1) / np.sqrt(n_cells)
+    return se
+
+
+def lr_curve(lr: Sequence[float], cell_scores: np.ndarray, status: Sequence[str]) -> LRCurve:
+    """Make the curve of a search; where several candidates share an lr, the best of them stands for it.
+
+    Parameters
+    ----------
+    lr : sequence of shape (n_candidates,)
+    cell_scores : ndarray of shape (n_candidates, n_cells)
+    status : sequence of str, of length n_candidates
+
+    Returns
+    -------
+    curve : LRCurve
+
+    Examples
+    --------
+    >>> curve = lr_curve([0.1, 0.01, 0.1], np.array([[0.7, 0.8], [0.5, 0.6], [0.8, 0.9]]), ["ok"] * 3)
+    >>> curve.lr.tolist(), curve.mean.round(2).tolist(), curve.candidate.tolist()
+    ([0.01, 0.1], [0.55, 0.85], [1, 2])
+    """
+    lrs = np.asarray(lr, dtype=float)
+    mean = np.where(np.array([s == OK for s in status]), cell_scores.mean(axis=1), np.nan)
+    se = paired_standard_error(np.where(np.isnan(mean)[:, None], np.nan, cell_scores))
+    by_lr = [np.flatnonzero(lrs == value) for value in np.unique(lrs)]
+    best = [same[np.argmax(np.nan_to_num(mean[same], nan=-np.inf))] for same in by_lr]
+    words = tuple(str(status[i]) for i in best)
+    return LRCurve(lrs[best], mean[best], se[best], words, cell_scores[best], np.array(best, dtype=int))
+
+
+def edge(curve: LRCurve) -> str | None:
+    """Say at which end of the searched range the best learning rate lies, if at one.
+
+    At the low end it counts if nothing was tried below, or all of that diverged. At the high end only if nothing was
+    tried above: best next to what diverged is "stable up to here", see `max_stable_lr`, and a wider range would not
+    help.
+
+    Returns
+    -------
+    side : {"low", "high"} or None
+        None also where nothing, or one learning rate alone, was tried.
+
+    Examples
+    --------
+    >>> rising = np.array([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]])
+    >>> edge(lr_curve([0.01, 0.1, 1.0], rising, ["ok"] * 3)), edge(lr_curve([0.01, 0.1, 1.0], -rising, ["ok"] * 3))
+    ('high', 'low')
+    >>> edge(lr_curve([0.01, 0.1, 1.0], rising, ["ok", "ok", "diverged"])) is None
+    True
+    """
+    if curve.best < 0 or len(curve) < 2:
+        return None
+    if curve.diverged[: curve.best].all():
+        return "low"
+    return "high" if curve.best == len(curve) - 1 else None
+
+
+def max_stable_lr(curve: LRCurve) -> float | None:
+    """Return the largest learning rate tried up to which none diverged; None where the lowest did already.
+
+    Examples
+    --------
+    >>> scores = np.array([[0.5], [np.nan], [0.9], [np.nan]])
+    >>> max_stable_lr(lr_curve([0.01, 0.1, 1.0, 10.0], scores, ["ok", "diverged", "ok", "diverged"]))
+    0.01
+    >>> max_stable_lr(lr_curve([0.01, 0.1], scores[[0, 2]], ["ok", "ok"]))
+    0.1
+    >>> max_stable_lr(lr_curve([0.1], scores[[1]], ["diverged"])) is None
+    True
+    """
+    n_stable = int(np.argmax(np.append(curve.diverged, True)))
+    return float(curve.lr[n_stable - 1]) if n_stable else None
