@@ -1,11 +1,12 @@
 # make demo: search the learning rate of a small net on scikit-learn's digits, and draw the curve.
 # make test: run every check there is. Both need Python 3.11 or newer and nothing else.
+# make pictures: redraw the pictures in docs/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint pictures clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
@@ -17,6 +18,12 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+pictures: $(VENV)/demo.stamp
+	cd docs && $(abspath $(BIN))/python ../examples/demo.py
+	cd docs && for example in ../examples/plot_*.py; do \
+	    MPLBACKEND=Agg $(abspath $(BIN))/python $$example || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

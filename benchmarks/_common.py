@@ -40,10 +40,22 @@ class Timing:
         """Return this with a cost that each repetition would have had too."""
         return Timing(tuple(s + seconds for s in self.seconds))
 
+    @property
+    def middle(self) -> str:
+        """The median, to be read: two digits that matter at least."""
+        return f"{self.median:.{self._digits}f}"
+
+    @property
+    def spread(self) -> str:
+        """The fastest and the slowest repetition."""
+        return f"{min(self.seconds):.{self._digits}f}..{max(self.seconds):.{self._digits}f}"
+
+    @property
+    def _digits(self) -> int:
+        return 3 if self.median < 1 else 2
+
     def __str__(self) -> str:
-        digits = 3 if self.median < 1 else 2
-        middle, low, high = (f"{s:.{digits}f}" for s in (self.median, min(self.seconds), max(self.seconds)))
-        return f"{middle} s ({low}..{high})"
+        return f"{self.middle} s ({self.spread})"
 
 
 def clock(function: Callable[[], Any]) -> float:

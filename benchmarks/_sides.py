@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from _common import clock
 from _workloads import OPTIMIZERS, Task, build_module
-from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV
@@ -106,8 +105,7 @@ def start(task: Task, engine: Engine, keep_estimators: bool = False) -> Training
 
 
 def start_workers(task: Task, n_jobs: int) -> float:
-    """Start joblib's worker processes anew and let each train a little; return the seconds that took."""
-    get_reusable_executor().shutdown(wait=True)
+    """Start joblib's worker processes, let each train a little, and return the seconds that took; call it once."""
     return clock(lambda: warm_workers(task, n_jobs))
 
 

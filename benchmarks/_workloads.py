@@ -68,11 +68,6 @@ class Workload:
     widths: tuple[int, ...] = ()
     pixels: int = 8
 
-    @property
-    def family(self) -> str:
-        """The kind of model, for goals that hold for a kind: the name up to its hyphen."""
-        return self.name.partition("-")[0]
-
 
 def _mlp_workload(name: str, batch_size: int, *widths: int) -> Workload:
     title = f"MLP {'-'.join(map(str, widths))}, batch {batch_size}"
@@ -173,7 +168,7 @@ def make_task(workload: Workload, optimizer: str, n_runs: int, device: str, quic
     """Return the task of `n_runs` runs: learning rates evenly spaced on a log scale, over up to five folds."""
     n_lrs, n_folds = SHAPES.get(n_runs) or _shape(n_runs)
     low, high = OPTIMIZERS[optimizer][2]
-    lrs = np.geomspace(low, high, n_lrs).tolist() if n_lrs > 1 else [float(np.sqrt(low * high))]
+    lrs = np.geomspace(low, high, n_lrs).tolist() if n_lrs > 1 else [10 * low]
     epochs, rows = (2, 300) if quick else (workload.max_epochs, 1797)
     return Task(workload, optimizer, lrs, n_folds, epochs, device, n_rows=rows)
 

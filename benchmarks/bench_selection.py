@@ -7,7 +7,8 @@ quadratic   score = top - c d^2, beyond the cliff the runs diverge
 collapse    the same, but beyond the cliff the score is that of guessing
 plateau     the quadratic saturates far from the top
 steep_right, steep_left   lopsided: c (exp(s d) - 1 - s d) 2 / s^2 with s = 1.2 and -1.2 per decade
-kink        the curvature is nine times higher above the top than below; known to be beyond a smooth fit
+fall        the score is lower by 0.05 at the cliff, and by one more for every decade beyond
+kink        the curvature is nine times higher above the top than below; no smooth fit is right there
 
 Coverage: how often the 90 % interval holds the true top (of `fit`: where it was not refused). Error: mean distance of
 the chosen lr from the top, in decades. Regret: mean loss of true score at the chosen lr, in 1e-3; `fit` where it
@@ -31,7 +32,7 @@ from sklr.selection import LRCurve, choose, corrected_score, lr_curve
 
 CURVATURE, CELL_SD, TOP, GUESSING = 0.08, 0.02, 0.95, 0.1  # score per decade^2, and scores
 NOISES = (0.003, 0.01, 0.02)  # of one run; 0.02 is what half a decade costs
-SHAPES = ("quadratic", "collapse", "plateau", "steep_right", "steep_left", "kink")
+SHAPES = ("quadratic", "collapse", "plateau", "steep_right", "steep_left", "fall", "kink")
 RULES = ("best", "one_se", "fit")
 
 
@@ -50,7 +51,7 @@ def loss(shape: str, distance: np.ndarray) -> np.ndarray:
         quadratic = CURVATURE * 2 / s**2 * (np.exp(s * distance) - 1 - s * distance)
     else:
         quadratic = CURVATURE * distance**2 * np.where((shape == "kink") & (distance > 0), 9, 1)
-    saturates = shape not in ("quadratic", "collapse")
+    saturates = shape not in ("quadratic", "collapse", "fall")
     return 0.6 * (1 - np.exp(-quadratic / 0.6)) if saturates else quadratic
 
 
@@ -58,14 +59,18 @@ def simulate(shape: str, spacing: float, n_cells: int, noise: float, generator: 
     """Run one search over five decades; `spacing` in decades."""
     u = np.arange(-5 + generator.uniform(0, spacing), 0, spacing)
     top = generator.uniform(-3.2, -1.6)
-    over = u > top + generator.uniform(0.3, 1.2)
+    cliff = top + generator.uniform(0.3, 1.2)
+    over = u > cliff
     scores = TOP - loss(shape, u - top)[:, None] + CELL_SD * generator.standard_normal(n_cells)
     scores += noise * generator.standard_normal((len(u), n_cells))
+    status = ["ok"] * len(u)
     if shape == "collapse":
         scores[over] = GUESSING + 0.01 * generator.standard_normal((over.sum(), n_cells))
-        return Search(lr_curve(10**u, scores, ["ok"] * len(u)), top)
-    scores[over] = np.nan
-    return Search(lr_curve(10**u, scores, ["diverged" if o else "ok" for o in over]), top)
+    elif shape == "fall":
+        scores[over] -= (0.05 + u - cliff)[over, None]
+    else:
+        scores[over], status = np.nan, ["diverged" if o else "ok" for o in over]
+    return Search(lr_curve(10**u, np.maximum(scores, GUESSING), status), top)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Report:
     width: float
     refused: Counter[str]
     n: int
+
+    def __str__(self) -> str:
+        refused = 100 * self.refused.total() / self.n
+        return f"{100 * self.coverage:7.1f}% {self.error:6.3f} {self.regret:6.2f} {self.width:6.2f} {refused:6.1f}%"
 
 
 def measure(rule: str, shape: str, searches: list[Search]) -> Report:
@@ -110,21 +119,18 @@ def table(shapes: tuple[str, ...], n: int) -> None:
                 for noise in NOISES:
                     searches = searches_of(shape, spacing, n_cells, noise, n)
                     for rule in RULES:
-                        r = measure(rule, shape, searches)
-                        print(
-                            f"{shape:12} {spacing:5} {n_cells:5} {noise:6}  {rule:7} {100 * r.coverage:7.1f}% {r.error:6.3f} "
-                            f"{r.regret:6.2f} {r.width:6.2f} {100 * r.refused.total() / n:6.1f}%",
-                            flush=True,
-                        )
+                        kind = f"{shape:12} {spacing:5} {n_cells:5} {noise:6}  {rule:7}"
+                        print(kind, measure(rule, shape, searches), flush=True)
 
 
 def winners_curse(n: int) -> None:
     """Print the mean error of the best score, and of what corrects it, against the true score of the chosen lr."""
-    print(f"\n{'winner s curse':20} {'step':>5} {'cells':>5} {'noise':>6}  error in 1e-3: mean (root mean square)")
+    print("\nThe winner's curse: error of the estimated score in 1e-3, mean (root mean square)")
+    print(f"{'shape':12} {'step':>5} {'cells':>5} {'noise':>6}")
     for spacing, n_cells in ((0.25, 5), (0.5, 5), (0.25, 15)):
         for noise in NOISES:
             searches = searches_of("plateau", spacing, n_cells, noise, n)
-            print(f"{'':20} {spacing:5} {n_cells:5} {noise:6}  " + _corrections(searches))
+            print(f"{'plateau':12} {spacing:5} {n_cells:5} {noise:6}  " + _corrections(searches))
 
 
 def _corrections(searches: list[Search]) -> str:

@@ -36,9 +36,9 @@ for name, search in searches.items():
     print(f"{name:>6}: lr {search.best_lr_:.3g}, accuracy {search.best_score_:.4f}, standard error {se:.4f}")
 
 # %%
-# Where each has looked, and the lowest error it had found after each evaluation. The grid goes from low to high and is done
-# when it has reached the end. The other two begin with an even cover of the range, and then look where the scores so
-# far promise more.
+# Where each has looked, and the lowest error it had found after each evaluation. The grid goes from low to high and is
+# done when it has reached the end. The other two begin with an even cover of the range, and then look where the scores
+# so far promise more, or where little is known.
 #
 # With one parameter, a good grid is hard to beat by much. The differences between the best scores are about as large
 # as their standard errors: do not choose between the searches by this picture alone.
@@ -50,8 +50,10 @@ for (name, search), marker in zip(searches.items(), "so^", strict=True):
     right.plot(evaluations, 1 - np.maximum.accumulate(scores), marker=marker, drawstyle="steps-post", label=name)
 left.set(xlabel="evaluation", ylabel="learning rate tried", yscale="log")
 right.set(xlabel="evaluations", ylabel="lowest error rate so far", yscale="log")
-left.legend(loc="lower right")
-right.legend()
+right.set_yticks([0.04, 0.1, 0.3, 1.0], ["4 %", "10 %", "30 %", "100 %"])
+right.minorticks_off()
+for ax in (left, right):
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.13), ncols=3)
 figure.savefig("plot_03_three_searches.png", dpi=120)
 plt.show()
 

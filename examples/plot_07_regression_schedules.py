@@ -49,14 +49,14 @@ search = LRGridSearchCV(
 history = search.history_
 mse = -history["valid_score"].reshape(len(ways), 8, 60)  # candidate, seed, epoch
 for name, runs in zip(ways, mse[..., -1], strict=True):
-    print(f"{name:>30}: test MSE {runs.mean():5.2f} +- {runs.std(ddof=1) / np.sqrt(8):.2f} (standard error)")
+    print(f"{name:>30}: test MSE {runs.mean():5.2f} ± {runs.std(ddof=1) / np.sqrt(8):.2f} (standard error)")
 
 # %%
 # The seeds are shared, so the ways can be compared seed by seed: what one loses to the first, in the same world.
 for name, runs in list(zip(ways, mse[..., -1], strict=True))[1:]:
     lost = runs - mse[0, :, -1]
     print(
-        f"{name:>30}: {lost.mean():+.2f} +- {lost.std(ddof=1) / np.sqrt(8):.2f}, worse in {(lost > 0).sum()} of 8 seeds"
+        f"{name:>30}: {lost.mean():+.2f} ± {lost.std(ddof=1) / np.sqrt(8):.2f}, worse in {(lost > 0).sum()} of 8 seeds"
     )
 
 # %%
@@ -69,7 +69,7 @@ for candidate, (name, runs) in enumerate(zip(ways, mse, strict=True)):
     right.plot(epochs, mean, color=f"C{candidate}")
     right.fill_between(epochs, mean - se, mean + se, color=f"C{candidate}", alpha=0.2)
 left.set(xlabel="epoch", ylabel="learning rate used", ylim=(0, None))
-right.set(xlabel="epoch", ylabel="test MSE, mean of 8 seeds +- standard error", ylim=(10, 50))
+right.set(xlabel="epoch", ylabel="test MSE, mean of 8 seeds ± standard error", ylim=(10, 50))
 left.legend()
 figure.savefig("plot_07_regression_schedules.png", dpi=120)
 plt.show()

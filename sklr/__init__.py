@@ -4,10 +4,18 @@ The searches are `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`; they wo
 skorch's own, on pipelines around them, and on any other scikit-learn estimator.
 """
 
-from sklr.exceptions import AllDivergedError, DivergedWarning, EngineError, SklrError
+from sklr.exceptions import (
+    AllDivergedError,
+    DivergedWarning,
+    EdgeOfRangeWarning,
+    EngineError,
+    OutOfMemoryWarning,
+    SklrError,
+)
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.plotting import plot_lr_curve, plot_schedule
+from sklr.replicate import Characterization, characterize, compare
 from sklr.search import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
 
 __version__ = "0.1.0.dev0"
@@ -16,14 +24,19 @@ __all__ = [
     "MLP",
     "AllDivergedError",
     "BayesSearchCV",
+    "Characterization",
     "DivergedWarning",
+    "EdgeOfRangeWarning",
     "EngineError",
     "LRGridSearchCV",
     "NeuralNetBinaryClassifier",
     "NeuralNetClassifier",
     "NeuralNetRegressor",
     "OptunaSearchCV",
+    "OutOfMemoryWarning",
     "SklrError",
+    "characterize",
+    "compare",
     "plot_lr_curve",
     "plot_schedule",
 ]

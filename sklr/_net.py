@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Tags, check_consistent_length
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset, get_len
 from skorch.utils import to_tensor
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from sklr import _net_data as data
 from sklr._callback_bridge import ToldCallbacks, raised_by_callback
 from sklr._net_parts import NetParts
+from sklr._sklearn import check_sample_weight
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -247,4 +248,4 @@ class BaseNet(CallbackSupportMixin, NetParts):
 def _checked_weights(sample_weight: Any, X: Any) -> np.ndarray:
     """Return sample weights as an array of shape (n_samples,), in scikit-learn's words if they are wrong."""
     rows = np.empty((get_len(X), 0))
-    return _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+    return check_sample_weight(sample_weight, rows, ensure_non_negative=True)

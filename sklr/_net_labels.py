@@ -64,7 +64,8 @@ class LabelNet(BaseNet):
 
     def _check_weights(self, y: Any, weights: np.ndarray) -> None:
         if self._encoded and self._given_classes() is None and len(left := np.unique(y[weights > 0])) == 1:
-            raise ValueError(_one_class(self.classes_inferred_[left[0]]))
+            label = self.classes_inferred_[left[0]]
+            raise ValueError(f"{_one_class(label)} The others have a sample_weight of 0.")
 
     def _decode(self, numbers: np.ndarray) -> np.ndarray:
         return self.classes_[numbers] if self._encoded and not self._by_number else numbers

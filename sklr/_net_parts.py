@@ -196,10 +196,10 @@ class NetParts(NeuralNet):
     def __setstate__(self, state: dict[str, Any]) -> None:
         asked, state = state["device"], dict(state)
         if isinstance(asked, str) and asked == "auto":
-            state["device"] = state["device_"] = best_device()
+            state["device"] = best_device()
+            state |= {"device_": state["device"]} if "device_" in state else {}  # a fitted net's may not exist here
         super().__setstate__(state)
-        if isinstance(asked, str) and asked == "auto":
-            self.device = asked
+        self.device = asked
 
 
 def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Generator | None]:

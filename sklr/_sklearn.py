@@ -5,17 +5,21 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import _insert_error_scores as insert_error_scores
 from sklearn.model_selection._validation import _score as score_estimator
 from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures
-from sklearn.utils._metadata_requests import _routing_enabled as routing_enabled
+from sklearn.utils import _safe_indexing as take_rows
 from sklearn.utils.metaestimators import _safe_split as safe_split
 from sklearn.utils.validation import _check_method_params as take_params
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as count_rows
 
 __all__ = [
     "BaseSearchCV",
+    "check_sample_weight",
+    "count_rows",
     "fit_context",
     "insert_error_scores",
-    "routing_enabled",
     "safe_split",
     "score_estimator",
     "take_params",
+    "take_rows",
     "warn_or_raise_about_fit_failures",
 ]

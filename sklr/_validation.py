@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 
 def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
     """Write the message of an error about a value that breaks a rule.
@@ -67,3 +69,17 @@ def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") ->
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ValueError(must_be(what, f"an integer >= {minimum}", value, next_step))
     return int(value)
+
+
+def check_flag(what: str, value: Any) -> bool:
+    """Return True or False, or say that the value is neither.
+
+    Examples
+    --------
+    >>> check_flag("extend", "yes")
+    Traceback (most recent call last):
+    ValueError: extend must be True or False, got 'yes'.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(must_be(what, "True or False", value))
+    return bool(value)

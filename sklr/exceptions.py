@@ -38,3 +38,7 @@ class DivergedWarning(UserWarning):
 
 class OutOfMemoryWarning(UserWarning):
     """A stack of runs did not fit into memory and was halved; the search goes on, slower."""
+
+
+class EdgeOfRangeWarning(UserWarning):
+    """The best learning rate lies at an end of the range that was searched; a better one may lie beyond."""

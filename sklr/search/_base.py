@@ -6,27 +6,30 @@ import time
 from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
+from copy import deepcopy
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import optuna
 from sklearn.base import clone, is_classifier
-from sklearn.utils import check_random_state, indexable
-from sklearn.utils.validation import _num_samples
+from sklearn.utils import Tags, check_random_state, get_tags, indexable
+from sklearn.utils.validation import check_is_fitted
 
 from sklr._random import RandomStream
-from sklr._sklearn import BaseSearchCV, fit_context, take_params
-from sklr._validation import check_count
+from sklr._sklearn import BaseSearchCV, count_rows, fit_context, take_params
+from sklr._validation import check_count, check_flag
 from sklr.engines import check_engine
-from sklr.engines._base import Experiment
+from sklr.engines._base import Cell, Experiment
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells
+from sklr.search._decide import chosen_params, decide, extension, searched_curve, warn_at_edge
 from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._record import Record, warn_about_refit
-from sklr.search._space import check_lr_range, find_lr_param, lr_names
+from sklr.search._space import check_lr_range, check_select, find_lr_param, lr_names
 from sklr.search._tasks import SearchTasks
-from sklr.selection import lr_curve
+from sklr.selection import edge, max_stable_lr, verdict
 
 
 class BaseLRSearchCV(BaseSearchCV):
@@ -52,6 +55,9 @@ class BaseLRSearchCV(BaseSearchCV):
         return_train_score: bool = False,
         random_state: Any = None,
         lr_param: str | None = None,
+        select: str = "best",
+        confidence: float = 0.9,
+        extend: bool = False,
     ):
         super().__init__(
             estimator,
@@ -69,6 +75,9 @@ class BaseLRSearchCV(BaseSearchCV):
         self.engine = engine
         self.random_state = random_state
         self.lr_param = lr_param
+        self.select = select
+        self.confidence = confidence
+        self.extend = extend
 
     @abstractmethod
     def _check_space(self) -> Any:
@@ -87,6 +96,12 @@ class BaseLRSearchCV(BaseSearchCV):
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
         """Return the rows to search on, None for all."""
         return None
+
+    def _draw_cells(
+        self, cv: Any, X: Any, y: Any, split_params: dict, rows: np.ndarray | None, random_state: np.random.RandomState
+    ) -> list[Cell]:
+        """Return the folds and seeds every candidate will meet."""
+        return draw_cells(cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state)
 
     def _n_candidates(self, space: Any) -> int | None:
         """Return how many candidates will be proposed, None if that is not known before."""
@@ -122,7 +137,7 @@ class BaseLRSearchCV(BaseSearchCV):
         AllDivergedError
             If no candidate could be trained.
         """
-        space = self._check()
+        space = self._check(y)
         self._forget()
         random_state = check_random_state(self.random_state)
         X, y = indexable(X, y)
@@ -137,18 +152,34 @@ class BaseLRSearchCV(BaseSearchCV):
         tasks.end()
         return self
 
-    def _check(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags = deepcopy(get_tags(self.estimator).target_tags)  # a search takes the targets it passes on
+        return tags
+
+    def _check(self, y: Any) -> Any:
         """Check all that can be checked without training, cheapest first."""
         check_lr_range(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
+        check_select(self.select, self.confidence)
+        check_flag("extend", self.extend)
         self._known_lr_param()
+        if y is None and get_tags(self.estimator).target_tags.required:
+            name = type(self.estimator).__name__
+            raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
         return self._check_space()
 
     def _forget(self) -> None:
         """Drop what an earlier `fit` found: should this one be interrupted, the two must not stand side by side."""
-        for name in [name for name in vars(self) if name.endswith("_")]:
+        for name in [name for name in vars(self) if name.endswith("_") or name == "_cell_scores"]:
             delattr(self, name)
+
+    @property
+    def cell_scores_(self) -> np.ndarray:
+        """Test scores of all runs, shape (n_candidates, n_cells)."""
+        check_is_fitted(self, "_cell_scores")
+        return np.array(self._cell_scores)
 
     def _known_lr_param(self) -> str | None:
         """Return the name of the learning rate, None where there is no telling; a strategy that needs it will ask."""
@@ -162,8 +193,8 @@ class BaseLRSearchCV(BaseSearchCV):
         split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
         cv = check_folds(self.cv, y, is_classifier(self.estimator))
-        rows = self._search_rows(_num_samples(X), random_state)
-        self.cells_ = draw_cells(cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state)
+        rows = self._search_rows(count_rows(X), random_state)
+        self.cells_ = self._draw_cells(cv, X, y, split_params, rows, random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(
@@ -197,10 +228,12 @@ class BaseLRSearchCV(BaseSearchCV):
     def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
         """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
         count = self._n_candidates(space)
-        n_runs = None if count is None else count * len(evaluator.experiment.cells)
+        n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
         try:
             with evaluator.tasks.search(n_runs):
                 self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
+                if self.extend and self.lr_param_ is not None:
+                    self._try(extension(evaluator.record, self.lr_param_), evaluator)
         except KeyboardInterrupt:
             with suppress(Exception):  # nothing may hide that it was Ctrl-C
                 self._conclude(evaluator)
@@ -228,7 +261,10 @@ class BaseLRSearchCV(BaseSearchCV):
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
         self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons
-        self.history_, self.cell_scores_ = record.history(), record.cell_scores()
+        self.n_iter_ = len(record.candidates)
+        self.history_ = record.history()
+        # a list: where X is a GPU's tensor, scikit-learn expects every array that is an attribute to be one too
+        self._cell_scores = record.cell_scores().tolist()
         self.cv_results_ = record.cv_results(self._format_results, self.error_score, callable(self.scoring))
         first = record.outcomes[0][0].test_scores
         self.multimetric_ = isinstance(first, dict)
@@ -236,6 +272,7 @@ class BaseLRSearchCV(BaseSearchCV):
             self._check_refit_for_multimetric(first)
         if self.refit or not self.multimetric_:
             self._choose()
+            self._decide(record)
 
     def _choose(self) -> None:
         metric = self.refit if self.multimetric_ else "score"
@@ -243,11 +280,52 @@ class BaseLRSearchCV(BaseSearchCV):
         self.best_params_ = self.cv_results_["params"][self.best_index_]
         if not callable(self.refit):
             self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
+
+    def _decide(self, record: Record) -> None:
+        """Draw the LR curve and choose on it; unless ``select="best"`` the choice is the curve's, not the ranking's."""
         if self.lr_param_ is not None:
-            default = self.estimator.get_params()[self.lr_param_]
-            self.best_lr_ = self.best_params_.get(self.lr_param_, default)
-            lrs = [params.get(self.lr_param_, default) for params in self.cv_results_["params"]]
-            self.lr_curve_ = lr_curve(lrs, self.cell_scores_, self.cv_results_["status"])
+            self.best_lr_ = self.best_params_.get(self.lr_param_, self.estimator.get_params()[self.lr_param_])
+        curve = searched_curve(record, self.lr_param_)
+        decision = None if curve is None else decide(curve, self.cell_scores_, self.select, self.confidence)
+        if decision is None:
+            return
+        self.lr_curve_, self.lr_choice_, self.best_score_corrected_ = decision
+        self.lr_interval_ = self.lr_choice_.interval
+        self.lr_edge_, self.max_stable_lr_ = edge(self.lr_curve_), max_stable_lr(self.lr_curve_)
+        if self.select != "best" and not callable(self.refit):
+            self._take(self.lr_choice_.lr)
+        warn_at_edge(self.lr_curve_, self.extend)
+
+    def _take(self, lr: float) -> None:
+        """Make a learning rate of the curve the best one; the index is that of the nearest one that was tried."""
+        assert self.lr_param_ is not None
+        curve = self.lr_curve_
+        tried = np.flatnonzero(curve.usable)
+        nearest = tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()]
+        self.best_index_ = int(curve.candidate[nearest])
+        self.best_params_ = chosen_params(self.cv_results_["params"][self.best_index_], self.lr_param_, lr)
+        self.best_lr_ = lr
+        metric = self.refit if self.multimetric_ else "score"
+        self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
+
+    def summary(self) -> str:
+        """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
+        check_is_fitted(self, "cv_results_")
+        if not hasattr(self, "lr_choice_"):
+            score = getattr(self, "best_score_", float("nan"))
+            return f"Chosen: {getattr(self, 'best_params_', {})}, score {score:.4f}. No learning rate was searched."
+        return verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
+
+    def report(self, path: Any) -> Any:
+        """Write one self-contained HTML page about the search, and return its path.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to write, such as ``"lr.html"``.
+        """
+        check_is_fitted(self, "cv_results_")
+        return import_module("sklr.report").write_report(self, path)  # a page is drawn from a search, not the reverse
 
     def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int) -> None:
         """Train the chosen candidate on all rows."""

@@ -51,13 +51,17 @@ class BayesSearchCV(BaseLRSearchCV):
         The range of the learning rate where there is no `search_spaces`.
     n_iter : int
         How many candidates to try in each space. A space with fewer points is tried completely and once.
-    n_points : int
-        How many candidates to propose, and train, at a time.
+    n_points : int, optional
+        How many candidates to propose, and train, at a time. None trains the even start together, then few enough
+        at a time that each proposal knows what it needs to; one at a time where a callback may end the search.
     optimizer_kwargs : dict, optional
         Passed to `skopt.Optimizer`, such as `{"base_estimator": "RF"}` or `{"n_initial_points": 10}`. The start is
-        an even cover of half of `n_iter` unless `n_initial_points` or `initial_point_generator` is given.
+        an even cover of half of `n_iter` unless `n_initial_points` or `initial_point_generator` is given. Where one
+        number is searched and neither `base_estimator` nor an acquisition is given, a Gaussian process made for
+        such a curve proposes: it leaves out what lies beyond the cliff and counts the risk to fall off it.
         `"GP"`, `"RF"`, `"ET"`, `"DUMMY"` (no model: the cover alone) and regressors with `return_std` work.
-    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param
+    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
+select, confidence, extend
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
         Decides seeds, folds and proposals.
@@ -98,7 +102,7 @@ class BayesSearchCV(BaseLRSearchCV):
         *,
         lr_range: tuple[float, float] = (1e-5, 1.0),
         n_iter: int = 16,
-        n_points: int = 4,
+        n_points: int | None = None,
         optimizer_kwargs: dict[str, Any] | None = None,
         scoring: Any = None,
         n_jobs: int | None = None,
@@ -112,6 +116,9 @@ class BayesSearchCV(BaseLRSearchCV):
         return_train_score: bool = False,
         random_state: Any = None,
         lr_param: str | None = None,
+        select: str = "best",
+        confidence: float = 0.9,
+        extend: bool = False,
     ):
         super().__init__(
             estimator,
@@ -128,6 +135,9 @@ class BayesSearchCV(BaseLRSearchCV):
             return_train_score=return_train_score,
             random_state=random_state,
             lr_param=lr_param,
+            select=select,
+            confidence=confidence,
+            extend=extend,
         )
         self.search_spaces = search_spaces
         self.n_iter = n_iter
@@ -144,7 +154,7 @@ class BayesSearchCV(BaseLRSearchCV):
         groups : array-like of shape (n_samples,), optional
             For a splitter that keeps groups together.
         callback : callable or list of callables, optional
-            Called as `callback(result)` with the `OptimizeResult` so far after every `n_points` candidates; True
+            Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates; True
             ends the search of the space at hand, as in scikit-optimize.
         **params : dict
             Passed on as in `GridSearchCV.fit`, such as `sample_weight`.
@@ -177,7 +187,8 @@ class BayesSearchCV(BaseLRSearchCV):
     def _check_space(self) -> list[Subspace]:
         lr_range = check_lr_range(self.lr_range)
         n_iter = check_count("n_iter", self.n_iter)
-        check_count("n_points", self.n_points)
+        if self.n_points is not None:
+            check_count("n_points", self.n_points)
         _check_optimizer_kwargs(self.optimizer_kwargs)
         if self.search_spaces is None:
             lr = Range(*lr_range, log=True)
@@ -201,7 +212,8 @@ class BayesSearchCV(BaseLRSearchCV):
         return Subspace(named, n_iter)
 
     def _surrogate(self, space: Subspace, random_state: np.random.RandomState) -> Surrogate:
-        return Surrogate(space.dimensions, space.n_iter, self.n_points, self.optimizer_kwargs or {}, random_state)
+        n_points = 1 if self.n_points is None and self._callbacks else self.n_points
+        return Surrogate(space.dimensions, space.n_iter, n_points, self.optimizer_kwargs or {}, random_state)
 
     def _n_candidates(self, space: list[Subspace]) -> int:
         return sum(int(min(s.n_iter, math.prod(d.size for d in s.dimensions.values()))) for s in space)
@@ -216,7 +228,7 @@ class BayesSearchCV(BaseLRSearchCV):
             yield from self._explore(surrogate, subspace.n_iter)
 
     def _explore(self, surrogate: Surrogate, n_iter: int) -> Generator[list[dict[str, Any]], np.ndarray, None]:
-        while n_iter > 0 and (points := surrogate.ask(min(self.n_points, n_iter))):
+        while n_iter > 0 and (points := surrogate.ask(n_iter)):
             scores = yield [surrogate.candidate(point) for point in points]
             result = surrogate.tell(points, scores)
             n_iter -= len(points)

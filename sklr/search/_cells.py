@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import check_cv
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples
 
+from sklr._sklearn import count_rows, take_rows
 from sklr.engines._base import Cell
 
 MAX_SEED = 2**31 - 1
@@ -61,13 +61,19 @@ def split_rows_of(cv: Any, X: Any, y: Any, split_params: dict[str, Any], rows: n
                 f"Expected {expected} splits, got {len(folds)}"
             )
         return folds
-    n_samples = _num_samples(X)
-    X, y = (None if a is None else _safe_indexing(a, rows) for a in (X, y))
+    n_samples = count_rows(X)
+    X, y = (None if a is None else take_rows(a, rows) for a in (X, y))
     split_params = {
-        name: _safe_indexing(value, rows) if value is not None and _num_samples(value) == n_samples else value
+        name: take_rows(value, rows) if value is not None and count_rows(value) == n_samples else value
         for name, value in split_params.items()
     }
     return [(rows[train], rows[test]) for train, test in cv.split(X, y, **split_params)]
+
+
+def cross_seeds(cells: list[Cell]) -> list[Cell]:
+    """Return the cells with the first fold's seeds in every fold."""
+    seeds = [cell.seed for cell in cells if cell.fold == 0]
+    return [replace(cell, seed=seeds[cell.seed_index]) for cell in cells]
 
 
 def check_folds(cv: Any, y: Any, classifier: bool) -> Any:

@@ -45,6 +45,17 @@ def start_size(n_points: int, batch: int) -> int:
     return min(n_points, batch * math.ceil(min(n_points / 2, 10) / batch))
 
 
+def batch_size(n_done: int, n_start: int, left: float) -> int:
+    """Return how many points to try at a time: the start together, then an eighth of what is left.
+
+    A small budget is best spent one by one, each where all before it point to; a large one can afford haste.
+
+    >>> batch_size(0, 8, 16), batch_size(8, 8, 8), batch_size(10, 10, 90)
+    (8, 1, 11)
+    """
+    return n_start - n_done if n_done < n_start else max(1, int(left) // 8)
+
+
 def _spread_order(n: int) -> np.ndarray:
     mirrored = [int(f"{i:b}"[::-1], 2) / 2 ** len(f"{i:b}") for i in range(n)]
     return np.argsort(np.argsort(mirrored))

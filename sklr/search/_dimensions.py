@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -213,6 +213,16 @@ class Quantiles(Dimension):
     def decode(self, raw: Any) -> Any:
         value = self.distribution.ppf(float(raw))
         return int(value) if self.integer else float(value)
+
+
+def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
+    """Return the one dimension there is, if any number of a range may be its value; None otherwise.
+
+    >>> line_of({"lr": Range(1e-4, 1.0, log=True)}) is not None, line_of({"degree": Range(1, 8, integer=True)})
+    (True, None)
+    """
+    only = next(iter(dimensions.values()))
+    return only if len(dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size) else None
 
 
 def to_dimension(what: str, given: Any, *, tuples_are_choices: bool = False) -> Dimension:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sklr.engines import pick_engine
+from sklr.engines import pick_engine, trains_nets
 from sklr.engines._base import Experiment, Training
 from sklr.results import Outcome
 from sklr.search._ledger import Ledger
@@ -87,6 +87,8 @@ class Evaluator:
             n_folds = len(self.experiment.cells) // self.n_seeds
             folds = f"{n_folds} folds" + (f" x {self.n_seeds} seeds" if self.n_seeds > 1 else "")
             print(f"Fitting {folds} for each of {n_candidates} candidates, totalling {n_runs} fits")
+            if trains_nets(self.experiment.estimator):
+                print(f"[sklr] engine: {self.engine_name}" + "".join(f"; {reason}" for reason in self.reasons))
 
     def _write_down(self, candidates: Sequence[dict], ended: Mapping[int, list[Outcome]]) -> np.ndarray:
         scores = self.record.add([candidates[i] for i in ended], list(ended.values()))

@@ -50,6 +50,14 @@ class LRGridSearchCV(BaseLRSearchCV):
         Decides seeds and folds.
     lr_param : str, optional
         The learning rate's parameter, where it cannot be found by its name.
+    select : {"best", "one_se", "fit"}
+        How the learning rate is chosen on the LR curve: the highest mean score, as scikit-learn does; the centre of
+        what is within one standard error of it; or the top of a curve fitted through the scores, usually a learning
+        rate that was never tried. See `sklr.selection.choose`.
+    confidence : float
+        Of `lr_interval_`.
+    extend : bool
+        Whether to search on, a decade at a time, while the best learning rate is at an end of the range.
 
     Raises
     ------
@@ -90,6 +98,9 @@ class LRGridSearchCV(BaseLRSearchCV):
         return_train_score: bool = False,
         random_state: Any = None,
         lr_param: str | None = None,
+        select: str = "best",
+        confidence: float = 0.9,
+        extend: bool = False,
     ):
         super().__init__(
             estimator,
@@ -106,6 +117,9 @@ class LRGridSearchCV(BaseLRSearchCV):
             return_train_score=return_train_score,
             random_state=random_state,
             lr_param=lr_param,
+            select=select,
+            confidence=confidence,
+            extend=extend,
         )
         self.param_grid = param_grid
         self.n_lrs = n_lrs

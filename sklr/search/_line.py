@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from sklr.search._cover import keep_apart
 
 GRID = np.linspace(0.0, 1.0, 513)
+SHARE = 0.5
 Prediction = tuple[np.ndarray, np.ndarray]  # mean and standard deviation
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], Prediction]]
 
@@ -58,8 +59,8 @@ def fallen(positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
     >>> positions = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
     >>> fallen(positions, np.array([0.7, 0.8, 0.9, 0.1, np.nan])).tolist()
     [False, False, False, True, True]
-    >>> fallen(positions, np.array([np.nan, 0.8, np.nan, 0.9, 0.7])).any()  # failures in between are no cliff
-    False
+    >>> fallen(positions, np.array([np.nan, 0.8, np.nan, 0.9, 0.8])).tolist()  # failures in between are no cliff
+    [False, False, False, False, False]
     """
     finite = np.isfinite(scores)
     if not finite.any():
@@ -116,27 +117,78 @@ def propose(positions: np.ndarray, scores: np.ndarray, n: int, distance: float, 
     2014, eq. 6), on 513 positions. If nothing has a score, the learning rate is too high: half way to the low end.
     """
     if not np.isfinite(scores).any():
-        return _lower(positions, n, distance)
-    heights, proposed = bounded(scores), []
+        return retreat(positions, n, distance)
+    proposed: list[float] = []
     for _ in range(n):
-        beyond = fallen(positions, scores)
-        seen = informative(positions, beyond)
-        mean, std = fit(positions[seen], heights[seen])(GRID)
-        gain = _expected_improvement(mean, std, heights.max()) * survival(GRID, positions, beyond)
-        gain[np.abs(GRID[:, None] - positions).min(axis=1) < distance] = -1.0
+        gain, mean = promise(positions, scores, distance, fit)
         best = int(gain.argmax())
         proposed.append(keep_apart(float(GRID[best]), positions, distance))
-        positions = np.append(positions, proposed[-1])
-        heights, scores = np.append(heights, mean[best]), np.append(scores, mean[best])
+        positions, scores = np.append(positions, proposed[-1]), np.append(scores, mean[best])
     return proposed
 
 
-def _lower(positions: np.ndarray, n: int, distance: float) -> list[float]:
+def promise(positions: np.ndarray, scores: np.ndarray, distance: float, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a training at each position of `GRID` promises to gain, and what it is expected to score.
+
+    Parameters are those of `propose`. The gain is -1 within `distance` of a point tried.
+    """
+    heights, beyond = bounded(scores), fallen(positions, scores)
+    seen = informative(positions, beyond)
+    mean, std = fit(positions[seen], heights[seen])(GRID)
+    gain = _expected_improvement(mean, std, heights.max()) * survival(GRID, positions, beyond)
+    gain[np.abs(GRID[:, None] - positions).min(axis=1) < distance] = -1.0
+    return gain, mean
+
+
+def settle(position: float, gain: np.ndarray) -> float:
+    """Return the position of `GRID` nearest to `position` that promises at least half of the largest gain.
+
+    >>> settle(0.5, np.where(GRID > 0.75, 1.0, 0.4)), settle(0.5, np.ones(len(GRID)))
+    (0.751953125, 0.5)
+    """
+    good = GRID[gain >= SHARE * gain.max()]
+    return float(good[np.abs(good - position).argmin()])
+
+
+def retreat(positions: np.ndarray, n: int, distance: float) -> list[float]:
+    """Return `n` positions below all of `positions`, each half way from the lowest to the low end.
+
+    >>> retreat(np.array([0.5, 0.9]), 2, 0.01)
+    [0.25, 0.125]
+    """
     proposed: list[float] = []
     for _ in range(n):
         taken = np.append(positions, proposed)
         proposed.append(keep_apart(float(taken.min() / 2), taken, distance))
     return proposed
+
+
+def stretch(positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Return the part of the line that may still hold: up to the middle between the last that held and the cliff.
+
+    >>> stretch(np.array([0.2, 0.5, 1.0]), np.array([0.5, 0.6, np.nan]))
+    (0.0, 0.75)
+    """
+    beyond = fallen(positions, scores)
+    if not beyond.any():
+        return 0.0, 1.0
+    return 0.0, float(positions[~beyond].max() + positions[beyond].min()) / 2
+
+
+def basin(positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Return the part of the line around the best: from its neighbour below to its neighbour above.
+
+    Ends of the line stand for a neighbour that is missing, and the middle for one beyond the cliff.
+
+    >>> basin(np.array([0.1, 0.3, 0.5, 0.9]), np.array([0.5, 0.6, 0.55, np.nan]))
+    (0.1, 0.5)
+    >>> basin(np.array([0.2, 0.6, 0.8]), np.array([0.5, 0.6, np.nan])), basin(np.array([0.5]), np.array([1.0]))
+    ((0.2, 0.7), (0.0, 1.0))
+    """
+    best = positions[np.where(np.isfinite(scores), scores, -np.inf).argmax()]
+    low = positions[positions < best].max(initial=0.0)
+    high = positions[positions > best].min(initial=1.0)
+    return float(low), min(float(high), stretch(positions, scores)[1])
 
 
 def _expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:

@@ -5,6 +5,7 @@ It is a scikit-learn regressor with `return_std`, so that `skopt.Optimizer` take
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +81,17 @@ class LineGP(RegressorMixin, BaseEstimator):
         evidence = -0.5 * n * np.log(variance) - np.log(factor.diagonal()).sum()
         prior = -0.5 * (np.log(length / self.typical_length) / self.spread) ** 2 - 0.125 * np.log10(noise / 1e-4) ** 2
         return _Posterior(evidence + prior, length, factor, weights, variance)
+
+
+def fit_line(positions: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return the function from positions to mean and standard deviation that a `LineGP` learns.
+
+    >>> mean, std = fit_line(np.array([0.2, 0.8]), np.array([0.5, 0.5]))(np.array([0.2]))
+    >>> mean.round(2).tolist()
+    [0.5]
+    """
+    model = LineGP().fit(positions[:, None], scores)
+    return lambda at: model.predict(at[:, None], return_std=True)
 
 
 def matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:

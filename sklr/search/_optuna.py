@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import check_count, must_be
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._cover import start_size
+from sklr.search._cover import batch_size, start_size
 from sklr.search._dimensions import Range
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._samplers import BLIND, make_sampler
@@ -33,6 +33,8 @@ from sklr.search._trials import (
     check_subsample,
     stoppable,
 )
+
+BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search
 
 
 class OptunaSearchCV(BaseLRSearchCV):
@@ -54,10 +56,14 @@ class OptunaSearchCV(BaseLRSearchCV):
     n_trials : int or None
         How many candidates to try; None for as many as `timeout` or `callbacks` allow.
     sampler : {"tpe", "gp", "random", "sobol", "halton"} or optuna.samplers.BaseSampler
-        What proposes them. `"tpe"` and `"gp"` spend half of `n_trials`, at most about 10, on an even cover.
+        What proposes them. `"tpe"` and `"gp"` spend half of `n_trials`, at most about 10, on an even cover. Where
+        one number is searched, TPE is then asked between the neighbours of the best, GP below the lowest
+        learning rate that diverged or did as badly, and no two candidates are nearer than 0.02 decade.
         A sampler object is copied before use; it is seeded by its own seed.
-    n_points : int
-        How many candidates to propose, and train, at a time. Samplers that do not learn propose all at once.
+    n_points : int, optional
+        How many candidates to propose, and train, at a time. None trains the even start together, then few enough
+        at a time that each proposal knows what it needs to; one at a time where callbacks or a timeout may end the
+        search. Samplers that do not learn propose all at once.
     timeout : float, optional
         Seconds after which nothing more is proposed; what is being trained is finished.
     study : optuna.Study, optional
@@ -75,7 +81,8 @@ class OptunaSearchCV(BaseLRSearchCV):
     catch : exception type or tuple of them
         With `error_score="raise"`, a trial that raises one of these fails alone and the search goes on; candidates
         are then trained one at a time.
-    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param
+    scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
+select, confidence, extend
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
         Decides seeds, folds, subsample and proposals.
@@ -118,7 +125,7 @@ class OptunaSearchCV(BaseLRSearchCV):
         lr_range: tuple[float, float] = (1e-5, 1.0),
         n_trials: int | None = 16,
         sampler: str | BaseSampler = "tpe",
-        n_points: int = 4,
+        n_points: int | None = None,
         timeout: float | None = None,
         study: optuna.Study | None = None,
         subsample: float | int = 1.0,
@@ -138,6 +145,9 @@ class OptunaSearchCV(BaseLRSearchCV):
         return_train_score: bool = False,
         random_state: Any = None,
         lr_param: str | None = None,
+        select: str = "best",
+        confidence: float = 0.9,
+        extend: bool = False,
     ):
         super().__init__(
             estimator,
@@ -154,6 +164,9 @@ class OptunaSearchCV(BaseLRSearchCV):
             return_train_score=return_train_score,
             random_state=random_state,
             lr_param=lr_param,
+            select=select,
+            confidence=confidence,
+            extend=extend,
         )
         self.param_distributions = param_distributions
         self.n_trials = n_trials
@@ -220,7 +233,8 @@ class OptunaSearchCV(BaseLRSearchCV):
         return self.study_.trials_dataframe(*args, **kwargs)
 
     def _check_space(self) -> dict[str, Asked]:
-        check_count("n_points", self.n_points)
+        if self.n_points is not None:
+            check_count("n_points", self.n_points)
         check_count("max_iter", self.max_iter)
         check_limits(self.n_trials, self.timeout, bool(self.callbacks))
         check_sampler(self.sampler, self.study)
@@ -249,7 +263,11 @@ class OptunaSearchCV(BaseLRSearchCV):
         if isinstance(self.sampler, BaseSampler):
             return copy.deepcopy(self.sampler)  # a fit must leave the search's parameters as they are
         raws = {name: asked.dimension for name, asked in self._asked().items()}
-        return make_sampler(self.sampler, raws, start_size(self.n_trials or 16, self.n_points), seed)
+        return make_sampler(self.sampler, raws, self._n_start(), seed)
+
+    def _n_start(self) -> int:
+        """Return how many trials cover the space before scores are looked at."""
+        return start_size(self.n_trials or 16, self.n_points or 1)
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
         share = isinstance(self.subsample, (float, np.floating))
@@ -272,21 +290,28 @@ class OptunaSearchCV(BaseLRSearchCV):
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         distributions = {name: asked.distribution for name, asked in space.items()}
         left = np.inf if self.n_trials is None else self.n_trials
+        before = len(ledger.study.get_trials(deepcopy=False))
         while left > 0:
             first = len(ledger.study.get_trials(deepcopy=False))
-            raws = ledger.ask(distributions, n=int(min(left, self._batch())))
+            raws = ledger.ask(distributions, n=int(min(left, self._batch(first - before, left))))
             left -= len(raws)
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
             stopped = self._call_callbacks(ledger.study, first)
             if stopped or (deadline is not None and time.monotonic() >= deadline):
                 return
 
-    def _batch(self) -> float:
+    def _batch(self, n_done: int, left: float) -> float:
         """Return how many trials to ask at a time: the fewer, the more is known when the next are asked."""
         if self.catch:
             return 1
+        stops_early = bool(self.callbacks) or self.timeout is not None
         blind = self.study is None and self.sampler in BLIND
-        return np.inf if blind and not self.callbacks and self.timeout is None and self.n_trials else self.n_points
+        if blind and not stops_early:
+            return np.inf
+        if self.n_points is not None or blind:
+            return self.n_points or BLIND_BATCH
+        ours = self.study is None and isinstance(self.sampler, str)
+        return batch_size(n_done, self._n_start(), left) if ours and not stops_early else 1
 
     def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
         """Call the user's callbacks on the trials from number `first` on; return whether one has stopped the study."""

@@ -55,6 +55,10 @@ class Record:
         """Return the test scores of all runs, shape (n_candidates, n_cells)."""
         return cell_scores(self.outcomes, self.metric)
 
+    def statuses(self) -> list[str]:
+        """Return the status of every candidate, in words."""
+        return [candidate_status(row) for row in self.outcomes]
+
     def history(self) -> dict[str, np.ndarray]:
         """Return the epochs of all runs as a table."""
         return history_table(self.outcomes, self.n_seeds)
@@ -84,7 +88,7 @@ class Record:
         return len(self.outcomes[0]) // self.n_seeds
 
     def _extra_columns(self) -> dict[str, list]:
-        columns: dict[str, list] = {"status": [candidate_status(row) for row in self.outcomes]}
+        columns: dict[str, list] = {"status": self.statuses()}
         if any(o.history for row in self.outcomes for o in row):
             columns["n_epochs"] = [max(len(o.history) for o in row) for row in self.outcomes]
         return columns

@@ -1,4 +1,4 @@
-"""Optuna's samplers by name; TPE and GP with an even start and no repeats."""
+"""Optuna's samplers by name; TPE and GP start with an even cover. `_line_samplers.py` has what they do on a line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
-from sklr.search._cover import even_cover, keep_apart
-from sklr.search._dimensions import Dimension, Range
+from sklr.search._cover import even_cover
+from sklr.search._dimensions import Dimension, line_of
+from sklr.search._line_samplers import LineGPSampler, LineTPESampler, without_log_lines
 
 SAMPLERS = ("gp", "halton", "random", "sobol", "tpe")
 BLIND = ("halton", "random", "sobol")  # these learn nothing from scores, so all trials can be proposed at once
@@ -26,7 +27,7 @@ else:
 
 
 class EvenStart(_Sampler):
-    """Mixed into a sampler: the first trials cover the space evenly, the later ones in one dimension keep apart.
+    """Mixed into a sampler: the first trials cover the space evenly.
 
     Parameters
     ----------
@@ -44,15 +45,12 @@ class EvenStart(_Sampler):
             name: [dimension.at(u) for u in column]
             for (name, dimension), column in zip(dimensions.items(), positions.T, strict=True)
         }
-        self._n_start, self._dimensions = n_start, dict(dimensions)
+        self._n_start = n_start
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        if trial.number < self._n_start:
-            return {}
-        proposed = super().sample_relative(study, trial, search_space)
-        return {name: self._apart(study, name, raw) for name, raw in proposed.items()}
+        return {} if trial.number < self._n_start else super().sample_relative(study, trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -60,16 +58,6 @@ class EvenStart(_Sampler):
         if trial.number < self._n_start:
             return self._start[param_name][trial.number]
         return super().sample_independent(study, trial, param_name, param_distribution)
-
-    def _apart(self, study: optuna.Study, name: str, raw: Any) -> Any:
-        dimension = self._dimensions[name]
-        if len(self._dimensions) > 1 or not isinstance(dimension, Range) or dimension.size < np.inf:
-            return raw
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        taken = np.array([dimension.position(t.params[name]) for t in trials if name in t.params])
-        position = dimension.position(raw)
-        kept = keep_apart(position, taken, min(dimension.resolution, 0.5 / (len(taken) + 1)))
-        return raw if kept == position else dimension.at(kept)
 
 
 class EvenTPESampler(EvenStart, TPESampler):
@@ -82,22 +70,26 @@ class EvenGPSampler(EvenStart, GPSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(max(level, optuna.logging.ERROR))
-        try:
+        with without_log_lines():
             return super().sample_relative(study, trial, search_space)
-        finally:
-            optuna.logging.set_verbosity(level)
 
 
 def make_sampler(name: str, dimensions: Mapping[str, Dimension], n_start: int, seed: int) -> BaseSampler:
     """Return the sampler called `name`, one of `SAMPLERS`.
 
-    >>> from sklr.search._dimensions import Range
-    >>> type(make_sampler("sobol", {"lr": Range(1e-5, 1.0, log=True)}, 8, seed=0)).__name__
+    >>> from sklr.search._dimensions import Choices, Range
+    >>> lr, batch_size = Range(1e-5, 1.0, log=True), Choices((16, 32))
+    >>> type(make_sampler("sobol", {"lr": lr}, 8, seed=0)).__name__
     'QMCSampler'
+    >>> type(make_sampler("tpe", {"lr": lr}, 8, seed=0)).__name__
+    'LineTPESampler'
+    >>> type(make_sampler("tpe", {"lr": lr, "batch_size": batch_size}, 8, seed=0)).__name__
+    'EvenTPESampler'
     """
     if name in ("tpe", "gp"):
+        line = line_of(dimensions)
+        if line is not None:
+            return (LineTPESampler if name == "tpe" else LineGPSampler)(line, n_start, seed)
         return (EvenTPESampler if name == "tpe" else EvenGPSampler)(dimensions, n_start, seed)
     if name == "random":
         return RandomSampler(seed=seed)

@@ -15,6 +15,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from skorch import NeuralNet
 
+from sklr._validation import must_be, unknown_name
+
 LR_NAMES = ("lr", "learning_rate", "learning_rate_init", "eta0")
 OPEN_PREFIXES = ("module", "criterion", "optimizer", *NeuralNet.prefixes_)  # skorch hands what follows on, unlisted
 
@@ -46,6 +48,21 @@ def check_lr_range(lr_range: Any) -> tuple[float, float]:
         advice = "Swap the two." if 0 < high < low else "Write for example lr_range=(1e-5, 1.0)."
         raise ValueError(f"{rule}, got {lr_range!r}. {advice}")
     return float(low), float(high)
+
+
+def check_select(select: Any, confidence: Any) -> None:
+    """Check how the learning rate is to be chosen, and with what confidence its interval.
+
+    >>> check_select("fit", 0.9)
+    >>> check_select("best", 90)
+    Traceback (most recent call last):
+    ValueError: confidence must be a number between 0 and 1, got 90. Write for example confidence=0.9.
+    """
+    if select not in ("best", "one_se", "fit"):
+        raise unknown_name("select", select, ("best", "one_se", "fit"))
+    if not is_number(confidence) or not 0 < confidence < 1:
+        advice = "Write for example confidence=0.9."
+        raise ValueError(must_be("confidence", "a number between 0 and 1", confidence, advice))
 
 
 def check_lrs(lrs: Any) -> list[float]:

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from skopt import Optimizer
 
-from sklr.search._cover import even_cover, keep_apart, start_size
-from sklr.search._dimensions import Choices, Dimension, Range
+from sklr.search._cover import batch_size, even_cover, keep_apart, start_size
+from sklr.search._dimensions import Choices, Dimension, Range, line_of
+from sklr.search._line import bounded, propose
+from sklr.search._line_gp import LineGP, fit_line
 
 Point = list[Any]  # one raw value per dimension
+MODEL_KWARGS = ("base_estimator", "acq_func", "acq_func_kwargs", "acq_optimizer", "acq_optimizer_kwargs")
 ENUMERABLE = 10_000  # spaces up to this size are listed to find a point not tried yet
 
 
@@ -25,8 +28,10 @@ class Surrogate:
     Parameters
     ----------
     dimensions : mapping of str to Dimension
-    n_iter, n_points : int
-        How many points there will be at most, and how many at a time.
+    n_iter : int
+        How many points there will be at most.
+    n_points : int or None
+        How many at a time; None for what the budget allows.
     kwargs : mapping
         For `skopt.Optimizer`.
     random_state : numpy.random.RandomState
@@ -41,28 +46,35 @@ class Surrogate:
         self,
         dimensions: Mapping[str, Dimension],
         n_iter: int,
-        n_points: int,
+        n_points: int | None,
         kwargs: Mapping[str, Any],
         random_state: np.random.RandomState,
     ):
         self.dimensions = dimensions
         self._random_state = random_state
-        self._n_iter = n_iter
-        n_start = _n_start(n_iter, n_points, kwargs)
-        self._start = [] if "initial_point_generator" in kwargs else self._cover(n_start)
+        self._n_iter, self._n_points = n_iter, n_points
+        self._n_start = _n_start(n_iter, n_points or 1, kwargs)
+        self._start = [] if "initial_point_generator" in kwargs else self._cover(self._n_start)
+        self._line = line_of(dimensions)
+        self._knows_lines = self._line is not None and not any(key in kwargs for key in MODEL_KWARGS)
         self._scores: list[float] = []
         self._points: list[Point] = []
         with _narrowly_quiet():
-            self.optimizer = self._make_optimizer(dict(kwargs), n_start)
+            self.optimizer = self._make_optimizer(dict(kwargs))
 
-    def _make_optimizer(self, kwargs: dict[str, Any], n_start: int) -> Optimizer:
+    def _make_optimizer(self, kwargs: dict[str, Any]) -> Optimizer:
         _check_base_estimator(kwargs)
         kwargs.pop("n_random_starts", None)  # scikit-optimize's old name of n_initial_points
         if _is_dummy(kwargs):
             kwargs.pop("base_estimator")
-        kwargs["n_initial_points"] = n_start
+        kwargs["n_initial_points"] = self._n_start
         kwargs.setdefault("random_state", self._random_state.randint(2**31 - 1))
-        return Optimizer([d.skopt(name) for name, d in self.dimensions.items()], **kwargs)
+        dimensions = [d.skopt(name) for name, d in self.dimensions.items()]
+        if self._knows_lines:
+            dimensions[0].set_transformer("normalize")
+            kwargs |= {"base_estimator": LineGP(), "acq_func": "EI", "acq_optimizer": "sampling"}
+            kwargs["acq_optimizer_kwargs"] = {"n_points": 100}  # its choice is replaced by that of `_propose`
+        return Optimizer(dimensions, **kwargs)
 
     def _cover(self, n: int) -> list[Point]:
         positions = even_cover(n, len(self.dimensions), self._random_state)
@@ -72,19 +84,25 @@ class Surrogate:
         """Return the parameters an estimator gets for a point."""
         return {name: d.decode(raw) for (name, d), raw in zip(self.dimensions.items(), point, strict=True)}
 
-    def ask(self, n: int) -> list[Point]:
-        """Return up to `n` points not tried before, none if there are no more."""
-        start = self._start[len(self._points) : len(self._points) + n]
-        if start:
-            proposed = start
-        else:
-            with _narrowly_quiet():
-                proposed = self.optimizer.ask(n_points=n)
+    def ask(self, left: int) -> list[Point]:
+        """Return the points to try next, at most `left`, all new; none if there are no more."""
+        n = self._n_points or batch_size(len(self._points), self._n_start, left)
         asked: list[Point] = []
-        for point in proposed:
+        for point in self._propose(min(n, left)):
             new = self._renew(list(point), [*self._points, *asked])
             asked.extend([] if new is None else [new])
         return asked
+
+    def _propose(self, n: int) -> list[Point]:
+        start = self._start[len(self._points) : len(self._points) + n]
+        if start:
+            return start
+        if self._knows_lines and self._line is not None and len(self._points) >= self._n_start:
+            positions = np.array([self._line.position(raw) for (raw,) in self._points])
+            new = propose(positions, np.array(self._scores), n, self._distance(self._line), fit_line)
+            return [[self._line.at(position)] for position in new]
+        with _narrowly_quiet():
+            return self.optimizer.ask(n_points=n)
 
     def tell(self, points: Sequence[Point], scores: np.ndarray) -> Any:
         """Learn the scores of points asked before; NaN and infinities count as the worst there is.
@@ -103,9 +121,8 @@ class Surrogate:
 
     def _renew(self, point: Point, taken: list[Point]) -> Point | None:
         """Return `point` itself if it is new, another one if it is not, None if nothing is left."""
-        only = next(iter(self.dimensions.values()))
-        if len(self.dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size):
-            return [self._spread(only, point[0], [p[0] for p in taken])]
+        if self._line is not None:
+            return [self._spread(self._line, point[0], [p[0] for p in taken])]
         seen = [self._key(p) for p in taken]
         if self._key(point) not in seen:
             return point
@@ -116,11 +133,13 @@ class Surrogate:
         pairs = zip(self.dimensions.values(), point, strict=True)
         return [raw if isinstance(d, Choices) else d.decode(raw) for d, raw in pairs]
 
-    def _spread(self, only: Range, raw: float, taken: list[float]) -> float:
-        distance = min(only.resolution, 0.5 / self._n_iter)
-        position = only.position(raw)
-        kept = keep_apart(position, np.array([only.position(t) for t in taken]), distance)
-        return raw if kept == position else only.at(kept)
+    def _spread(self, line: Range, raw: float, taken: list[float]) -> float:
+        position = line.position(raw)
+        kept = keep_apart(position, np.array([line.position(t) for t in taken]), self._distance(line))
+        return raw if kept == position else line.at(kept)
+
+    def _distance(self, line: Range) -> float:
+        return min(line.resolution, 0.5 / self._n_iter)
 
     def _others(self) -> Iterator[Point]:
         sizes = [d.size for d in self.dimensions.values()]
@@ -130,27 +149,6 @@ class Surrogate:
         axes = [[d.at((i + 0.5) / d.size) for i in range(int(d.size))] for d in self.dimensions.values()]
         points = [list(point) for point in product(*axes)]
         yield from (points[i] for i in self._random_state.permutation(len(points)))
-
-
-def bounded(scores: np.ndarray) -> np.ndarray:
-    """Return scores a surrogate can learn from: no NaN, no infinity, no abyss.
-
-    Scores that are none become the worst that is left, and what lies further below the median than twice the way
-    from the median to the best is lifted there: a loss of 1e6 next to divergence would flatten all that matters.
-
-    >>> bounded(np.array([0.9, np.nan, 0.1, 0.5])).tolist()
-    [0.9, 0.1, 0.1, 0.5]
-    >>> bounded(np.array([-1e6, -0.3, -0.4, -0.5, -np.inf])).tolist()
-    [-0.75, -0.3, -0.4, -0.5, -0.75]
-    >>> bounded(np.array([np.nan, np.nan])).tolist()
-    [0.0, 0.0]
-    """
-    finite = scores[np.isfinite(scores)]
-    if len(finite) == 0:
-        return np.zeros(len(scores))
-    median, best = np.median(finite), finite.max()
-    floor = max(finite.min(), median - 2 * (best - median)) if best > median else finite.min()
-    return np.maximum(np.where(np.isfinite(scores), scores, floor), floor)
 
 
 def _n_start(n_iter: int, n_points: int, kwargs: Mapping[str, Any]) -> int:

@@ -4,9 +4,11 @@ Pure functions of arrays; nothing here trains.
 """
 
 from sklr.selection.choice import Choice, choose, indistinguishable
-from sklr.selection.comparison import Comparison, VarianceComponents, compare_scores, variance_components
+from sklr.selection.comparison import Comparison, compare_scores
 from sklr.selection.correction import corrected_score
 from sklr.selection.curve import LRCurve, edge, lr_curve, max_stable_lr, paired_standard_error
+from sklr.selection.variance import VarianceComponents, variance_components
+from sklr.selection.verdict import verdict
 
 __all__ = [
     "Choice",
@@ -22,4 +24,5 @@ __all__ = [
     "max_stable_lr",
     "paired_standard_error",
     "variance_components",
+    "verdict",
 ]

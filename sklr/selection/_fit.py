@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 from sklr.selection._smooth import Scores, SmoothCurve, smooth, summarize
-from sklr.selection.curve import LRCurve
+from sklr.selection.curve import LRCurve, edge
 
 MIN_POINTS = 4  # three make any quadratic fit
 HALF_WIDTH = 1.5  # decades on each side: basins are one or two wide, and the flanks show how lopsided they are
 CLIFF = 0.5  # a score that lost this part of the range is over the cliff, or still on the plateau: not in the basin
-SHOULDER = 0.25  # beyond this loss the curve flattens, and points are left out while `ENOUGH` remain
+SHOULDER = 0.35  # beyond this loss the curve flattens, and points are left out while `ENOUGH` remain
 ENOUGH = 5
 RECENTRINGS = 3
-GRID = 81  # points of each of the two passes that look for the interval's ends
+GRID = 81  # points at which the sign of the slope is looked at first
+FLAT = "the basin is flat: its scores differ by no more than their noise"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,23 @@ class Top:
     is_quadratic: bool
 
 
+def find_top(curve: LRCurve, confidence: float) -> Top | str:
+    """Fit the curve around its best lr; return its top, or a sentence that says why the fit is refused.
+
+    All learning rates up to the next one without a score are fitted first. If a quadratic does not describe them, those
+    over a cliff and on the plateau are left out.
+    """
+    connected = _around(curve, curve.usable)
+    if len(connected) < MIN_POINTS:
+        return _too_few(curve, connected)
+    if _is_flat(curve, np.flatnonzero(curve.usable), confidence):
+        return FLAT
+    found = _fit_part(curve, connected, confidence)
+    if isinstance(found, Top) and found.is_quadratic:
+        return found
+    return _fit_part(curve, basin(curve), confidence)
+
+
 def basin(curve: LRCurve) -> np.ndarray:
     """Return the positions of the learning rates around the best one, up to a cliff, a gap or the plateau.
 
@@ -37,43 +56,53 @@ def basin(curve: LRCurve) -> np.ndarray:
     -------
     positions : ndarray of int, consecutive
     """
-    first, last = _walk(curve, CLIFF)
-    inner_first, inner_last = _walk(curve, SHOULDER)
-    while last - first + 1 > ENOUGH and (first < inner_first or last > inner_last):
-        if last > inner_last:
+    inside, near = (_around(curve, _loses_less(curve, part)) for part in (CLIFF, SHOULDER))
+    first, last = inside[0], inside[-1]
+    while last - first + 1 > ENOUGH and (first < near[0] or last > near[-1]):
+        if last > near[-1]:
             last -= 1
         else:
             first += 1
     return np.arange(first, last + 1)
 
 
-def _walk(curve: LRCurve, loss: float) -> tuple[int, int]:
-    """Return the first and last position reached from the best without losing more than that part of the range."""
-    floor = curve.mean[curve.best] - loss * np.ptp(curve.mean[curve.usable])
-    inside = curve.usable & (np.nan_to_num(curve.mean, nan=-np.inf) >= floor)
+def _loses_less(curve: LRCurve, part: float) -> np.ndarray:
+    floor = curve.mean[curve.best] - part * np.ptp(curve.mean[curve.usable])
+    return np.nan_to_num(curve.mean, nan=-np.inf) >= floor
+
+
+def _around(curve: LRCurve, inside: np.ndarray) -> np.ndarray:
+    """Return the consecutive positions around the best where `inside` holds."""
     gaps = np.flatnonzero(~inside)
-    return int(np.max(gaps[gaps < curve.best], initial=-1)) + 1, int(
-        np.min(gaps[gaps > curve.best], initial=len(curve))
-    ) - 1
+    first = np.max(gaps[gaps < curve.best], initial=-1) + 1
+    return np.arange(first, np.min(gaps[gaps > curve.best], initial=len(curve)))
 
 
-def find_top(curve: LRCurve, confidence: float) -> Top | str:
-    """Fit the basin; return its top, or a sentence that says why the fit is refused.
+def _is_flat(curve: LRCurve, part: np.ndarray, confidence: float) -> bool:
+    return summarize(np.log10(curve.lr[part]), curve.cell_scores[part]).flatness > 1 - confidence
 
-    The stretch that is fitted is centred on the best lr first and on the top found then, because the best of noisy
-    scores is often off the centre.
+
+def _too_few(curve: LRCurve, near: np.ndarray) -> str:
+    if edge(curve):
+        return _outside(edge(curve) == "high")
+    return f"a fit needs at least {MIN_POINTS} learning rates in the basin of the best one, there are {len(near)}"
+
+
+def _fit_part(curve: LRCurve, near: np.ndarray, confidence: float) -> Top | str:
+    """Fit the learning rates `near`, centred on the best one and then on the top found.
+
+    The best of noisy scores is often off the centre, and a lopsided choice of points would pull the top there.
     """
-    near = basin(curve)
     if len(near) < MIN_POINTS:
-        return f"a fit needs at least {MIN_POINTS} learning rates in the basin of the best one, there are {len(near)}"
+        return _too_few(curve, near)
     u = np.log10(curve.lr)
     centre = u[curve.best]
     found: Top | str = ""
     for _ in range(RECENTRINGS):
         part = _stretch(u, near, centre)
+        if _is_flat(curve, part, confidence):
+            return FLAT
         scores = summarize(u[part], curve.cell_scores[part])
-        if scores.flatness > 1 - confidence:
-            return "the basin is flat: its scores differ by no more than their noise"
         found = _top_of(smooth(scores), scores, _limits(u, part), centre, confidence)
         if isinstance(found, str) or abs(found.u - centre) < 0.15:
             break
@@ -106,20 +135,26 @@ def _top_of(
     right = middle + 1 + np.flatnonzero(below[middle + 1 :] > 1 - tail)
     if not len(left) and not len(right):
         return "the basin is flat: any of its learning rates may be the best"
-    fine = np.linspace(at[left[-1]] if len(left) else at[0], at[right[0]] if len(right) else at[-1], GRID)
-    below = curve.top_below(fine)
-    top = float(fine[np.argmax(below >= 0.5)])
+    top = _crossing(curve, 0.5, at[middle], at[middle + 1])
     if not scores.u[0] <= top <= scores.u[-1]:
-        return f"the optimum is outside the learning rates that were trained, {_side(top > scores.u[-1])} them"
-    low, high = fine[np.argmax(below >= tail)], fine[GRID - 1 - np.argmax(below[::-1] <= 1 - tail)]
+        return _outside(top > scores.u[-1])
+    low = _crossing(curve, tail, at[left[-1]], top) if len(left) else at[0]
+    high = _crossing(curve, 1 - tail, top, at[right[0]]) if len(right) else at[-1]
+    if not curve.is_quadratic:  # it may have a kink, and where between two points that is nobody can say
+        step = float(np.median(np.diff(scores.u)))
+        low, high = min(low, top - step / 2), max(high, top + step / 2)
     return Top(top, float(low), float(high), *curve.value(top), curve.is_quadratic)
+
+
+def _crossing(curve: SmoothCurve, level: float, low: float, high: float) -> float:
+    return float(brentq(lambda at: curve.top_below(np.array([at]))[0] - level, low, high, xtol=1e-5))
 
 
 def _why_no_top(below: np.ndarray) -> str:
     if below[0] >= 0.5 > below[-1]:
         return "the curvature has the wrong sign: scores are lowest in the middle of the basin"
-    return f"the optimum is outside the learning rates that were trained, {_side(below[-1] < 0.5)} them"
+    return _outside(bool(below[-1] < 0.5))
 
 
-def _side(above: bool) -> str:
-    return "above" if above else "below"
+def _outside(above: bool) -> str:
+    return f"the optimum is outside the learning rates that were trained, {'above' if above else 'below'} them"

@@ -45,7 +45,7 @@ TABLE = [
     *rows((B,), "n_iter", [*COUNTS, None], "n_iter must be an integer >= 1"),
     *rows((T,), "n_trials", COUNTS, "n_trials must be an integer >= 1"),
     *rows((T,), "n_trials", [None], "n_trials must be an integer >= 1 where there is no timeout"),
-    *rows((B, T), "n_points", [*COUNTS, None], "n_points must be an integer >= 1"),
+    *rows((B, T), "n_points", COUNTS, "n_points must be an integer >= 1"),
     *rows((G, B, T), "n_seeds", [*COUNTS, None], "n_seeds must be an integer >= 1"),
     *rows((T,), "max_iter", COUNTS, "max_iter must be an integer >= 1"),
     *rows(

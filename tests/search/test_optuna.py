@@ -61,7 +61,7 @@ def test_every_sampler_by_name_proposes_inside_the_range(sampler):
     batches, candidates, study = run(search, hill)
     assert len(candidates) == len(study.trials) == 10
     assert all(type(c["eta0"]) is float and 1e-5 <= c["eta0"] <= 1 for c in candidates)
-    assert [len(b) for b in batches] == ([4, 4, 2] if sampler in ("tpe", "gp") else [10])
+    assert [len(b) for b in batches] == ([5, 1, 1, 1, 1, 1] if sampler in ("tpe", "gp") else [10])
     assert candidates == run(search, hill)[1]
 
 
@@ -69,9 +69,9 @@ def test_every_sampler_by_name_proposes_inside_the_range(sampler):
 def test_the_start_is_even_and_nothing_is_repeated(sampler):
     _, candidates, _ = run(OptunaSearchCV(SGDClassifier(), n_trials=20, sampler=sampler), hill)
     lrs = np.log10([c["eta0"] for c in candidates])
-    assert (np.floor((np.sort(lrs[:12]) + 5) / 5 * 12) == np.arange(12)).all(), np.sort(lrs[:12])
+    assert (np.floor((np.sort(lrs[:10]) + 5) / 5 * 10) == np.arange(10)).all(), np.sort(lrs[:10])
     assert np.diff(np.sort(lrs)).min() >= 0.02 * 0.999, np.sort(lrs)
-    assert max(map(hill, candidates)) > -0.25
+    assert max(map(hill, candidates)) > -0.1
 
 
 def test_diverged_trials_do_not_lead_the_sampler_there_again():

@@ -25,7 +25,7 @@ ABOUT_MORE = {  # module: the name under which our class goes into its tests
     "sklearn.tests.test_metaestimators_metadata_routing": "METAESTIMATORS",
 }
 COUNT_COLUMNS = ("test_grid_search_cv_results", "test_custom_run_search")  # allow none beside scikit-learn's own
-OUR_ATTRIBUTES = ("cell_scores_", "cells_", "engine_", "engine_reasons_", "history_", "lr_param_", "study_")
+OUR_ATTRIBUTES = ("cell_scores_", "cells_", "engine_", "engine_reasons_", "history_", "lr_param_", "n_iter_", "study_")
 
 
 def load_with_ours(name):
@@ -72,9 +72,10 @@ class WithoutOurExtras(LRGridSearchCV):
     def fit(self, X, y=None, **params):
         super().fit(X, y, **params)
         del self.cv_results_["status"]
-        for name in OUR_ATTRIBUTES:
-            delattr(self, name)
         return self
+
+    def __dir__(self):
+        return [name for name in super().__dir__() if name not in OUR_ATTRIBUTES]
 
 
 @pytest.mark.parametrize("name", COUNT_COLUMNS)

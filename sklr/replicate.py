@@ -1,0 +1,194 @@
+"""Train one configuration many times over, to see its noise, and two of them side by side, to see which is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from sklr._validation import check_count, must_be
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._cells import cross_seeds
+from sklr.search._grid import LRGridSearchCV
+from sklr.search._space import find_lr_param
+from sklr.selection import Comparison, VarianceComponents, compare_scores, variance_components
+
+
+@dataclass(frozen=True, eq=False)
+class Characterization:
+    """The scores of one configuration over folds and seeds, and where their spread comes from.
+
+    Parameters
+    ----------
+    params : dict
+        What was set on the estimator.
+    scores : ndarray of shape (n_folds, n_seeds)
+        Test scores; the same seeds in every fold.
+    components : VarianceComponents
+        Variance of seed, fold and residual.
+    n_train, n_test : int
+        Rows of a fold that were trained and tested on, on average.
+    folds : tuple
+        What the folds were, to tell whether two characterizations share them.
+    seeds : tuple of int
+    """
+
+    params: Mapping[str, Any]
+    scores: np.ndarray
+    components: VarianceComponents
+    n_train: int
+    n_test: int
+    folds: tuple
+    seeds: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean score over all folds and seeds."""
+        return float(self.scores.mean())
+
+    def __str__(self) -> str:
+        n_folds, n_seeds = self.scores.shape
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        return f"{given}: mean score {self.mean:.4f} over {n_folds} folds x {n_seeds} seeds; {self.components}"
+
+
+class _Crossed(LRGridSearchCV):
+    """A search in which every fold meets the same seeds, so that their part in the variance can be told."""
+
+    def _draw_cells(self, *args: Any, **kwargs: Any) -> list:
+        return cross_seeds(super()._draw_cells(*args, **kwargs))
+
+
+def characterize(
+    estimator: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    lr: float | None = None,
+    n_seeds: int = 10,
+    cv: Any = None,
+    scoring: Any = None,
+    engine: Any = "auto",
+    n_jobs: int | None = None,
+    random_state: Any = None,
+    **fit_params: Any,
+) -> Characterization:
+    """Train one configuration with many seeds on every fold, and split the variance of its scores.
+
+    Parameters
+    ----------
+    estimator : estimator or fitted search
+        A net, a pipeline around one, or a search, whose best parameters, `cv` and `scoring` are then used.
+    X, y : as in `fit`
+    lr : float, optional
+        The learning rate; by default the estimator's own, or the search's `best_lr_`.
+    n_seeds : int, default=10
+        Trainings per fold, at least 2.
+    cv, scoring, engine, n_jobs, random_state
+        As in `LRGridSearchCV`. Two characterizations can be compared if they were made with the same `cv`,
+        `n_seeds` and an integer `random_state`.
+    **fit_params
+        As in `fit`.
+
+    Returns
+    -------
+    characterization : Characterization
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it must be, or a training diverged.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = NeuralNetClassifier(MLP, max_epochs=2, optimizer="adam")
+    >>> noise = characterize(net, X, y, lr=0.01, n_seeds=3, random_state=0)
+    >>> noise.scores.shape
+    (5, 3)
+    """
+    check_count("n_seeds", n_seeds, minimum=2)
+    params: dict[str, Any] = {}
+    if isinstance(estimator, BaseLRSearchCV):
+        search, estimator = estimator, estimator.estimator
+        params = dict(search.best_params_)
+        cv, scoring = search.cv if cv is None else cv, search.scoring if scoring is None else scoring
+    if lr is not None:
+        params[find_lr_param(estimator, None)] = lr
+    trial = _Crossed(
+        clone(estimator).set_params(**params),
+        {name: [value] for name, value in params.items()} or [{}],
+        cv=cv,
+        scoring=scoring,
+        n_seeds=n_seeds,
+        refit=False,
+        engine=engine,
+        n_jobs=n_jobs,
+        random_state=random_state,
+        error_score="raise",
+    ).fit(X, y, **fit_params)
+    return _characterized(trial, params, n_seeds)
+
+
+def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -> Characterization:
+    cells = trial.cells_
+    scores = trial.cell_scores_[0].reshape(-1, n_seeds)
+    firsts = cells[::n_seeds]
+    return Characterization(
+        params=params,
+        scores=scores,
+        components=variance_components(scores),
+        n_train=round(np.mean([len(cell.train) for cell in firsts])),
+        n_test=round(np.mean([len(cell.test) for cell in firsts])),
+        folds=tuple(hash(cell.test.tobytes()) for cell in firsts),
+        seeds=tuple(cell.seed for cell in cells[:n_seeds]),
+    )
+
+
+def compare(new: Characterization, old: Characterization, *, min_effect: float = 0.0) -> Comparison:
+    """Say whether a new configuration should be adopted: a paired test on the cells both were trained in.
+
+    Parameters
+    ----------
+    new, old : Characterization
+        Of the same folds and seeds.
+    min_effect : float, default=0
+        The smallest improvement worth having, in score.
+
+    Returns
+    -------
+    comparison : Comparison
+        Its `verdict` is "adopt", "do not adopt" or "not enough evidence", and `more_seeds` says how many more would
+        settle it. Nadeau and Bengio's corrected resampled t, see `sklr.selection.compare_scores`.
+
+    Raises
+    ------
+    ValueError
+        If the two do not share their cells.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = NeuralNetClassifier(MLP, max_epochs=5, optimizer="adam")
+    >>> good, bad = (characterize(net, X, y, lr=lr, n_seeds=2, random_state=0) for lr in (0.03, 1e-5))
+    >>> compare(good, bad).verdict
+    'adopt'
+    """
+    if (new.folds, new.seeds) != (old.folds, old.seeds):
+        advice = "Give both the same cv, n_seeds and integer random_state."
+        raise ValueError(must_be("new and old", "trained on the same folds with the same seeds", new.seeds, advice))
+    return compare_scores(
+        new.scores.ravel(),
+        old.scores.ravel(),
+        n_train=new.n_train,
+        n_test=new.n_test,
+        n_seeds=new.scores.shape[1],
+        min_effect=min_effect,
+    )

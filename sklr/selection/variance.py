@@ -1,0 +1,85 @@
+"""Where the spread of one configuration's scores comes from: seeds, folds, or both at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sklr._validation import must_be
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """Where the spread of one configuration's scores comes from; all are variances.
+
+    Parameters
+    ----------
+    seed : float
+        Of what a seed does alike in every fold.
+    fold : float
+        Of what a fold does alike with every seed.
+    residual : float
+        The rest: a seed in a fold.
+
+    Examples
+    --------
+    >>> print(VarianceComponents(seed=0.0001, fold=0.0004, residual=0.0))
+    standard deviations: seed 0.0100, fold 0.0200, residual 0.0000
+    """
+
+    seed: float
+    fold: float
+    residual: float
+
+    def __str__(self) -> str:
+        seed, fold, residual = (v**0.5 for v in (self.seed, self.fold, self.residual))
+        return f"standard deviations: seed {seed:.4f}, fold {fold:.4f}, residual {residual:.4f}"
+
+
+def variance_components(scores: np.ndarray) -> VarianceComponents:
+    """Split the variance of one configuration's scores into seed, fold and residual.
+
+    Method of moments on the two-way layout without replication (Searle, Casella and McCulloch 1992, section 4.2):
+    residual = MSE, fold = (MSF - MSE) / n_seeds, seed = (MSS - MSE) / n_folds; an estimate below 0 is set to 0. It
+    needs the same seeds in every fold; where each fold has its own, their part is in the residual.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_folds, n_seeds)
+        At least two of each, all finite.
+
+    Returns
+    -------
+    components : VarianceComponents
+
+    Raises
+    ------
+    ValueError
+        If there are fewer, or some are not finite.
+
+    Examples
+    --------
+    >>> variance_components(np.array([[0.0, 2.0], [4.0, 6.0]]))  # seeds and folds add up, nothing is left
+    VarianceComponents(seed=2.0, fold=8.0, residual=0.0)
+    >>> variance_components(np.zeros((1, 3)))
+    Traceback (most recent call last):
+    ValueError: scores must be of at least 2 folds and 2 seeds, got 1 and 3. Train more seeds in more folds.
+    """
+    scores = np.asarray(scores, dtype=float)
+    n_folds, n_seeds = scores.shape
+    if min(n_folds, n_seeds) < 2:
+        found = f"got {n_folds} and {n_seeds}. Train more seeds in more folds."
+        raise ValueError(f"scores must be of at least 2 folds and 2 seeds, {found}")
+    check_finite("scores", scores)
+    folds, seeds = scores.mean(axis=1), scores.mean(axis=0)
+    rest = scores - folds[:, None] - seeds + scores.mean()
+    residual = float((rest**2).sum() / ((n_folds - 1) * (n_seeds - 1)))
+    fold = max(float(folds.var(ddof=1)) - residual / n_seeds, 0.0)
+    return VarianceComponents(max(float(seeds.var(ddof=1)) - residual / n_folds, 0.0), fold, residual)
+
+
+def check_finite(name: str, scores: np.ndarray) -> None:
+    """Raise ValueError if a score is NaN or infinite."""
+    if not np.isfinite(scores).all():
+        raise ValueError(must_be(name, "finite", scores[~np.isfinite(scores)][0].item(), "Leave diverged runs out."))

@@ -1,0 +1,104 @@
+"""The benchmarks run, and what they measure with is right; what they measure is no test's business."""
+
+import doctest
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SIDES = {"stacked, 1 thread", "stacked, 2 jobs", "sequential engine", "GridSearchCV, 1 job", "GridSearchCV, 2 jobs"}
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def run_quickly(name, *arguments):
+    command = [sys.executable, str(FOLDER / name), "--quick", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_engines(tmp_path):
+    path = tmp_path / "new" / "engines.json"
+    printed = run_quickly("bench_engines.py", "--models", "mlp-small", "--json", path)
+    found = json.loads(path.read_text())
+    assert f"torch {torch.__version__}" in printed
+    assert found["versions"]["torch"] == torch.__version__
+    (result,) = found["results"]
+    (grid,) = result["grids"]
+    assert result["weight_error"] < 1e-9
+    assert grid["agreement"]["n_compared"] >= grid["n_runs"] / 2
+    assert grid["seconds"].keys() >= SIDES
+    assert min(min(seconds) for seconds in grid["seconds"].values()) > 0
+    assert result["anatomy"]["peak_bytes"] > 4 * 4 * (64 * 32 + 32 * 32 + 32 * 10)  # four runs' weights at least
+    assert all(goal["claim"] in printed for goal in found["goals"])
+
+
+def test_selection():
+    assert "coverage" in run_quickly("bench_selection.py").lower()
+
+
+def test_doctests(load):
+    for path in FOLDER.glob("_*.py"):
+        assert doctest.testmod(load(path.stem)).failed == 0, path.name
+
+
+def test_operations_are_counted_as_torch_counts_them(load):
+    widths = (7, 5, 4, 3)
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        load("_workloads").mlp(*widths)(torch.rand(6, 7)).sum().backward()
+    assert load("_anatomy").mlp_flops(widths, 6) == counter.get_total_flops()
+
+
+def test_peak_memory_is_that_of_the_tensors_alive_at_once(load):
+    def twice():
+        for _ in range(2):
+            torch.ones(1000) + torch.ones(1000)
+
+    assert load("_anatomy").peak_bytes(twice, "cpu") == pytest.approx(3 * 4000, abs=100)
+
+
+def test_sides_take_turns_and_slow_ones_fewer(load):
+    turns = []
+    sides = {name: lambda name=name: turns.append(name) for name in "ab"}
+    timings = load("_common").take_turns(sides, repeat=2)
+    assert turns == list("abab")
+    assert [len(t.seconds) for t in timings.values()] == [2, 2]
+    timings = load("_common").take_turns(sides, repeat=2, slow=0.0, slow_repeat=1)
+    assert [len(t.seconds) for t in timings.values()] == [1, 1]
+
+
+def test_goals_are_judged_by_the_fastest_stack(load):
+    goals = load("_goals")
+    medians = {
+        "stacked, 1 thread": 0.5,
+        "stacked, 2 jobs": 0.4,
+        goals.SEQUENTIAL: 11.0,
+        goals.GRID_2: 9.0,
+        goals.ONE: 0.2,
+    }
+    never_slower, faster, price = goals.speed_goals("mlp-small", "sgd", goals.GOAL_RUNS, "cpu", medians)
+    assert never_slower.measured == "27.5x (stacked, 2 jobs)"
+    assert never_slower.met
+    assert (faster.measured, faster.met) == ("22.5x (stacked, 2 jobs)", False)  # 25 asked for
+    assert (price.measured, price.met) == ("2.00x (stacked, 2 jobs)", True)
+    assert len(list(goals.speed_goals("mlp-small", "sgd", 8, "cpu", medians))) == 1
+    assert [goal.met for goal in goals.gemm_goals("mlp-wide", 50, 0.5)] == [True]
+    assert not goals.stop_goal("mlp-wide", "sgd", 40, 0.66).met
+
+
+def test_every_benchmark_is_tested_and_described(load):
+    tested = Path(__file__).read_text()
+    readme = (FOLDER / "README.md").read_text()
+    for path in FOLDER.glob("bench_*.py"):
+        assert f'run_quickly("{path.name}"' in tested, path.name
+        assert f"`{path.name}`" in readme, path.name

@@ -1,0 +1,98 @@
+"""Every example runs as it is, draws its picture, and shows what its text says."""
+
+import re
+import runpy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+
+import sklr
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PLOTS = sorted(EXAMPLES.glob("plot_*.py"))
+
+
+def check_first_search(names):
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.93
+
+
+def check_schedules(names):
+    np.testing.assert_array_equal(names["used"].lrs, names["planned"].lrs)
+    assert names["net"].history_[-1, "lr"] < 0.1 / 8, "the plateau has halved the lr three times or more"
+
+
+def check_three_searches(names):
+    best = [search.best_score_ for search in names["searches"].values()]
+    assert np.ptp(best) < 0.02, best
+
+
+def check_more_than_the_lr(names):
+    assert set(names["search"].best_params_) == set(names["space"])
+
+
+def check_nested_cv(names):
+    assert names["chosen"][0].lr_param_ == "neuralnetclassifier__lr"
+    assert names["outside"].mean() > 0.95
+
+
+def check_diverged(names):
+    assert names["grid"].cv_results_["rank_test_score"].tolist().index(2) == names["lrs"].index(1e30)
+    assert names["search"].cv_results_["rank_test_score"][-1] == len(names["lrs"])
+    assert "1 of 5 candidates diverged (3 runs)" in str(names["caught"][0].message)
+
+
+def check_regression(names):
+    assert names["mse"].shape == (4, 8, 60)
+    # by epoch: 0.05 x 0.95^59 at the end of the first way; the stages of the last one
+    np.testing.assert_allclose(names["lr"][0, -1], 0.05 * 0.95**59)
+    np.testing.assert_allclose(names["lr"][3, [29, 30]], [0.03, 0.01])
+
+
+CHECKS = {
+    "plot_01_first_search": check_first_search,
+    "plot_02_schedules": check_schedules,
+    "plot_03_three_searches": check_three_searches,
+    "plot_04_more_than_the_lr": check_more_than_the_lr,
+    "plot_05_pipeline_and_nested_cv": check_nested_cv,
+    "plot_06_diverged_runs": check_diverged,
+    "plot_07_regression_schedules": check_regression,
+}
+
+
+@pytest.mark.parametrize("path", PLOTS, ids=lambda path: path.stem)
+def test_an_example_runs_and_shows_what_it_says(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names = runpy.run_path(str(path), run_name="__main__")
+    plt.close("all")
+    CHECKS[path.stem](names)
+    assert (tmp_path / f"{path.stem}.png").stat().st_size > 10_000
+
+
+def test_the_examples_are_numbered_and_listed():
+    listing = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for number, path in enumerate(PLOTS, start=1):
+        title = path.read_text(encoding="utf-8").splitlines()[1]
+        assert path.name.startswith(f"plot_{number:02}_")
+        assert title.startswith(f"{number}. "), title
+    assert re.findall(r"\((plot_\w+\.py)\)", listing) == [path.name for path in PLOTS]
+
+
+def test_the_demo_finds_a_good_lr_and_the_same_one_again(tmp_path, capsys):
+    demo = runpy.run_path(str(EXAMPLES / "demo.py"))
+    picture = tmp_path / "curve.png"
+    search = demo["main"](str(picture))
+    said = capsys.readouterr().out
+    assert search.cell_scores_.shape == (11, 5)
+    assert search.best_score_ >= 0.96
+    assert f"Chosen lr: {search.best_lr_:.3g}, cross-validated accuracy {search.best_score_:.3f}." in said
+    assert picture.stat().st_size > 10_000
+    X, y = load_digits(return_X_y=True)
+    with pytest.warns(sklr.DivergedWarning):
+        again = clone(search).fit(X / 16, y)
+    assert again.best_lr_ == search.best_lr_
+    np.testing.assert_array_equal(again.cell_scores_, search.cell_scores_)

@@ -1,0 +1,57 @@
+"""One configuration many times over, and two side by side."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier, characterize, compare
+
+X, Y = load_iris(return_X_y=True)
+CV = StratifiedKFold(3, shuffle=True, random_state=0)
+NET = NeuralNetClassifier(
+    MLP, module__hidden=(8,), optimizer="adam", max_epochs=5, batch_size=16, iterator_train__shuffle=True
+)
+SAME = {"cv": CV, "n_seeds": 4, "random_state": 0}
+
+
+def test_every_fold_meets_the_same_seeds():
+    noise = characterize(NET, X, Y, lr=0.01, **SAME)
+    assert noise.scores.shape == (3, 4)
+    assert len(set(noise.seeds)) == 4
+    again = characterize(NET, X, Y, lr=0.01, engine="sequential", **SAME)
+    np.testing.assert_array_equal(noise.scores, again.scores)
+    assert (noise.folds, noise.seeds) == (again.folds, again.seeds)
+    assert "over 3 folds x 4 seeds" in str(noise)
+
+
+def test_a_search_is_characterized_at_its_choice():
+    search = LRGridSearchCV(make_pipeline(StandardScaler(), NET), lrs=[1e-4, 0.01], cv=CV, random_state=0).fit(X, Y)
+    noise = characterize(search, X, Y, n_seeds=2, random_state=0)
+    assert noise.params == search.best_params_
+    assert noise.scores.shape == (3, 2)
+    assert characterize(search, X, Y, lr=1e-4, n_seeds=2, random_state=0).mean < noise.mean
+
+
+def test_a_clear_gain_is_adopted_and_its_reverse_is_not():
+    good, bad = (characterize(NET, X, Y, lr=lr, **SAME) for lr in (0.03, 1e-5))
+    assert compare(good, bad).verdict == "adopt"
+    assert compare(bad, good).verdict == "do not adopt"
+
+
+def test_more_seeds_is_a_normal_answer():
+    a, b = (characterize(NET, X, Y, lr=lr, **SAME) for lr in (0.02, 0.021))
+    comparison = compare(a, b)
+    assert comparison.verdict == "not enough evidence"
+    assert comparison.more_seeds is None or comparison.more_seeds > 0
+
+
+def test_only_the_same_cells_compare():
+    a = characterize(NET, X, Y, lr=0.01, **SAME)
+    b = characterize(NET, X, Y, lr=0.01, cv=CV, n_seeds=4, random_state=1)
+    with pytest.raises(ValueError, match="same cv, n_seeds and integer random_state"):
+        compare(a, b)
+    with pytest.raises(ValueError, match="n_seeds must be an integer >= 2, got 1"):
+        characterize(NET, X, Y, n_seeds=1)
