@@ -106,7 +106,8 @@ def measure(rule: str, shape: str, searches: list[Search]) -> Report:
 
 def searches_of(shape: str, spacing: float, n_cells: int, noise: float, n: int, seed: int = 0) -> list[Search]:
     """Simulate `n` searches of one kind."""
-    generator = np.random.default_rng(seed)
+    kind = (SHAPES.index(shape), round(1000 * spacing), n_cells, round(10_000 * noise))
+    generator = np.random.default_rng((seed, *kind))
     return [simulate(shape, spacing, n_cells, noise, generator) for _ in range(n)]
 
 

@@ -40,11 +40,9 @@ def draw(search: LRGridSearchCV, path: str) -> None:
     """Save the LR curve to a file."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax = plot_lr_curve(search, ax=figure.subplots())
-    ax.set_xlabel("peak learning rate")
     ax.set_ylabel("accuracy, mean of 5 folds")
     ax.set_title("Digits, MLP 64-64-64-10, SGD with momentum 0.9")
-    ax.get_legend().remove()
-    figure.legend(loc="outside lower center", ncols=3)
+    ax.legend(loc="upper left")
     ax.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 

@@ -24,9 +24,11 @@ search = LRGridSearchCV(net, lr_range=(1e-5, 1.0), n_lrs=11, cv=folds, random_st
 search.fit(X_train, y_train)
 
 # %%
-# The curve is the answer: the mean score of each learning rate, and its standard error.
+# The curve is the answer: the mean score of each learning rate, and its standard error. Several learning rates are
+# about as good as the best, so the search also gives an interval.
 print(search.lr_curve_)
-print(f"chosen: {search.best_lr_:.3g}")
+low, high = search.lr_interval_
+print(f"chosen: {search.best_lr_:.3g}, 90 % interval from {low:.3g} to {high:.3g}")
 
 # %%
 # The search has trained the net once more, with the chosen learning rate on all training rows. It predicts like any
@@ -40,7 +42,7 @@ print(f"on new rows:         {search.score(X_test, y_test):.3f}")
 history = search.history_
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 plot_lr_curve(search, ax=left).set_ylabel("accuracy, mean of 5 folds")
-left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2))
+left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.15), ncols=3, fontsize="small")
 for candidate, name in [(2, "too low"), (search.best_index_, "chosen"), (10, "too high")]:
     rows = history["candidate"] == candidate
     epochs = sorted(set(history["epoch"][rows]))

@@ -20,10 +20,10 @@ from sklearn.preprocessing import StandardScaler
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 
 X, y = load_breast_cancer(return_X_y=True)
-net = NeuralNetClassifier(MLP, module__hidden=(16,), batch_size=32, iterator_train__shuffle=True, random_state=0)
+net = NeuralNetClassifier(MLP, module__hidden=(16,), optimizer="adam", iterator_train__shuffle=True, random_state=0)
 model = make_pipeline(StandardScaler(), net)
 inner = StratifiedKFold(3, shuffle=True, random_state=0)
-search = LRGridSearchCV(model, lr_range=(1e-3, 1.0), n_lrs=7, cv=inner, random_state=0)
+search = LRGridSearchCV(model, lr_range=(1e-4, 1.0), n_lrs=9, cv=inner, random_state=0)
 
 # %%
 # A search is an estimator like any other, so scikit-learn can cross-validate it: one search in each of five outer

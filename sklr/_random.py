@@ -56,6 +56,6 @@ def _global_state() -> tuple[Any, ...]:
 def _set_global_state(state: tuple[Any, ...]) -> None:
     cpu, cuda, numpy_state = state
     torch.random.set_rng_state(cpu)
-    if cuda:
+    if cuda and torch.cuda.device_count() >= len(cuda):  # a stream may have been pickled on a larger machine
         torch.cuda.set_rng_state_all(cuda)
     np.random.set_state(numpy_state)

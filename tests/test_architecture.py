@@ -16,7 +16,9 @@ LEVELS = [  # low to high; a package stands for all modules in it
     {"callbacks", "_callback_bridge"},
     {"modules", "_net_data", "_net_parts", "_net_labels", "_net", "nets", "engines"},
     {"search"},
+    {"replicate"},
     {"plotting"},
+    {"report"},
     {""},  # sklr/__init__.py
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -29,7 +29,7 @@ def run_quickly(name, *arguments):
 
 def test_engines(tmp_path):
     path = tmp_path / "new" / "engines.json"
-    printed = run_quickly("bench_engines.py", "--models", "mlp-small", "--json", path)
+    printed = run_quickly("bench_engines.py", "--models", "mlp-small", "--device", "cpu", "--json", path)
     found = json.loads(path.read_text())
     assert f"torch {torch.__version__}" in printed
     assert found["versions"]["torch"] == torch.__version__
@@ -45,6 +45,26 @@ def test_engines(tmp_path):
 
 def test_selection():
     assert "coverage" in run_quickly("bench_selection.py").lower()
+
+
+def test_replay(tmp_path):
+    recorded, path = tmp_path / "curves.json", tmp_path / "replay.json"
+    accuracies = [0.1, 0.2, 0.4, 0.7, 0.9, 0.6, 0.2, None]  # at 1e-6, 1e-5, ..., 10: the last one diverges
+    runs = [
+        {
+            "problem": "made",
+            "optimizer": "up",
+            "lr": 10.0**i / 1e6,
+            "train_losses": [2.3, None if accuracy is None else 1.0],
+            "test_accuracies": [0.1, accuracy],
+        }
+        for i, accuracy in enumerate(accuracies)
+    ]
+    recorded.write_text(json.dumps({"runs": runs}))
+    chosen = ["--strategies", "LRGridSearchCV", "--evaluations", 8, "--json", path]
+    assert "1 curves, 2 seeds" in run_quickly("bench_replay.py", recorded, *chosen)
+    (result,) = json.loads(path.read_text())["results"]
+    assert result["worst"] == 0  # a grid of eight points meets the eight recorded ones
 
 
 def test_doctests(load):

@@ -166,9 +166,7 @@ def test_a_diverged_candidate_with_a_fine_error_score_is_never_chosen():
 
 def test_choose_says_what_it_cannot_do():
     curve = curve_of(basin(-2.2))
-    with pytest.raises(
-        ValueError, match="select must be one of 'best', 'one_se', 'fit', got 'fitt'. Did you mean 'fit'"
-    ):
+    with pytest.raises(ValueError, match=r"one of 'best', 'one_se', 'fit', got 'fitt'\. Did you mean 'fit'"):
         choose(curve, "fitt")
     with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 90"):
         choose(curve, "fit", confidence=90)

@@ -165,6 +165,7 @@ class BaseLRSearchCV(BaseSearchCV):
         check_select(self.select, self.confidence)
         check_flag("extend", self.extend)
         self._known_lr_param()
+        self._get_scorers()
         if y is None and get_tags(self.estimator).target_tags.required:
             name = type(self.estimator).__name__
             raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")

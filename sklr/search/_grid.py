@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import ParameterGrid
 
-from sklr._validation import check_count
+from sklr._validation import check_count, must_be
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._dimensions import to_dimension
 from sklr.search._ledger import Ledger
-from sklr.search._space import check_lr_range, check_lrs, check_names, find_lr_param, log_grid, lr_names
+from sklr.search._space import (
+    between_neighbours,
+    check_lr_range,
+    check_lrs,
+    check_names,
+    find_lr_param,
+    is_number,
+    log_grid,
+    lr_names,
+)
 
+N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
 
 
@@ -36,6 +46,11 @@ class LRGridSearchCV(BaseLRSearchCV):
         The lowest and the highest learning rate, both tried. Used where neither `lrs` nor `param_grid` is given.
     n_lrs : int
         How many learning rates, spaced evenly on a logarithmic scale.
+    rounds : int
+        1 is the grid alone. Each further round tries 4 more learning rates between the best one's neighbours, with the
+        other parameters of the best: two in each of the gaps beside it, or four in the one gap at an end of the grid.
+        In all `n_lrs + 4 * (rounds - 1)` candidates where the learning rate alone is searched, none twice; fewer if
+        neighbours come nearer than 0.02 decade. A neighbour that diverged is one like any other.
     lrs : list of float, optional
         The learning rates themselves, instead of `lr_range` and `n_lrs`. With a `param_grid` that has no
         learning rate each is tried with every candidate of that grid.
@@ -59,6 +74,11 @@ class LRGridSearchCV(BaseLRSearchCV):
     extend : bool
         Whether to search on, a decade at a time, while the best learning rate is at an end of the range.
 
+    Attributes
+    ----------
+    rounds_ : list of ndarray of int
+        For each round the indices of its candidates in `cv_results_`.
+
     Raises
     ------
     ValueError
@@ -76,6 +96,9 @@ class LRGridSearchCV(BaseLRSearchCV):
     [0.0001, 0.001, 0.01, 0.1]
     >>> search.best_lr_
     0.01
+    >>> finer = LRGridSearchCV(model, lr_range=(1e-4, 0.1), n_lrs=4, rounds=2, cv=3).fit(X, y)
+    >>> [finer.cv_results_["param_learning_rate"][i].round(4).tolist() for i in finer.rounds_]
+    [[0.0001, 0.001, 0.01, 0.1], [0.0022, 0.0046, 0.0215, 0.0464]]
     """
 
     def __init__(
@@ -85,6 +108,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         *,
         lr_range: tuple[float, float] = (1e-5, 1.0),
         n_lrs: int = 11,
+        rounds: int = 1,
         lrs: Any = None,
         scoring: Any = None,
         n_jobs: int | None = None,
@@ -123,17 +147,22 @@ class LRGridSearchCV(BaseLRSearchCV):
         )
         self.param_grid = param_grid
         self.n_lrs = n_lrs
+        self.rounds = rounds
         self.lrs = lrs
 
     def _check_space(self) -> list[dict[str, Any]]:
         low, high = check_lr_range(self.lr_range)
         n_lrs = check_count("n_lrs", self.n_lrs)
+        rounds = check_count("rounds", self.rounds)
         lrs = None if self.lrs is None else check_lrs(self.lrs)
         if self.param_grid is None:
             name = find_lr_param(self.estimator, self.lr_param)
             return list(ParameterGrid({name: lrs or log_grid(low, high, n_lrs)}))
-        grids = self._check_grids()
-        return list(ParameterGrid([self._grid_values(grid, lrs, n_lrs) for grid in grids]))
+        candidates = list(ParameterGrid([self._grid_values(grid, lrs, n_lrs) for grid in self._check_grids()]))
+        if rounds > 1 and not any(find_lr_param(self.estimator, self.lr_param) in c for c in candidates):
+            advice = "Give the learning rates as lrs or in param_grid."
+            raise ValueError(must_be("rounds", "1 where no learning rate is searched", rounds, advice))
+        return candidates
 
     def _check_grids(self) -> list[Mapping[str, Any]]:
         single = isinstance(self.param_grid, Mapping)
@@ -162,12 +191,32 @@ class LRGridSearchCV(BaseLRSearchCV):
         return {**values, name: lrs}
 
     def _n_candidates(self, space: list[dict[str, Any]]) -> int:
-        return len(space)
+        return len(space) + N_FINER * (self.rounds - 1)
 
     def _propose(
         self, space: list[dict[str, Any]], ledger: Ledger, random_state: np.random.RandomState
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
-        yield space
+        tried, scores = list(space), (yield space)
+        self.rounds_ = [np.arange(len(space))]
+        for _ in range(self.rounds - 1):
+            finer = _finer(tried, scores, find_lr_param(self.estimator, self.lr_param))
+            if not finer:
+                return
+            self.rounds_.append(np.arange(len(tried), len(tried) + len(finer)))
+            tried += finer
+            scores = np.append(scores, (yield finer))
+
+
+def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:
+    """Return the candidates of the next round: the best with learning rates between its neighbours'."""
+    if not np.isfinite(scores).any():
+        return []
+    best = tried[int(np.nanargmax(scores))]
+    if name not in best:
+        return []
+    alike = [c[name] for c in tried if c.keys() == best.keys() and all(c[k] is best[k] for k in c if k != name)]
+    lrs = sorted(lr for lr in alike if is_number(lr) and lr > 0)
+    return [{**best, name: lr} for lr in between_neighbours(best[name], lrs, N_FINER)] if best[name] in lrs else []
 
 
 def _values(name: str, given: Any, n: int) -> list[Any]:

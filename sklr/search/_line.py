@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from sklr.search._cover import keep_apart
 
 GRID = np.linspace(0.0, 1.0, 513)
-SHARE = 0.5
+SHARE = 0.8  # of the largest gain: what another model's proposal must promise to be taken
 Prediction = tuple[np.ndarray, np.ndarray]  # mean and standard deviation
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], Prediction]]
 
@@ -141,7 +141,7 @@ def promise(positions: np.ndarray, scores: np.ndarray, distance: float, fit: Fit
 
 
 def settle(position: float, gain: np.ndarray) -> float:
-    """Return the position of `GRID` nearest to `position` that promises at least half of the largest gain.
+    """Return the position of `GRID` nearest to `position` that promises at least `SHARE` of the largest gain.
 
     >>> settle(0.5, np.where(GRID > 0.75, 1.0, 0.4)), settle(0.5, np.ones(len(GRID)))
     (0.751953125, 0.5)

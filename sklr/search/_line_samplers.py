@@ -70,8 +70,7 @@ class OnLine(_Sampler):
     ) -> Any:
         if trial.number < self._n_start:
             return self._line.at(self._start[trial.number])
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        trials = [t for t in study.get_trials(deepcopy=False, states=states) if param_name in t.params]
+        trials = [t for t in study.get_trials(deepcopy=False) if param_name in t.params]
         positions = np.array([self._line.position(t.params[param_name]) for t in trials])
         return self._line.at(self._next(positions, trials))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -96,6 +97,35 @@ def log_grid(low: float, high: float, n: int) -> list[float]:
         return [float(f"{math.sqrt(low * high):.12g}")]
     inner = [float(f"{value:.12g}") for value in np.geomspace(low, high, n)[1:-1]]
     return [float(low), *inner, float(high)]
+
+
+def between_neighbours(lr: float, lrs: Sequence[float], n: int) -> list[float]:
+    """Return `n` learning rates around `lr`: half in the gap on either side of it in `lrs`, all in the only gap.
+
+    Parameters
+    ----------
+    lr : float
+        One of `lrs`.
+    lrs : sequence of float
+        Ascending, above 0.
+    n : int
+        Even.
+
+    Returns
+    -------
+    between : list of float
+        Ascending; each gap is divided evenly on a logarithmic scale, unless into less than 0.02 decade.
+
+    >>> between_neighbours(0.1, [0.001, 0.1, 1.0], 2), between_neighbours(1.0, [0.001, 1.0], 2)
+    ([0.01, 0.316227766017], [0.01, 0.1])
+    >>> between_neighbours(0.1, [0.1], 2), between_neighbours(0.1, [0.1, 0.101], 2)
+    ([], [])
+    """
+    at = list(lrs).index(lr)
+    ends = [lrs[i] for i in (at - 1, at, at + 1) if 0 <= i < len(lrs)]
+    gaps = list(pairwise(ends))
+    grids = [log_grid(low, high, 2 + n // len(gaps)) for low, high in gaps]
+    return [lr for grid in grids if math.log10(grid[1] / grid[0]) >= 0.02 for lr in grid[1:-1]]
 
 
 def lr_names(estimator: Any) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from sklr.selection._smooth import Scores, SmoothCurve, smooth, summarize
 from sklr.selection.curve import LRCurve, edge
@@ -46,7 +45,10 @@ def find_top(curve: LRCurve, confidence: float) -> Top | str:
     found = _fit_part(curve, connected, confidence)
     if isinstance(found, Top) and found.is_quadratic:
         return found
-    return _fit_part(curve, basin(curve), confidence)
+    near = basin(curve)
+    if isinstance(found, str) and len(near) < MIN_POINTS:
+        return found
+    return _fit_part(curve, near, confidence)
 
 
 def basin(curve: LRCurve) -> np.ndarray:
@@ -135,19 +137,30 @@ def _top_of(
     right = middle + 1 + np.flatnonzero(below[middle + 1 :] > 1 - tail)
     if not len(left) and not len(right):
         return "the basin is flat: any of its learning rates may be the best"
-    top = _crossing(curve, 0.5, at[middle], at[middle + 1])
+    levels = np.array([tail, 0.5, 1 - tail])
+    starts = np.array([at[left[-1]] if len(left) else at[0], at[middle], at[middle]])
+    ends = np.array([at[middle + 1], at[middle + 1], at[right[0]] if len(right) else at[-1]])
+    low, top, high = _crossings(curve, levels, starts, ends)
     if not scores.u[0] <= top <= scores.u[-1]:
-        return _outside(top > scores.u[-1])
-    low = _crossing(curve, tail, at[left[-1]], top) if len(left) else at[0]
-    high = _crossing(curve, 1 - tail, top, at[right[0]]) if len(right) else at[-1]
+        return _outside(bool(top > scores.u[-1]))
     if not curve.is_quadratic:  # it may have a kink, and where between two points that is nobody can say
         step = float(np.median(np.diff(scores.u)))
         low, high = min(low, top - step / 2), max(high, top + step / 2)
     return Top(top, float(low), float(high), *curve.value(top), curve.is_quadratic)
 
 
-def _crossing(curve: SmoothCurve, level: float, low: float, high: float) -> float:
-    return float(brentq(lambda at: curve.top_below(np.array([at]))[0] - level, low, high, xtol=1e-5))
+def _crossings(curve: SmoothCurve, levels: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> list[float]:
+    """Return where the top is below with these chances, each between its start and end; the end where it never is.
+
+    Each pass narrows every bracket 32 times; a narrow interval needs several.
+    """
+    for _ in range(4):
+        at = np.linspace(starts, ends, 33)
+        reached = curve.top_below(at.ravel()).reshape(at.shape) >= levels
+        reached[-1] = True
+        first = np.maximum(reached.argmax(axis=0), 1)
+        starts, ends = (np.take_along_axis(at, (first - shift)[None], axis=0)[0] for shift in (1, 0))
+    return [float(end) for end in ends]
 
 
 def _why_no_top(below: np.ndarray) -> str:

@@ -16,13 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import fdtrc, stdtr
 
 # (amplitude as a part of the scores' range, length in decades): lopsided quadratics vary over decades, kinks do not.
 DEVIATIONS = ((0.3, 3.0), (1.0, 3.0), (3.0, 3.0), (0.1, 0.5), (0.3, 0.5))
 # How probable the plain quadratic is before the scores are seen. Together with DEVIATIONS tuned on simulated curves
 # (benchmarks/bench_selection.py): much higher, and lopsided curves are missed; lower, and intervals grow needlessly.
-PLAIN = 0.7
+PLAIN = 0.75
 # The variance of each model's slope is a mean of what the cells say (n - 1 degrees of freedom, true whatever cells do)
 # and of what noise that is independent between lrs would give, which counts for this many more.
 PRIOR_DOF = 3
@@ -61,14 +61,13 @@ class Scores:
         """Return the p-value of "all these learning rates score the same" (F test of the two-way layout)."""
         m = len(self.u)
         between, within = self.n_cells * np.var(self.mean) * m / (m - 1), float(self.variance.mean())
-        return float(stats.f.sf(between / within, m - 1, self.dof))
+        return float(fdtrc(m - 1, self.dof, between / within))
 
 
 def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
     """Split cell scores into means and noise; the noise of each lr is drawn towards that of all.
 
-    Where the cells cannot tell the noise (there is one, or all are equal, as when recorded scores are looked up), what
-    a quadratic leaves over stands for it.
+    One cell cannot tell the noise: what a polynomial leaves over stands for it then.
 
     Parameters
     ----------
@@ -79,15 +78,16 @@ def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
     m, n = cell_scores.shape
     mean = cell_scores.mean(axis=1)
     # Noise is at least this, or scores without any (looked up in a table) would make the equations singular.
-    tiny = (1e-4 * max(float(np.ptp(mean)), 1e-9 * float(np.abs(mean).max()), 1e-12)) ** 2
+    least = (1e-4 * max(float(np.ptp(mean)), 1e-9 * float(np.abs(mean).max()), 1e-12)) ** 2
+    if n == 1:
+        degree = min(4, 2 + max(0, m - 5) // 2)
+        left = mean - np.polyval(np.polyfit(u - u.mean(), mean, degree), u - u.mean())
+        dof = m - 1 - degree
+        return Scores(u, mean, np.zeros((m, 1)), np.full(m, max(float(left @ left) / dof, least)), dof)
     residuals = cell_scores - cell_scores.mean(axis=0) - (mean - mean.mean())[:, None]
-    if n == 1 or np.mean(residuals**2) <= tiny:
-        left = mean - np.polyval(np.polyfit(u - u.mean(), mean, 2), u - u.mean())
-        variance = max(float(left @ left) / (m - 3), tiny)
-        return Scores(u, mean, np.zeros((m, 1)), np.full(m, variance), m - 3)
     own = (residuals**2).sum(axis=1) / (n - 1) * m / (m - 1)
     variance = ((n - 1) * own + (PRIOR_DOF + 1) * own.mean()) / (n + PRIOR_DOF)
-    return Scores(u, mean, residuals, np.maximum(variance, tiny), (m - 1) * (n - 1))
+    return Scores(u, mean, residuals, np.maximum(variance, least), (m - 1) * (n - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ class SmoothCurve:
         s = self.models[0].scores
         dof = s.n_cells - 1 + min(PRIOR_DOF, s.dof)
         slopes = [(model.weight, *model.slope(at)) for model in self.models]
-        return np.sum([weight * stats.t.cdf(-slope / se, dof) for weight, slope, se in slopes], axis=0)
+        return np.sum([weight * stdtr(dof, -slope / se) for weight, slope, se in slopes], axis=0)
 
     def value(self, at: float) -> tuple[float, float]:
         """Return the score and its paired standard error at `at`; models that differ add to it."""

@@ -42,6 +42,7 @@ TABLE = [
         (G, B, T), "lr_range", NO_RANGES, "lr_range must be a tuple (low, high) of finite numbers with 0 < low < high"
     ),
     *rows((G,), "n_lrs", [*COUNTS, None], "n_lrs must be an integer >= 1"),
+    *rows((G,), "rounds", [*COUNTS, None], "rounds must be an integer >= 1"),
     *rows((B,), "n_iter", [*COUNTS, None], "n_iter must be an integer >= 1"),
     *rows((T,), "n_trials", COUNTS, "n_trials must be an integer >= 1"),
     *rows((T,), "n_trials", [None], "n_trials must be an integer >= 1 where there is no timeout"),

@@ -8,8 +8,8 @@ from sklearn.svm import SVC
 from skopt.space import Categorical, Integer, Real
 
 from sklr.search._bayes import BayesSearchCV
-from sklr.search._optuna import OptunaSearchCV
 from sklr.search._line import bounded
+from sklr.search._optuna import OptunaSearchCV
 
 BEST = 10**-1.7
 

@@ -301,7 +301,7 @@ def test_the_users_early_stopping_ends_a_training_quietly(make):
 def test_nothing_is_printed_by_default(make, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make(net(), cv=CV, random_state=0).fit(X, Y)
+        make(net(), values=[0.01, 0.03], cv=CV, random_state=0).fit(X, Y)
     assert capsys.readouterr() == ("", "")
 
 

@@ -57,3 +57,76 @@ def test_a_range_becomes_n_lrs_values_for_the_lr_and_five_for_the_rest():
 def test_the_learning_rate_can_be_named():
     assert candidates(SVC(), lr_param="C", lrs=[1.0]) == [{"C": 1.0}]
     assert len(candidates(SVC(), {"C": (1.0, 10.0, "uniform")}, lr_param="C", n_lrs=7)) == 7
+
+
+def rounds(search, score):
+    """Drive the strategy as the base does; return the candidates of each round."""
+    space, found, scores = search._check_space(), [], None
+    proposals = search._propose(space, None, np.random.RandomState(0))
+    try:
+        while True:
+            found.append(proposals.send(scores))
+            scores = np.array([score(c) for c in found[-1]], dtype=float)
+    except StopIteration:
+        tried = [c for batch in found for c in batch]
+        assert [len(i) for i in search.rounds_] == [len(batch) for batch in found]
+        assert np.concatenate(search.rounds_).tolist() == list(range(len(tried)))
+        assert all(c not in tried[:i] for i, c in enumerate(tried))
+        assert len(tried) <= search._n_candidates(space)
+        return found
+
+
+def hill(candidate):
+    return -abs(np.log10(candidate["eta0"] / 0.02)) - candidate.get("alpha", 0)
+
+
+def test_later_rounds_close_in_on_the_best():
+    search = LRGridSearchCV(SGDClassifier(), lr_range=(1e-4, 1.0), n_lrs=5, rounds=3)
+    found = [[c["eta0"] for c in batch] for batch in rounds(search, hill)]
+    assert found[0] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    third = 10 ** (1 / 3)
+    assert np.allclose(found[1], [1e-3 * third, 1e-3 * third**2, 1e-2 * third, 1e-2 * third**2])
+    assert np.allclose(found[2], [1e-2 * third ** (i / 3) for i in (1, 2, 4, 5)])  # around 0.0215
+    assert search._n_candidates(search._check_space()) == 5 + 4 + 4
+
+
+def test_at_an_end_of_the_grid_all_go_into_the_one_gap():
+    search = LRGridSearchCV(SGDClassifier(), lrs=[0.1, 1.0], rounds=2)
+    assert np.allclose([c["eta0"] for c in rounds(search, hill)[1]], [10 ** (-1 + i / 5) for i in (1, 2, 3, 4)])
+
+
+def test_a_diverged_neighbour_bounds_the_next_round_and_is_not_the_best():
+    search = LRGridSearchCV(SGDClassifier(), lrs=[0.001, 0.01, 0.1], rounds=2)
+    finer = rounds(search, lambda c: np.nan if c["eta0"] > 0.05 else c["eta0"])[1]
+    assert [0.001 < c["eta0"] < 0.01 for c in finer] == [True, True, False, False]
+    assert all(c["eta0"] < 0.1 for c in finer)
+
+
+def test_only_the_lr_is_refined_at_the_best_other_parameters():
+    grid = [{"alpha": [1.0, 0.5], "eta0": [0.001, 0.01, 0.1]}, {"alpha": [9.0], "eta0": [0.02]}]
+    finer = rounds(LRGridSearchCV(SGDClassifier(), grid, rounds=2), hill)[1]
+    assert len(finer) == 4
+    assert {c["alpha"] for c in finer} == {0.5}
+    assert all(0.001 < c["eta0"] < 0.1 for c in finer)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "score"),
+    [
+        ({"lrs": [0.1]}, hill),
+        ({"lrs": [0.1, 0.101]}, hill),
+        ({}, lambda c: np.nan),
+        ({"param_grid": [{"alpha": [0.1]}, {"eta0": [0.1, 0.2]}]}, lambda c: "alpha" in c),
+        ({"param_grid": {"eta0": [0.0, 0.1]}}, lambda c: 0.0),
+    ],
+    ids=["one lr", "neighbours too near", "nothing trained", "the best has no lr", "zero is best"],
+)
+def test_where_there_is_nothing_to_refine_the_first_round_is_the_last(kwargs, score):
+    assert len(rounds(LRGridSearchCV(SGDClassifier(), rounds=3, **kwargs), score)) == 1
+
+
+def test_rounds_need_a_learning_rate():
+    with pytest.raises(ValueError, match="lr_param must be given"):
+        LRGridSearchCV(SVC(), {"C": [1.0, 2.0]}, rounds=2)._check_space()
+    with pytest.raises(ValueError, match="rounds must be 1 where no learning rate is searched, got 2"):
+        LRGridSearchCV(SGDClassifier(), {"alpha": [1.0, 2.0]}, rounds=2)._check_space()

@@ -39,16 +39,17 @@ def test_lines_are_padded_to_gridsearchcvs_width(capsys):
     assert [len(line) for line in lines["ours"]] == [len(line) for line in lines["theirs"]]
 
 
-def test_a_nets_lines_are_gridsearchcvs_and_its_epochs_are_not_printed(capsys):
+def test_a_nets_lines_are_gridsearchcvs_and_one_that_names_the_engine(capsys):
     kwargs = {"cv": CV, "verbose": 3}
     ours = printed(grid(net(random_state=0, max_epochs=2), values=[0.01, 0.03], **kwargs), capsys)
     theirs = printed(GridSearchCV(net(random_state=0, max_epochs=2), {"lr": [0.01, 0.03]}, **kwargs), capsys)
-    assert ours == theirs
+    assert ours == sorted([*theirs, "[sklr] engine: stacked"])
 
 
 def test_seeds_are_told_of(capsys):
     grid(net(max_epochs=1), values=[0.01], cv=CV, n_seeds=2, verbose=1, random_state=0).fit(X, Y)
-    assert capsys.readouterr().out == "Fitting 3 folds x 2 seeds for each of 1 candidates, totalling 6 fits\n"
+    first = "Fitting 3 folds x 2 seeds for each of 1 candidates, totalling 6 fits\n"
+    assert capsys.readouterr().out == first + "[sklr] engine: stacked\n"
 
 
 def test_a_batch_of_candidates_is_told_of_at_a_time(capsys):

@@ -1,4 +1,4 @@
-"""Pictures, each as a function that returns the data and one that draws them; matplotlib is imported only to draw."""
+"""The learning rate over a training, planned or done."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._optional import require
+from sklr.plotting._axes import get_axes
 from sklr.schedules import resolve_schedule
-from sklr.selection import LRCurve
 
 
 class ScheduleData(NamedTuple):
@@ -98,79 +97,9 @@ def plot_schedule(source: Any, *, ax: Any = None, **options: Any) -> Any:
     ax : matplotlib Axes
     """
     data = source if isinstance(source, ScheduleData) else schedule_data(source, **options)
-    if ax is None:
-        _, ax = require("matplotlib.pyplot", extra="plot").subplots()
+    ax = get_axes(ax)
     ax.plot(data.epochs, data.lrs, drawstyle="steps-post")  # an lr holds until the next step
     ax.set_xlabel("training time (epochs)")
     ax.set_ylabel("learning rate")
     ax.set_ylim(bottom=0)
-    return ax
-
-
-class LRCurveData(NamedTuple):
-    """What the picture of an LR curve shows.
-
-    Attributes
-    ----------
-    lr, mean, se : ndarray of shape (n_trained,)
-        Learning rates that were trained to the end, their mean scores and paired standard errors.
-    diverged : ndarray of shape (n_diverged,)
-        Learning rates that diverged.
-    floor : float
-        Where to mark those: just below the lowest mean score.
-    """
-
-    lr: np.ndarray
-    mean: np.ndarray
-    se: np.ndarray
-    diverged: np.ndarray
-    floor: float
-
-
-def lr_curve_data(curve: LRCurve) -> LRCurveData:
-    """Separate what was trained from what diverged.
-
-    Parameters
-    ----------
-    curve : LRCurve
-        ``search.lr_curve_``.
-
-    Returns
-    -------
-    data : LRCurveData
-    """
-    known = np.isfinite(curve.mean)
-    mean = curve.mean[known]
-    floor = mean.min() - 0.05 * max(float(np.ptp(mean)), 1e-3) if known.any() else 0.0
-    return LRCurveData(curve.lr[known], mean, np.nan_to_num(curve.se[known]), curve.lr[curve.diverged], floor)
-
-
-def plot_lr_curve(source: Any, *, ax: Any = None) -> Any:
-    """Draw score against learning rate, with error bars; diverged learning rates are red crosses.
-
-    Parameters
-    ----------
-    source : fitted search, LRCurve or LRCurveData
-        Whose curve to draw.
-    ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    ax : matplotlib Axes
-    """
-    curve = getattr(source, "lr_curve_", source)
-    data = curve if isinstance(curve, LRCurveData) else lr_curve_data(curve)
-    if ax is None:
-        _, ax = require("matplotlib.pyplot", extra="plot").subplots()
-    ax.errorbar(data.lr, data.mean, yerr=data.se, marker="o", capsize=3, label="mean over cells, paired standard error")
-    if len(data.lr):
-        best = np.argmax(data.mean)
-        ax.axvline(data.lr[best], color="0.6", linestyle="--", zorder=0, label=f"best: {data.lr[best]:.3g}")
-    if len(data.diverged):
-        ax.plot(data.diverged, np.full_like(data.diverged, data.floor), "x", color="red", label="diverged")
-    ax.set_xscale("log")
-    ax.set_xlabel("learning rate")
-    ax.set_ylabel("cross-validated score")
-    ax.legend()
     return ax

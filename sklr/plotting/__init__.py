@@ -1,0 +1,40 @@
+"""Every picture, one file each: a function that returns its data and one that draws them.
+
+matplotlib is imported only to draw. What is drawn is labelled with its unit and returned; nothing is ever shown.
+"""
+
+from sklr.plotting._lr_curve import LRCurveData, LRCurveDisplay, lr_curve_data, plot_lr_curve
+from sklr.plotting._params import ParamPanel, ParamsData, params_data, plot_params
+from sklr.plotting._rounds import RoundsData, plot_rounds, rounds_data
+from sklr.plotting._schedule import ScheduleData, plot_schedule, schedule_data
+from sklr.plotting._training import (
+    BestEpochsData,
+    TrainingCurvesData,
+    best_epochs_data,
+    plot_best_epochs,
+    plot_training_curves,
+    training_curves_data,
+)
+
+__all__ = [
+    "BestEpochsData",
+    "LRCurveData",
+    "LRCurveDisplay",
+    "ParamPanel",
+    "ParamsData",
+    "RoundsData",
+    "ScheduleData",
+    "TrainingCurvesData",
+    "best_epochs_data",
+    "lr_curve_data",
+    "params_data",
+    "plot_best_epochs",
+    "plot_lr_curve",
+    "plot_params",
+    "plot_rounds",
+    "plot_schedule",
+    "plot_training_curves",
+    "rounds_data",
+    "schedule_data",
+    "training_curves_data",
+]

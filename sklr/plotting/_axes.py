@@ -1,0 +1,148 @@
+"""What all pictures share: axes to draw on, colours of learning rates, names of scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier, is_regressor
+from sklearn.utils.validation import check_is_fitted
+
+from sklr._optional import require
+from sklr._validation import must_be
+
+# Blue, teal, gold: told apart by the colour-blind, brighter with the lr also in grey, readable on white and on black.
+LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")
+DIVERGED_COLOR = "#e5383b"
+LABEL_WIDTH = 24  # characters; a longer value is cut
+
+
+def get_axes(ax: Any) -> Any:
+    """Return the axes given, or those of a new figure."""
+    return require("matplotlib.pyplot", extra="plot").subplots(layout="constrained")[1] if ax is None else ax
+
+
+def lr_colors(lrs: np.ndarray) -> Any:
+    """Return what turns learning rates into colours, a matplotlib `ScalarMappable`; logarithmic unless all are equal.
+
+    Parameters
+    ----------
+    lrs : ndarray of shape (n_candidates,)
+        Above 0.
+    """
+    colors = require("matplotlib.colors", extra="plot")
+    low, high = float(lrs.min()), float(lrs.max())
+    scale = colors.LogNorm(low, high) if low < high else colors.LogNorm(low / 2, high * 2)
+    return _mappable(scale)
+
+
+def order_colors(n: int) -> Any:
+    """Return what turns the numbers 1 to `n` into colours."""
+    colors = require("matplotlib.colors", extra="plot")
+    return _mappable(colors.Normalize(1, max(n, 2)))
+
+
+def _mappable(scale: Any) -> Any:
+    colors = require("matplotlib.colors", extra="plot")
+    cm = require("matplotlib.cm", extra="plot")
+    return cm.ScalarMappable(scale, colors.LinearSegmentedColormap.from_list("sklr", LR_COLORS))
+
+
+def count_epochs(ax: Any) -> None:
+    """Label the axis of the epochs, at whole numbers."""
+    ax.xaxis.set_major_locator(require("matplotlib.ticker", extra="plot").MaxNLocator(integer=True))
+    ax.set_xlabel("training time (epochs)")
+
+
+def explain(ax: Any, **place: Any) -> None:
+    """Add a legend of what has a label, the scores first; nothing where there is nothing to explain."""
+    entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: not entry[1].startswith("mean"))
+    if entries:
+        ax.legend(*zip(*entries, strict=True), fontsize="small", **place)
+
+
+def mark_diverged(ax: Any, x: Any, y: Any, label: str = "diverged") -> None:
+    """Draw a red cross at each point."""
+    if len(x):
+        ax.plot(x, y, "x", color=DIVERGED_COLOR, markersize=7, markeredgewidth=2, label=label, zorder=4, clip_on=False)
+
+
+def below(scores: np.ndarray) -> float:
+    """Return where to mark what has no score: just below the lowest of those that have one.
+
+    >>> below(np.array([0.5, np.nan, 0.9])), below(np.array([np.nan]))
+    (0.46, 0.0)
+    """
+    known = scores[np.isfinite(scores)]
+    return float(known.min() - max(0.1 * np.ptp(known), 1e-3)) if len(known) else 0.0
+
+
+def metric_key(search: Any) -> str:
+    """Return the name of the score that candidates are compared by, as in the keys of ``cv_results_``."""
+    check_is_fitted(search, "cv_results_")
+    if not getattr(search, "multimetric_", False):
+        return "score"
+    if isinstance(search.refit, str):
+        return search.refit
+    return next(key for key in search.cv_results_ if key.startswith("mean_test_")).removeprefix("mean_test_")
+
+
+def score_name(search: Any) -> str:
+    """Return the name of that score in words, such as ``"accuracy"`` or ``"neg log loss"``."""
+    key = metric_key(search)
+    if key != "score":
+        return key.replace("_", " ")
+    if isinstance(search.scoring, str):
+        return search.scoring.replace("_", " ")
+    if search.scoring is not None:
+        return "score"
+    if is_classifier(search.estimator):
+        return "accuracy"
+    return "R²" if is_regressor(search.estimator) else "score"
+
+
+def mean_scores(search: Any) -> np.ndarray:
+    """Return the mean score of every candidate, shape (n_candidates,); NaN for what was not trained to the end."""
+    scores = np.array(search.cv_results_[f"mean_test_{metric_key(search)}"], dtype=float)
+    return np.where(np.isin(search.cv_results_["status"], ["ok"]), scores, np.nan)
+
+
+def diverged(search: Any) -> np.ndarray:
+    """Say which candidates diverged; a boolean array of shape (n_candidates,)."""
+    return np.array([status.startswith("diverged") for status in search.cv_results_["status"]], dtype=bool)
+
+
+def candidate_lrs(search: Any) -> np.ndarray:
+    """Return the peak lr of every candidate, shape (n_candidates,); NaN where there is none.
+
+    Where the search did not vary it, it is the estimator's.
+    """
+    name = getattr(search, "lr_param_", None)
+    if name is None:
+        return np.full(len(search.cv_results_["params"]), np.nan)
+    default = search.estimator.get_params().get(name)
+    lrs = [params.get(name, default) for params in search.cv_results_["params"]]
+    return np.array([lr if isinstance(lr, float | int) and lr > 0 else np.nan for lr in lrs], dtype=float)
+
+
+def history(search: Any) -> dict[str, np.ndarray]:
+    """Return the epochs of all runs, or say that there are none to draw."""
+    check_is_fitted(search, "cv_results_")
+    columns = search.history_
+    if not len(columns["epoch"]):
+        advice = "Only estimators that train in epochs, such as sklr's nets, have curves to draw."
+        raise ValueError(must_be("history_", "of at least one epoch", 0, advice))
+    return columns
+
+
+def short(value: Any) -> str:
+    """Write a parameter's value for an axis; it is plain text, so no dollar sign starts a formula.
+
+    >>> short(0.00031622776), short("a$b"), short(None), short("x" * 30)
+    ('0.000316', 'a\\\\$b', 'None', 'xxxxxxxxxxxxxxxxxxxxxxx…')
+    """
+    text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or str(value)
+    text = " ".join(text.split())
+    text = text if len(text) <= LABEL_WIDTH else text[: LABEL_WIDTH - 1] + "…"
+    return text.replace("$", r"\$")

@@ -1,0 +1,322 @@
+"""The LR curve: score against learning rate with its noise, the choice, its interval, and what diverged."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklr._validation import must_be
+from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name
+from sklr.selection import Choice, LRCurve
+from sklr.selection._fit import HALF_WIDTH, MIN_POINTS, basin
+from sklr.selection._smooth import smooth, summarize
+
+FITTED = ("quadratic", "gaussian_process")
+N_FIT_POINTS = 101
+OFF_SCALE = 100  # a score that would shrink all others to a hundredth of the picture is marked at its foot instead
+INTERVAL_COLOR, CHOICE_COLOR, FIT_COLOR = "#dca01e", "#c97b00", "#1f9e9a"
+
+
+class Fit(NamedTuple):
+    """A smooth curve through the basin, with the band of one standard error; arrays of shape (n_points,)."""
+
+    lr: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class LRCurveData(NamedTuple):
+    """What the picture of an LR curve shows.
+
+    Attributes
+    ----------
+    lr, mean, se : ndarray of shape (n_trained,)
+        Learning rates that were trained to the end, their mean scores and paired standard errors; 0 where one cell
+        tells no standard error.
+    diverged, unfinished : ndarray of shape (n_diverged,), (n_unfinished,)
+        Learning rates that diverged, and those that failed or were stopped.
+    floor : float
+        Where to mark those: just below the lowest mean score.
+    n_cells : int
+        How many cells each mean is of.
+    score : str
+        The score's name.
+    choice : Choice or None
+        The learning rate chosen, and its interval.
+    fit : Fit or None
+        The curve the choice was made on, if it was made on one.
+    off_scale : ndarray of shape (n_off_scale,)
+        Learning rates whose score is far below all others; they are not in `lr`.
+    joined : bool
+        Whether neighbours differ by their learning rate alone, so that a line through them means something.
+    """
+
+    lr: np.ndarray
+    mean: np.ndarray
+    se: np.ndarray
+    diverged: np.ndarray
+    unfinished: np.ndarray
+    floor: float
+    n_cells: int
+    score: str = "score"
+    choice: Choice | None = None
+    fit: Fit | None = None
+    off_scale: np.ndarray = np.empty(0)
+    joined: bool = True
+
+
+def lr_curve_data(
+    curve: LRCurve, choice: Choice | None = None, score: str = "score", joined: bool = True
+) -> LRCurveData:
+    """Separate what was trained from what diverged, and compute the fitted curve where the choice was made on one.
+
+    Parameters
+    ----------
+    curve : LRCurve
+        ``search.lr_curve_``.
+    choice : Choice, optional
+        ``search.lr_choice_``.
+    score : str, default="score"
+        The score's name.
+    joined : bool, default=True
+        Whether neighbours differ by their learning rate alone.
+
+    Returns
+    -------
+    data : LRCurveData
+
+    Examples
+    --------
+    >>> from sklr.selection import lr_curve
+    >>> scores = np.array([[0.5, 0.7], [0.8, 0.8], [np.nan, 0.1]])
+    >>> data = lr_curve_data(lr_curve([0.01, 0.1, 1.0], scores, ["ok", "ok", "diverged at step 3: loss nan"]))
+    >>> data.lr.tolist(), data.mean.round(2).tolist(), data.diverged.tolist(), round(data.floor, 2)
+    ([0.01, 0.1], [0.6, 0.8], [1.0], 0.58)
+    """
+    drawn = curve.usable & ~_far_below(curve.mean)
+    return LRCurveData(
+        lr=curve.lr[drawn],
+        mean=curve.mean[drawn],
+        se=np.nan_to_num(curve.se[drawn]),
+        diverged=curve.lr[curve.diverged],
+        unfinished=curve.lr[~curve.usable & ~curve.diverged],
+        floor=below(curve.mean[drawn]),
+        n_cells=curve.cell_scores.shape[1],
+        score=score,
+        choice=choice,
+        fit=_fit(curve, choice) if choice is not None and choice.method in FITTED else None,
+        off_scale=curve.lr[curve.usable & ~drawn],
+        joined=joined,
+    )
+
+
+def _far_below(mean: np.ndarray) -> np.ndarray:
+    """Say which means would flatten the rest of the picture to a line, such as an R² of -1e9 just before the cliff."""
+    known = np.sort(mean[np.isfinite(mean)])
+    upper = known[len(known) // 2 :]
+    if len(upper) < 2 or upper[0] == upper[-1]:
+        return np.zeros(len(mean), dtype=bool)
+    return np.nan_to_num(mean, nan=np.inf) < known[-1] - OFF_SCALE * (upper[-1] - upper[0])
+
+
+def _fit(curve: LRCurve, choice: Choice) -> Fit:
+    """Fit the stretch around the chosen lr again, as `find_top` did, to draw it."""
+    u, near = np.log10(curve.lr), basin(curve)
+    distance = np.abs(u[near] - np.log10(choice.lr))
+    n = max(int((distance <= HALF_WIDTH).sum()), MIN_POINTS)
+    part = np.sort(near[np.argsort(distance, kind="stable")[:n]])
+    model = smooth(summarize(u[part], curve.cell_scores[part]))
+    at = np.linspace(u[part[0]], u[part[-1]], N_FIT_POINTS)
+    mean, se = np.transpose([model.value(point) for point in at])
+    return Fit(10**at, mean, mean - se, mean + se)
+
+
+def searched_curve_data(search: Any) -> LRCurveData:
+    """Return what to draw of a fitted search."""
+    check_is_fitted(search, "cv_results_")
+    if not hasattr(search, "lr_curve_"):
+        advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
+        raise ValueError(must_be("search", "one that searched a learning rate", type(search).__name__, advice))
+    choice = getattr(search, "lr_choice_", None)
+    joined = _same_others(search.cv_results_["params"], search.lr_param_)
+    return lr_curve_data(search.lr_curve_, choice, score_name(search), joined)
+
+
+def _same_others(candidates: list[dict[str, Any]], lr_param: str) -> bool:
+    """Say whether each lr was tried with the same other parameters.
+
+    >>> grid = [{"lr": lr, "batch_size": size} for lr in (0.1, 1.0) for size in (8, 16)]
+    >>> _same_others(grid, "lr"), _same_others(grid[:3], "lr")
+    (True, False)
+    """
+    others: dict[Any, set[str]] = {}
+    for params in candidates:
+        rest = {name: value for name, value in params.items() if name != lr_param}
+        others.setdefault(params.get(lr_param), set()).add(repr(sorted(rest.items(), key=lambda item: item[0])))
+    return len(set(map(frozenset, others.values()))) == 1
+
+
+class LRCurveDisplay:
+    """The picture of an LR curve, in scikit-learn's pattern: made by `from_search`, drawn by `plot`.
+
+    Parameters
+    ----------
+    data : LRCurveData
+        What to draw, see `lr_curve_data`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+        Mean score against learning rate.
+    errorbar_ : matplotlib ErrorbarContainer
+        The same with paired standard errors.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> from sklr.plotting import LRCurveDisplay
+    >>> from sklr.search import LRGridSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = LRGridSearchCV(model, lr_range=(1e-4, 0.1), n_lrs=4, cv=3).fit(X, y)
+    >>> display = LRCurveDisplay.from_search(search)
+    >>> display.ax_.get_xlabel(), display.ax_.get_ylabel()
+    ('peak learning rate', 'accuracy, mean of 3 cells')
+    >>> display.line_.get_xdata().tolist()
+    [0.0001, 0.001, 0.01, 0.1]
+    >>> plt.close(display.figure_)
+    """
+
+    ax_: Any
+    figure_: Any
+    line_: Any
+    errorbar_: Any
+
+    def __init__(self, data: LRCurveData):
+        self.data = data
+
+    @classmethod
+    def from_search(cls, search: Any, *, ax: Any = None) -> LRCurveDisplay:
+        """Draw the LR curve of a fitted search.
+
+        Parameters
+        ----------
+        search : fitted search
+            One with `lr_curve_`.
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : LRCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If the search has no LR curve.
+        """
+        return cls(searched_curve_data(search)).plot(ax=ax)
+
+    def plot(self, ax: Any = None) -> LRCurveDisplay:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        display : LRCurveDisplay
+            Itself, with the attributes set.
+        """
+        self.ax_ = ax = get_axes(ax)
+        self.figure_ = ax.figure
+        ax.set_xscale("log")
+        self._draw_interval()
+        self._draw_scores()
+        self._draw_fit()
+        self._draw_choice()
+        self._mark_the_rest()
+        ax.set_xlabel("peak learning rate")
+        n = self.data.n_cells
+        ax.set_ylabel(f"{self.data.score}, mean of {n} cells" if n > 1 else f"{self.data.score}, one cell")
+        explain(ax)
+        return self
+
+    def _draw_interval(self) -> None:
+        choice = self.data.choice
+        if choice is not None and choice.interval[0] < choice.interval[1]:
+            label = f"{100 * choice.confidence:g} % interval"
+            self.ax_.axvspan(*choice.interval, color=INTERVAL_COLOR, alpha=0.18, linewidth=0, zorder=0, label=label)
+
+    def _draw_scores(self) -> None:
+        d = self.data
+        noise = ", standard error" if d.se.any() else ""
+        style = "-" if d.joined and not d.fit else "none"  # two lines through the same points say less than one
+        self.errorbar_ = self.ax_.errorbar(
+            d.lr, d.mean, yerr=d.se if noise else None, fmt="o", linestyle=style, markersize=5, capsize=3,
+            label=f"mean{noise}" if d.joined else f"mean of the best there{noise}", zorder=3,
+        )  # fmt: skip
+        self.line_ = self.errorbar_.lines[0]
+        if noise and style == "-":
+            color = self.line_.get_color()
+            self.ax_.fill_between(d.lr, d.mean - d.se, d.mean + d.se, color=color, alpha=0.2, linewidth=0)
+
+    def _draw_fit(self) -> None:
+        fit = self.data.fit
+        if fit is not None:
+            self.ax_.fill_between(fit.lr, fit.low, fit.high, color=FIT_COLOR, alpha=0.25, linewidth=0)
+            self.ax_.plot(fit.lr, fit.mean, color=FIT_COLOR, label="fit, standard error")
+
+    def _draw_choice(self) -> None:
+        d = self.data
+        if d.choice is not None:
+            lr, score, name = d.choice.lr, d.choice.score, "chosen"
+        elif len(d.lr):
+            lr, score, name = d.lr[d.mean.argmax()], d.mean.max(), "best"
+        else:
+            return
+        self.ax_.axvline(lr, color=CHOICE_COLOR, linestyle="--", linewidth=1, zorder=1)
+        self.ax_.plot(
+            lr, score, marker="*", color=CHOICE_COLOR, markersize=13, linestyle="none", zorder=5,
+            markeredgecolor="white", markeredgewidth=0.6, label=f"{name}: {lr:.3g}",
+        )  # fmt: skip
+
+    def _mark_the_rest(self) -> None:
+        d = self.data
+        mark_diverged(self.ax_, d.diverged, np.full(len(d.diverged), d.floor))
+        if len(d.unfinished):
+            at = np.full(len(d.unfinished), d.floor)
+            self.ax_.plot(d.unfinished, at, "x", color="0.5", markeredgewidth=1.5, label="failed or stopped")
+        if len(d.off_scale):
+            at = np.full(len(d.off_scale), d.floor)
+            self.ax_.plot(d.off_scale, at, "v", color=self.line_.get_color(), label="far below")
+
+
+def plot_lr_curve(source: Any, *, ax: Any = None) -> Any:
+    """Draw score against learning rate, with error bars; diverged learning rates are red crosses.
+
+    Parameters
+    ----------
+    source : fitted search, LRCurve or LRCurveData
+        Whose curve to draw.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    if isinstance(source, LRCurve):
+        source = lr_curve_data(source)
+    if isinstance(source, LRCurveData):
+        return LRCurveDisplay(source).plot(ax=ax).ax_
+    return LRCurveDisplay.from_search(source, ax=ax).ax_

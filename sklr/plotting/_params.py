@@ -1,0 +1,187 @@
+"""Searches over more than the learning rate: the score against each parameter, a panel each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr._optional import require
+from sklr._validation import must_be
+from sklr.plotting._axes import below, diverged, explain, mark_diverged, mean_scores, score_name, short
+
+PANELS_PER_ROW = 3
+LOG_RATIO = 30.0  # positive values must span more than this to be drawn on a logarithmic axis
+FEW = 6  # numbers: so few get a tick each, evenly spaced
+
+
+class ParamPanel(NamedTuple):
+    """One parameter's part of the picture.
+
+    Attributes
+    ----------
+    name : str
+        The parameter.
+    at : ndarray of shape (n_candidates,)
+        Its value, or the position of the value among `ticks`; NaN where a candidate does not have the parameter.
+    ticks : tuple of str
+        The values in the order drawn, where there are few or they are no numbers; empty for an axis of numbers.
+    is_log : bool
+        Whether the axis is logarithmic.
+    """
+
+    name: str
+    at: np.ndarray
+    ticks: tuple[str, ...]
+    is_log: bool
+
+
+class ParamsData(NamedTuple):
+    """What the picture of a search over several parameters shows.
+
+    Attributes
+    ----------
+    panels : list of ParamPanel
+        A panel for each parameter that was varied.
+    score : ndarray of shape (n_candidates,)
+        Mean scores; NaN where a candidate was not trained to the end.
+    diverged : ndarray of bool of shape (n_candidates,)
+        Which candidates diverged.
+    best : int or None
+        The candidate chosen.
+    label : str
+        The score's name.
+    """
+
+    panels: list[ParamPanel]
+    score: np.ndarray
+    diverged: np.ndarray
+    best: int | None
+    label: str
+
+
+def params_data(search: Any) -> ParamsData:
+    """Return the score of every candidate and its place on the axis of each parameter that was varied.
+
+    Parameters
+    ----------
+    search : fitted search
+
+    Returns
+    -------
+    data : ParamsData
+
+    Raises
+    ------
+    ValueError
+        If all candidates are the same.
+    """
+    score = mean_scores(search)
+    candidates = search.cv_results_["params"]
+    names = dict.fromkeys(name for params in candidates for name in params)
+    panels = [panel for name in names if (panel := _panel(name, candidates)) is not None]
+    if not panels:
+        raise ValueError(must_be("search", "one that varied a parameter", f"{len(candidates)} candidates all alike"))
+    return ParamsData(panels, score, diverged(search), getattr(search, "best_index_", None), score_name(search))
+
+
+def _panel(name: str, candidates: list[dict[str, Any]]) -> ParamPanel | None:
+    """Return the panel of a parameter, None if all candidates have the same value of it."""
+    has = np.array([name in params for params in candidates])
+    values = [params[name] for params in candidates if name in params]
+    at = np.full(len(candidates), np.nan)
+    if not all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in values):
+        ticks, at[has] = _places(values)
+        return ParamPanel(name, at, ticks, False) if len(ticks) > 1 else None
+    if np.ptp(values) == 0:
+        return None
+    is_log = _looks_logarithmic(np.array(values, dtype=float))
+    if len(set(values)) <= FEW and not is_log:
+        ticks, at[has] = _places(values, sorted(set(values)))
+        return ParamPanel(name, at, ticks, False)
+    at[has] = values
+    return ParamPanel(name, at, (), is_log)
+
+
+def _looks_logarithmic(values: np.ndarray) -> bool:
+    """Say whether numbers span decades and lie around the geometric centre of their range, not the arithmetic one.
+
+    >>> _looks_logarithmic(np.array([1e-3, 1e-2, 1e-1])), _looks_logarithmic(np.array([0.02, 0.4, 0.5, 0.9]))
+    (True, False)
+    """
+    low, high = values.min(), values.max()
+    if low <= 0 or high <= LOG_RATIO * low:
+        return False
+    geometric, arithmetic = np.sqrt(low) * np.sqrt(high), low / 2 + high / 2
+    middle = np.median(values)
+    return bool(abs(np.log(middle / geometric)) < abs(np.log(middle / arithmetic)))
+
+
+def _places(values: list[Any], order: list[Any] | None = None) -> tuple[tuple[str, ...], list[int]]:
+    """Return the distinct values in words, in the order given or that they came in, and which of them each value is.
+
+    >>> _places(["relu", None, "relu"])
+    (('relu', 'None'), [0, 1, 0])
+    >>> _places([64, 32], order=[32, 64])
+    (('32', '64'), [1, 0])
+    """
+    named = {repr(value): value for value in (order or values)}
+    words = list(named)
+    return tuple(short(value) for value in named.values()), [words.index(repr(value)) for value in values]
+
+
+def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
+    """Draw the score against each parameter, a panel each; the star is the best, red crosses diverged.
+
+    Parameters
+    ----------
+    source : fitted search or ParamsData
+        Whose candidates to draw.
+    axes : array-like of matplotlib Axes, optional
+        Where to draw, at least one for each panel; a new figure by default.
+
+    Returns
+    -------
+    axes : ndarray of matplotlib Axes, of shape (n_panels,)
+    """
+    data = source if isinstance(source, ParamsData) else params_data(source)
+    axes = new_panels(len(data.panels)) if axes is None else np.asarray(axes, dtype=object).ravel()
+    for ax, panel in zip(axes, data.panels, strict=False):
+        _draw_panel(ax, panel, data)
+    axes = axes[: len(data.panels)]
+    for ax in axes:
+        if ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(f"{data.label}, mean over cells")
+    marked = next((ax for ax in axes if len(ax.get_legend_handles_labels()[0]) > 1), axes[0])
+    explain(marked, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # it would hide points inside
+    return axes
+
+
+def new_panels(n: int, figure: Any = None) -> np.ndarray:
+    """Return axes in rows of three, of a new figure or the one given, that share the score's axis."""
+    n_columns = min(n, PANELS_PER_ROW)
+    n_rows = -(-n // n_columns)
+    if figure is None:
+        size = (max(3.4 * n_columns, 4.5), 3 * n_rows)
+        figure = require("matplotlib.pyplot", extra="plot").figure(figsize=size, layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    for ax in grid[n:]:
+        ax.remove()
+    return grid[:n]
+
+
+def _draw_panel(ax: Any, panel: ParamPanel, data: ParamsData) -> None:
+    if panel.is_log:
+        ax.set_xscale("log")
+    ax.scatter(panel.at, data.score, s=28, alpha=0.55, linewidths=0)
+    gone = data.diverged & np.isfinite(panel.at)
+    mark_diverged(ax, panel.at[gone], np.full(gone.sum(), below(data.score)))
+    if data.best is not None:
+        star = {"marker": "*", "markersize": 13, "color": "#c97b00", "markeredgecolor": "white", "linestyle": "none"}
+        ax.plot(panel.at[data.best], data.score[data.best], **star, markeredgewidth=0.6, zorder=5, label="best")
+    if panel.ticks:
+        ax.set_xticks(range(len(panel.ticks)), panel.ticks)
+        ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+        if sum(map(len, panel.ticks)) > 30:
+            ax.tick_params(axis="x", rotation=30)
+    ax.set_xlabel(panel.name)

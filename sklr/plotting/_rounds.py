@@ -1,0 +1,129 @@
+"""The order in which a search tried its learning rates: coarse to fine, or trial after trial."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr._validation import must_be
+from sklr.plotting._axes import (
+    below,
+    candidate_lrs,
+    diverged,
+    explain,
+    get_axes,
+    mark_diverged,
+    mean_scores,
+    order_colors,
+    score_name,
+)
+
+MARKERS = "osD^vP*X"
+
+
+class RoundsData(NamedTuple):
+    """Which candidates came in which round.
+
+    Attributes
+    ----------
+    lr, score : ndarray of shape (n_candidates,)
+        Peak learning rate and mean score; NaN where a candidate has none.
+    diverged : ndarray of bool of shape (n_candidates,)
+        Which candidates diverged.
+    round : ndarray of int of shape (n_candidates,)
+        From 1; where the search has no rounds each candidate is one.
+    word : str
+        What to call one: ``"round"`` or ``"trial"``.
+    label : str
+        The score's name.
+    """
+
+    lr: np.ndarray
+    score: np.ndarray
+    diverged: np.ndarray
+    round: np.ndarray
+    word: str
+    label: str
+
+
+def rounds_data(search: Any) -> RoundsData:
+    """Return every candidate's learning rate and score, and in which round it was tried.
+
+    Parameters
+    ----------
+    search : fitted search
+        One with an lr. `rounds_` says which candidates belong to a round; without it candidates count one by one.
+
+    Returns
+    -------
+    data : RoundsData
+
+    Raises
+    ------
+    ValueError
+        If a candidate has no learning rate.
+    """
+    score, lr = mean_scores(search), candidate_lrs(search)
+    if not np.isfinite(lr).all():
+        advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
+        raise ValueError(must_be("search", "one that searched a learning rate", type(search).__name__, advice))
+    rounds = getattr(search, "rounds_", None)
+    number = np.arange(1, len(lr) + 1)
+    for i, members in enumerate(rounds or (), start=1):
+        number[np.asarray(members, dtype=int)] = i
+    return RoundsData(lr, score, diverged(search), number, "round" if rounds else "trial", score_name(search))
+
+
+def plot_rounds(source: Any, *, ax: Any = None) -> Any:
+    """Draw score against learning rate, each round in its own colour and shape.
+
+    Parameters
+    ----------
+    source : fitted search or RoundsData
+        Whose rounds to draw.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    data = source if isinstance(source, RoundsData) else rounds_data(source)
+    ax = get_axes(ax)
+    ax.set_xscale("log")
+    _draw_envelope(ax, data)
+    colors = order_colors(int(data.round.max()))
+    if data.word == "round":
+        _draw_each(ax, data, colors)
+    else:
+        ax.scatter(data.lr, data.score, c=colors.to_rgba(data.round), s=40, zorder=3)
+        ax.figure.colorbar(colors, ax=ax, label="trial, in the order tried")
+    mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), below(data.score)))
+    ax.set_xlabel("peak learning rate")
+    ax.set_ylabel(f"{data.label}, mean over cells")
+    explain(ax)
+    return ax
+
+
+def _draw_envelope(ax: Any, data: RoundsData) -> None:
+    """Join the best score of each learning rate by a thin line."""
+    known = np.isfinite(data.score)
+    lrs = np.unique(data.lr[known])
+    ax.plot(lrs, [data.score[known & (data.lr == lr)].max() for lr in lrs], color="0.6", linewidth=0.8, zorder=1)
+
+
+def _draw_each(ax: Any, data: RoundsData, colors: Any) -> None:
+    for number in np.unique(data.round):
+        inside = data.round == number
+        marker = MARKERS[(number - 1) % len(MARKERS)]
+        label = f"round {number}, {inside.sum()} candidates"
+        ax.scatter(
+            data.lr[inside],
+            data.score[inside],
+            color=colors.to_rgba(number),
+            marker=marker,
+            s=40,
+            label=label,
+            zorder=3,
+        )

@@ -1,0 +1,243 @@
+"""Training epoch by epoch: the curves of all candidates, and the best one's score with its spread over the cells."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr._validation import must_be, unknown_name
+from sklr.plotting._axes import (
+    candidate_lrs,
+    count_epochs,
+    diverged,
+    explain,
+    get_axes,
+    history,
+    lr_colors,
+    mark_diverged,
+    order_colors,
+    score_name,
+)
+
+WHATS = ("train_loss", "valid_score")
+WIDE = 20.0  # losses whose ratio is beyond this are drawn on a logarithmic axis
+HEADROOM = 3.0  # an exploding loss leaves the picture at this multiple of the largest loss of what did not diverge
+
+
+class TrainingCurvesData(NamedTuple):
+    """The training of every candidate, epoch by epoch.
+
+    Attributes
+    ----------
+    what : str
+        ``"train_loss"`` or ``"valid_score"``.
+    label : str
+        The same in words.
+    lr : ndarray of shape (n_candidates,)
+        Peak learning rates; NaN where there is none.
+    epochs : ndarray of shape (n_epochs,)
+        How many epochs were trained, from 1.
+    values : ndarray of shape (n_candidates, n_epochs)
+        Mean over the cells; NaN once one of them has ended.
+    diverged : ndarray of bool of shape (n_candidates,)
+        Which candidates diverged.
+    """
+
+    what: str
+    label: str
+    lr: np.ndarray
+    epochs: np.ndarray
+    values: np.ndarray
+    diverged: np.ndarray
+
+
+def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurvesData:
+    """Return the mean over the cells of every candidate's training loss, or validation score, at each epoch.
+
+    Parameters
+    ----------
+    search : fitted search
+        One with `history_`.
+    what : {"train_loss", "valid_score"}, default="train_loss"
+        What to average.
+
+    Returns
+    -------
+    data : TrainingCurvesData
+
+    Raises
+    ------
+    ValueError
+        If `what` is unknown, or the search recorded no epochs.
+    """
+    cells = _by_cell(search, what)
+    return TrainingCurvesData(
+        what=what,
+        label="training loss" if what == "train_loss" else f"validation {score_name(search)}",
+        lr=candidate_lrs(search),
+        epochs=np.arange(1, cells.shape[2] + 1),
+        values=cells.mean(axis=1),
+        diverged=diverged(search),
+    )
+
+
+def _by_cell(search: Any, what: str) -> np.ndarray:
+    """Return that column of the history as an array of shape (n_candidates, n_cells, n_epochs), NaN where untrained."""
+    if what not in WHATS:
+        raise unknown_name("what", what, WHATS)
+    columns = history(search)
+    shape = (*search.cell_scores_.shape, int(columns["epoch"].max()) + 1)
+    values = np.full(shape, np.nan)
+    cell = columns["fold"] * search.n_seeds + columns["seed"]
+    with np.errstate(over="ignore"):
+        values[columns["candidate"], cell, columns["epoch"]] = columns[what]
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = None) -> Any:
+    """Draw the training of all candidates, coloured by learning rate; a red cross is where one diverged.
+
+    Parameters
+    ----------
+    source : fitted search or TrainingCurvesData
+        Whose curves to draw.
+    what : {"train_loss", "valid_score"}, default="train_loss"
+        What to draw, where `source` is a search.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    data = source if isinstance(source, TrainingCurvesData) else training_curves_data(source, what)
+    ax = get_axes(ax)
+    colors, key, name = _coloring(data)
+    is_short = len(data.epochs) <= 15
+    for lr, curve in zip(key, data.values, strict=True):
+        ax.plot(data.epochs, curve, color=colors.to_rgba(lr), linewidth=1.3, marker="." if is_short else None)
+    _limit(ax, data)
+    _mark_ends(ax, data)
+    ax.figure.colorbar(colors, ax=ax, label=name)
+    count_epochs(ax)
+    ax.set_ylabel(f"{data.label}, mean over cells")
+    return ax
+
+
+def _coloring(data: TrainingCurvesData) -> tuple[Any, np.ndarray, str]:
+    if np.isfinite(data.lr).all() and np.ptp(data.lr) > 0:
+        return lr_colors(data.lr), data.lr, "peak learning rate"
+    numbers = np.arange(1, len(data.values) + 1)
+    return order_colors(len(numbers)), numbers, "candidate"
+
+
+def _limit(ax: Any, data: TrainingCurvesData) -> None:
+    """Keep the curves that did not diverge readable: a logarithmic axis for wide losses, explosions cut off."""
+    sound = data.values[~data.diverged] if not data.diverged.all() else data.values
+    sound = sound[np.isfinite(sound)]
+    if data.what != "train_loss" or not len(sound):
+        return
+    low, high = float(sound.min()), float(sound.max())
+    if low > 0 and high > WIDE * low:
+        ax.set_yscale("log")
+    highest = np.nanmax(data.values)
+    if low > 0 and highest > HEADROOM * high:
+        ax.set_ylim(top=HEADROOM * high)
+
+
+def _mark_ends(ax: Any, data: TrainingCurvesData) -> None:
+    """Put a cross where each diverged candidate was last seen, on the rim of the picture if that is beyond it."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top)
+    rim = top if data.what == "train_loss" else bottom
+    lasts = [np.flatnonzero(np.isfinite(curve)) for curve in data.values[data.diverged]]
+    ends = [
+        (data.epochs[seen[-1]], np.clip(curve[seen[-1]], bottom, top)) if len(seen) else (data.epochs[0], rim)
+        for seen, curve in zip(lasts, data.values[data.diverged], strict=True)
+    ]
+    if ends:
+        mark_diverged(ax, *np.transpose(ends))
+        explain(ax)
+
+
+class BestEpochsData(NamedTuple):
+    """The best candidate's validation score, epoch by epoch.
+
+    Attributes
+    ----------
+    label : str
+        The score in words.
+    params : dict
+        The candidate's parameters.
+    epochs : ndarray of shape (n_epochs,)
+        How many epochs were trained, from 1.
+    cells : ndarray of shape (n_cells, n_epochs)
+        Scores; NaN where a cell has ended.
+    mean : ndarray of shape (n_epochs,)
+        Over the cells; NaN once one of them has ended.
+    """
+
+    label: str
+    params: dict[str, Any]
+    epochs: np.ndarray
+    cells: np.ndarray
+    mean: np.ndarray
+
+
+def best_epochs_data(search: Any) -> BestEpochsData:
+    """Return the validation score of the best candidate in each cell at each epoch.
+
+    Where the lr chosen was never tried, the best candidate is the tried one next to it.
+
+    Parameters
+    ----------
+    search : fitted search
+        One with `history_` and `best_index_`.
+
+    Returns
+    -------
+    data : BestEpochsData
+
+    Raises
+    ------
+    ValueError
+        If the search chose no candidate, or recorded no epochs.
+    """
+    cells = _by_cell(search, "valid_score")
+    if not hasattr(search, "best_index_"):
+        raise ValueError(must_be("search", "one that chose a candidate", f"refit={search.refit!r}", "Name a metric."))
+    best = cells[search.best_index_]
+    best = best[:, : np.flatnonzero(np.isfinite(best).any(axis=0)).max(initial=0) + 1]
+    params = search.cv_results_["params"][search.best_index_]
+    return BestEpochsData(score_name(search), params, np.arange(1, best.shape[1] + 1), best, best.mean(axis=0))
+
+
+def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
+    """Draw the best candidate's validation score against the epochs, with its spread over the cells.
+
+    Parameters
+    ----------
+    source : fitted search or BestEpochsData
+        Whose best candidate to draw.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    data = source if isinstance(source, BestEpochsData) else best_epochs_data(source)
+    ax = get_axes(ax)
+    (line,) = ax.plot(data.epochs, data.mean, linewidth=2, zorder=3, label="mean over cells")
+    for i, cell in enumerate(data.cells):
+        label = f"each of {len(data.cells)} cells" if i == 0 else None
+        ax.plot(data.epochs, cell, color=line.get_color(), linewidth=0.7, alpha=0.45, label=label)
+    ended = np.isfinite(data.mean)
+    low, high = data.cells[:, ended].min(axis=0), data.cells[:, ended].max(axis=0)
+    ax.fill_between(data.epochs[ended], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    count_epochs(ax)
+    ax.set_ylabel(f"validation {data.label}")
+    explain(ax)
+    return ax

@@ -1,0 +1,114 @@
+"""One HTML page about a search that needs nothing else: the verdict, the pictures, the tables, how to reproduce it."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from datetime import UTC, datetime
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from sklearn.utils.validation import check_is_fitted
+
+from sklr._optional import require
+from sklr.report._pictures import pictures
+from sklr.report._settings import cells_drawn, parameters, representation, versions
+from sklr.report._tables import candidates_table, cells_table
+
+__all__ = ["write_report"]
+
+
+def write_report(search: Any, path: str | PathLike[str]) -> Path:
+    """Write one HTML page about a search, to be kept, sent or put on a website as it is.
+
+    The page loads nothing from anywhere and stays under 1 MB: of a search with hundreds of candidates it shows the
+    best, and says so. It reads well on a phone and in the dark, and without JavaScript; with it, the tables sort.
+
+    Parameters
+    ----------
+    search : fitted search
+        Of any kind, also one of several scores or without a learning rate.
+    path : str or path-like
+        The file to write, such as ``"lr.html"``; one that is there is replaced.
+
+    Returns
+    -------
+    path : Path
+        The file written.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib or Jinja2 is missing.
+    sklearn.exceptions.NotFittedError
+        If the search has not been fitted.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> from sklr.report import write_report
+    >>> from sklr.search import LRGridSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = LRGridSearchCV(model, lr_range=(1e-4, 0.1), n_lrs=4, cv=3).fit(X, y)
+    >>> page = write_report(search, mkdtemp() + "/lr.html")
+    >>> page.name, page.read_text(encoding="utf-8").count("<svg")
+    ('lr.html', 1)
+    """
+    check_is_fitted(search, "cv_results_")
+    text = _page(search)
+    path = Path(path)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _page(search: Any) -> str:
+    jinja2 = require("jinja2", extra="report")
+    files = resources.files(__name__)
+    script = files.joinpath("page.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8")).render(
+        markup=require("markupsafe", extra="report").Markup,
+        script=script,
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # no other script may run
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        headline=_headline(search),
+        about=_about(search),
+        verdict=_verdict(search),
+        pictures=pictures(search),
+        tables=[candidates_table(search), cells_table(search)],
+        settings=parameters(search),
+        estimator=parameters(search.estimator),
+        cells=cells_drawn(search.cells_),
+        versions=versions(),
+        representation=representation(getattr(search, "best_estimator_", search.estimator)),
+    )
+
+
+def _headline(search: Any) -> str:
+    if hasattr(search, "lr_choice_"):
+        return f"Learning rate {search.lr_choice_.lr:.3g}"
+    return "A search's best candidate" if hasattr(search, "best_index_") else "A search that chose nothing"
+
+
+def _about(search: Any) -> list[str]:
+    n_candidates, n_cells = search.cell_scores_.shape
+    return [
+        f"{type(search).__name__} of {type(search.estimator).__name__}",
+        f"{n_candidates} candidates",
+        f"{search.n_splits_} folds x {search.n_seeds} seed{'s' * (search.n_seeds > 1)}",
+        f"{n_candidates * n_cells} runs",
+        f"{search.engine_} engine",
+    ]
+
+
+def _verdict(search: Any) -> list[tuple[str, str]]:
+    """Return the verdict line by line, each with the word it begins with."""
+    if not hasattr(search, "best_index_"):
+        return [("Chosen", "nothing: there are several scores, and refit=False names none of them.")]
+    lines = [line.partition(": ") for line in search.summary().splitlines()]
+    return [(word, text) if text else ("", word) for word, _, text in lines]

@@ -1,0 +1,63 @@
+"""What the report page says so that a search can be run again: parameters, seeds, folds and versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("sklr", "torch", "scikit-learn", "skorch", "optuna", "scikit-optimize", "numpy", "scipy", "joblib")
+MAX_PARAMETERS = 200
+MAX_FOLDS = 200
+
+
+def cut(value: Any, length: int) -> str:
+    """Return a text, its end replaced by dots if it is longer.
+
+    >>> cut("learning", 8), cut("learning rate", 8)
+    ('learning', 'learnin…')
+    """
+    text = str(value)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def representation(estimator: Any) -> str:
+    """Return the estimator as it prints itself."""
+    return cut(repr(estimator), 20_000)
+
+
+def parameters(estimator: Any) -> list[tuple[str, str]]:
+    """Return the names and values of an estimator's parameters.
+
+    A search's own estimator is left out: it has its own list.
+    """
+    has_own = hasattr(estimator, "cv_results_")
+    params = estimator.get_params(deep=not has_own)
+    names = [name for name in params if not (has_own and name == "estimator")]
+    return [(name, cut(repr(params[name]), 300)) for name in names[:MAX_PARAMETERS]]
+
+
+def cells_drawn(cells: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return fold, seed's number, seed, training rows, test rows and a fingerprint of the test rows of each cell."""
+    return [(c.fold, c.seed_index, c.seed, len(c.train), len(c.test), _fingerprint(c.test)) for c in cells[:MAX_FOLDS]]
+
+
+def _fingerprint(rows: np.ndarray) -> str:
+    """Return eight hexadecimal digits that change with the rows of a fold."""
+    return hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()[:8]
+
+
+def versions() -> list[tuple[str, str]]:
+    """Return the versions of Python and of the packages that decide a search's result."""
+    return [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree that was put on the path
+        return "unknown"
