@@ -130,6 +130,20 @@ def test_scores_without_noise_are_fitted(n_cells):
     np.testing.assert_allclose(choice.score, 0.9, atol=1e-4)
 
 
+def test_a_cluster_of_near_duplicates_is_no_trouble():
+    u = np.sort(np.concatenate([np.arange(-5, 0, 0.8), -2.2 + np.array([-0.05, -0.01, 0, 1e-6, 0.02, 0.06])]))
+    choice = choose(curve_of(basin(-2.0, u=u), u=u, noise=0.003), "fit")
+    assert choice.interval[0] < 0.01 < choice.interval[1], choice
+    assert abs(np.log10(choice.lr) + 2) < 0.15, choice
+
+
+def test_a_narrow_range_around_the_top_is_not_taken_for_a_cliff():
+    u = np.linspace(-2.6, -1.6, 5)
+    choice = choose(curve_of(basin(-2.2, u=u), u=u, noise=0.0005), "fit")
+    assert not choice.refused
+    assert abs(np.log10(choice.lr) + 2.2) < 0.05, choice
+
+
 def test_confidence_widens_the_interval():
     curve = curve_of(basin(-2.2), noise=0.01)
     widths = [np.ptp(np.log10(choose(curve, "fit", confidence).interval)) for confidence in (0.5, 0.9, 0.99)]

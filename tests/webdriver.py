@@ -82,7 +82,7 @@ class Browser:
         return self._ask("POST", "/execute/sync", {"script": script, "args": []})
 
     def log(self, kind="browser"):
-        """Return what was written to the console (or, with ``"performance"``, which requests were made) since last asked."""
+        """Return what is new on the console; of ``"performance"``, the events, requests among them."""
         return self._ask("POST", "/se/log", {"type": kind})
 
     def command(self, name, **params):

@@ -57,7 +57,7 @@ def count_epochs(ax: Any) -> None:
 def explain(ax: Any, **place: Any) -> None:
     """Add a legend of what has a label, the scores first; nothing where there is nothing to explain."""
     entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
-    entries.sort(key=lambda entry: not entry[1].startswith("mean"))
+    entries.sort(key=lambda entry: not entry[1].startswith(("mean", "best mean")))
     if entries:
         ax.legend(*zip(*entries, strict=True), fontsize="small", **place)
 
@@ -71,8 +71,8 @@ def mark_diverged(ax: Any, x: Any, y: Any, label: str = "diverged") -> None:
 def below(scores: np.ndarray) -> float:
     """Return where to mark what has no score: just below the lowest of those that have one.
 
-    >>> below(np.array([0.5, np.nan, 0.9])), below(np.array([np.nan]))
-    (0.46, 0.0)
+    >>> below(np.array([0.5, np.nan, 1.5])), below(np.array([np.nan]))
+    (0.4, 0.0)
     """
     known = scores[np.isfinite(scores)]
     return float(known.min() - max(0.1 * np.ptp(known), 1e-3)) if len(known) else 0.0
@@ -104,8 +104,9 @@ def score_name(search: Any) -> str:
 
 def mean_scores(search: Any) -> np.ndarray:
     """Return the mean score of every candidate, shape (n_candidates,); NaN for what was not trained to the end."""
-    scores = np.array(search.cv_results_[f"mean_test_{metric_key(search)}"], dtype=float)
-    return np.where(np.isin(search.cv_results_["status"], ["ok"]), scores, np.nan)
+    key = metric_key(search)
+    scores = np.array(search.cv_results_[f"mean_test_{key}"], dtype=float)
+    return np.where(search.cv_results_["status"] == "ok", scores, np.nan)
 
 
 def diverged(search: Any) -> np.ndarray:
@@ -124,6 +125,20 @@ def candidate_lrs(search: Any) -> np.ndarray:
     default = search.estimator.get_params().get(name)
     lrs = [params.get(name, default) for params in search.cv_results_["params"]]
     return np.array([lr if isinstance(lr, float | int) and lr > 0 else np.nan for lr in lrs], dtype=float)
+
+
+def same_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
+    """Say whether each lr was tried with the same other parameters.
+
+    >>> grid = [{"lr": lr, "batch_size": size} for lr in (0.1, 1.0) for size in (8, 16)]
+    >>> same_others(grid, "lr"), same_others(grid[:3], "lr")
+    (True, False)
+    """
+    others: dict[Any, set[str]] = {}
+    for params in candidates:
+        rest = {name: value for name, value in params.items() if name != lr_param}
+        others.setdefault(params.get(lr_param), set()).add(repr(sorted(rest.items(), key=lambda item: item[0])))
+    return len(set(map(frozenset, others.values()))) == 1
 
 
 def history(search: Any) -> dict[str, np.ndarray]:

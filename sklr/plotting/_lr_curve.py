@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import must_be
-from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name
+from sklr.plotting._axes import below, explain, get_axes, mark_diverged, same_others, score_name
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import HALF_WIDTH, MIN_POINTS, basin
 from sklr.selection._smooth import smooth, summarize
@@ -116,10 +116,11 @@ def lr_curve_data(
 def _far_below(mean: np.ndarray) -> np.ndarray:
     """Say which means would flatten the rest of the picture to a line, such as an R² of -1e9 just before the cliff."""
     known = np.sort(mean[np.isfinite(mean)])
-    upper = known[len(known) // 2 :]
-    if len(upper) < 2 or upper[0] == upper[-1]:
+    if not len(known):
         return np.zeros(len(mean), dtype=bool)
-    return np.nan_to_num(mean, nan=np.inf) < known[-1] - OFF_SCALE * (upper[-1] - upper[0])
+    best, upper_half = known[-1], known[len(known) // 2 :]
+    spread = max(float(np.ptp(upper_half)), 0.1 * abs(best))  # the second: no accuracy is ever off the scale
+    return np.nan_to_num(mean, nan=best) < best - OFF_SCALE * spread
 
 
 def _fit(curve: LRCurve, choice: Choice) -> Fit:
@@ -141,22 +142,8 @@ def searched_curve_data(search: Any) -> LRCurveData:
         advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
         raise ValueError(must_be("search", "one that searched a learning rate", type(search).__name__, advice))
     choice = getattr(search, "lr_choice_", None)
-    joined = _same_others(search.cv_results_["params"], search.lr_param_)
+    joined = same_others(search.cv_results_["params"], search.lr_param_)
     return lr_curve_data(search.lr_curve_, choice, score_name(search), joined)
-
-
-def _same_others(candidates: list[dict[str, Any]], lr_param: str) -> bool:
-    """Say whether each lr was tried with the same other parameters.
-
-    >>> grid = [{"lr": lr, "batch_size": size} for lr in (0.1, 1.0) for size in (8, 16)]
-    >>> _same_others(grid, "lr"), _same_others(grid[:3], "lr")
-    (True, False)
-    """
-    others: dict[Any, set[str]] = {}
-    for params in candidates:
-        rest = {name: value for name, value in params.items() if name != lr_param}
-        others.setdefault(params.get(lr_param), set()).add(repr(sorted(rest.items(), key=lambda item: item[0])))
-    return len(set(map(frozenset, others.values()))) == 1
 
 
 class LRCurveDisplay:
@@ -259,11 +246,11 @@ class LRCurveDisplay:
 
     def _draw_scores(self) -> None:
         d = self.data
-        noise = ", standard error" if d.se.any() else ""
+        noise = " ± s.e." if d.se.any() else ""
         style = "-" if d.joined and not d.fit else "none"  # two lines through the same points say less than one
         self.errorbar_ = self.ax_.errorbar(
             d.lr, d.mean, yerr=d.se if noise else None, fmt="o", linestyle=style, markersize=5, capsize=3,
-            label=f"mean{noise}" if d.joined else f"mean of the best there{noise}", zorder=3,
+            label=f"mean{noise}" if d.joined else f"best mean there{noise}", zorder=3,
         )  # fmt: skip
         self.line_ = self.errorbar_.lines[0]
         if noise and style == "-":
@@ -274,7 +261,7 @@ class LRCurveDisplay:
         fit = self.data.fit
         if fit is not None:
             self.ax_.fill_between(fit.lr, fit.low, fit.high, color=FIT_COLOR, alpha=0.25, linewidth=0)
-            self.ax_.plot(fit.lr, fit.mean, color=FIT_COLOR, label="fit, standard error")
+            self.ax_.plot(fit.lr, fit.mean, color=FIT_COLOR, label="fit ± s.e.")
 
     def _draw_choice(self) -> None:
         d = self.data

@@ -158,9 +158,9 @@ def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
 
 
 def new_panels(n: int, figure: Any = None) -> np.ndarray:
-    """Return axes in rows of three, of a new figure or the one given, that share the score's axis."""
-    n_columns = min(n, PANELS_PER_ROW)
-    n_rows = -(-n // n_columns)
+    """Return axes in rows of up to three, of a new figure or the one given, that share the score's axis."""
+    n_rows = panel_rows(n)
+    n_columns = -(-n // n_rows)
     if figure is None:
         size = (max(3.4 * n_columns, 4.5), 3 * n_rows)
         figure = require("matplotlib.pyplot", extra="plot").figure(figsize=size, layout="constrained")
@@ -168,6 +168,15 @@ def new_panels(n: int, figure: Any = None) -> np.ndarray:
     for ax in grid[n:]:
         ax.remove()
     return grid[:n]
+
+
+def panel_rows(n: int) -> int:
+    """Return in how many rows that many panels stand.
+
+    >>> [panel_rows(n) for n in (1, 3, 4, 7)]
+    [1, 1, 2, 3]
+    """
+    return -(-n // PANELS_PER_ROW)
 
 
 def _draw_panel(ax: Any, panel: ParamPanel, data: ParamsData) -> None:

@@ -16,6 +16,7 @@ from sklr.plotting._axes import (
     mark_diverged,
     mean_scores,
     order_colors,
+    same_others,
     score_name,
 )
 
@@ -37,6 +38,8 @@ class RoundsData(NamedTuple):
         What to call one: ``"round"`` or ``"trial"``.
     label : str
         The score's name.
+    joined : bool
+        Whether neighbours differ by their learning rate alone, so that a line through them means something.
     """
 
     lr: np.ndarray
@@ -45,6 +48,7 @@ class RoundsData(NamedTuple):
     round: np.ndarray
     word: str
     label: str
+    joined: bool = True
 
 
 def rounds_data(search: Any) -> RoundsData:
@@ -72,7 +76,8 @@ def rounds_data(search: Any) -> RoundsData:
     number = np.arange(1, len(lr) + 1)
     for i, members in enumerate(rounds or (), start=1):
         number[np.asarray(members, dtype=int)] = i
-    return RoundsData(lr, score, diverged(search), number, "round" if rounds else "trial", score_name(search))
+    joined = same_others(search.cv_results_["params"], search.lr_param_)
+    return RoundsData(lr, score, diverged(search), number, "round" if rounds else "trial", score_name(search), joined)
 
 
 def plot_rounds(source: Any, *, ax: Any = None) -> Any:
@@ -92,7 +97,8 @@ def plot_rounds(source: Any, *, ax: Any = None) -> Any:
     data = source if isinstance(source, RoundsData) else rounds_data(source)
     ax = get_axes(ax)
     ax.set_xscale("log")
-    _draw_envelope(ax, data)
+    if data.joined:
+        _draw_envelope(ax, data)
     colors = order_colors(int(data.round.max()))
     if data.word == "round":
         _draw_each(ax, data, colors)

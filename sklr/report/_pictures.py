@@ -14,7 +14,7 @@ import numpy as np
 from sklr._optional import require
 from sklr.plotting._axes import candidate_lrs
 from sklr.plotting._lr_curve import LRCurveDisplay, searched_curve_data
-from sklr.plotting._params import PANELS_PER_ROW, ParamsData, new_panels, params_data, plot_params
+from sklr.plotting._params import ParamsData, new_panels, panel_rows, params_data, plot_params
 from sklr.plotting._rounds import plot_rounds, rounds_data
 from sklr.plotting._training import (
     TrainingCurvesData,
@@ -152,7 +152,7 @@ def _parameters(search: Any) -> Iterator[Drawing]:
     if not others or len(candidates) < 2:
         return
     data = _thin_params(params_data(search))
-    height = 2.4 * -(-len(data.panels) // PANELS_PER_ROW) + 0.6
+    height = 2.4 * panel_rows(len(data.panels)) + 0.6
     caption = "Score against each parameter; all of them change at once, so a pattern may be another's."
 
     def draw(figure: Any) -> None:

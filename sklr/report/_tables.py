@@ -45,6 +45,8 @@ def candidates_table(search: Any) -> Table:
     columns = _columns(search)
     rows = [[field(i) for field in columns.values()] for i in shown]
     note = "One row for each candidate, the best first. sd: standard deviation over the folds."
+    if getattr(getattr(search, "lr_choice_", None), "candidate", 0) is None:
+        note += " The chosen learning rate was not tried; marked is the one tried next to it."
     return _table(search, "Candidates", note, list(columns), rows, shown)
 
 

@@ -3,11 +3,14 @@
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import skorch
 from optuna.trial import TrialState
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -87,6 +90,47 @@ def test_batches_before_are_kept():
     assert len(search.cv_results_["params"]) == 2
     search = interrupted(optuna(pressing(8 + 9), cv=3, random_state=0).set_params(n_points=1))
     assert len(search.cv_results_["params"]) == 2
+
+
+def test_it_may_come_between_two_batches():
+    def press(study, trial):
+        if trial.number == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    search = interrupted(optuna(net(max_epochs=1), cv=3, random_state=0).set_params(n_points=1, callbacks=[press]))
+    assert search.engine_ == "stacked"
+    assert len(search.cv_results_["params"]) == 2
+
+
+class Hangs(ClassifierMixin, BaseEstimator):
+    """Fits at once, unless its `depth` is above 2: then it says so in a file, and never ends."""
+
+    def __init__(self, path, depth=1):
+        self.path, self.depth = path, depth
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        if self.depth > 2:
+            time.sleep(1)  # for what the other worker has finished to arrive
+            Path(self.path).touch()
+            time.sleep(60)
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[0])
+
+
+def test_what_workers_have_finished_is_kept(tmp_path):
+    begun = tmp_path / "begun"
+
+    def press_once_it_hangs():
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_once_it_hangs, daemon=True).start()
+    search = interrupted(grid(Hangs(str(begun)), "depth", [1, 2, 3, 4], cv=2, n_jobs=2))
+    assert [params["depth"] for params in search.cv_results_["params"]] == [1, 2]
 
 
 def test_nothing_finished_leaves_the_search_without_results(make):
