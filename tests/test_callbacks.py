@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from labels import label
 from skorch import NeuralNetRegressor
 from skorch.callbacks import LRScheduler
 from skorch.dataset import ValidSplit
@@ -79,7 +80,7 @@ CONTINUED = [
 
 
 @pytest.mark.parametrize("warmup_epochs", [0, 1.5])
-@pytest.mark.parametrize("schedule", CONTINUED, ids=lambda schedule: repr(schedule)[:60])
+@pytest.mark.parametrize("schedule", CONTINUED, ids=label)
 def test_fit_of_k_epochs_equals_k_partial_fits_of_one(schedule, warmup_epochs):
     whole = make_net(LRSchedule(schedule, warmup_epochs))
     torch.manual_seed(1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labels import label
 from torch.optim import lr_scheduler as tls
 
 import sklr.schedules
@@ -344,7 +345,7 @@ def test_a_schedule_knows_what_it_listens_to():
         (tls.ReduceLROnPlateau, Plateau()),
         (partial(tls.ReduceLROnPlateau, patience=2, min_lr=1e-4), Plateau(patience=2, min_lr=1e-4)),
     ],
-    ids=repr,
+    ids=label,
 )
 def test_resolve(value, schedule):
     assert resolve_schedule(value) == schedule

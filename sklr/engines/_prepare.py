@@ -147,6 +147,10 @@ class Group(NamedTuple):
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
         return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **self.stack_args)
 
+    def compiled(self) -> Group:
+        """Return the same group, to be built into stacks that compile their step."""
+        return self._replace(stack_args={**self.stack_args, "compile": True})
+
 
 def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
     """Set the candidates' nets up in every cell, up to the first step.

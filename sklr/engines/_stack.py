@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_map
 
 from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import Chain, Work, called, record
+from sklr.engines._stack_compile import CompiledGradients
 from sklr.engines._stack_loss import StackedLoss, Transform
-from sklr.engines._stack_map import Named, RunMap, call, mixes_rows, rng_kept
+from sklr.engines._stack_map import Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
@@ -67,6 +68,8 @@ class ModelStack:
         Applied to the output before the criterion.
     clip_norm, clip_norm_type, clip_value : float, optional
         Gradient clipping, run by run: total norm, which norm, largest absolute value.
+    compile : bool, default False
+        Whether the gradients of a step are computed by compiled code; see `CompiledGradients`.
 
     Attributes
     ----------
@@ -97,6 +100,7 @@ class ModelStack:
         clip_norm: float | None = None,
         clip_norm_type: float = 2.0,
         clip_value: float | None = None,
+        compile: bool = False,
     ):
         self.module = copy.deepcopy(modules[0])
         self.n_cells = len(modules)
@@ -108,6 +112,8 @@ class ModelStack:
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self._set_example(example, criterion, transform)
+        plain = RunGradients(self._map, self.loss)
+        self._run_gradients = CompiledGradients(plain) if compile else plain
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_work": {}}  # buffers to compute in: another process makes its own
@@ -140,6 +146,18 @@ class ModelStack:
         self.optimizer.step(self._rates(lr), cells)
         return losses.mT
 
+    def compile(self, *batches: Batch) -> None:
+        """Compile a step on batches like these, which takes none; without `compile=True` there is nothing to do.
+
+        A step compiles itself when it meets a shape for the first time. Asked before any training, whatever stands
+        in the way of compiling comes out before it, too.
+        """
+        if isinstance(self._run_gradients, CompiledGradients):
+            before = {name: t.clone() for name, t in self._buffers.items()}
+            with rng_kept(batches[0].x):
+                self._gradients(batches)
+            self._buffers = before
+
     @torch.no_grad()
     def outputs(self, x: Any, *, shared: bool = False) -> Any:
         """What every run predicts, in evaluation mode.
@@ -169,6 +187,8 @@ class ModelStack:
         self._constants = {name: t.index_select(1, index) for name, t in self._constants.items()}
         self._buffers = {name: t.index_select(0, index) for name, t in self._buffers.items()}
         self._work.clear()
+        if isinstance(self._run_gradients, CompiledGradients):
+            self._run_gradients.forget()
 
     @torch.no_grad()
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
@@ -219,7 +239,7 @@ class ModelStack:
         return cells, losses
 
     def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:
-        if self._chain is not None:
+        if self._chain is not None and isinstance(self._run_gradients, RunGradients):
             return self._chain_gradients(self._chain, batch, params, grads)
         return self._mapped_gradients(batch, params, grads, index)
 
@@ -237,22 +257,15 @@ class ModelStack:
         if index is not None:
             constants = {name: t.index_select(0, index) for name, t in constants.items()}
             buffers = {name: t.index_select(1, index) for name, t in buffers.items()}
-        with torch.enable_grad():
-            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-            outputs, buffers = self._map(batch.x, leaves, constants, buffers, training=True)
-            losses = self.loss(outputs, batch.y, batch.weight)
-            for grad, found in zip(
-                (grads[name] for name in leaves),
-                torch.autograd.grad(losses.sum(), list(leaves.values())),
-                strict=True,
-            ):
-                grad.copy_(found)
+        found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
+        for name, grad in found.items():
+            grads[name].copy_(grad)
         for name, buffer in buffers.items():
             if index is None:
-                self._buffers[name] = buffer.detach()
+                self._buffers[name] = buffer
             else:
-                self._buffers[name].index_copy_(1, index, buffer.detach())
-        return losses.detach()
+                self._buffers[name].index_copy_(1, index, buffer)
+        return losses
 
     @torch.no_grad()
     def _clip_gradients(self) -> None:

@@ -1,4 +1,4 @@
-"""Calling a module on one run's batch or, through `torch.func`, on the batches of many runs."""
+"""Calling a module on one run's batch or, through `torch.func`, on the batches of many runs; their gradients."""
 
 from __future__ import annotations
 
@@ -60,6 +60,39 @@ class RunMap:
         )
         with self._mode():
             return candidates(params, constants, buffers, x)
+
+
+class RunGradients:
+    """The losses of many runs and their gradients, as a function of tensors alone, so that it can be compiled.
+
+    Parameters
+    ----------
+    run_map : RunMap
+    loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
+
+    >>> square = RunGradients(RunMap(nn.Linear(2, 1), attention=False), lambda out, y, weight: (out - y).sum((2, 3)))
+    >>> params = {"weight": torch.ones(1, 3, 1, 2), "bias": torch.zeros(1, 3, 1)}
+    >>> grads, losses, _ = square(params, {}, {}, torch.ones(1, 4, 2), torch.ones(1, 1, 4, 1), None)
+    >>> grads["bias"].flatten().tolist(), losses.tolist()
+    ([4.0, 4.0, 4.0], [[4.0, 4.0, 4.0]])
+    """
+
+    def __init__(self, run_map: RunMap, loss: Callable[[Any, Any, Tensor | None], Tensor]):
+        self.run_map, self.loss = run_map, loss
+
+    def __call__(
+        self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
+    ) -> tuple[Named, Tensor, Named]:
+        """Each parameter's gradient, the losses (n_cells, n_candidates) and the buffers afterwards, all detached.
+
+        The buffers that are given may be written to.
+        """
+        with torch.enable_grad():
+            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+            outputs, buffers = self.run_map(x, leaves, constants, buffers, training=True)
+            losses = self.loss(outputs, y, weight)
+            grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        return dict(zip(leaves, grads, strict=True)), losses.detach(), {n: b.detach() for n, b in buffers.items()}
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:

@@ -152,7 +152,8 @@ def _parameters(search: Any) -> Iterator[Drawing]:
     if not others or len(candidates) < 2:
         return
     data = _thin_params(params_data(search))
-    height = 2.4 * panel_rows(len(data.panels)) + 0.6
+    long_ticks = any(len(tick) > 8 for panel in data.panels for tick in panel.ticks)
+    height = (3.0 if long_ticks else 2.4) * panel_rows(len(data.panels)) + 0.6
     caption = "Score against each parameter; all of them change at once, so a pattern may be another's."
 
     def draw(figure: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -25,9 +26,13 @@ def cut(value: Any, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def representation(estimator: Any) -> str:
-    """Return the estimator as it prints itself."""
-    return cut(repr(estimator), 20_000)
+def representation(value: Any, length: int = 20_000) -> str:
+    """Return a value as it prints itself, without addresses in memory, which mean nothing the next day.
+
+    >>> representation({"callback": object()})
+    "{'callback': <object object>}"
+    """
+    return cut(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), length)
 
 
 def parameters(estimator: Any) -> list[tuple[str, str]]:
@@ -38,7 +43,7 @@ def parameters(estimator: Any) -> list[tuple[str, str]]:
     has_own = hasattr(estimator, "cv_results_")
     params = estimator.get_params(deep=not has_own)
     names = [name for name in params if not (has_own and name == "estimator")]
-    return [(name, cut(repr(params[name]), 300)) for name in names[:MAX_PARAMETERS]]
+    return [(name, representation(params[name], 300)) for name in names[:MAX_PARAMETERS]]
 
 
 def cells_drawn(cells: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -26,7 +26,7 @@ def corrected_score(
         - ``"tibshirani"``: Tibshirani and Tibshirani 2009, Annals of Applied Statistics 3(2), eq. 3: the best mean
           score minus :math:`\frac1K \sum_k [s_k(best_k) - s_k(best)]`, `best_k` being the best candidate in cell `k`
           alone. Deterministic, but one cell is noisier than the mean of `K`, so it corrects too much; in
-          benchmarks/bench_selection.py its error is the larger one, hence the default.
+          benchmarks/bench_selection.py its bias is the larger one, hence the default.
     n_bootstrap : int, default=1000
         Draws of ``"bootstrap"``.
     random_state : int, RandomState, Generator or None

@@ -3,6 +3,7 @@
 import numpy as np
 import optuna
 import pytest
+from labels import label
 from optuna.distributions import FloatDistribution
 from scipy.stats import loguniform
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -143,7 +144,7 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "bad", "rule", "value"), TABLE, ids=lambda v: getattr(v, "__name__", str(v))[:50])
+@pytest.mark.parametrize(("kind", "bad", "rule", "value"), TABLE, ids=label)
 def test_bad_input_is_refused_before_any_training(kind, bad, rule, value):
     search = kind(NeverTrained(), **{"cv": 2, "error_score": "raise", **bad})
     with pytest.raises((ValueError, TypeError)) as error:

@@ -5,6 +5,7 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labels import label
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy.stats import expon, loguniform, norm, poisson, randint, uniform
 from sklearn.ensemble import GradientBoostingClassifier, VotingClassifier
@@ -65,12 +66,12 @@ ANYTHING = [
 ]
 
 
-@pytest.mark.parametrize(("written", "dimension"), WRITTEN, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("written", "dimension"), WRITTEN, ids=label)
 def test_every_way_of_writing_is_understood(written, dimension):
     assert to_dimension("space['x']", written) == dimension
 
 
-@pytest.mark.parametrize("values", ANYTHING, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize("values", ANYTHING, ids=label)
 def test_choices_of_any_type_come_back_as_the_same_objects_from_each_backend(values):
     dimension = Choices(values)
     space = Space([dimension.skopt("x"), Real(0.0, 1.0)])
