@@ -14,7 +14,15 @@ from sklr.exceptions import (
 )
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from sklr.plotting import plot_lr_curve, plot_schedule
+from sklr.plotting import (
+    LRCurveDisplay,
+    plot_best_epochs,
+    plot_lr_curve,
+    plot_params,
+    plot_rounds,
+    plot_schedule,
+    plot_training_curves,
+)
 from sklr.replicate import Characterization, characterize, compare
 from sklr.search import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
 
@@ -28,6 +36,7 @@ __all__ = [
     "DivergedWarning",
     "EdgeOfRangeWarning",
     "EngineError",
+    "LRCurveDisplay",
     "LRGridSearchCV",
     "NeuralNetBinaryClassifier",
     "NeuralNetClassifier",
@@ -37,6 +46,10 @@ __all__ = [
     "SklrError",
     "characterize",
     "compare",
+    "plot_best_epochs",
     "plot_lr_curve",
+    "plot_params",
+    "plot_rounds",
     "plot_schedule",
+    "plot_training_curves",
 ]

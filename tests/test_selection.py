@@ -22,6 +22,15 @@ def test_the_error_of_independent_candidates_is_the_usual_one_on_average():
     assert np.mean(squares) == pytest.approx(1 / 5, rel=0.05)
 
 
+def test_a_candidate_that_half_collapses_is_nobody_elses_noise():
+    rng = np.random.default_rng(0)
+    steady = 0.9 + 0.002 * rng.normal(size=(6, 5))
+    collapsing = np.array([[0.9, 0.1, 0.9, 0.1, 0.9]])
+    se = paired_standard_error(np.vstack([steady, collapsing]))
+    np.testing.assert_allclose(se[:6], paired_standard_error(steady), rtol=1e-9)
+    assert se[6] > 0.1
+
+
 def test_order_does_not_matter():
     scores = np.random.default_rng(0).normal(size=(5, 4))
     order = [3, 0, 4, 1, 2]

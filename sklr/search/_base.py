@@ -313,8 +313,10 @@ class BaseLRSearchCV(BaseSearchCV):
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
         if not hasattr(self, "lr_choice_"):
-            score = getattr(self, "best_score_", float("nan"))
-            return f"Chosen: {getattr(self, 'best_params_', {})}, score {score:.4f}. No learning rate was searched."
+            if not hasattr(self, "best_params_"):
+                return "Chosen: nothing, there are several scores and refit=False names none of them."
+            score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
+            return f"Chosen: {self.best_params_}{score}. No learning rate was searched."
         return verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
 
     def report(self, path: Any) -> Any:

@@ -100,9 +100,11 @@ class LRCurve:
 def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
     """Return the standard error of each candidate's mean score, what all candidates share in a cell taken out.
 
-    Candidates meet the same cells, so an easy fold lifts them all and says nothing about which is better. Each
-    cell's mean over the candidates is subtracted first, and the variance scaled by ``n / (n - 1)`` for the mean
-    so lost (Morey 2008, Tutorials in Quantitative Methods for Psychology 4(2), eq. 2).
+    Candidates meet the same cells, so an easy fold lifts them all and says nothing about which is better. What a cell
+    does to the candidates on average is subtracted first, and their variance scaled by ``n / (n - 1)`` for the mean so
+    lost (Morey 2008, Tutorials in Quantitative Methods for Psychology 4(2), eq. 2). A candidate three times as
+    unsteady as the middle one has no say in that average: near the cliff some runs collapse, which is no property of
+    their cells, and would be every candidate's noise.
 
     Parameters
     ----------
@@ -125,10 +127,14 @@ def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
     if n_cells < 2 or not whole.any():
         return se
     scores = cell_scores[whole]
-    n = len(scores)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    spread = (centred - np.median(centred, axis=0)).std(axis=1)
+    steady = spread <= 3 * np.median(spread)
+    n = int(steady.sum())
     if n > 1:
-        scores = (scores - scores.mean(axis=0)) * np.sqrt(n / (n - 1))
-    se[whole] = scores.std(axis=1, ddof=1) / np.sqrt(n_cells)
+        centred = centred - centred[steady].mean(axis=0)
+        centred[steady] *= np.sqrt(n / (n - 1))
+    se[whole] = centred.std(axis=1, ddof=1) / np.sqrt(n_cells)
     return se
 
 

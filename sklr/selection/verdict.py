@@ -29,10 +29,10 @@ def verdict(curve: LRCurve, choice: Choice, corrected: float) -> str:
     >>> curve = lr_curve([0.01, 0.1, 1.0, 10.0], scores, ["ok", "ok", "ok", "diverged at step 3: loss nan"])
     >>> print(verdict(curve, choose(curve), 0.84))
     Chosen: lr 0.1, the highest mean score; the best lies between 0.0316 and 3.16 (90 % confidence).
-    Score: 0.8500 +- 0.0408 (paired standard error); without the luck of the best, about 0.8400.
+    Score: 0.8500; without the luck of the best, about 0.8400.
     Edge: none, the best is inside the range 0.01 to 10.
     Diverged: 1 of 4 learning rates; stable up to 1.
-    Next: refine around 0.1 (rounds=2), the neighbours are 1.0 decades apart; more seeds (n_seeds=3) to narrow the
+    Next: refine around 0.1, the neighbours are 1.0 decades apart; more seeds (n_seeds=3) to narrow the
     interval.
     """
     lines = [
@@ -82,7 +82,7 @@ def _next(curve: LRCurve, choice: Choice) -> list[str]:
     i, u = curve.best, np.log10(curve.lr)
     gap = max(np.diff(u[max(i - 1, 0) : i + 2]), default=0.0)
     if side is None and gap > COARSE:
-        steps.append(f"refine around {curve.lr[i]:.3g} (rounds=2), the neighbours are {gap:.1f} decades apart")
+        steps.append(f"refine around {curve.lr[i]:.3g}, the neighbours are {gap:.1f} decades apart")
     if np.log10(choice.interval[1] / choice.interval[0]) > WIDE:
         steps.append("more seeds (n_seeds=3) to narrow the interval")
     if curve.diverged[i + 1 : i + 2].any():
