@@ -66,15 +66,15 @@ def run_bytes(group: Group) -> int:
     return state + 2 * sum(saved) * size // probe
 
 
-SMALL_WORK = 2e7  # floating-point operations of one product, about a millisecond: below this threads only wait
+SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
 
 
 @contextmanager
 def fitting_threads(group: Group, n_members: int) -> Iterator[None]:
     """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
 
-    Threads meet after every operation. For small operations that gains little, and it loses everything when
-    another process holds one of the cores: OpenMP's waiting threads then spin for a time slice each.
+    Threads meet after every operation. For small operations that gains a little on an idle machine, and costs ten
+    times as much where another process holds a core: OpenMP's waiting threads then spin for a time slice each.
     """
     threads = torch.get_num_threads()
     if n_members * len(group.places) * product_flops(group) < SMALL_WORK:

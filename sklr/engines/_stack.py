@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_map
 
 from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import Chain, Work, called, record
-from sklr.engines._stack_compile import CompiledGradients
+from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import StackedLoss, Transform
-from sklr.engines._stack_map import Named, RunGradients, RunMap, call, mixes_rows, rng_kept
+from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
@@ -112,8 +112,10 @@ class ModelStack:
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self._set_example(example, criterion, transform)
-        plain = RunGradients(self._map, self.loss)
-        self._run_gradients = CompiledGradients(plain) if compile else plain
+        self._run_gradients: Gradients = RunGradients(self._map, self.loss)
+        if compile:
+            plain = self._run_gradients if self._chain is None else ChainGradients(self._chain, self.loss)
+            self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_work": {}}  # buffers to compute in: another process makes its own

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +16,37 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sklr.engines._stack_map import Named, RunGradients, rng_kept
+from sklr.engines._stack_chain import Chain
+from sklr.engines._stack_loss import StackedLoss
+from sklr.engines._stack_map import Gradients, Named, rng_kept
 
 Shapes = tuple[torch.Size | None, ...]
 
 
+@dataclass(frozen=True)
+class ChainGradients:
+    """What `RunGradients` is for modules in general, for the ones that are a chain: fewer and larger products.
+
+    Memory is not reused from call to call as it is outside of a graph; in one, the compiler sees to that.
+    """
+
+    chain: Chain
+    loss: StackedLoss
+
+    @torch.no_grad()
+    def __call__(
+        self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
+    ) -> tuple[Named, Tensor, Named]:
+        """The gradients, the losses (n_cells, n_candidates), and no buffers: a chain has none."""
+        work, grads = self.chain.workspace(), {name: torch.empty_like(p) for name, p in params.items()}
+        outputs = self.chain.forward(x, params, work)
+        losses, gradient = self.loss.with_gradient(outputs, y, weight)
+        self.chain.backward(gradient, params, grads, work)
+        return grads, losses, {}
+
+
 class CompiledGradients:
-    """`RunGradients` whose operations are recorded once per shape of batch, and compiled.
+    """Gradients whose operations are recorded once per shape of batch, and compiled.
 
     What is compiled is a recording of tensor operations, not the module's Python code: that keeps out of the
     compiler's way (mapped attention, hooks), and each shape has a graph of its own instead of a share of the
@@ -30,10 +55,10 @@ class CompiledGradients:
 
     Parameters
     ----------
-    plain : RunGradients
+    plain : RunGradients or ChainGradients
     """
 
-    def __init__(self, plain: RunGradients):
+    def __init__(self, plain: Gradients):
         self.plain = plain
         self._graphs: dict[Shapes, Callable[..., Any]] = {}
 
@@ -44,7 +69,7 @@ class CompiledGradients:
     def __call__(
         self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
     ) -> tuple[Named, Tensor, Named]:
-        """As `RunGradients`, but the buffers stay as they are, and the gradients hold until the next call only.
+        """As the plain ones, but the buffers stay as they are, and the gradients hold until the next call only.
 
         Raises
         ------
@@ -90,7 +115,7 @@ def _on_cuda(inputs: tuple[Any, ...]) -> bool:
     return next(iter(inputs[0].values())).is_cuda
 
 
-def _recorded(plain: RunGradients, inputs: tuple[Any, ...]) -> GraphModule:
+def _recorded(plain: Gradients, inputs: tuple[Any, ...]) -> GraphModule:
     """Record the operations, twice: a module that counts its calls, say, would be frozen at one count."""
 
     def pure(params: Named, constants: Named, buffers: Named, *batch: Any) -> tuple[Named, Tensor, Named]:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from sklr.engines._stack_attention import attention_by_steps
 
 Named = dict[str, Tensor]
+Gradients = Callable[[Named, Named, Named, Any, Any, Tensor | None], tuple[Named, Tensor, Named]]
 
 
 def call(module: nn.Module, x: Any, state: Named | None = None) -> Any:

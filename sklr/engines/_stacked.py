@@ -32,13 +32,20 @@ class StackedEngine(Engine):
         Most runs in one stack; by default as many as half of the free memory is estimated to hold. A stack that
         does not fit after all is halved, and the search goes on.
     compile : bool, default False
-        Whether forward, loss and backward of a step go through `torch.compile`, on a CUDA device as CUDA graphs;
-        the optimizer's step stays as it is. It takes seconds up to a minute for each shape of batch, such as a
-        shorter last one, and again when runs leave a stack, so it is for trainings that are long beside that. Losses
-        and gradients are the same to rounding; dropout may draw other numbers. All packs are trained in this
+        Whether forward, loss and backward of a step go through `torch.compile`, on a CUDA device in its mode for CUDA
+        graphs; the optimizer's step stays as it is. It takes seconds up to a minute for each shape of batch, such as
+        a shorter last one, and again when runs leave a stack, so it is for trainings that are long beside that.
+        Losses and gradients are the same to rounding; dropout may draw other numbers. All packs are trained in this
         process, whatever `n_jobs` says, and what the module does beside tensor operations (count its calls, say)
         is done once and not at every step.
 
+    Notes
+    -----
+    `compile` has been timed on one CPU core only, a step of 50 small runs: twice as fast with layer normalisation, a
+    tenth faster with a convolution, and slower by up to a half for plain networks of Linear layers.
+
+    Examples
+    --------
     >>> StackedEngine(compile="yes")
     Traceback (most recent call last):
     ValueError: compile must be True or False, got 'yes'.

@@ -59,7 +59,7 @@ def warn_at_edge(curve: LRCurve, extended: bool) -> None:
         f"The best learning rate, {curve.lr[curve.best]:.3g}, is the {end} that was tried: a better one may lie "
         f"{'below' if side == 'low' else 'above'}. {advice}",
         EdgeOfRangeWarning,
-        stacklevel=4,
+        stacklevel=7,  # the line that called `fit`
     )
 
 

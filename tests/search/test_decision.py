@@ -5,9 +5,10 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.model_selection import KFold
+from sklearn.datasets import load_digits
+from sklearn.model_selection import KFold, StratifiedKFold
 
-from sklr import BayesSearchCV, EdgeOfRangeWarning, LRGridSearchCV, OptunaSearchCV
+from sklr import MLP, BayesSearchCV, EdgeOfRangeWarning, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV
 
 X, Y = np.arange(60.0).reshape(-1, 1), np.zeros(60)
 CV = KFold(5)
@@ -127,3 +128,18 @@ def test_the_best_of_equal_candidates_is_corrected():
 def test_bad_input(params, message):
     with pytest.raises(ValueError, match=message):
         grid(**params).fit(X, Y)
+
+
+def test_digits_in_a_range_placed_too_low_end_where_the_good_range_does():
+    X, y = load_digits(return_X_y=True)
+    net = NeuralNetClassifier(
+        MLP, module__hidden=(32,), optimizer="adam", batch_size=64, max_epochs=5, iterator_train__shuffle=True
+    )
+    common = {"cv": StratifiedKFold(3, shuffle=True, random_state=0), "random_state": 0, "refit": False}
+    low = LRGridSearchCV(net, lr_range=(1e-7, 1e-4), n_lrs=7, **common)
+    with pytest.warns(EdgeOfRangeWarning, match="is the highest that was tried"):
+        low.fit(X / 16, y)
+    extended = low.set_params(extend=True).fit(X / 16, y)
+    good = LRGridSearchCV(net, lr_range=(1e-4, 1.0), n_lrs=9, **common).fit(X / 16, y)
+    assert good.lr_interval_[0] <= extended.best_lr_ <= good.lr_interval_[1]
+    assert extended.lr_edge_ is None
