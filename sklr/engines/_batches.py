@@ -29,13 +29,6 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
     return function(first, *others)
 
 
-def n_rows(rows: Rows) -> int:
-    """Return how many rows there are."""
-    while not isinstance(rows, Tensor):
-        rows = next(iter(rows.values())) if isinstance(rows, Mapping) else rows[0]
-    return len(rows)
-
-
 def is_in_memory(dataset: Any) -> bool:
     """Say whether a dataset gives the same items each time it is asked, as skorch's own and torch's simple ones do."""
     if isinstance(dataset, torch.utils.data.Subset):

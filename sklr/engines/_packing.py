@@ -49,8 +49,7 @@ def free_bytes(group: Group) -> int:
 
 def run_bytes(group: Group) -> int:
     """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
-    side = group.places[0].side
-    module, size = side.net.module_, max(map(len, side.epochs[0]))
+    module = group.places[0].side.net.module_
     state = STATES * sum(p.numel() * p.element_size() for p in module.parameters())
     saved: list[int] = []
 
@@ -58,26 +57,38 @@ def run_bytes(group: Group) -> int:
         saved.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    probe = min(size, 8)  # the rest is in proportion
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        training = module.training
-        call(module.eval(), map_tensors(lambda rows: rows[:probe], side.x))
-        module.train(training)
-    return state + 2 * sum(saved) * size // probe
+        scale = _forward_few_rows(group)
+    return state + int(2 * sum(saved) * scale)
+
+
+def _forward_few_rows(group: Group) -> float:
+    """Run the first cell's module on a few rows, in evaluation mode; return how many times more a full batch has."""
+    side = group.places[0].side
+    module, size = side.net.module_, max(map(len, side.epochs[0]))
+    few, training = min(size, 8), module.training
+    call(module.eval(), map_tensors(lambda rows: rows[:few], side.x))
+    module.train(training)
+    return size / few
 
 
 SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
 
 
 @contextmanager
-def fitting_threads(group: Group, n_members: int) -> Iterator[None]:
+def fitting_threads(step_flops: float) -> Iterator[None]:
     """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
 
     Threads meet after every operation. For small operations that gains a little on an idle machine, and costs ten
     times as much where another process holds a core: OpenMP's waiting threads then spin for a time slice each.
+
+    Parameters
+    ----------
+    step_flops : float
+        Floating-point operations of an average product of the whole stack.
     """
     threads = torch.get_num_threads()
-    if n_members * len(group.places) * product_flops(group) < SMALL_WORK:
+    if step_flops < SMALL_WORK:
         torch.set_num_threads(1)
     try:
         yield
@@ -87,15 +98,11 @@ def fitting_threads(group: Group, n_members: int) -> Iterator[None]:
 
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
-    side = group.places[0].side
-    module, size = side.net.module_, max(map(len, side.epochs[0]))
-    training, counter = module.training, FlopCounterMode(display=False)
-    probe = min(size, 8)
+    counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        call(module.eval(), map_tensors(lambda rows: rows[:probe], side.x))
-    module.train(training)
-    n_products = max(1, sum(p.dim() > 1 for p in module.parameters()))
-    return counter.get_total_flops() * size / probe / n_products
+        scale = _forward_few_rows(group)
+    n_products = max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
+    return counter.get_total_flops() * scale / n_products
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, loads_plainly, map_tensors
 from sklr.engines._data import CellData, Head, cell_data, has_head, is_net, looks_only_at_predictions, seeded_clone
 from sklr.engines._pack import Member, Side
-from sklr.engines._sequential import _fit_heads as fit_heads
+from sklr.engines._sequential import fit_heads
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_optim import optimizer_reasons
 from sklr.engines._stack_probe import module_reasons

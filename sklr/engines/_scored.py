@@ -14,7 +14,7 @@ from sklr.engines._base import Experiment
 from sklr.engines._batches import Gathered, Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
-from sklr.engines._packing import halves
+from sklr.engines._packing import halves, product_flops
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.exceptions import TrainingDiverged
@@ -42,6 +42,7 @@ class ScoredPack:
     def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
         self.experiment, self.candidates, self.places = experiment, candidates, group.places
         self.group, self.chosen = group, list(chosen)
+        self.step_flops = len(chosen) * len(group.places) * product_flops(group)
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, experiment.cells[0].seed)

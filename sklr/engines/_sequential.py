@@ -36,14 +36,14 @@ class SequentialEngine(Engine):
         estimators = [seeded_clone(experiment, candidates[c], experiment.cells[k]) for c, k in pairs]
         cells = [experiment.cells[k] for _, k in pairs]
         contexts = contexts or [None] * len(pairs)
-        heads = _fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
+        heads = fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
         n_splits = max(cell.fold for cell in experiment.cells) + 1
         labels = [Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs]
         runs = map(Run, [experiment] * len(pairs), cells, estimators, labels, heads, contexts)
         return SequentialTraining(experiment, list(runs), len(candidates))
 
 
-def _fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
+def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
     """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
     keys = [
         (cell.fold, _identity(estimator.steps[:-1])) if has_head(estimator) else None

@@ -183,7 +183,7 @@ def _compile(packs: Sequence[ScoredPack]) -> None:
     """Compile the first step of every pack, or say why it cannot be."""
     try:
         for scored in packs:
-            with fitting_threads(scored.group, len(scored.chosen)):  # compiled for as many threads as will run it
+            with fitting_threads(scored.step_flops):  # compiled for as many threads as will run it
                 scored.compile()
     except Exception as error:  # the compiler, or what it calls, may raise anything
         if out_of_memory(error):
@@ -203,7 +203,7 @@ def _reason(error: Exception) -> str:
 def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
     """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
     try:
-        with fitting_threads(scored.group, len(scored.chosen)):
+        with fitting_threads(scored.step_flops):
             while scored.pack.epoch < epoch and not scored.pack.done:
                 scored.train_epoch()
     except (RuntimeError, MemoryError) as error:
