@@ -16,16 +16,16 @@ from sklr.engines._batches import Gathered
 from sklr.engines._pack import Pack
 from sklr.engines._scored import ScoredPack
 from sklr.engines._stack import ModelStack
-from sklr.engines._stack_loss import StackedLoss
-from sklr.engines._stack_step import StackedOptimizer
+from sklr.engines._stack_loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
+from sklr.engines._stack_step import HeavyBall, StackedOptimizer
 from sklr.engines._stacked import StackedEngine
 
 Methods = Sequence[tuple[type, str]]
 
 PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
     "gradients": [(ModelStack, "step")],
-    "optimizer": [(StackedOptimizer, "step")],
-    "loss": [(StackedLoss, "with_gradient"), (StackedLoss, "__call__")],
+    "optimizer": [(StackedOptimizer, "step"), (HeavyBall, "step")],
+    "loss": [(PreparedCrossEntropy, "__call__"), (PreparedAutograd, "__call__"), (StackedLoss, "__call__")],
     "gather": [(Gathered, "__getitem__")],
     "scoring": [(ScoredPack, "train_epoch"), (ScoredPack, "finish")],
     "set-up": [(StackedEngine, "unsupported"), (StackedEngine, "start")],

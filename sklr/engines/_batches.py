@@ -41,8 +41,10 @@ def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
     X = getattr(dataset, "X", None)
     y = getattr(dataset, "y", None)
     loader = net.get_iterator(dataset, training=False)
-    if type(dataset) is Dataset and loader.collate_fn is default_collate and _are_arrays(X) and _is_array(y):
-        rows = map_arrays(torch.as_tensor, X), torch.as_tensor(y)
+    known = _are_arrays(X) and (y is None or _is_array(y))
+    if type(dataset) is Dataset and loader.collate_fn is default_collate and known:
+        no_targets = torch.zeros(len(dataset), 1)  # what skorch's dataset has in their place
+        rows = map_arrays(torch.as_tensor, X), no_targets if y is None else torch.as_tensor(y)
     else:
         rows = unpack_data(loader.collate_fn([dataset[i] for i in range(len(dataset))]))
     return tuple(map_tensors(lambda t: t.to(net.device), part) for part in rows)
@@ -108,7 +110,8 @@ def _quickly(loader: DataLoader) -> Epoch:
     # iterating a DataLoader first draws a seed for its workers, whether it has any or not
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
     assert loader.batch_size is not None
-    batches = torch.as_tensor(list(loader.sampler)).split(loader.batch_size)
+    order = torch.from_numpy(np.fromiter(loader.sampler, np.int64))
+    batches = order.split(loader.batch_size)
     return batches[:-1] if loader.drop_last and len(batches[-1]) < loader.batch_size else batches
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklr._divergence import exploded
 from sklr._random import RandomStream
 from sklr.engines._batches import Epoch, Gathered, Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._stack import Batch, ModelStack
+from sklr.engines._stack_loss import Counted
 from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule
 
@@ -123,31 +124,50 @@ class Pack:
 
     def _steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor) -> Tensor:
         """Take the epoch's steps; return the losses, shape (n_steps, n_in_stack, n_cells)."""
-        device = self.sides[0].net.device
-        positions, lr = positions.to(device), lr.to(device)
+        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
+        return torch.stack([self.stack.step(lr[i], *step) for i, step in enumerate(self.batches(positions, sizes))])
+
+    def batches(self, positions: Tensor, sizes: np.ndarray) -> Iterator[list[Batch]]:
+        """Yield what each step is given, from row numbers as `epoch_positions` returns them."""
+        positions = positions.to(self.sides[0].net.device)
         x, y = (map_tensors(lambda rows: Gathered(rows, positions), rows) for rows in (self.x, self.y))
         weight = None if self.weight is None else Gathered(self.weight, positions)
-        losses = []
-        for step, size in enumerate(sizes):
-            now = [map_tensors(lambda g: g[step], rows) for rows in (x, y)]  # noqa: B023 - used at once
-            batches = self._batches(now[0], now[1], None if weight is None else weight[step], size)
-            losses.append(self.stack.step(lr[step], *batches))
-        return torch.stack(losses)
+        counted = self._counted(y, weight, sizes)
+        largest = int(sizes.max())
+        for i, size in enumerate(sizes):
+            x_i, y_i = (map_tensors(lambda g: g[i], rows) for rows in (x, y))  # noqa: B023 - used at once
+            w_i = None if weight is None else weight[i]
+            if counted is not None and size.min() > 0:
+                n = int(size.max())
+                step = Batch(x_i, y_i, w_i, None, (counted[0][i], counted[1][i]))
+                yield [step if n == largest else step.cut(n)]
+            else:
+                yield self._batches(x_i, y_i, w_i, size)
+
+    def _counted(self, y: Rows, weight: Gathered | None, sizes: np.ndarray) -> Counted | None:
+        """What the loss can say of the whole epoch's targets at once."""
+        if not self.stack.counts_ahead or not isinstance(y, Gathered) or y.batches is None:
+            return None
+        real = torch.as_tensor(np.arange(sizes.max()) < sizes[:, :, None])
+        mask = real.to(device=y.batches.device, dtype=lr_dtype(self.stack))
+        if weight is not None:
+            assert weight.batches is not None  # of the same size as those of y
+            mask = mask * weight.batches
+        return self.stack.loss.counted(y.batches, mask, mask.dtype)
 
     def _batches(self, x: Rows, y: Rows, weight: Tensor | None, sizes: np.ndarray) -> list[Batch]:
         """Return one step's batches: one for all cells, or one per size where padding would change the result."""
+        batch = Batch(x, y, weight)
         if (sizes == sizes[0]).all():
-            return [_batch(x, y, weight, int(sizes[0]))]
+            return [batch.cut(int(sizes[0]))]
         training = np.flatnonzero(sizes)
         if self.stack.mixes_rows:
-            return [
-                _batch(x, y, weight, int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])
-            ]
+            return [batch.cut(int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])]
         n_padded = int(sizes.max())
         real = torch.arange(n_padded)[None, :] < torch.as_tensor(sizes)[:, None]
         mask = real.to(device=self.sides[0].net.device, dtype=lr_dtype(self.stack))
         weight = mask if weight is None else weight[:, :n_padded] * mask
-        return [_batch(x, y, weight, n_padded, None if len(training) == len(sizes) else training)]
+        return [Batch(x, y, weight).cut(n_padded, None if len(training) == len(sizes) else training)]
 
     def _judge(self, losses: np.ndarray, sizes: np.ndarray, lr: np.ndarray) -> None:
         """Write the epoch down for the runs that came through it, and end those that did not."""
@@ -188,21 +208,6 @@ class Pack:
 def lr_dtype(stack: ModelStack) -> torch.dtype:
     """Return the floating-point dtype the stack computes in."""
     return next(iter(stack.optimizer.params.values())).dtype
-
-
-def _batch(x: Rows, y: Rows, weight: Tensor | None, size: int, cells: np.ndarray | None = None) -> Batch:
-    """Cut a step's rows to `size`, for some cells only where `cells` says so."""
-    chosen = slice(None) if cells is None else torch.as_tensor(cells)
-
-    def cut(rows: Tensor) -> Tensor:
-        return rows[chosen, :size]
-
-    return Batch(
-        map_tensors(cut, x),
-        map_tensors(cut, y),
-        None if weight is None else cut(weight),
-        None if cells is None else tuple(cells.tolist()),
-    )
 
 
 def _valid_batch_size(net: NeuralNet, n_rows: int) -> int:

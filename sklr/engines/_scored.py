@@ -11,7 +11,7 @@ from skorch import NeuralNet
 
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
-from sklr.engines._batches import Gathered, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._batches import Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, product_flops
@@ -66,12 +66,8 @@ class ScoredPack:
 
     def compile(self) -> None:
         """Compile the first step, without taking it."""
-        pack = self.pack
-        positions, sizes = epoch_positions([side.epochs[0] for side in pack.sides])
-        positions = positions[:1].to(pack.sides[0].net.device)
-        x, y = (map_tensors(lambda rows: Gathered(rows, positions)[0], rows) for rows in (pack.x, pack.y))
-        weight = None if pack.weight is None else Gathered(pack.weight, positions)[0]
-        pack.stack.compile(*pack._batches(x, y, weight, sizes[0]))
+        positions, sizes = epoch_positions([side.epochs[0] for side in self.pack.sides])
+        self.pack.stack.compile(*next(self.pack.batches(positions[:1], sizes[:1])))
 
     def train_epoch(self) -> None:
         """Train an epoch, and fill in its validation scores."""

@@ -11,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sklr.engines._stack_attention import ATTENTION
-from sklr.engines._stack_chain import Chain, Work, called, record
+from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
-from sklr.engines._stack_loss import StackedLoss, Transform
+from sklr.engines._stack_loss import Counted, StackedLoss, Transform
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
-from sklr.engines._stack_step import Groups, StackedOptimizer
+from sklr.engines._stack_program import Program
+from sklr.engines._stack_record import called, record
+from sklr.engines._stack_step import Groups, HeavyBall, StackedOptimizer
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,25 @@ class Batch:
         Sample weights; 0 masks a padded row.
     cells : tuple of int, default all
         Which cells these are.
+    counted : (labels, shares), optional
+        What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
     """
 
     x: Any
     y: Any
     weight: Tensor | None = None
     cells: tuple[int, ...] | None = None
+    counted: Counted | None = None
+
+    def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
+        """Keep the first rows, and these cells only."""
+        chosen = slice(None) if cells is None else torch.as_tensor(cells)
+
+        def cut(rows: Tensor | None) -> Any:
+            return None if rows is None else rows[chosen, :n_rows]
+
+        x, y, weight, counted = (tree_map(cut, part) for part in (self.x, self.y, self.weight, self.counted))
+        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()), counted)
 
 
 class ModelStack:
@@ -118,11 +134,20 @@ class ModelStack:
             self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_work": {}}  # buffers to compute in: another process makes its own
+        return {**vars(self), "_programs": {}, "_ball": None}  # fixed memory: another process has its own
 
     @property
     def n_candidates(self) -> int:
         return len(self.optimizer.kwargs)
+
+    @property
+    def counts_ahead(self) -> bool:
+        """Whether a step can be told what its loss knew before; see `Batch.counted`."""
+        return self._is_planned and self.loss.closed_form
+
+    @property
+    def _is_planned(self) -> bool:
+        return self._chain is not None and isinstance(self._run_gradients, RunGradients)
 
     @property
     def n_groups(self) -> int:
@@ -143,9 +168,12 @@ class ModelStack:
         losses : Tensor (n_candidates, n_cells)
             Each run's loss before the step, detached; NaN for cells that took none.
         """
+        if self._is_planned and _is_whole(batches):
+            return self._program_step(self._rates(lr), batches[0])
         cells, losses = self._gradients(batches)
         self._clip_gradients()
         self.optimizer.step(self._rates(lr), cells)
+        self._forget_programs()  # where some cells step without the others, the optimizer's state has moved
         return losses.mT
 
     def compile(self, *batches: Batch) -> None:
@@ -176,7 +204,7 @@ class ModelStack:
         if shared:
             x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
         if self._eval_chain is not None:
-            out = self._eval_chain.forward(x, self.optimizer.params, self._eval_chain.workspace())
+            out = self._eval_chain.outputs(x, self.optimizer.params)
         else:
             out, _ = self._map(x, self.optimizer.params, self._constants, self._buffers, training=False)
         return tree_map(lambda t: t.transpose(0, 1), out)
@@ -188,7 +216,7 @@ class ModelStack:
         index = torch.as_tensor(candidates, device=next(iter(self.optimizer.params.values())).device)
         self._constants = {name: t.index_select(1, index) for name, t in self._constants.items()}
         self._buffers = {name: t.index_select(0, index) for name, t in self._buffers.items()}
-        self._work.clear()
+        self._forget_programs()
         if isinstance(self._run_gradients, CompiledGradients):
             self._run_gradients.forget()
 
@@ -216,12 +244,38 @@ class ModelStack:
             self._map = RunMap(self.module, attention=not names.isdisjoint(ATTENTION))
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
-        self._work: dict[Any, list[Work]] = {}
+        self._programs: dict[Any, Program] = {}
+        self._ball: HeavyBall | None = None
 
     def _rates(self, lr: Any) -> Tensor:
         like = next(iter(self.optimizer.params.values()))
         lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
         return lr.expand(self.n_groups, *lr.shape[-2:])
+
+    def _program_step(self, lr: Tensor, batch: Batch) -> Tensor:
+        """A step of a chain in all its cells."""
+        if not self._programs and self._clip[0] is None and self._clip[2] is None:
+            self._ball = self.optimizer.heavy_ball()
+        ball = self._ball
+        key = batch.x.shape
+        if key not in self._programs:
+            sink = GradientSink(self.optimizer.grads) if ball is None else GradientSink(ball.into, ball.momentum)
+            self._programs[key] = self._program(self.optimizer.params, sink, batch)
+        losses = self._programs[key].run(batch.x, batch.y, batch.weight, batch.counted).mT.clone()
+        if ball is None:
+            self._clip_gradients()
+            self.optimizer.step(lr)
+        else:
+            ball.step(lr)
+        return losses
+
+    def _program(self, params: Named, sink: GradientSink, batch: Batch) -> Program:
+        assert self._chain is not None
+        return Program(self._chain, self.loss, params, sink, batch.x, batch.y)
+
+    def _forget_programs(self) -> None:
+        self._programs.clear()
+        self._ball = None
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
         """Fill the optimizer's gradients; the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
@@ -241,18 +295,9 @@ class ModelStack:
         return cells, losses
 
     def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:
-        if self._chain is not None and isinstance(self._run_gradients, RunGradients):
-            return self._chain_gradients(self._chain, batch, params, grads)
+        if self._is_planned:
+            return self._program(params, GradientSink(grads), batch).run(batch.x, batch.y, batch.weight)
         return self._mapped_gradients(batch, params, grads, index)
-
-    @torch.no_grad()
-    def _chain_gradients(self, chain: Chain, batch: Batch, params: Named, grads: Named) -> Tensor:
-        key = (*batch.x.shape, self.n_candidates)
-        work = self._work.setdefault(key, chain.workspace())
-        outputs = chain.forward(batch.x, params, work)
-        losses, gradient = self.loss.with_gradient(outputs, batch.y, batch.weight)
-        chain.backward(gradient, params, grads, work)
-        return losses
 
     def _mapped_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None) -> Tensor:
         constants, buffers = self._constants, self._buffers
@@ -282,6 +327,11 @@ class ModelStack:
         if clip_value is not None:
             for grad in grads:
                 grad.clamp_(-clip_value, clip_value)
+
+
+def _is_whole(batches: Sequence[Batch]) -> bool:
+    """Whether all cells take this step together."""
+    return len(batches) == 1 and batches[0].cells is None
 
 
 def _decay_forms(optimizer: type, kwargs: Sequence[Mapping[str, Any]], groups: Groups | None) -> list[str]:

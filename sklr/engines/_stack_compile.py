@@ -16,9 +16,10 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sklr.engines._stack_chain import Chain
+from sklr.engines._stack_chain import Chain, GradientSink
 from sklr.engines._stack_loss import StackedLoss
 from sklr.engines._stack_map import Gradients, Named, rng_kept
+from sklr.engines._stack_program import Program
 
 Shapes = tuple[torch.Size | None, ...]
 
@@ -38,10 +39,8 @@ class ChainGradients:
         self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
     ) -> tuple[Named, Tensor, Named]:
         """The gradients, the losses (n_cells, n_candidates), and no buffers: a chain has none."""
-        work, grads = self.chain.workspace(), {name: torch.empty_like(p) for name, p in params.items()}
-        outputs = self.chain.forward(x, params, work)
-        losses, gradient = self.loss.with_gradient(outputs, y, weight)
-        self.chain.backward(gradient, params, grads, work)
+        grads = {name: torch.empty_like(p) for name, p in params.items()}
+        losses = Program(self.chain, self.loss, params, GradientSink(grads), x, y).run(x, y, weight)
         return grads, losses, {}
 
 

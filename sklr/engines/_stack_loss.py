@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from sklr.engines._stack_chain import Calls
+
 Transform = Callable[[Any], Any]
+Counted = tuple[Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
 _CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
 
 
@@ -58,6 +61,14 @@ class RowLoss:
         if self.criterion.weight is None:
             return kept.to(dtype)
         return self.criterion.weight[torch.where(kept, targets, 0)] * kept
+
+    def counted(self, targets: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Counted:
+        """Classes to look up, and how much each row counts for, both of the targets' shape (..., n_rows)."""
+        kept = targets != self.criterion.ignore_index
+        share = self.class_weight(targets, dtype)
+        if weight is not None:
+            share = share * weight
+        return torch.where(kept, targets, 0), share / share.sum(-1, keepdim=True) if self.mean else share
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
@@ -121,32 +132,93 @@ class StackedLoss:
         """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
         return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
 
-    def with_gradient(self, outputs: Tensor, targets: Any, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The losses and each loss's gradient in its own run's outputs."""
+    def counted(self, targets: Any, weight: Tensor | None, dtype: torch.dtype) -> Counted | None:
+        """What can be known of many steps' targets (n_steps, n_cells, n_rows) at once; None where that is nothing."""
+        if not self.closed_form:
+            return None
+        assert isinstance(self.reduce, RowLoss)
+        return self.reduce.counted(targets, weight, dtype)
+
+    def prepared(self, outputs: Tensor, targets: Any) -> PreparedLoss:
+        """What computes losses and gradients again and again, for outputs that stay where they are.
+
+        Parameters
+        ----------
+        outputs : Tensor (n_cells, n_candidates, n_out, n_rows)
+            Rows last, unlike elsewhere here.
+        targets : Tensor (n_cells, n_rows, ...)
+            Any of the shape and dtype to come.
+        """
         if self.closed_form:
             assert isinstance(self.reduce, RowLoss)
-            return _cross_entropy(self.reduce, outputs, targets, weight)
+            return PreparedCrossEntropy(self.reduce, outputs, targets)
+        return PreparedAutograd(self, outputs)
+
+
+class PreparedAutograd:
+    """Losses and gradients in the outputs, by autograd.
+
+    Attributes
+    ----------
+    losses : Tensor (n_cells, n_candidates)
+    gradient : Tensor (n_cells, n_candidates, n_out, n_rows)
+        Written anew by every call, and free to be overwritten after it.
+    """
+
+    def __init__(self, loss: StackedLoss, outputs: Tensor):
+        self.loss, self.outputs = loss, outputs.mT
+        self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
+
+    def __call__(self, targets: Any, weight: Tensor | None, counted: Counted | None = None) -> None:
         with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            losses = self(leaf, targets, weight)
+            leaf = self.outputs.detach().requires_grad_()
+            losses = self.loss(leaf, targets, weight)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-        return losses.detach(), gradient
+        self.losses.copy_(losses.detach())
+        self.gradient.copy_(gradient.mT)
 
 
-def _cross_entropy(loss: RowLoss, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Plain cross entropy and its gradient `softmax - one_hot`, without a graph: half the time on a small batch."""
-    share = loss.class_weight(targets, outputs.dtype)
-    if weight is not None:
-        share = share * weight
-    if loss.mean:
-        share = share / share.sum(1, keepdim=True)
-    share = share[:, None, None, :]
-    label = torch.where(targets == loss.criterion.ignore_index, 0, targets)[:, None, None, :]
-    label = label.expand(*outputs.shape[:2], 1, -1)
-    log_p = torch.log_softmax(outputs.transpose(2, 3), 2)
-    losses = -(log_p.gather(2, label) * share).sum((2, 3))
-    gradient = log_p.exp_().scatter_(2, label, -1.0, reduce="add").mul_(share)
-    return losses, gradient.transpose(2, 3)
+class PreparedCrossEntropy:
+    """Plain cross entropy and its gradient `softmax - one_hot`, without a graph and in memory of its own.
+
+    Attributes are those of `PreparedAutograd`.
+
+    >>> loss = PreparedCrossEntropy(RowLoss(nn.CrossEntropyLoss()), torch.zeros(1, 1, 2, 2), torch.tensor([[0, 1]]))
+    >>> loss(torch.tensor([[0, 1]]), None)
+    >>> loss.losses.exp().tolist(), loss.gradient.tolist()
+    ([[2.0]], [[[[-0.25, 0.25], [0.25, -0.25]]]])
+    """
+
+    def __init__(self, loss: RowLoss, outputs: Tensor, targets: Tensor):
+        n_cells, n_candidates, _, n_rows = outputs.shape
+        self.loss = loss
+        self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
+        self.share, self.minus_share = outputs.new_empty(2, n_cells, 1, 1, n_rows)
+        self.label = targets.new_empty(n_cells, 1, 1, n_rows)
+        self._calls = self._prepare(outputs, self.label.expand(-1, n_candidates, -1, -1))
+
+    def __call__(self, targets: Tensor, weight: Tensor | None, counted: Counted | None = None) -> None:
+        label, share = self.loss.counted(targets, weight, self.losses.dtype) if counted is None else counted
+        self.label[:, 0, 0], self.share[:, 0, 0] = label, share
+        self._calls.run()
+
+    def _prepare(self, outputs: Tensor, label: Tensor) -> Calls:
+        calls, log_p, picked = Calls(), self.gradient, outputs.new_empty(label.shape)
+        one_hot = outputs.new_empty(outputs.shape[0], 1, *outputs.shape[2:])
+        softmax = torch.ops.aten._log_softmax.out
+        calls.add(torch.neg, self.share, out=self.minus_share)
+        calls.add(softmax, outputs.flatten(0, 1), 1, False, out=log_p.flatten(0, 1))
+        calls.add(torch.gather, log_p, 2, label, out=picked)
+        calls.add(picked.mul_, self.minus_share)
+        calls.add(torch.sum, picked, (2, 3), out=self.losses)
+        calls.add(one_hot.zero_)
+        calls.add(one_hot.scatter_, 2, self.label, self.minus_share)
+        calls.add(log_p.exp_)
+        calls.add(torch.addcmul, one_hot, log_p, self.share, out=log_p)
+        return calls
+
+
+PreparedLoss = PreparedAutograd | PreparedCrossEntropy
 
 
 def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> bool:

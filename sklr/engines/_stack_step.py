@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sklr.engines._stack_chain import Calls
+
 Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -98,6 +100,24 @@ class _Part:
         self.optimizer.step()
         return self.update_views
 
+    def heavy_ball_momentum(self) -> list[float] | None:
+        """Each group's momentum, if that is all there is to it."""
+        groups = self.optimizer.param_groups
+        if any(group["nesterov"] or group["dampening"] or group["maximize"] for group in groups):
+            return None
+        return [group["momentum"] for group in groups]
+
+    def momentum_views(self, momentum: Sequence[float]) -> list[Tensor]:
+        """The stock optimizer's momentum, or where it has none the gradient, parameter by parameter."""
+        views: list[Tensor] = []
+        for blocks, update, rate in zip(self.blocks, self.updates, momentum, strict=True):
+            buffer = _grad(update)
+            if rate:
+                state = self.optimizer.state[update]
+                state["momentum_buffer"] = buffer = state.get("momentum_buffer", torch.zeros_like(update))
+            views += blocks.views(buffer)
+        return views
+
     def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> _Part:
         """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
         kept = [self.candidates[k] for k in candidates] if names is None else names
@@ -116,6 +136,45 @@ class _Part:
             return [self]
         everyone = range(len(self.candidates))
         return [self.select(now, everyone), self.select(later, everyone)]
+
+
+class HeavyBall:
+    """Stochastic gradient descent with momentum, for runs that differ in nothing but learning rate and weight decay.
+
+    What the stock optimizer does in one pass over memory for the gradient, one for the momentum and one for the
+    step: here the gradient is added to the momentum where it is computed (`into = momentum * into + gradient`), and
+    `step` moves the parameters along it.
+
+    Parameters
+    ----------
+    params, into : dict of str to Tensor, each (n_cells, n_candidates, *shape)
+    momentum : dict of str to float
+    decay : dict of str to Tensor (n_candidates,), or None
+        Coupled weight decay.
+    group_of : dict of str to int
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        into: Mapping[str, Tensor],
+        momentum: Mapping[str, float],
+        decay: Mapping[str, Tensor | None],
+        group_of: Mapping[str, int],
+    ):
+        self.into, self.momentum = into, momentum
+        like = next(iter(params.values()))
+        self.minus_lr = like.new_empty(1 + max(group_of.values()), *like.shape[:2])
+        self._calls = Calls()
+        for name, param in params.items():
+            if (rate := decay[name]) is not None:
+                self._calls.add(into[name].addcmul_, param, _over_runs(rate, param))
+            self._calls.add(param.addcmul_, into[name], _over_runs(self.minus_lr[group_of[name]], param))
+
+    def step(self, lr: Tensor) -> None:
+        """Move every run, given `lr` (n_groups, n_cells, n_candidates)."""
+        torch.neg(lr, out=self.minus_lr)
+        self._calls.run()
 
 
 class StackedOptimizer:
@@ -197,6 +256,22 @@ class StackedOptimizer:
             lr = lr * _mask(cells, self.n_cells, lr)
         for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
             self._move(self.params[name], update, lr[group], self._decoupled[group])
+
+    def heavy_ball(self) -> HeavyBall | None:
+        """The quick form of this optimizer, on the very same state; None unless it is momentum and nothing more.
+
+        It holds until `keep`, or a `step` of some cells only, is called.
+        """
+        if self.optimizer_class is not torch.optim.SGD or len(self._parts) > 1:
+            return None
+        (part,) = self._parts
+        momentum = part.heavy_ball_momentum()
+        if momentum is None:
+            return None
+        group_of = dict(zip(self.names, self._group_of, strict=True))
+        decay = {name: self._coupled[group] for name, group in group_of.items()}
+        into = dict(zip(self.names, part.momentum_views(momentum), strict=True))
+        return HeavyBall(self.params, into, {n: momentum[g] for n, g in group_of.items()}, decay, group_of)
 
     def keep(self, candidates: Sequence[int]) -> None:
         """Let only these candidates stay, in this order, with their optimizer's state."""

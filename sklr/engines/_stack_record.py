@@ -1,0 +1,128 @@
+"""Watching a module at work: which torch functions it calls, and whether they are a chain the fast lane knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sklr.engines._stack_chain import Chain, Dropout, Function, Linear, Operation
+
+
+def record(module: nn.Module, x: Any) -> Chain | None:
+    """Watch the module at work on one run's batch, in its present mode; None where it is no chain.
+
+    A module with hooks or with state of its own is never a chain: replaying its operations would leave that out.
+
+    >>> chain = record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))
+    >>> [type(operation).__name__ for operation in chain.operations]
+    ['Linear', 'Function', 'Linear']
+    >>> record(nn.GRU(4, 3), torch.zeros(5, 4)) is None
+    True
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or _is_stateful(module):
+        return None
+    names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
+    first, second = (_operations(module, x, names) for _ in range(2))
+    if first is None or first != second:
+        return None
+    used = [n for op in first if isinstance(op, Linear) for n in (op.weight, op.bias) if n is not None]
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
+
+
+@contextmanager
+def called() -> Iterator[set[str]]:
+    """The names of the torch functions called within, once it is left."""
+    names: set[str] = set()
+    with _Recorder() as recorder:
+        yield names
+    names.update(name for name, *_ in recorder.calls)
+
+
+def _is_stateful(module: nn.Module) -> bool:
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules())
+    return hooked or any(True for _ in module.buffers())
+
+
+def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
+    recorder = _Recorder()
+    try:
+        devices = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
+            output = module(x)
+    except Exception:  # whatever it is, the general lane will meet it and report it
+        return None
+    operations: list[Operation] = []
+    current: Any = x
+    for name, args, kwargs, result in recorder.calls:
+        if not args or args[0] is not current:
+            return None
+        found = _understand(name, args, kwargs, current, result, names)
+        if found is None:
+            return None
+        operations += found
+        current = result
+    plain = output is current and current.dim() == 2 and bool(operations)
+    return operations if plain and any(isinstance(op, Linear) for op in operations) else None
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes down every torch call that makes a tensor, and questions about a shape pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if isinstance(result, Tensor) or name not in ("size", "dim", "__get__", "__len__"):
+            self.calls.append((name, args, kwargs or {}, result))
+        return result
+
+
+def _understand(
+    name: str, args: Any, kwargs: dict[str, Any], h: Tensor, result: Any, names: dict[int, str]
+) -> tuple[Operation, ...] | None:
+    """The operations that a recorded call stands for; None for a call that is none of ours."""
+
+    def arg(position: int, key: str, default: Any = None) -> Any:
+        return args[position] if len(args) > position else kwargs.get(key, default)
+
+    if name in ("to", "float", "double", "contiguous") and result is h:
+        return ()
+    if name in ("flatten", "view", "reshape"):
+        return () if result.shape == h.flatten(1).shape else None
+    if h.dim() != 2:
+        return None
+    if name == "linear":
+        weight, bias = arg(1, "weight"), arg(2, "bias")
+        known = id(weight) in names and (bias is None or id(bias) in names)
+        return (Linear(names[id(weight)], None if bias is None else names[id(bias)]),) if known else None
+    if name == "dropout":
+        if result is h:
+            return ()
+        return (Dropout(arg(1, "p", 0.5)),) if arg(2, "training", True) and arg(1, "p", 0.5) > 0 else ()
+    if name in ("softmax", "log_softmax"):
+        return (Function(name),) if arg(1, "dim") in (1, -1) and kwargs.get("dtype") is None else None
+    options = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0), "gelu": ("approximate", "none")}
+    if name in options:
+        return (Function(name, (arg(1, *options[name]),)),)
+    name = name.removesuffix("_")
+    return (Function(name),) if name in ("relu", "tanh", "sigmoid", "silu") else None
+
+
+def _overwriting(operations: list[Operation]) -> tuple[Operation, ...]:
+    """Let functions work in place where the operation before made the memory and will not need it again."""
+    result = operations[:1]
+    for before, operation in pairwise(operations):
+        if isinstance(operation, Function) and isinstance(before, Linear | Dropout):
+            operation = Function(operation.name, operation.args, in_place=True)
+        result.append(operation)
+    return tuple(result)
