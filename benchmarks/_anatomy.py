@@ -17,7 +17,8 @@ from sklr.engines._pack import Pack
 from sklr.engines._scored import ScoredPack
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
-from sklr.engines._stack_step import HeavyBall, StackedOptimizer
+from sklr.engines._stack_part import HeavyBall
+from sklr.engines._stack_step import StackedOptimizer
 from sklr.engines._stacked import StackedEngine
 
 Methods = Sequence[tuple[type, str]]

@@ -98,9 +98,9 @@ class Pack:
         self.seconds += time.time() - start
 
     def _compact(self) -> None:
-        """Let members none of whose runs is alive leave the stack."""
+        """Let members none of whose runs is alive leave the stack; where that means to compile anew, half at once."""
         staying = [m for m in self.in_stack if self.alive[m].any()]
-        if len(staying) < len(self.in_stack):
+        if len(staying) < len(self.in_stack) and (not self.stack.compiled or 2 * len(staying) <= len(self.in_stack)):
             self.stack.keep([self.in_stack.index(m) for m in staying])
             self.in_stack = staying
 

@@ -22,9 +22,10 @@ from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import Counted, StackedLoss, Transform
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
+from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Program
 from sklr.engines._stack_record import called, record
-from sklr.engines._stack_step import Groups, HeavyBall, StackedOptimizer
+from sklr.engines._stack_step import Groups, StackedOptimizer
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,11 @@ class ModelStack:
     @property
     def n_candidates(self) -> int:
         return len(self.optimizer.kwargs)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps are compiled, for the number of runs that there is."""
+        return isinstance(self._run_gradients, CompiledGradients)
 
     @property
     def counts_ahead(self) -> bool:

@@ -6,175 +6,17 @@ Parameters are stacked `(n_cells, n_candidates, *shape)`: cells lead, so that wh
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sklr.engines._stack_chain import Calls
+from sklr.engines._stack_part import HeavyBall, Part, copied, over_runs, own_kwargs
 
 Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-_SET_BY_STACK = ("lr", "weight_decay", "params")
 DECAYS = ("coupled", "opposed", "decoupled")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How the parameters of one group lie in a flat vector: one contiguous block each.
-
-    An elementwise optimizer does not care which element belongs to which parameter, so it is given the vector:
-    one call instead of one per parameter.
-
-    >>> [tuple(view.shape) for view in Blocks((torch.Size([3]), torch.Size([])), 5, 2).views(torch.zeros(40))]
-    [(5, 2, 3), (5, 2)]
-    """
-
-    shapes: tuple[torch.Size, ...]
-    n_cells: int
-    n_candidates: int
-
-    @property
-    def numel(self) -> int:
-        return self.n_cells * self.n_candidates * sum(shape.numel() for shape in self.shapes)
-
-    def views(self, flat: Tensor) -> list[Tensor]:
-        n_runs = self.n_cells * self.n_candidates
-        pieces = flat.split([n_runs * shape.numel() for shape in self.shapes])
-        return [p.view(self.n_cells, self.n_candidates, *s) for p, s in zip(pieces, self.shapes, strict=True)]
-
-    def select(self, flat: Tensor, cells: Sequence[int], candidates: Sequence[int]) -> Tensor:
-        """The flat vector of some cells and candidates."""
-        cell, candidate = _index(cells, candidates, flat.device)
-        return torch.cat([view[cell, candidate].reshape(-1) for view in self.views(flat)])
-
-
-class _Part:
-    """The runs one stock optimizer steps: equal hyper-parameters and equally many steps so far."""
-
-    def __init__(
-        self,
-        optimizer: type,
-        kwargs: Mapping[str, Any],
-        overrides: Sequence[Mapping[str, Any]],
-        shapes: Sequence[tuple[torch.Size, ...]],
-        cells: list[int],
-        candidates: list[int],
-        like: Tensor,
-    ):
-        self.recipe = (optimizer, kwargs, overrides, shapes)
-        self.cells, self.candidates, self.like = cells, candidates, like
-        self.index = _index(cells, candidates, like.device)
-        self.blocks = [Blocks(s, len(cells), len(candidates)) for s in shapes]
-        # The optimizer steps a vector of zeros: what it leaves there is the update itself, without the rounding
-        # that (p + update) - p would add.
-        self.updates = [like.new_zeros(b.numel) for b in self.blocks]
-        self._link()
-        groups = [
-            {**_own(override), "params": [update]} for override, update in zip(overrides, self.updates, strict=True)
-        ]
-        self.optimizer = optimizer(groups, lr=1.0, **_stack_kwargs(optimizer, kwargs, like))
-
-    def _link(self) -> None:
-        """Give the flat vectors their gradients, and see both parameter by parameter."""
-        for update in self.updates:
-            update.grad = torch.zeros_like(update)
-        self.grad_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(_grad(u))]
-        self.update_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(u)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k not in ("grad_views", "update_views")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._link()  # a pickled view is a copy, and a gradient is not pickled at all
-
-    def step(self) -> list[Tensor]:
-        """The updates at lr=1, parameter by parameter."""
-        for update in self.updates:
-            update.zero_()
-        self.optimizer.step()
-        return self.update_views
-
-    def heavy_ball_momentum(self) -> list[float] | None:
-        """Each group's momentum, if that is all there is to it."""
-        groups = self.optimizer.param_groups
-        if any(group["nesterov"] or group["dampening"] or group["maximize"] for group in groups):
-            return None
-        return [group["momentum"] for group in groups]
-
-    def momentum_views(self, momentum: Sequence[float]) -> list[Tensor]:
-        """The stock optimizer's momentum, or where it has none the gradient, parameter by parameter."""
-        views: list[Tensor] = []
-        for blocks, update, rate in zip(self.blocks, self.updates, momentum, strict=True):
-            buffer = _grad(update)
-            if rate:
-                state = self.optimizer.state[update]
-                state["momentum_buffer"] = buffer = state.get("momentum_buffer", torch.zeros_like(update))
-            views += blocks.views(buffer)
-        return views
-
-    def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> _Part:
-        """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
-        kept = [self.candidates[k] for k in candidates] if names is None else names
-        part = _Part(*self.recipe, [self.cells[c] for c in cells], kept, self.like)
-        for blocks, old, new in zip(self.blocks, self.updates, part.updates, strict=True):
-            for key, value in self.optimizer.state.get(old, {}).items():
-                per_run = isinstance(value, Tensor) and value.shape == old.shape
-                part.optimizer.state[new][key] = blocks.select(value, cells, candidates) if per_run else _copied(value)
-        return part
-
-    def split(self, cells: set[int]) -> list[_Part]:
-        """This part as it is, or as two: the cells that step now and those that do not."""
-        now = [i for i, c in enumerate(self.cells) if c in cells]
-        later = [i for i, c in enumerate(self.cells) if c not in cells]
-        if not now or not later:
-            return [self]
-        everyone = range(len(self.candidates))
-        return [self.select(now, everyone), self.select(later, everyone)]
-
-
-class HeavyBall:
-    """Stochastic gradient descent with momentum, for runs that differ in nothing but learning rate and weight decay.
-
-    What the stock optimizer does in one pass over memory for the gradient, one for the momentum and one for the
-    step: here the gradient is added to the momentum where it is computed (`into = momentum * into + gradient`), and
-    `step` moves the parameters along it.
-
-    Parameters
-    ----------
-    params, into : dict of str to Tensor, each (n_cells, n_candidates, *shape)
-    momentum : dict of str to float
-    decay : dict of str to Tensor (n_candidates,), or None
-        Coupled weight decay.
-    group_of : dict of str to int
-    """
-
-    def __init__(
-        self,
-        params: Mapping[str, Tensor],
-        into: Mapping[str, Tensor],
-        momentum: Mapping[str, float],
-        decay: Mapping[str, Tensor | None],
-        group_of: Mapping[str, int],
-    ):
-        self.into, self.momentum = into, momentum
-        like = next(iter(params.values()))
-        self.minus_lr = like.new_empty(1 + max(group_of.values()), *like.shape[:2])
-        self._calls = Calls()
-        for name, param in params.items():
-            if (rate := decay[name]) is not None:
-                self._calls.add(into[name].addcmul_, param, _over_runs(rate, param))
-            self._calls.add(param.addcmul_, into[name], _over_runs(self.minus_lr[group_of[name]], param))
-
-    def step(self, lr: Tensor) -> None:
-        """Move every run, given `lr` (n_groups, n_cells, n_candidates)."""
-        torch.neg(lr, out=self.minus_lr)
-        self._calls.run()
 
 
 class StackedOptimizer:
@@ -295,7 +137,7 @@ class StackedOptimizer:
             run = [dict[str, Any]() for _ in blocks.shapes]
             for key, value in part.optimizer.state.get(update, {}).items():
                 per_run = isinstance(value, Tensor) and value.shape == update.shape
-                values = [v[at].clone() for v in blocks.views(value)] if per_run else [_copied(value) for _ in run]
+                values = [v[at].clone() for v in blocks.views(value)] if per_run else [copied(value) for _ in run]
                 for entry, v in zip(run, values, strict=True):
                     entry[key] = v
             state.update({len(state) + i: entry for i, entry in enumerate(run)})
@@ -309,10 +151,10 @@ class StackedOptimizer:
             start += len(names)
         return described
 
-    def _first_parts(self, like: Tensor) -> list[_Part]:
+    def _first_parts(self, like: Tensor) -> list[Part]:
         alike: list[tuple[dict[str, Any], list[int]]] = []
         for k, kwargs in enumerate(self.kwargs):
-            own = _own(kwargs)
+            own = own_kwargs(kwargs)
             home = next((members for known, members in alike if known == own), None)
             if home is None:
                 alike.append((own, [k]))
@@ -321,9 +163,9 @@ class StackedOptimizer:
         shapes = [tuple(self.params[n].shape[2:] for n in names) for names, _ in self.groups]
         overrides = [override for _, override in self.groups]
         cells = list(range(self.n_cells))
-        return [_Part(self.optimizer_class, own, overrides, shapes, cells, ks, like) for own, ks in alike]
+        return [Part(self.optimizer_class, own, overrides, shapes, cells, ks, like) for own, ks in alike]
 
-    def _set_parts(self, parts: list[_Part]) -> None:
+    def _set_parts(self, parts: list[Part]) -> None:
         self._parts = parts
         if len(parts) == 1:  # the optimizer reads the very memory the gradients are written to
             self.grads = dict(zip(self.names, parts[0].grad_views, strict=True))
@@ -359,7 +201,7 @@ class StackedOptimizer:
         for name, group in zip(self.names, self._group_of, strict=True):
             decay = self._coupled[group]
             if decay is not None:
-                self.grads[name].addcmul_(self.params[name], _over_runs(decay, self.params[name]))
+                self.grads[name].addcmul_(self.params[name], over_runs(decay, self.params[name]))
 
     def _updates(self, cells: Sequence[int] | None) -> list[Tensor]:
         if len(self._parts) == 1:
@@ -378,8 +220,8 @@ class StackedOptimizer:
     @staticmethod
     def _move(param: Tensor, update: Tensor, lr: Tensor, decay: Tensor | None) -> None:
         if decay is not None:
-            param.mul_(_over_runs(1 - lr * decay, param))
-        param.addcmul_(update, _over_runs(lr, param))
+            param.mul_(over_runs(1 - lr * decay, param))
+        param.addcmul_(update, over_runs(lr, param))
 
 
 def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:
@@ -388,22 +230,7 @@ def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> tor
     return optimizer(described, **{"lr": 1.0, **kwargs})
 
 
-def _own(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left to the stock optimizer: everything but the rates that the stack applies itself."""
-    return {k: v for k, v in kwargs.items() if k not in _SET_BY_STACK}
-
-
-def _stack_kwargs(optimizer: type, kwargs: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
-    own = _own(kwargs)
-    if "weight_decay" in inspect.signature(optimizer).parameters:
-        own["weight_decay"] = 0.0
-    chosen = any(own.get(k) for k in ("foreach", "fused", "capturable", "differentiable"))
-    if optimizer in _FUSED and like.device.type in ("cpu", "cuda") and not chosen:
-        own["fused"] = True
-    return own
-
-
-def _kept(part: _Part, candidates: list[int]) -> _Part | None:
+def _kept(part: Part, candidates: list[int]) -> Part | None:
     """The part's survivors, called by their new numbers: their positions in `candidates`."""
     new = [i for i, k in enumerate(candidates) if k in part.candidates]
     if not new:
@@ -411,26 +238,6 @@ def _kept(part: _Part, candidates: list[int]) -> _Part | None:
     return part.select(range(len(part.cells)), [part.candidates.index(candidates[i]) for i in new], new)
 
 
-def _index(cells: Sequence[int], candidates: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    return (torch.as_tensor(list(cells), device=device).unsqueeze(1), torch.as_tensor(list(candidates), device=device))
-
-
 def _mask(cells: Sequence[int], n_cells: int, like: Tensor) -> Tensor:
     mask = [1.0 if cell in set(cells) else 0.0 for cell in range(n_cells)]
     return torch.tensor(mask, dtype=like.dtype).to(like.device, non_blocking=True).unsqueeze(1)
-
-
-def _over_runs(values: Tensor, param: Tensor) -> Tensor:
-    """`values` (..., n_candidates) with trailing axes added, to multiply a stacked parameter."""
-    if values.dim() == 1:
-        values = values.unsqueeze(0)
-    return values.reshape(*values.shape, *[1] * (param.dim() - 2))
-
-
-def _grad(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value

@@ -312,6 +312,18 @@ def test_a_diverged_run_touches_no_other():
     assert last[0][1][0].status == "diverged"
 
 
+def test_a_compiled_stack_lets_runs_leave_by_halves_for_it_must_compile_anew(monkeypatch):
+    candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 1e29}, {"lr": 1e28}]
+    kept = []
+    keep = ModelStack.keep
+    monkeypatch.setattr(ModelStack, "compiled", property(lambda stack: True))
+    monkeypatch.setattr(ModelStack, "keep", lambda stack, those: (kept.append(those), keep(stack, those)))
+    assert_agree(*both(classifier(), candidates[:3]))
+    assert kept == []
+    assert_agree(*both(classifier(), candidates))
+    assert kept == [[0, 2]]
+
+
 def test_stopped_runs_leave_and_the_rest_goes_on_as_before():
     described = experiment(classifier(max_epochs=4))
     training = StackedEngine().start(described, LRS)
