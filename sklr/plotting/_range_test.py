@@ -1,0 +1,117 @@
+"""The range test: training loss while the learning rate rises, where training breaks, and what each rule suggests."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr._validation import must_be
+from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, order_colors
+from sklr.range_test import RangeTest
+
+HEADROOM = 0.15  # of the height of the curve, left above the loss at the start
+MARKERS = "osD^vP*X"
+
+
+class RangeTestData(NamedTuple):
+    """What the picture of a range test shows.
+
+    Attributes
+    ----------
+    lr, mean, low, high : ndarray of shape (n_steps,)
+        The smoothed loss, and one standard deviation over the runs around it; equal to the mean for a single run.
+    runs : ndarray of shape (n_steps, n_runs)
+        Raw losses.
+    n_runs : int
+    edge : float or None
+    suggestions : dict from str to (float, float)
+        By rule, ascending: the learning rate, and the smoothed loss there.
+    ylim : tuple (low, high)
+        Leaves out how high losses explode.
+    """
+
+    lr: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    runs: np.ndarray
+    n_runs: int
+    edge: float | None
+    suggestions: dict[str, tuple[float, float]]
+    ylim: tuple[float, float]
+
+
+def range_test_data(result: RangeTest) -> RangeTestData:
+    """Return the curve, its band, and where the suggestions lie on it.
+
+    Parameters
+    ----------
+    result : RangeTest
+
+    Returns
+    -------
+    data : RangeTestData
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if not isinstance(result, RangeTest):
+        raise ValueError(must_be("result", "what lr_range_test returned", type(result).__name__))
+    spread = np.nan_to_num(result.spread)
+    rules = sorted(result.suggestions.items(), key=lambda item: item[1])
+    heights = np.interp(np.log([lr for _, lr in rules]), np.log(result.lr), result.mean)
+    return RangeTestData(
+        lr=result.lr,
+        mean=result.mean,
+        low=result.mean - spread,
+        high=result.mean + spread,
+        runs=result.loss,
+        n_runs=result.loss.shape[1],
+        edge=result.edge,
+        suggestions={rule: (lr, float(height)) for (rule, lr), height in zip(rules, heights, strict=True)},
+        ylim=_limits(result),
+    )
+
+
+def _limits(result: RangeTest) -> tuple[float, float]:
+    """Return the heights between which something is to be seen: from the lowest loss to a little above the start."""
+    high, low = float(np.max(result.start_loss)), float(np.nanmin(np.vstack([result.start_loss, result.loss])))
+    room = HEADROOM * (high - low) or 1.0
+    return low - room / 3, high + room
+
+
+def plot_range_test(source: Any, *, ax: Any = None) -> Any:
+    """Draw the loss against the learning rate, runs and their mean, with the edge and a mark for each suggestion.
+
+    Parameters
+    ----------
+    source : RangeTest or RangeTestData
+        What `lr_range_test` returned.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    data = source if isinstance(source, RangeTestData) else range_test_data(source)
+    ax = get_axes(ax)
+    ax.set_xscale("log")
+    ax.plot(data.lr, data.runs, color="0.6", linewidth=0.5, alpha=0.6, zorder=1)
+    (line,) = ax.plot(data.lr, data.mean, label="mean, smoothed", zorder=2)
+    if data.n_runs > 1:
+        ax.fill_between(data.lr, data.low, data.high, color=line.get_color(), alpha=0.25, linewidth=0, label="± s.d.")
+    if data.edge is not None:
+        ax.axvline(data.edge, color=DIVERGED_COLOR, linestyle="--", linewidth=1, label=f"edge: {data.edge:.3g}")
+    colors = order_colors(len(data.suggestions))
+    for i, (rule, (lr, loss)) in enumerate(data.suggestions.items()):
+        style = {"marker": MARKERS[i], "color": colors.to_rgba(i + 1), "markeredgecolor": "white", "linestyle": "none"}
+        ax.plot(lr, loss, markersize=9, zorder=4, label=f"{rule}: {lr:.3g}", **style)
+    ax.set_ylim(*data.ylim)
+    ax.set_xlabel("learning rate of the step")
+    ax.set_ylabel("training loss after it" + (f", {data.n_runs} runs" if data.n_runs > 1 else ", one run"))
+    explain(ax)
+    return ax

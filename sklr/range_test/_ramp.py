@@ -1,0 +1,246 @@
+"""The training behind a range test: every cell's net while its learning rate rises, all as one stack if they can.
+
+What the losses mean is not known here; `_curve.py` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from skorch import NeuralNet
+from skorch import callbacks as skorch_callbacks
+from skorch.callbacks import Callback
+from torch.utils.data import DataLoader
+
+from sklr._divergence import exploded
+from sklr._validation import must_be
+from sklr.callbacks import LRSchedule
+from sklr.engines import Engine, SequentialEngine
+from sklr.engines._base import Cell, Experiment
+from sklr.engines._batches import epoch_positions
+from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.engines._fits import EpochFit
+from sklr.engines._pack import Pack
+from sklr.engines._packing import fitting_threads, out_of_memory, product_flops
+from sklr.engines._prepare import Group, Unstackable, last_step, prepare
+from sklr.engines._sequential import fit_heads
+from sklr.exceptions import EngineError, TrainingDiverged
+from sklr.schedules import Schedule
+
+NOT_FOR_A_RAMP = (  # what sets the learning rate itself, needs validation rows, ends a training or reports on it
+    LRSchedule,
+    skorch_callbacks.LRScheduler,
+    skorch_callbacks.EarlyStopping,
+    skorch_callbacks.Checkpoint,
+    skorch_callbacks.TrainEndCheckpoint,
+    skorch_callbacks.LoadInitState,
+    skorch_callbacks.EpochScoring,
+    skorch_callbacks.BatchScoring,
+    skorch_callbacks.PrintLog,
+    skorch_callbacks.ProgressBar,
+)
+
+
+class Losses(NamedTuple):
+    """The losses of a ramp, raw, and how it was trained.
+
+    Attributes
+    ----------
+    lr : ndarray of shape (n_steps,)
+    before : ndarray of shape (n_runs,)
+        Each run's loss before its first update.
+    after : ndarray of shape (n_steps, n_runs)
+        Each run's loss on the batch that follows the update with that step's learning rate; NaN once the run is
+        beyond return.
+    engine : str
+        ``"stacked"`` or ``"sequential"``.
+    reasons : tuple of str
+        Why the runs were not stacked; empty if they were.
+    """
+
+    lr: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    engine: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Ramp(Schedule):
+    r"""Rise by the same factor every step: :math:`m(s) = a (b / a)^{s / (n - 1)}` from `low` to `high` in `n_steps`.
+
+    Past the last step the multiplier stays at `high`.
+
+    >>> [round(Ramp(0.1, 10.0, 3)(step, 0), 6) for step in (0, 1, 2, 9)]
+    [0.1, 1.0, 10.0, 10.0]
+    """
+
+    low: float = 1.0
+    high: float = 10.0
+    n_steps: int = 2
+
+    def __call__(self, step: float, total: float) -> float:
+        return self.low * (self.high / self.low) ** min(step / (self.n_steps - 1), 1.0)
+
+
+def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto") -> Losses:
+    """Train the experiment's estimator in every cell, one optimizer step at each learning rate of the ramp.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        `estimator` is a skorch net or a pipeline that ends in one; it is cloned.
+    ramp : Ramp
+        `low` and `high` as learning rates. A parameter group with a learning rate of its own is raised by the same
+        factor as the net's.
+    engine : {"auto", "stacked", "sequential"} or Engine
+        Whether all cells are one stack; ``"auto"`` where they can be.
+
+    Raises
+    ------
+    EngineError
+        If they are to be one stack and cannot be.
+    ValueError
+        If a loss is not finite before the first step.
+    """
+    experiment = replace(experiment, estimator=_plain(experiment.estimator), scorer=None, caller=None)
+    peak = _peak(last_step(experiment.estimator))
+    lr = np.geomspace(ramp.low, ramp.high, ramp.n_steps)
+    ramp = replace(ramp, low=ramp.low / peak, high=ramp.high / peak)
+    name = engine.name if isinstance(engine, Engine) else engine
+    reasons: tuple[str, ...] = ()
+    if name != SequentialEngine.name:
+        try:
+            return _losses(lr, _train_stacked(_one_group(experiment, ramp.n_steps), ramp), "stacked")
+        except Unstackable as refusal:
+            reasons = refusal.args
+        if name != "auto":
+            advice = "Use engine='sequential', or engine='auto' to have one chosen."
+            raise EngineError(f"engine={name!r} cannot train these runs: {'; '.join(reasons)}. {advice}")
+    return _losses(lr, _train_one_by_one(experiment, ramp), "sequential", reasons)
+
+
+def _plain(estimator: Any) -> Any:
+    """Return a clone whose net trains on all its rows, at no learning rate but the ramp's."""
+    estimator = clone(estimator)
+    net = last_step(estimator)
+    net.train_split, net.warm_start, net.verbose = None, False, 0
+    net.callbacks = [given for given in _listed(net.callbacks) if not _is_one_of(given, NOT_FOR_A_RAMP)]
+    if hasattr(net, "start_fit"):
+        net.schedule, net.warmup_epochs, net.schedule_epochs = None, 0, None
+    return estimator
+
+
+def _listed(callbacks: Any) -> list:
+    return [] if callbacks is None or isinstance(callbacks, str) else list(callbacks)
+
+
+def _is_one_of(given: Any, classes: tuple[type, ...]) -> bool:
+    callback = given[-1] if isinstance(given, tuple) else given
+    return issubclass(callback if isinstance(callback, type) else type(callback), classes)
+
+
+def _peak(net: NeuralNet) -> float:
+    """Return the learning rate the net is set to, which multipliers refer to."""
+    peak = net.get_params_for("optimizer").get("lr", net.lr)
+    if not peak > 0:
+        advice = "Which lr above 0 it is makes no difference to the test."
+        raise ValueError(must_be("the net's lr", "above 0 for a range test", peak, advice))
+    return float(peak)
+
+
+def _one_group(experiment: Experiment, n_steps: int) -> Group:
+    """Set the nets up in every cell as one stack, with batches enough for the ramp."""
+    net = last_step(experiment.estimator)
+    n_rows = min(len(cell.train) for cell in experiment.cells)
+    n_batches = len(net.get_iterator(range(n_rows), training=True)) if net.iterator_train is DataLoader else 1
+    net.max_epochs = -(-(n_steps + 1) // max(n_batches, 1))
+    try:
+        (group,) = prepare(experiment, [{}])
+    except Unstackable:
+        raise
+    except Exception as error:  # whatever it is, training one by one meets it again, or does without
+        raise Unstackable(f"setting the nets up raised {type(error).__name__}: {error}") from error
+    return group
+
+
+def _train_stacked(group: Group, ramp: Ramp) -> list[np.ndarray]:
+    """Return every run's batch losses; one batch more than the ramp has steps, to see what the last one did."""
+    (member,), sides = group.members, [place.side for place in group.places]
+    orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
+    positions, sizes = epoch_positions(orders)
+    multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
+    lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
+    try:
+        pack = Pack(group.build([0]), [member], sides, group.max_epochs, seed=0)
+        with fitting_threads(len(sides) * product_flops(group)), pack.world:
+            losses = pack._steps(positions, sizes, torch.from_numpy(lr))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise Unstackable("one stack of all runs does not fit into memory") from error
+    return list(losses[:, 0].double().cpu().numpy().T)
+
+
+def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:
+    """Return every run's batch losses, trained by skorch's own loop; short where a run was beyond return."""
+    cells = experiment.cells
+    estimators = [seeded_clone(experiment, {}, cell) for cell in cells]
+    heads = fit_heads(experiment, estimators, cells)
+    parallel = Parallel(n_jobs=experiment.n_jobs, pre_dispatch=experiment.pre_dispatch)
+    return parallel(delayed(_train_one)(experiment, *run, ramp) for run in zip(cells, estimators, heads, strict=True))
+
+
+def _train_one(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None, ramp: Ramp) -> np.ndarray:
+    data = cell_data(experiment, cell, estimator)
+    if has_head(estimator):
+        data = (head or fit_head(estimator, data)).data
+    net = last_step(estimator)
+    net.max_epochs = ramp.n_steps + 1  # more than enough: an epoch has a step or more
+    net.callbacks = [*net.callbacks, ("range_test_ramp", LRSchedule(ramp)), ("range_test_end", _End(ramp.n_steps))]
+    with suppress(_RampIsOver, TrainingDiverged):
+        EpochFit(net, data, cell.seed, score=lambda: np.nan).advance()
+    return np.array(_batch_losses(net))
+
+
+class _RampIsOver(Exception):
+    """The last loss of a ramp is known."""
+
+
+class _End(Callback):
+    """Ends a training with the batch after the ramp's last step."""
+
+    def __init__(self, n_steps: int):
+        self.n_steps = n_steps
+        self.n_batches = 0
+
+    def on_batch_end(self, net: NeuralNet, training: bool | None = None, **kwargs: Any) -> None:
+        self.n_batches += bool(training)
+        if self.n_batches > self.n_steps:
+            raise _RampIsOver
+
+
+def _batch_losses(net: NeuralNet) -> list[float]:
+    return [batch["train_loss"] for row in net.history_ for batch in row["batches"] if "train_loss" in batch]
+
+
+def _losses(lr: np.ndarray, runs: Sequence[np.ndarray], engine: str, reasons: tuple[str, ...] = ()) -> Losses:
+    """Line the runs up, and forget what comes after a loss beyond return."""
+    table = np.full((len(lr) + 1, len(runs)), np.nan)
+    for run, losses in enumerate(runs):
+        beyond = exploded(losses, np.full_like(losses, losses[0]))
+        end = int(beyond.argmax()) + 1 if beyond.any() else len(losses)
+        table[:end, run] = losses[:end]
+    table[~np.isfinite(table)] = np.nan
+    if np.isnan(table[0]).any():
+        advice = "Look for NaN or huge values in X and y, and for a loss that does not fit the module."
+        raise ValueError(must_be("the loss before the first step", "finite in every run", table[0].tolist(), advice))
+    return Losses(lr, table[0], table[1:], engine, reasons)

@@ -1,0 +1,140 @@
+"""`lr_range_test`: from a net and data to a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.utils import check_random_state, indexable
+
+from sklr._sklearn import count_rows, take_params
+from sklr._validation import check_count, must_be
+from sklr.engines import Engine, check_engine, trains_nets
+from sklr.engines._base import Cell, Experiment
+from sklr.range_test._ramp import Ramp, ramp_losses
+from sklr.range_test._result import RangeTest, read
+from sklr.search._cells import MAX_SEED, check_folds, draw_cells
+from sklr.search._space import check_lr_range
+
+MIN_STEPS = 20
+
+
+def lr_range_test(
+    net: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    lr_range: tuple[float, float] = (1e-7, 10.0),
+    n_steps: int = 200,
+    cv: Any = None,
+    n_seeds: int = 3,
+    engine: str | Engine = "auto",
+    n_jobs: int | None = None,
+    random_state: Any = None,
+    **fit_params: Any,
+) -> RangeTest:
+    r"""Raise the learning rate step by step until training breaks, and see which ones might be worth searching.
+
+    Leslie Smith's range test (2015, arXiv:1506.01186, section 3.3) in fastai's form: the learning rate rises by the
+    same factor each optimizer step, :math:`lr_i = low (high / low)^{i / (n - 1)}`, and the training loss is watched.
+    Here it is repeated with several seeds, and on several folds if asked for, as one stack where that can be.
+
+    Parameters
+    ----------
+    net : skorch net, or Pipeline that ends in one
+        Left as it is: clones are trained. Its optimizer, batch size, loss and gradient clipping count; its `lr` (but
+        for its ratio to those of parameter groups with their own), schedule, warmup, `max_epochs` and `train_split`
+        do not, nor do callbacks that stop, score, report or set the learning rate.
+    X, y : as in `fit`
+        Training rows. Epochs are repeated until there are steps enough.
+    lr_range : tuple (low, high)
+        The first and the last learning rate.
+    n_steps : int, default=200
+        Learning rates, which are optimizer steps. 25 to the decade: with half as many the rules scatter more.
+    cv : int, splitter or iterable, optional
+        Train on the training rows of these folds; None trains on all rows, as no score is taken.
+    n_seeds : int, default=3
+        Trainings on each fold, or on all rows, each from initial weights and in a batch order of its own.
+    engine : {"auto", "stacked", "sequential"} or Engine
+        Whether all runs are one batched model; ``"auto"`` where they can be.
+    n_jobs : int, optional
+        Workers for runs that cannot be stacked.
+    random_state : int, RandomState instance or None
+        Decides folds and seeds. The global generators are left as they were found.
+    **fit_params
+        As in `fit`, such as ``sample_weight``.
+
+    Returns
+    -------
+    result : RangeTest
+        `result.suggestions` has a number by rule, `result.edge` the highest learning rate that did not break training,
+        `result.search_range` what is worth searching.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it must be, or a loss is not finite before the first step.
+    EngineError
+        If the runs are to be stacked and cannot be.
+
+    Notes
+    -----
+    The loss at a learning rate is that of the batch after the update it made; other implementations take the one
+    before it, and so blame each learning rate for its predecessor. The loss of an exploded run ends the ramp and is
+    never suggested. Curves are smoothed with a centred Gaussian of 0.2 decade, which unlike a running average does not
+    lag. A run is broken where its loss, the median of five steps, has given back half of all it gained; no multiple of
+    the loss is looked at, so it may be negative.
+
+    When it fails: the weights of step `i` have been trained at lower learning rates, by few steps. It finds the edge
+    of stability well (to a tenth or a quarter of a decade), but the best learning rate of a whole training lies some
+    decades below it. Search there, as ``LRGridSearchCV(net, lr_range="auto")`` does; do not train with a suggestion
+    unseen, least of all where `result.agree` is False.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> X, y = load_wine(return_X_y=True)
+    >>> net = make_pipeline(StandardScaler(), NeuralNetClassifier(MLP, batch_size=32, iterator_train__shuffle=True))
+    >>> test = lr_range_test(net, X, y, random_state=0)
+    >>> test.loss.shape, sorted(test.suggestions)
+    ((200, 3), ['midway', 'minimum', 'slide', 'steep', 'valley'])
+    >>> 0.1 < test.edge < 10 and all(lr < test.edge for lr in test.suggestions.values())
+    True
+    >>> lr_range_test(net, X, y, lr_range=(1e-7, 1e-5), random_state=0).suggestions  # nothing happens down there
+    {}
+    """
+    low, high = check_lr_range(lr_range)
+    check_count("n_steps", n_steps, MIN_STEPS)
+    check_count("n_seeds", n_seeds)
+    check_net("net", net)
+    check_engine(engine)
+    X, y = indexable(X, y)
+    experiment = Experiment(
+        net,
+        X,
+        y,
+        _cells(net, X, y, cv, n_seeds, check_random_state(random_state)),
+        scorer=None,
+        fit_params=take_params(X, params=fit_params),
+        n_jobs=n_jobs,
+    )
+    return read(ramp_losses(experiment, Ramp(low, high, n_steps), engine))
+
+
+def check_net(what: str, net: Any, next_step: str = "") -> None:
+    """Raise a TypeError unless `net` is a skorch net or a pipeline that ends in one."""
+    if not trains_nets(net):
+        raise TypeError(must_be(what, "a skorch net, or a Pipeline that ends in one", type(net).__name__, next_step))
+
+
+def _cells(net: Any, X: Any, y: Any, cv: Any, n_seeds: int, random_state: np.random.RandomState) -> list[Cell]:
+    if cv is not None:
+        folds = check_folds(cv, y, is_classifier(net))
+        return draw_cells(folds, X, y, {}, n_seeds=n_seeds, rows=None, random_state=random_state)
+    rows = np.arange(count_rows(X))
+    seeds = random_state.randint(MAX_SEED, size=n_seeds)
+    return [Cell(0, index, int(seed), rows, rows[:1]) for index, seed in enumerate(seeds)]  # nothing is tested
