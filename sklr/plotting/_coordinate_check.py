@@ -1,0 +1,82 @@
+"""The coordinate check: how far each layer's outputs move, against the width."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklr.plotting._axes import get_axes, order_colors
+from sklr.transfer import CoordinateCheck
+
+
+class CoordinateCheckData(NamedTuple):
+    """What is drawn.
+
+    Attributes
+    ----------
+    widths : ndarray of shape (n_widths,)
+    names : tuple of str
+        The layers, with the slope of their line.
+    changes : ndarray of shape (n_widths, n_layers)
+        Mean absolute change of the outputs since the first step, after the last; mean over seeds.
+    low, high : ndarray of the same shape
+        The seed in which they moved least, and most.
+    title : str
+    """
+
+    widths: np.ndarray
+    names: tuple[str, ...]
+    changes: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    title: str
+
+
+def coordinate_check_data(check: CoordinateCheck) -> CoordinateCheckData:
+    """Return how far each layer's outputs have moved after the last step.
+
+    Parameters
+    ----------
+    check : CoordinateCheck
+
+    Returns
+    -------
+    data : CoordinateCheckData
+    """
+    last = check.changes[:, :, -1]
+    names = tuple(f"{n}: {slope:+.2f}" for n, slope in zip(check.modules, check.change_slopes[-1], strict=True))
+    title = f"{'muP' if check.mup else 'standard'}: {'passed' if check.passed else 'failed'}"
+    return CoordinateCheckData(
+        np.array(check.widths), names, last.mean(axis=1), last.min(axis=1), last.max(axis=1), title
+    )
+
+
+def plot_coordinate_check(source: CoordinateCheck | CoordinateCheckData, *, ax: Any = None) -> Any:
+    """Draw how far each layer's outputs move against the width; level lines are what is wanted.
+
+    Parameters
+    ----------
+    source : CoordinateCheck or CoordinateCheckData
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    """
+    data = source if isinstance(source, CoordinateCheckData) else coordinate_check_data(source)
+    ax = get_axes(ax)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    colors = order_colors(len(data.names)).to_rgba(np.arange(1, len(data.names) + 1))
+    for i, name in enumerate(data.names):
+        ax.plot(data.widths, data.changes[:, i], "o-", color=colors[i], label=name, markersize=4)
+        ax.fill_between(data.widths, data.low[:, i], data.high[:, i], color=colors[i], alpha=0.15, linewidth=0)
+    ax.set_xticks(data.widths, [str(width) for width in data.widths])
+    ax.minorticks_off()
+    ax.set_xlabel("width")
+    ax.set_ylabel("mean change of a layer's outputs")
+    ax.set_title(data.title)
+    ax.legend(title="layer: slope", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax

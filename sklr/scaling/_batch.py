@@ -1,0 +1,249 @@
+"""The learning rate for another batch size: linear for SGD, square root for Adam and its kin."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sklr._named import resolve_optimizer
+from sklr._validation import check_count, must_be, unknown_name
+from sklr.exceptions import TransferWarning
+
+FAR = 8  # times the batch size: papers that go further measured where the rule ends, or warmed up for epochs
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A learning rate carried to another batch size, with everything else that has to change.
+
+    Parameters
+    ----------
+    lr : float
+        Peak learning rate at the new size.
+    old_lr : float
+        The one it was carried from.
+    scale : float
+        How many times larger the new size is.
+    params : mapping
+        The other hyper-parameters that change, by the names sklr's nets know.
+    rule : str
+        Formula and paper.
+    needs : tuple of str
+        What must hold for the rule to hold.
+    """
+
+    lr: float
+    old_lr: float
+    scale: float
+    params: Mapping[str, Any] = field(default_factory=dict)
+    rule: str = ""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """New learning rate over old."""
+        return self.lr / self.old_lr
+
+    def as_params(self) -> dict[str, Any]:
+        """Return all changed hyper-parameters, for `net.set_params(**...)`."""
+        return {"lr": self.lr, **self.params}
+
+    def __str__(self) -> str:
+        changed = ", ".join(f"{name}={_short(value)}" for name, value in self.as_params().items())
+        return "\n".join([f"Set {changed}.", f"Rule: {self.rule}.", *(f"Needs: {need}." for need in self.needs)])
+
+
+def transfer_lr(
+    lr: float,
+    *,
+    optimizer: Any,
+    batch_size: tuple[int, int],
+    noise_scale: float | None = None,
+    **optimizer_params: Any,
+) -> Transfer:
+    r"""Carry a learning rate to another batch size, the number of epochs unchanged.
+
+    With :math:`k = B'/B`, batch sizes above the noise scale counted as the noise scale:
+
+    - SGD, with or without momentum: :math:`lr' = k\,lr` (Goyal et al. 2017, arXiv 1706.02677, section 2.1). Momentum
+      and `weight_decay` stay.
+    - Adam, AdamW, RMSprop: :math:`lr' = \sqrt{k}\,lr`, :math:`1 - \beta' = k (1 - \beta)` for each averaging
+      coefficient, :math:`\epsilon' = \epsilon / \sqrt{k}` (Malladi et al. 2022, arXiv 2205.10287, section 5).
+      AdamW decays weights by lr times `weight_decay` a step, so to decay as much per epoch `weight_decay` becomes
+      :math:`\sqrt{k}` times as large; that of Adam and RMSprop is part of the gradient and stays.
+
+    Parameters
+    ----------
+    lr : float
+        Peak learning rate at the old batch size.
+    optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class
+    batch_size : tuple of int, (old, new)
+        Rows in a step.
+    noise_scale : float, optional
+        The gradient noise scale, in rows, as `sklr.transfer.gradient_noise_scale` measures it. Larger batches average
+        over more noise than there is, and neither rule holds beyond: the transfer stops there, with a warning.
+    **optimizer_params
+        The optimizer's hyper-parameters at the old batch size, such as `betas`; torch's defaults otherwise.
+
+    Returns
+    -------
+    transfer : Transfer
+
+    Raises
+    ------
+    ValueError
+        If the optimizer has no rule, a value is not what it must be, or a coefficient would become negative:
+        :math:`k (1 - \beta) < 1` must hold, so with beta1 = 0.9 the batch can grow less than ten times.
+
+    Warns
+    -----
+    TransferWarning
+        If the new batch is larger than the noise scale, or more than 8 times the old one and there is no noise scale.
+
+    Notes
+    -----
+    Both rules keep the random walk of the weights the same in time measured in samples. They hold where the gradient's
+    noise outweighs its mean in a step, and fail where the learning rate is at the edge of stability, in the first
+    steps, and with batch norm, whose batches change too. Warmup and schedule must be in epochs, as they are in
+    sklr's nets. RMSprop with momentum is no part of the paper: momentum stays, as for SGD.
+
+    Examples
+    --------
+    >>> print(transfer_lr(0.1, optimizer="sgd", batch_size=(32, 128)))
+    Set lr=0.4, batch_size=128.
+    Rule: lr' = k lr (Goyal et al. 2017).
+    Needs: the same number of epochs.
+    Needs: batches below the gradient noise scale.
+    Needs: a learning rate that is still stable.
+    >>> adam = transfer_lr(0.001, optimizer="adamw", batch_size=(32, 128), weight_decay=0.1)
+    >>> {name: value for name, value in adam.as_params().items() if name != "optimizer__betas"}
+    {'lr': 0.002, 'batch_size': 128, 'optimizer__eps': 5e-09, 'optimizer__weight_decay': 0.2}
+    >>> [round(beta, 6) for beta in adam.params["optimizer__betas"]]
+    [0.6, 0.996]
+    >>> transfer_lr(0.001, optimizer="adam", batch_size=(32, 320))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: batch_size must be (old, new) with new/old < 10 for beta1=0.9, got (32, 320). Grow it less, or lower ...
+    """
+    check_positive("lr", lr)
+    old, new = _check_batch_sizes(batch_size)
+    kind = check_optimizer(optimizer)
+    values = with_defaults(kind, optimizer_params)
+    k = _scale(old, new, noise_scale)
+    changed = _RULES[kind](k, values, (old, new))
+    _warn_if_far(old, new, noise_scale)
+    formula, power = ("lr' = k lr (Goyal et al. 2017)", 1.0) if kind is torch.optim.SGD else (_SQRT, 0.5)
+    params = {"batch_size": new, **{f"optimizer__{name}": value for name, value in changed.items()}}
+    return Transfer(lr * k**power, lr, new / old, params, formula, _NEEDS)
+
+
+_SQRT = "lr' = sqrt(k) lr, 1 - beta' = k (1 - beta), eps' = eps / sqrt(k) (Malladi et al. 2022)"
+_NEEDS = (
+    "the same number of epochs",
+    "batches below the gradient noise scale",
+    "a learning rate that is still stable",
+)
+
+
+def _sgd(k: float, values: Mapping[str, Any], sizes: tuple[int, int]) -> dict[str, Any]:
+    return {}
+
+
+def _adam(k: float, values: Mapping[str, Any], sizes: tuple[int, int]) -> dict[str, Any]:
+    betas = tuple(_shorter(f"beta{i}", beta, k, sizes) for i, beta in enumerate(values["betas"], start=1))
+    return {"betas": betas, "eps": values["eps"] / math.sqrt(k)}
+
+
+def _adamw(k: float, values: Mapping[str, Any], sizes: tuple[int, int]) -> dict[str, Any]:
+    return {**_adam(k, values, sizes), "weight_decay": values["weight_decay"] * math.sqrt(k)}
+
+
+def _rmsprop(k: float, values: Mapping[str, Any], sizes: tuple[int, int]) -> dict[str, Any]:
+    return {"alpha": _shorter("alpha", values["alpha"], k, sizes), "eps": values["eps"] / math.sqrt(k)}
+
+
+_RULES: dict[Any, Callable[[float, Mapping[str, Any], tuple[int, int]], dict[str, Any]]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adamw,
+    torch.optim.RMSprop: _rmsprop,
+}
+
+
+def _shorter(name: str, beta: float, k: float, sizes: tuple[int, int]) -> float:
+    """Return an averaging coefficient whose memory is as long in samples as before."""
+    if not 0 <= beta < 1:
+        raise ValueError(must_be(name, "at least 0 and less than 1", beta))
+    if beta and k * (1 - beta) >= 1 - 1e-12:  # a coefficient of 0 has no memory to keep
+        advice = f"Grow it less, or lower {name} and search the learning rate anew."
+        raise ValueError(
+            must_be("batch_size", f"(old, new) with new/old < {1 / (1 - beta):.3g} for {name}={beta:g}", sizes, advice)
+        )
+    return 1 - k * (1 - beta) if beta else 0.0
+
+
+def _scale(old: int, new: int, noise_scale: float | None) -> float:
+    if noise_scale is None:
+        return new / old
+    check_positive("noise_scale", noise_scale)
+    return min(new, noise_scale) / min(old, noise_scale)
+
+
+def _warn_if_far(old: int, new: int, noise_scale: float | None) -> None:
+    if noise_scale is None and new > FAR * old:
+        advice = "Measure sklr.transfer.gradient_noise_scale and give it as noise_scale."
+        message = f"batch_size grows {new / old:g} times, and the rule ends somewhere. {advice}"
+        warnings.warn(message, TransferWarning, stacklevel=3)
+    elif noise_scale is not None and new > noise_scale:
+        warnings.warn(
+            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule ends: the other "
+            "hyper-parameters change no further than for a batch of that size. Search around this learning rate.",
+            TransferWarning,
+            stacklevel=3,
+        )
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse what is no finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == math.inf:
+        raise ValueError(must_be(name, "a finite number above 0", value))
+
+
+def _check_batch_sizes(batch_size: Any) -> tuple[int, int]:
+    if not isinstance(batch_size, tuple | list) or len(batch_size) != 2:
+        raise ValueError(must_be("batch_size", "a pair (old, new)", batch_size, "Write for example (32, 128)."))
+    old, new = (check_count("each batch_size", size) for size in batch_size)
+    return old, new
+
+
+def check_optimizer(optimizer: Any) -> Any:
+    """Return the class of an optimizer for which there are rules."""
+    kind = resolve_optimizer(optimizer)
+    if kind not in _RULES:
+        name = getattr(kind, "__name__", kind)
+        raise ValueError(
+            f"{unknown_name('optimizer', name, [known.__name__ for known in _RULES])} "
+            "For others no rule is known: search the learning rate anew."
+        )
+    return kind
+
+
+def with_defaults(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all hyper-parameters of an optimizer but its lr: those given, else torch's defaults."""
+    parameters = inspect.signature(kind).parameters.items()
+    defaults = {name: p.default for name, p in parameters if name not in ("params", "lr")}
+    for name in given:
+        if name not in defaults:
+            raise unknown_name(f"a hyper-parameter of {kind.__name__}", name, defaults)
+    return {**defaults, **given}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)

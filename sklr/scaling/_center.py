@@ -1,0 +1,127 @@
+"""Where to search again after training became longer or the net deeper: rough rules, so never an answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sklr._validation import check_count, must_be
+from sklr.scaling._batch import check_optimizer, check_positive
+
+
+@dataclass(frozen=True)
+class SearchCenter:
+    """The middle of a new, narrow search.
+
+    Parameters
+    ----------
+    lr : float
+        Peak learning rate to search around.
+    lr_range : tuple of float, (low, high)
+        For `LRGridSearchCV(lr_range=...)`.
+    rule : str
+        Formulas and papers.
+    """
+
+    lr: float
+    lr_range: tuple[float, float]
+    rule: str
+
+    def __str__(self) -> str:
+        low, high = self.lr_range
+        return f"Search from {low:.3g} to {high:.3g}, around {self.lr:.3g}: {self.rule}."
+
+
+def suggest_center(
+    lr: float,
+    *,
+    steps: tuple[int, int] | None = None,
+    depth: tuple[int, int] | None = None,
+    optimizer: Any = None,
+    residual_exponent: float | None = None,
+    exponent: float = 0.33,
+    spread: float = 0.5,
+) -> SearchCenter:
+    r"""Suggest where to search again for a longer training or a deeper net.
+
+    - `steps`, with :math:`T = T'/T`: :math:`lr' = lr \cdot T^{-0.33}`. The best constant learning rate falls with the
+      length of training; exponents of 0.23 to 0.44 were measured, 0.32 for language models (Bjorck et al. 2024, arXiv
+      2409.19913), and sometimes none at all.
+    - `depth` of a net whose blocks add :math:`L^{-a} f(x)`, with :math:`L = L'/L` and `a` the `residual_exponent`:
+      :math:`lr' = lr \cdot L^{a-1}` for Adam, :math:`lr \cdot L^{2a-1}` for SGD, in the blocks. `a` = 1/2 is depth-muP
+      (Yang et al. 2023, arXiv 2310.02244), good for blocks of one layer; 1 is CompleteP (Dey et al. 2025, arXiv
+      2505.01618). The blocks must have that factor; without it no rule is known.
+    - `depth` of a plain ReLU net, without residual connections and trained by SGD: :math:`lr' = lr \cdot L^{-3/2}`
+      (Jelassi et al. 2023, arXiv 2305.07810).
+
+    Parameters
+    ----------
+    lr : float
+        The best peak learning rate of the short training or the shallow net.
+    steps : tuple of int, (old, new), optional
+        Optimizer steps, the batch size unchanged.
+    depth : tuple of int, (old, new), optional
+        Number of blocks, or of hidden layers of a plain net.
+    optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class, optional
+        Needed for `depth`.
+    residual_exponent : float, optional
+        `a` above, between 0.5 and 1; None for a plain net.
+    exponent : float, default=0.33
+        Of `steps`.
+    spread : float, default=0.5
+        Decades to search on each side; the rules are not worth more than that.
+
+    Returns
+    -------
+    center : SearchCenter
+
+    Raises
+    ------
+    ValueError
+        If neither `steps` nor `depth` is given, a value is not what it must be, or a plain net is not trained by SGD.
+
+    Examples
+    --------
+    >>> print(suggest_center(0.1, steps=(1000, 8000)))
+    Search from 0.0159 to 0.159, around 0.0503: lr' = lr (T'/T)^-0.33 (Bjorck et al. 2024, rough).
+    >>> print(suggest_center(0.1, depth=(4, 16), optimizer="adam", residual_exponent=0.5))
+    Search from 0.0158 to 0.158, around 0.05: lr' = lr (L'/L)^-0.5 (Yang et al. 2023, Dey et al. 2025).
+    >>> print(suggest_center(0.1, depth=(4, 16), optimizer="sgd"))
+    Search from 0.00395 to 0.0395, around 0.0125: lr' = lr (L'/L)^-1.5 (Jelassi et al. 2023).
+    """
+    check_positive("lr", lr)
+    check_positive("spread", spread)
+    if steps is None and depth is None:
+        raise ValueError(must_be("steps or depth", "given", None, "Write for example steps=(1000, 8000)."))
+    factors, rules = [], []
+    if steps is not None:
+        check_positive("exponent", exponent)
+        factors.append(_growth("steps", steps) ** -exponent)
+        rules.append(f"lr' = lr (T'/T)^-{exponent:g} (Bjorck et al. 2024, rough)")
+    if depth is not None:
+        power, paper = _depth_power(optimizer, residual_exponent)
+        factors.append(_growth("depth", depth) ** power)
+        rules.append(f"lr' = lr (L'/L)^{power:g} ({paper})")
+    center = lr * math.prod(factors)
+    return SearchCenter(center, (center / 10**spread, center * 10**spread), "; ".join(rules))
+
+
+def _growth(name: str, pair: Any) -> float:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(must_be(name, "a pair (old, new)", pair))
+    old, new = (check_count(f"each of {name}", value) for value in pair)
+    return new / old
+
+
+def _depth_power(optimizer: Any, residual_exponent: float | None) -> tuple[float, str]:
+    is_sgd = check_optimizer(optimizer).__name__ == "SGD"
+    if residual_exponent is None:
+        if not is_sgd:
+            advice = "Scale the residual blocks and name residual_exponent, or search the learning rate anew."
+            raise ValueError(must_be("optimizer", "'sgd' for a plain net", optimizer, advice))
+        return -1.5, "Jelassi et al. 2023"
+    if not 0.5 <= residual_exponent <= 1:
+        raise ValueError(must_be("residual_exponent", "between 0.5 and 1", residual_exponent))
+    power = 2 * residual_exponent - 1 if is_sgd else residual_exponent - 1
+    return power, "Yang et al. 2023, Dey et al. 2025"

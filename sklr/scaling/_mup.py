@@ -1,0 +1,288 @@
+"""One learning rate for all widths: muP by parameter groups and initial weights, the forward pass left alone."""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sklr._validation import must_be
+from sklr.scaling._batch import Transfer, check_optimizer, check_positive, with_defaults
+from sklr.scaling._roles import Side, check_attention, find_sides
+
+_RULE = "muP: learning rates by parameter, the net's lr unchanged (Yang et al. 2022, Table 3)"
+_NEEDS = ("the same depth, batch size, steps and data", "a base model that is not tiny", "all widths grown together")
+
+
+@dataclass(frozen=True)
+class MupParam:
+    """What muP changes for one parameter of a module.
+
+    Parameters
+    ----------
+    name : str
+        As in `module.named_parameters()`.
+    role : {"input", "hidden", "output", "vector", "fixed"}
+        Which of its sides grow with the width: the outgoing one, both, the incoming one, its only one (biases and
+        norms), none.
+    lr_multiplier : float
+        Its learning rate over that of the net.
+    init_multiplier : float
+        Its initial values over those the module draws at this width.
+    scale : float
+        How many times its larger side grew.
+    options : mapping
+        The other optimizer settings of its group, absolute.
+    """
+
+    name: str
+    role: str
+    lr_multiplier: float
+    init_multiplier: float
+    scale: float
+    options: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ScaledInit:
+    """Makes a module and multiplies some of its initial parameters; goes where a net takes a module's class.
+
+    Parameters
+    ----------
+    module : class or callable
+        Makes the module.
+    multipliers : mapping of str to float
+        By parameter name.
+
+    Examples
+    --------
+    >>> make = ScaledInit(nn.Linear, {"bias": 0.0})
+    >>> make(2, 1).bias.abs().tolist()
+    [0.0]
+    """
+
+    module: Callable[..., nn.Module]
+    multipliers: Mapping[str, float]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return _multiply(self.module(*args, **kwargs), self.multipliers)
+
+    @property
+    def __signature__(self) -> inspect.Signature:  # sklr's nets look there for n_inputs and n_outputs
+        return inspect.signature(self.module)
+
+
+@dataclass(frozen=True)
+class MupGroups:
+    """A base model's learning rate for a wider model, as parameter groups and initial weights.
+
+    Parameters
+    ----------
+    lr : float
+        Peak learning rate, that of the base model.
+    optimizer : str
+        What it is for.
+    params : tuple of MupParam
+        Every parameter of the wider model, in its order.
+    """
+
+    lr: float
+    optimizer: str
+    params: tuple[MupParam, ...]
+
+    def torch_groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Return parameter groups with their own learning rates, for a `torch.optim` optimizer.
+
+        A schedule must multiply them; setting all to one lr undoes muP.
+        """
+        named = dict(module.named_parameters())
+        _check_same_names(named, [p.name for p in self.params], "module")
+        return [{"params": [named[p.name]], "lr": self.lr * p.lr_multiplier, **p.options} for p in self.params]
+
+    def scale_init(self, module: nn.Module) -> nn.Module:
+        """Multiply the initial weights of a module just made, in place and once; return it."""
+        return _multiply(module, self._init_multipliers())
+
+    def as_params(self, module: Callable[..., nn.Module]) -> dict[str, Any]:
+        """Return all that changes, for `set_params` of one of sklr's nets.
+
+        Parameters
+        ----------
+        module : class or callable
+            The net's `module`. It comes back as one that scales its initial weights.
+
+        Returns
+        -------
+        params : dict
+            `lr`, `module`, and `optimizer__param_groups` relative to the lr, so that a search may vary it. skorch's
+            own nets do not know relative groups.
+        """
+        groups = [
+            (glob.escape(p.name), {"lr_multiplier": p.lr_multiplier, **p.options})
+            for p in self.params
+            if p.lr_multiplier != 1 or p.options
+        ]
+        init = {**_multipliers_of(module), **self._init_multipliers()}
+        made_by = module.module if isinstance(module, ScaledInit) else module
+        return {"lr": self.lr, "module": ScaledInit(made_by, init), "optimizer__param_groups": groups}
+
+    def as_transfer(self, module: Callable[..., nn.Module], **params: Any) -> Transfer:
+        """Return the same for `sklr.transfer.verify_transfer`, together with the parameters that make the net wide.
+
+        Parameters
+        ----------
+        module : class or callable
+            The net's `module`.
+        **params
+            Such as `module__hidden`.
+        """
+        changed = {name: value for name, value in self.as_params(module).items() if name != "lr"}
+        return Transfer(self.lr, self.lr, self.scale, {**changed, **params}, _RULE, _NEEDS)
+
+    @property
+    def scale(self) -> float:
+        """How many times wider the model is than its base, where it grew most."""
+        return max(p.scale for p in self.params)
+
+    def _init_multipliers(self) -> dict[str, float]:
+        return {p.name: p.init_multiplier for p in self.params if p.init_multiplier != 1}
+
+    def __str__(self) -> str:
+        width = max(len(p.name) for p in self.params)
+        rows = [
+            f"{p.name:<{width}}  {p.role:<6}  {p.lr_multiplier:>8.4g}  {p.init_multiplier:>8.4g}" for p in self.params
+        ]
+        return "\n".join([f"{'parameter':<{width}}  {'role':<6}  {'lr x':>8}  {'init x':>8}", *rows])
+
+
+def mup_param_groups(
+    module: nn.Module,
+    base_module: nn.Module,
+    lr: float,
+    optimizer: Any,
+    *,
+    roles: Mapping[str, str] | None = None,
+    **optimizer_params: Any,
+) -> MupGroups:
+    r"""Carry the learning rate of a narrow model to a wide one, parameter by parameter (muP).
+
+    Both models are compared shape by shape. With `m` the wide size over the narrow one of a side that grew, Table 3 of
+    Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466) says, relative to PyTorch's initial values
+    (:math:`1/\sqrt{fan\_in}`) and to one lr for all:
+
+    ====================  =============================  ============================  =======================
+    parameter             adaptive: lr times             SGD: lr times                 initial values times
+    ====================  =============================  ============================  =======================
+    input weights         1                              :math:`m_{out}`               1
+    biases, norms         1                              m                             1
+    hidden weights        :math:`1/m_{in}`               :math:`m_{out}/m_{in}`        1
+    output weights        :math:`1/m_{in}`               :math:`1/m_{in}`              :math:`m_{in}^{-1/2}`
+    ====================  =============================  ============================  =======================
+
+    A bias that is drawn from :math:`\pm 1/\sqrt{fan\_in}` keeps the spread it has in the base model: its initial
+    values are multiplied by :math:`\sqrt{m_{in}}`. `weight_decay` is divided by the lr's multiplier, which keeps their
+    product. `eps` of the adaptive optimizers is divided by m of the outgoing side, as the gradient shrinks (Everett et
+    al. 2024, arXiv 2407.05872).
+
+    Parameters
+    ----------
+    module, base_module : torch.nn.Module
+        The wide and the narrow model; they differ in their widths alone. `torch.device("meta")` will do for both.
+    lr : float
+        Peak learning rate, as found for the base model.
+    optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class
+    roles : mapping of str to str, optional
+        The role of parameters that cannot be told by their module, by name or pattern: ``{"positions": "input"}``.
+        Matrices count as (out, in).
+    **optimizer_params
+        The optimizer's hyper-parameters, such as `weight_decay`; torch's defaults otherwise.
+
+    Returns
+    -------
+    groups : MupGroups
+
+    Raises
+    ------
+    ValueError
+        If the models do not have the same parameters, or a parameter cannot be classified: one that is no weight of a
+        linear, convolution or embedding layer, is shared by two layers, or whose kernel grew. With Adam or RMSprop and
+        weight decay in the gradient, for which no rule is known; take AdamW. With `nn.MultiheadAttention` whose heads
+        grew: logits would have to be divided by the head's size, not its root, so add heads instead.
+
+    Notes
+    -----
+    It holds for the same depth, batch size, steps, data and optimizer, for a base model that is not tiny (64 or wider),
+    and if all widths grow together. The strength of regularisation does not carry over. Attention written by hand must
+    divide its logits by the head's size, or keep that size. `sklr.transfer.coordinate_check` finds out whether a model
+    is right, `verify_transfer` whether its optimum stays.
+
+    Examples
+    --------
+    >>> from sklr.modules import MLP
+    >>> groups = mup_param_groups(MLP(8, 2, hidden=(256, 256)), MLP(8, 2, hidden=(64, 64)), 0.01, "adam")
+    >>> print(groups)
+    parameter        role        lr x    init x
+    layers.0.weight  input          1         1
+    layers.0.bias    vector         1         1
+    layers.2.weight  hidden      0.25         1
+    layers.2.bias    vector         1         2
+    layers.4.weight  output      0.25       0.5
+    layers.4.bias    fixed          1         2
+    >>> sorted(groups.as_params(MLP))
+    ['lr', 'module', 'optimizer__param_groups']
+    >>> mup_param_groups(MLP(8, 2, hidden=(256,)), MLP(8, 2, hidden=(64, 64)), 0.01, "adam")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: module must be of the same parameters as base_module, got 'layers.4.bias' in one of them alone. ...
+    """
+    check_positive("lr", lr)
+    kind = check_optimizer(optimizer)
+    values = with_defaults(kind, optimizer_params)
+    if kind in (torch.optim.Adam, torch.optim.RMSprop) and values["weight_decay"]:
+        advice = "No rule is known where decay is part of the gradient: use AdamW."
+        raise ValueError(must_be("weight_decay", f"0 with {kind.__name__}", values["weight_decay"], advice))
+    base = dict(base_module.named_parameters())
+    _check_same_names(base, [name for name, _ in module.named_parameters()], "module")
+    check_attention(module, base_module)
+    sides = list(find_sides(module, base_module, roles or {}))
+    return MupGroups(lr, kind.__name__, tuple(_mup_param(side, kind, values) for side in sides))
+
+
+def _mup_param(side: Side, kind: Any, values: Mapping[str, Any]) -> MupParam:
+    is_sgd = kind is torch.optim.SGD
+    lr = _sgd_multiplier(side) if is_sgd else 1 / side.m_in
+    init = side.m_in**-0.5 if side.role == "output" else math.sqrt(side.bias_fan_in)
+    options = {"weight_decay": values["weight_decay"] / lr} if values["weight_decay"] and lr != 1 else {}
+    if not is_sgd and side.m_out != 1:
+        options["eps"] = values["eps"] / side.m_out
+    return MupParam(side.name, side.role, lr, init, max(side.m_out, side.m_in), options)
+
+
+def _sgd_multiplier(side: Side) -> float:
+    return side.m_out / side.m_in
+
+
+def _check_same_names(named: Mapping[str, Any], names: list[str], what: str) -> None:
+    alone = sorted(named.keys() ^ set(names))
+    if alone:
+        advice = "Change widths alone, not the depth."
+        raise ValueError(
+            f"{what} must be of the same parameters as base_module, got {alone[0]!r} in one of them alone. {advice}"
+        )
+
+
+def _multipliers_of(module: Any) -> Mapping[str, float]:
+    return module.multipliers if isinstance(module, ScaledInit) else {}
+
+
+def _multiply(module: nn.Module, multipliers: Mapping[str, float]) -> nn.Module:
+    named = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, multiplier in multipliers.items():
+            named[name].mul_(multiplier)
+    return module

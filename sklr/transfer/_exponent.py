@@ -1,0 +1,96 @@
+"""How the best learning rate moves with a size, as a power of it, with an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from sklr._validation import must_be
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """The power of a size that the best learning rate follows.
+
+    Parameters
+    ----------
+    value : float
+        Decades of lr per decade of size.
+    interval : tuple of float, (low, high)
+        At `confidence`.
+    confidence : float
+
+    Examples
+    --------
+    >>> print(Exponent(0.97, (0.9, 1.05), 0.9))
+    lr ~ size^0.97, between 0.90 and 1.05 (90 % confidence)
+    """
+
+    value: float
+    interval: tuple[float, float]
+    confidence: float
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"lr ~ size^{self.value:.2f}, between {low:.2f} and {high:.2f} ({100 * self.confidence:g} % confidence)"
+
+
+def lr_exponent(
+    sizes: Sequence[float],
+    lrs: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    confidence: float = 0.9,
+) -> Exponent:
+    """Fit a power law to the best learning rates of several sizes.
+
+    A straight line through log lr against log size, each weighted by its interval. Where the points lie further from
+    it than their intervals explain, the interval of the power widens by as much (Birge's ratio, Phys. Rev. 40, 207).
+
+    Parameters
+    ----------
+    sizes : sequence of float, of length n_sizes
+        Batch sizes, widths.
+    lrs : sequence of float, of length n_sizes
+        The best learning rates.
+    intervals : sequence of (low, high), of length n_sizes
+        Theirs, at the same confidence. One that is open (low 0, or high infinite) says nothing and does not count.
+    confidence : float, default=0.9
+
+    Returns
+    -------
+    exponent : Exponent
+        NaN, its interval open to both sides, where fewer than two sizes count.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two different sizes.
+
+    Examples
+    --------
+    >>> tight = [(0.9 * lr, 1.1 * lr) for lr in (0.1, 0.2, 0.4)]
+    >>> print(lr_exponent([8, 16, 32], [0.1, 0.2, 0.4], tight))
+    lr ~ size^1.00, between 0.90 and 1.10 (90 % confidence)
+    """
+    x, u = np.log10(np.asarray(sizes, dtype=float)), np.log10(np.asarray(lrs, dtype=float))
+    if len(np.unique(x)) < 2:
+        raise ValueError(must_be("sizes", "at least two different ones", list(sizes)))
+    quantile = float(stats.norm.ppf((1 + confidence) / 2))
+    ends = np.asarray(intervals, dtype=float)
+    known = (ends[:, 0] > 0) & np.isfinite(ends[:, 1])
+    if len(np.unique(x[known])) < 2:
+        return Exponent(math.nan, (-math.inf, math.inf), confidence)
+    x, u = x[known], u[known]
+    # no optimum is known better than a hundredth of a decade, and no single one is to decide alone
+    weight = 1 / np.maximum(np.diff(np.log10(ends[known]), axis=1)[:, 0] / (2 * quantile), 0.01) ** 2
+    centre = np.average(x, weights=weight)
+    spread = float((weight * (x - centre) ** 2).sum())
+    slope = float((weight * (x - centre) * u).sum()) / spread
+    left = u - np.average(u, weights=weight) - slope * (x - centre)
+    birge = float((weight * left**2).sum()) / (len(x) - 2) if len(x) > 2 else 1.0
+    reach = quantile * math.sqrt(max(birge, 1.0) / spread)
+    return Exponent(slope, (slope - reach, slope + reach), confidence)
