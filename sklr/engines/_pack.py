@@ -78,6 +78,10 @@ class Pack:
         self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():  # some backends hand arrays over read-only
+            setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
+
     @property
     def done(self) -> bool:
         """Whether no run has an epoch left."""

@@ -42,10 +42,11 @@ class ScoredPack:
     def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
         self.experiment, self.candidates, self.places = experiment, candidates, group.places
         self.group, self.chosen = group, list(chosen)
-        self.step_flops = len(chosen) * len(group.places) * product_flops(group)
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, experiment.cells[0].seed)
+        at_once = 1 if self.pack.stack.run_by_run else len(chosen) * len(sides)
+        self.step_flops = at_once * product_flops(group)
         self.x_test = stack_rows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]
         self.scorers = [self._scorer(cell) for cell in range(len(sides))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_map
 from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
+from sklr.engines._stack_conv import OPERATIONS, has_large_convolutions
 from sklr.engines._stack_loss import Counted, StackedLoss, Transform
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
@@ -131,7 +133,8 @@ class ModelStack:
         self._set_example(example, criterion, transform)
         self._run_gradients: Gradients = RunGradients(self._map, self.loss)
         if compile:
-            plain = self._run_gradients if self._chain is None else ChainGradients(self._chain, self.loss)
+            mapped = RunGradients(self._map.plain(), self.loss)
+            plain = mapped if self._chain is None else ChainGradients(self._chain, self.loss)
             self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,6 +148,11 @@ class ModelStack:
     def compiled(self) -> bool:
         """Whether steps are compiled, for the number of runs that there is."""
         return isinstance(self._run_gradients, CompiledGradients)
+
+    @property
+    def run_by_run(self) -> bool:
+        """Whether the module is called for one run after another, because that is faster."""
+        return self._map.run_by_run and not self.compiled
 
     @property
     def counts_ahead(self) -> bool:
@@ -247,11 +255,20 @@ class ModelStack:
             self._eval_chain, self._chain = record(self.module.eval(), x), record(self.module.train(), x)
             with called() as names, torch.no_grad():
                 output = call(copy.deepcopy(self.module), x)
-            self._map = RunMap(self.module, attention=not names.isdisjoint(ATTENTION))
+            self._map = self._make_map(names, x)
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
         self._programs: dict[Any, Program] = {}
         self._ball: HeavyBall | None = None
+
+    def _make_map(self, names: set[str], x: Any) -> RunMap:
+        on_cpu = not next(iter(self.optimizer.params.values())).is_cuda
+        return RunMap(
+            self.module,
+            attention=not names.isdisjoint(ATTENTION),
+            pictures=on_cpu and not names.isdisjoint(OPERATIONS),
+            run_by_run=on_cpu and has_large_convolutions(self.module, partial(call, x=x)),
+        )
 
     def _rates(self, lr: Any) -> Tensor:
         like = next(iter(self.optimizer.params.values()))
