@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch.utils.data import DataLoader
 
 from sklr import _net_data as data
 from sklr._callback_bridge import ToldCallbacks, raised_by_callback
+from sklr._net_accumulate import accumulated_step
 from sklr._net_parts import NetParts
 from sklr._sklearn import check_sample_weight
+from sklr.callbacks import Resume, finished_epochs
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -37,6 +40,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _sample_weight: Any = None
     _batch_weight: Tensor | None = None
     _told: ToldCallbacks | None = None
+    _brought_along = 0  # epochs of this training that came out of a file
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **fit_params: Any) -> BaseNet:
@@ -108,13 +112,16 @@ class BaseNet(CallbackSupportMixin, NetParts):
 
     def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
         """Train until the epochs are over or a callback ends it; a Ctrl-C is passed on, once all is tidy."""
-        epochs = fit_params.get("epochs")
+        asked = fit_params.pop("epochs", None)
+        epochs = self.max_epochs if asked is None else asked
         interrupt = None
         with self.random_world():
-            self._told = ToldCallbacks(self, self.max_epochs if epochs is None else epochs, *told, sample_weight)
+            self._told = ToldCallbacks(self, epochs, *told, sample_weight)
             self.notify("on_train_begin", X=X, y=y)
             try:
-                self.fit_loop(X, y, sample_weight=sample_weight, **fit_params)
+                self.fit_loop(
+                    X, y, epochs=max(0, epochs - self._brought_along), sample_weight=sample_weight, **fit_params
+                )
             except KeyboardInterrupt as error:
                 interrupt = None if raised_by_callback(error) else error
             finally:
@@ -133,6 +140,12 @@ class BaseNet(CallbackSupportMixin, NetParts):
             return super().fit_loop(X, y, epochs, **fit_params)
         finally:
             self._sample_weight = self._batch_weight = None
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Take up a training that `Resume` has saved, before any callback looks at the history."""
+        super().on_train_begin(net, X=X, y=y, **kwargs)
+        resuming = [callback for _, callback in self.callbacks_ if isinstance(callback, Resume)]
+        self._brought_along = sum(callback.load(self, X, y) for callback in resuming)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Tell the net itself, skorch's callbacks, then scikit-learn's."""
@@ -204,7 +217,9 @@ class BaseNet(CallbackSupportMixin, NetParts):
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Return the batches of a dataset, as in skorch."""
-        batches = super().get_iterator(dataset, training=training)
+        make = partial(super().get_iterator, dataset, training=training)
+        grows = training and self._batch_size_schedule() is not None
+        batches = data.FreshBatches(make) if grows else make()
         return data.WeightedBatches(batches, self._set_batch_weight) if data.carries_weights(dataset) else batches
 
     def _set_batch_weight(self, weight: Tensor) -> None:
@@ -226,6 +241,14 @@ class BaseNet(CallbackSupportMixin, NetParts):
         dtype = data.float_dtype(self.module_)
         x = to_tensor(x, device=self.device)
         return super().infer(x if dtype is None else data.cast_floats(x, dtype), **fit_params)
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Compute loss and gradient of a step, as in skorch; with `accumulate_steps` its batch in parts."""
+        if self.accumulate_steps == 1:
+            return super().train_step_single(batch, **fit_params)
+        rows = self.rows_at_once(len(finished_epochs(self)))
+        assert rows is not None  # else the net was not ready to train
+        return accumulated_step(self, batch, rows, **fit_params)
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of a batch: targets take the shape and dtype of the outputs, sample weights count."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -173,11 +173,12 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
     total = (weight * losses).sum()
     if criterion.reduction == "sum":
         return total
-    divisor = (weight * _share_in_mean(losses, y, criterion)).sum()
+    divisor = (weight * share_in_mean(losses, y, criterion)).sum()
     return total / torch.where(divisor > 0, divisor, 1)
 
 
-def _share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:
+def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:
+    """Return how much each loss counts in the divisor of a mean, same shape as `losses`: class weights, or 1."""
     share = torch.ones_like(losses)
     if not isinstance(criterion, _CLASS_LOSSES) or y.is_floating_point():
         return share
@@ -209,6 +210,19 @@ def carries_weights(dataset: Any) -> bool:
     if isinstance(dataset, torch.utils.data.Subset):
         return carries_weights(dataset.dataset)
     return isinstance(dataset, WeightedDataset)
+
+
+class FreshBatches:
+    """Batches that are asked for anew in each epoch, since their size may have changed."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.make())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.make())
 
 
 class WeightedBatches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from sklearn.utils import check_random_state
 from skorch import NeuralNet
+from skorch.callbacks import GradientNormClipping
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
 from sklr._named import best_device, resolve_criterion, resolve_optimizer
 from sklr._random import RandomStream
-from sklr.callbacks import LRSchedule
+from sklr._validation import check_count, must_be
+from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
 _WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
@@ -78,6 +81,8 @@ class NetParts(NeuralNet):
         warmup_epochs: float = 0,
         schedule: Any = None,
         schedule_epochs: int | None = None,
+        accumulate_steps: int = 1,
+        clip: float | str | None = None,
         random_state: Any = None,
         **kwargs: Any,
     ):
@@ -105,6 +110,8 @@ class NetParts(NeuralNet):
         self.warmup_epochs = warmup_epochs
         self.schedule = schedule
         self.schedule_epochs = schedule_epochs
+        self.accumulate_steps = accumulate_steps
+        self.clip = clip
         self.random_state = random_state
 
     def random_world(self) -> AbstractContextManager[Any]:
@@ -114,7 +121,44 @@ class NetParts(NeuralNet):
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         schedule = LRSchedule(self.schedule, self.warmup_epochs, self.schedule_epochs)
-        return [("lr_schedule", schedule), *super()._default_callbacks]
+        clipping = GradientClipping(self.clip)
+        return [("lr_schedule", schedule), ("gradient_clipping", clipping), *super()._default_callbacks]
+
+    def check_training_readiness(self) -> None:
+        """Check what skorch checks, and the parameters that no part of the net checks for itself."""
+        super().check_training_readiness()
+        check_count("accumulate_steps", self.accumulate_steps)
+        if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
+            advice = "It is the number of rows in a part; a batch sampler, or -1 for all rows, does not say it."
+            raise ValueError(must_be("batch_size", "at least 1 for accumulate_steps", self.batch_size, advice))
+
+    def rows_at_once(self, epoch: int) -> int | None:
+        """Return how many rows go through the module together in an epoch, counted from 0; None if there is no telling.
+
+        This is the batch size, grown by a `BatchSizeSchedule` if there is one; a step is made of `accumulate_steps`
+        times as many.
+        """
+        params = super().get_params_for("iterator_train")
+        size = params.get("batch_size", self.batch_size)
+        if "batch_sampler" in params or size == -1:
+            return None
+        schedule = self._batch_size_schedule()
+        return size if schedule is None else schedule.batch_size(size, epoch)
+
+    def _batch_size_schedule(self) -> BatchSizeSchedule | None:
+        callbacks = (callback for _, callback in getattr(self, "callbacks_", []))
+        return next((callback for callback in callbacks if isinstance(callback, BatchSizeSchedule)), None)
+
+    def one_by_one_reasons(self) -> list[str]:
+        """Return why this net has to be trained one by one, not stacked with others; empty if it need not."""
+        reasons = []
+        if self.accumulate_steps != 1:
+            reasons.append(f"accumulate_steps={self.accumulate_steps} is to save the memory that a stack would take")
+        if isinstance(self.clip, str):
+            reasons.append(f"clip={self.clip!r} follows the gradient norms of each training")
+        elif self.clip is not None and any(_clips(callback) for callback in self.callbacks or []):
+            reasons.append("clip and GradientNormClipping both clip")
+        return reasons
 
     def initialize(self) -> NetParts:
         """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
@@ -133,6 +177,10 @@ class NetParts(NeuralNet):
             is_loader = isinstance(iterator, type) and issubclass(iterator, DataLoader)
             if is_loader and not params.keys() & {"generator", "sampler", "batch_sampler"}:
                 params["generator"] = stream
+        if prefix == "iterator_train" and (self.accumulate_steps > 1 or self._batch_size_schedule() is not None):
+            rows = self.rows_at_once(len(finished_epochs(self)) if self.initialized_ else 0)
+            if rows is not None:
+                params["batch_size"] = rows * self.accumulate_steps
         return params
 
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
@@ -147,6 +195,16 @@ class NetParts(NeuralNet):
         args, kwargs = self.get_params_for_optimizer("optimizer", named)
         self.optimizer_ = resolve_optimizer(self.optimizer)(*args, **kwargs)
         return self
+
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the optimizer's arguments, as in skorch; an `lr_multiplier` makes a group's lr relative to the net's.
+
+        An lr that a group sets for itself stays as it is whatever lr the net has, which is no use in a search.
+        """
+        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        _check_multipliers(args[0])
+        _scale_groups(args[0], kwargs["lr"])
+        return args, kwargs
 
     @property
     def device(self) -> Any:
@@ -172,9 +230,14 @@ class NetParts(NeuralNet):
         # new parameters of the module draw weights anew: those that the seed gives, and no one else's
         with nullcontext() if self._world is None else RandomStream(self._world.seed):
             super().set_params(**params)
+        if self.initialized_ and params.keys() & {"lr", "optimizer__lr"}:
+            _scale_groups(self.optimizer_.param_groups, params.get("optimizer__lr", params.get("lr")))
         schedule = dict(getattr(self, "callbacks_", [])).get("lr_schedule")
         if isinstance(schedule, LRSchedule):
             schedule.set_params(**{name: params[name] for name in _SCHEDULE_PARAMS if name in params})
+        clipping = dict(getattr(self, "callbacks_", [])).get("gradient_clipping")
+        if isinstance(clipping, GradientClipping) and "clip" in params:
+            clipping.set_params(clip=params["clip"])
         return self
 
     def trim_for_prediction(self) -> None:
@@ -202,12 +265,33 @@ class NetParts(NeuralNet):
         self.device = asked
 
 
+def _clips(callback: Any) -> bool:
+    callback = callback[-1] if isinstance(callback, tuple) else callback
+    return callback is GradientNormClipping or isinstance(callback, GradientNormClipping)
+
+
 def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Generator | None]:
     """Return the stream of a training and that of its batch order; none and none without a seed."""
     if random_state is None:
         return None, None
     world, order = check_random_state(random_state).randint(2**31 - 1, size=2)
     return RandomStream(int(world)), torch.Generator().manual_seed(int(order))
+
+
+def _check_multipliers(groups: list[dict[str, Any]]) -> None:
+    for group in groups:
+        multiplier = group.get("lr_multiplier", 1)
+        if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
+            raise ValueError(must_be("lr_multiplier of a parameter group", "a finite number >= 0", multiplier))
+        if "lr_multiplier" in group and "lr" in group:
+            raise ValueError(must_be("a parameter group", "given lr or lr_multiplier", "both", "Leave one out."))
+
+
+def _scale_groups(groups: list[dict[str, Any]], lr: Any) -> None:
+    """Give the groups that have an `lr_multiplier` their share of the net's lr."""
+    for group in groups:
+        if "lr_multiplier" in group:
+            group["lr"] = lr * group["lr_multiplier"]
 
 
 def _wanted(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:

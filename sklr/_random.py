@@ -33,27 +33,27 @@ class RandomStream:
 
     def __enter__(self) -> RandomStream:
         _GLOBAL.acquire()
-        self._outside = _global_state()
+        self._outside = global_state()
         if self._state is None:
             torch.manual_seed(self.seed)
             np.random.seed(self.seed % 2**32)
         else:
-            _set_global_state(self._state)
+            set_global_state(self._state)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._state = _global_state()
-        _set_global_state(self._outside)
+        self._state = global_state()
+        set_global_state(self._outside)
         del self._outside
         _GLOBAL.release()
 
 
-def _global_state() -> tuple[Any, ...]:
+def global_state() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.random.get_rng_state(), cuda, np.random.get_state()
 
 
-def _set_global_state(state: tuple[Any, ...]) -> None:
+def set_global_state(state: tuple[Any, ...]) -> None:
     cpu, cuda, numpy_state = state
     torch.random.set_rng_state(cpu)
     if cuda and torch.cuda.device_count() >= len(cuda):  # a stream may have been pickled on a larger machine

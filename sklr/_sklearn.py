@@ -2,6 +2,7 @@
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.model_selection._validation import _insert_error_scores as insert_error_scores
 from sklearn.model_selection._validation import _score as score_estimator
 from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures
@@ -15,6 +16,7 @@ __all__ = [
     "BaseSearchCV",
     "check_sample_weight",
     "count_rows",
+    "fit_and_score",
     "fit_context",
     "insert_error_scores",
     "safe_split",

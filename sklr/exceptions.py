@@ -36,9 +36,29 @@ class DivergedWarning(UserWarning):
     """Some runs of a search diverged; their candidates score `error_score` and rank last."""
 
 
+class TransferWarning(UserWarning):
+    """A learning rate is carried further than its rule is known to hold."""
+
+
 class OutOfMemoryWarning(UserWarning):
     """A stack of runs did not fit into memory and was halved; the search goes on, slower."""
 
 
 class EdgeOfRangeWarning(UserWarning):
     """The best learning rate lies at an end of the range that was searched; a better one may lie beyond."""
+
+
+class StorageError(SklrError):
+    """The storage of a search went away and did not come back; what has finished is in the search's attributes."""
+
+
+class StudyError(SklrError, ValueError):
+    """A study of that name cannot be used for this search; the message names what differs."""
+
+
+class StorageWarning(UserWarning):
+    """Something was wrong with a storage and has been put right, such as a half-written last line."""
+
+
+class LostWorkerWarning(UserWarning):
+    """A worker process died in mid-search; what it was training is trained again."""

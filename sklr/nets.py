@@ -69,6 +69,12 @@ class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
         What the learning rate does afterwards; see `sklr.schedules`.
     schedule_epochs : int, optional
         The epochs the schedule spans, if not `max_epochs`; for trainings made of several `partial_fit`.
+    accumulate_steps : int, default=1
+        Parts a step is made of: it has `batch_size * accumulate_steps` rows, `batch_size` of which are in memory at a
+        time. Equal to the larger batch, but for batch norm, which sees the parts, and the draws of dropout.
+    clip : None, float or str, default=None
+        The largest norm of a step's gradient, or a percentile of the norms so far such as "p90"; see
+        `sklr.callbacks.GradientClipping`.
     random_state : int, RandomState or None, default=None
         With a seed initial weights, batch order and dropout repeat bit for bit and the global generators
         stay as they were; with None they all draw from torch's global generator.

@@ -12,11 +12,11 @@ ROOT = Path(__file__).parent.parent / "sklr"
 LEVELS = [  # low to high; a package stands for all modules in it
     {"exceptions", "_optional", "_sklearn"},
     {"_validation", "_random", "_divergence", "_named"},
-    {"schedules", "results", "selection"},
+    {"schedules", "results", "selection", "scaling"},
     {"callbacks", "_callback_bridge"},
-    {"modules", "_net_data", "_net_parts", "_net_labels", "_net", "nets", "engines"},
-    {"search"},
-    {"replicate"},
+    {"modules", "_net_data", "_net_parts", "_net_accumulate", "_net_labels", "_net", "nets", "engines"},
+    {"search", "range_test", "accelerate"},
+    {"replicate", "transfer", "recipes"},
     {"plotting"},
     {"report"},
     {""},  # sklr/__init__.py

@@ -67,6 +67,46 @@ def test_replay(tmp_path):
     assert result["worst"] == 0  # a grid of eight points meets the eight recorded ones
 
 
+def test_pruning(tmp_path):
+    recorded, path = tmp_path / "curves.json", tmp_path / "pruning.json"
+    runs = [
+        {
+            "problem": "made",
+            "optimizer": "up",
+            "lr": 10.0 ** (i / 2 - 5),
+            "train_losses": [2.3] * 10 if i < 13 else [2.3] + [None] * 9,
+            "test_accuracies": [0.1, *(0.1 + 0.07 * i * epoch / 9 for epoch in range(1, 10))],
+        }
+        for i in range(15)
+    ]  # from 1e-5 to 100, the better the higher, the last two diverge
+    recorded.write_text(json.dumps({"runs": runs}))
+    printed = run_quickly("bench_pruning.py", recorded, "--json", path)
+    results = {(r["source"], r["pruner"]): r for r in json.loads(path.read_text())["results"]}
+    assert results["digits", "lr"]["searches"] == 2
+    assert results["recorded", "lr"]["fewer"] > 1.5
+    assert results["recorded", "lr"]["moved"] == 0
+    assert results["recorded", "none, an epoch earlier"]["fewer"] == 1
+    assert "digits: halving" in printed
+
+
+def test_transfer(tmp_path):
+    path = tmp_path / "transfer.json"
+    printed = run_quickly("bench_transfer.py", "--json", path)
+    results = json.loads(path.read_text())["results"]
+    assert [result["expected"] for result in results] == [1, 0.5, 1, -1, 0]
+    assert all(result["name"] in printed and len(result["best_lr"]) == len(result["sizes"]) for result in results)
+
+
+def test_range_test(tmp_path):
+    path = tmp_path / "range_test.json"
+    assert "no suggestion" in run_quickly("bench_range_test.py", "--json", path)
+    (result,) = json.loads(path.read_text())["results"]
+    judged = result["steps"]["100"]
+    assert judged["steep"]["of"] == 3
+    assert judged["steep, 1 run"]["of"] == 9
+    assert abs(judged["edge"]["distance"]) < 4
+
+
 def test_doctests(load):
     for path in FOLDER.glob("_*.py"):
         assert doctest.testmod(load(path.stem)).failed == 0, path.name
@@ -122,3 +162,13 @@ def test_every_benchmark_is_tested_and_described(load):
     for path in FOLDER.glob("bench_*.py"):
         assert f'run_quickly("{path.name}"' in tested, path.name
         assert f"`{path.name}`" in readme, path.name
+
+
+def test_ledger(tmp_path):
+    path = tmp_path / "ledger.json"
+    printed = run_quickly("bench_ledger.py", "--json", path)
+    found = json.loads(path.read_text())
+    assert found["overhead"].keys() == {"in memory", "SQLite", "journal"}
+    assert found["kills"]["SQLite"]["kills"] == 2
+    assert found["kills"]["SQLite"]["trained twice"] == found["kills"]["SQLite"]["lost"] == 0
+    assert "2 kills" in printed

@@ -52,6 +52,34 @@ def check_regression(names):
     np.testing.assert_allclose(names["lr"][3, [29, 30]], [0.03, 0.01])
 
 
+def check_transfer(names):
+    standard, mup = names["check"].verdicts
+    assert standard == "fails", str(names["check"])
+    assert mup != "fails", str(names["check"])
+    assert [names["coordinates"][mup].passed for mup in (False, True)] == [False, True]
+
+
+def check_range_test(names):
+    test, search = names["test"], names["search"]
+    assert set(test.suggestions) == {"minimum", "steep", "valley", "slide", "midway"}
+    assert max(test.suggestions.values()) < test.edge
+    low, high = search.range_test_.search_range
+    assert low <= search.best_lr_ <= high
+
+
+def check_max_steps(names):
+    assert (names["result"].bound, names["result"].edge) == ("patience", None)
+    assert names["low"].edge == "high"
+    assert names["result"].switched_off == ("schedule='cosine'", "weight_decay=0.0001", "dropout")
+
+
+def check_warmup(names):
+    result = names["result"]
+    assert result.best_lr < result.unstable_lr
+    assert result.n_steps > 0, "this net is unstable without a warmup, and stable with one"
+    assert np.median(result.lr_loss[result.lrs == result.unstable_lr][0, :, -1]) > 1
+
+
 CHECKS = {
     "plot_01_first_search": check_first_search,
     "plot_02_schedules": check_schedules,
@@ -60,6 +88,10 @@ CHECKS = {
     "plot_05_pipeline_and_nested_cv": check_nested_cv,
     "plot_06_diverged_runs": check_diverged,
     "plot_07_regression_schedules": check_regression,
+    "plot_08_range_test": check_range_test,
+    "plot_09_transfer": check_transfer,
+    "plot_10_how_long_to_train": check_max_steps,
+    "plot_11_warmup": check_warmup,
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +51,13 @@ class Experiment:
     keep_estimators: bool = False
     caller: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the caller's study behind: a worker writes nothing into it, and may not reach its storage."""
+        caller = copy(self.caller)
+        if caller is not None:
+            vars(caller).update({name: None for name in ("study_", "study", "storage") if name in vars(caller)})
+        return {**vars(self), "caller": caller}
+
 
 class EpochReport(NamedTuple):
     """What the epochs just trained brought, arrays of shape (n_candidates, n_cells, n_epochs).
@@ -80,6 +88,14 @@ class Training(ABC):
     @abstractmethod
     def finish(self) -> list[list[Outcome]]:
         """Train what is left, score everything and return the outcomes, (n_candidates, n_cells)."""
+
+    def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
+        """Have `ended` called as each candidate gets through, and nothing begun once `expired` is true.
+
+        Returns whether the training can do that by itself. One in lockstep cannot: all get through at once, and it is
+        ended by `stop`.
+        """
+        return False
 
     def finished(self) -> dict[int, list[Outcome]]:
         """Return the outcomes of the candidates that are through all their cells, by number; Ctrl-C spares these.

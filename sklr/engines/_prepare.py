@@ -15,6 +15,7 @@ from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScorin
 from torch import Tensor, nn
 
 from sklr import _net_data, nets
+from sklr._net_parts import NetParts
 from sklr._random import RandomStream
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, loads_plainly, map_tensors
@@ -54,6 +55,7 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
         return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
     reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
+    reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
     if net.train_split is not None:
         reasons.append("train_split holds rows out of each training")
     if not loads_plainly(net):
@@ -298,33 +300,41 @@ def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
     return _flat(outputs) if isinstance(net, skorch.NeuralNetBinaryClassifier) else outputs
 
 
-def _optimizer(net: NeuralNet) -> tuple[type, Any, list[float | None]]:
-    """Return the optimizer's class, its parameter groups by name, and the lr each group has set for itself."""
+def _optimizer(net: NeuralNet) -> tuple[type, Any, list[dict[str, float]]]:
+    """Return the optimizer's class, its parameter groups by name, and what each group says about its lr."""
     names = {id(p): name for name, p in net.module_.named_parameters()}
     (param_groups,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
     groups = [
         ([names[id(p)] for p in group["params"]], {k: v for k, v in group.items() if k not in ("params", "lr")})
         for group in param_groups
     ]
-    return type(net.optimizer_), groups, [group.get("lr") for group in param_groups]
+    own = [{k: v for k, v in group.items() if k in ("lr", "lr_multiplier")} for group in param_groups]
+    return type(net.optimizer_), groups, own
 
 
 def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
     return {k: v for k, v in net.get_params_for("optimizer").items() if k not in ("lr", "param_groups")}
 
 
-def _member(candidate: int, net: NeuralNet, own: Sequence[float | None]) -> Member:
+def _member(candidate: int, net: NeuralNet, own: Sequence[dict[str, float]]) -> Member:
     peak = net.get_params_for("optimizer").get("lr", net.lr)
     schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
     horizon = getattr(net, "schedule_epochs", None) or net.max_epochs
-    return Member(candidate, tuple(float(peak if lr is None else lr) for lr in own), schedule, horizon)
+    return Member(candidate, tuple(_group_lr(net, group, float(peak)) for group in own), schedule, horizon)
+
+
+def _group_lr(net: NeuralNet, group: Mapping[str, float], peak: float) -> float:
+    """Return a group's peak lr: its own, or relative to the candidate's. skorch's own nets know no multiplier."""
+    if "lr_multiplier" in group and isinstance(net, NetParts):
+        return peak * group["lr_multiplier"]
+    return float(group.get("lr", peak))
 
 
 def _clipping(net: NeuralNet) -> dict[str, Any]:
     for _, callback in net.callbacks_:
-        if isinstance(callback, GradientNormClipping):
+        if isinstance(callback, GradientNormClipping) and callback.gradient_clip_value is not None:
             norm_type = callback.gradient_clip_norm_type
             return {"clip_norm": callback.gradient_clip_value, "clip_norm_type": norm_type}
     return {}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 from joblib import hash as joblib_hash
-from joblib.parallel import get_active_backend
 from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklr.engines._base import Cell, Engine, EpochReport, Experiment, Training
 from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
 from sklr.engines._run import Run
+from sklr.engines._spread import Call, spread
 from sklr.engines._verbose import Label
 from sklr.results import Outcome
 
@@ -83,6 +83,13 @@ class SequentialTraining(Training):
         self.experiment, self.runs = experiment, runs
         self.shape = (n_candidates, len(experiment.cells))
         self.epoch = 0
+        self.ended: Callable[[int, list[Outcome]], None] = lambda candidate, outcomes: None
+        self.expired: Callable[[], bool] = lambda: False
+
+    def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
+        """Have `ended` called as each candidate gets through, and no candidate but the first begun after `expired`."""
+        self.ended, self.expired = ended, expired
+        return True
 
     @property
     def done(self) -> bool:
@@ -92,16 +99,29 @@ class SequentialTraining(Training):
     def advance(self, n_epochs: int | None = None) -> EpochReport:
         """Train every live run on; workers hand the runs back."""
         live = [i for i, run in enumerate(self.runs) if not run.done]
-        for i, run in zip(live, self._spread(delayed(self.runs[i].advance)(n_epochs) for i in live), strict=True):
-            self.runs[i] = run
+        begun: list[int] = []
+        experiment = self.experiment
+        results = spread(self._calls(live, begun, n_epochs), experiment.n_jobs, experiment.pre_dispatch)
+        for place, run in results:
+            self._take(begun[place], run)
         return self._report(n_epochs)
 
-    def _spread(self, calls: Iterable) -> Iterable[Run]:
-        """Make the calls in joblib's workers; where the backend can, results come one by one, for Ctrl-C to spare."""
-        backend, _ = get_active_backend()
-        one_by_one = getattr(backend, "supports_return_generator", False)
-        kind = "generator" if one_by_one else "list"
-        return Parallel(self.experiment.n_jobs, pre_dispatch=self.experiment.pre_dispatch, return_as=kind)(calls)
+    def _calls(self, live: Sequence[int], begun: list[int], n_epochs: int | None) -> Iterator[Call]:
+        """Yield the calls that train the live runs on, until time is up; the first candidate is always trained."""
+        n_cells = self.shape[1]
+        for i in live:
+            if i >= n_cells and i % n_cells == 0 and self.expired():
+                return
+            begun.append(i)
+            yield delayed(self.runs[i].advance)(n_epochs)
+
+    def _take(self, i: int, run: Run) -> None:
+        """Keep a run that has come back, and tell of its candidate if that is through all its cells."""
+        self.runs[i] = run
+        candidate = i // self.shape[1]
+        row = self.runs[candidate * self.shape[1] : (candidate + 1) * self.shape[1]]
+        if all(run.done for run in row):
+            self.ended(candidate, [run.outcome for run in row if run.outcome is not None])
 
     def _report(self, n_epochs: int | None) -> EpochReport:
         histories = [run.history for run in self.runs]
@@ -125,7 +145,7 @@ class SequentialTraining(Training):
         """Train what is left and hand the outcomes over."""
         if not self.done:
             self.advance()
-        return list(self.finished().values())
+        return list(self.finished().values())  # all, unless time was up
 
     def finished(self) -> dict[int, list[Outcome]]:
         """Return the outcomes of the candidates that are through all their cells, by number."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, Unstackable, prepare
 from sklr.engines._scored import ScoredPack
+from sklr.engines._spread import spread
 from sklr.engines._verbose import Label, print_end
 from sklr.exceptions import EngineError, OutOfMemoryWarning
 from sklr.results import Outcome
@@ -125,9 +126,9 @@ class StackedTraining(Training):
             n_epochs = max(scored.pack.max_epochs for scored in self.packs) - self.epoch
         before = len(self.packs)
         n_jobs = min(self.n_jobs, before)  # one worker means this process, where nothing is copied
-        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=self.experiment.pre_dispatch)
-        advanced = parallel(delayed(advance)(scored, self.epoch + n_epochs) for scored in self.packs)
-        self.packs = list(chain.from_iterable(advanced))
+        calls = (delayed(advance)(scored, self.epoch + n_epochs) for scored in self.packs)
+        advanced = spread(calls, n_jobs, self.experiment.pre_dispatch)
+        self.packs = [pack for _, packs in advanced for pack in packs]
         self._warn_if_halved(before)
         report = self._report(n_epochs)
         self.epoch += n_epochs

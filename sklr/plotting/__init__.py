@@ -3,8 +3,14 @@
 matplotlib is imported only to draw. What is drawn is labelled with its unit and returned; nothing is ever shown.
 """
 
+from sklr.plotting._coordinate_check import (
+    CoordinateCheckData,
+    coordinate_check_data,
+    plot_coordinate_check,
+)
 from sklr.plotting._lr_curve import LRCurveData, LRCurveDisplay, lr_curve_data, plot_lr_curve
 from sklr.plotting._params import ParamPanel, ParamsData, params_data, plot_params
+from sklr.plotting._range_test import RangeTestData, plot_range_test, range_test_data
 from sklr.plotting._rounds import RoundsData, plot_rounds, rounds_data
 from sklr.plotting._schedule import ScheduleData, plot_schedule, schedule_data
 from sklr.plotting._training import (
@@ -18,22 +24,28 @@ from sklr.plotting._training import (
 
 __all__ = [
     "BestEpochsData",
+    "CoordinateCheckData",
     "LRCurveData",
     "LRCurveDisplay",
     "ParamPanel",
     "ParamsData",
+    "RangeTestData",
     "RoundsData",
     "ScheduleData",
     "TrainingCurvesData",
     "best_epochs_data",
+    "coordinate_check_data",
     "lr_curve_data",
     "params_data",
     "plot_best_epochs",
+    "plot_coordinate_check",
     "plot_lr_curve",
     "plot_params",
+    "plot_range_test",
     "plot_rounds",
     "plot_schedule",
     "plot_training_curves",
+    "range_test_data",
     "rounds_data",
     "schedule_data",
     "training_curves_data",

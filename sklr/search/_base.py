@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
-from copy import deepcopy
+from copy import copy, deepcopy
 from importlib import import_module
 from typing import Any
 
@@ -18,16 +19,25 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._random import RandomStream
 from sklr._sklearn import BaseSearchCV, count_rows, fit_context, take_params
-from sklr._validation import check_count, check_flag
+from sklr._validation import check_count, check_flag, must_be
 from sklr.engines import check_engine
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
-from sklr.search._cells import MAX_SEED, check_folds, draw_cells
+from sklr.exceptions import StorageError
+from sklr.search._book import HEAD, Book
+from sklr.search._cells import MAX_SEED, check_folds, draw_cells, seeded
 from sklr.search._decide import chosen_params, decide, extension, searched_curve, warn_at_edge
 from sklr.search._evaluate import Evaluator
+from sklr.search._fingerprint import header
 from sklr.search._ledger import Ledger, quiet_study
+from sklr.search._lr_path import lr_path
+from sklr.search._plan import Plan, plan
+from sklr.search._progress import Progress
+from sklr.search._pruners import check_pruner, make_pruner
 from sklr.search._record import Record, warn_about_refit
 from sklr.search._space import check_lr_range, check_select, find_lr_param, lr_names
+from sklr.search._stops import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
+from sklr.search._storage import check_storage
 from sklr.search._tasks import SearchTasks
 from sklr.selection import edge, max_stable_lr, verdict
 
@@ -58,6 +68,12 @@ class BaseLRSearchCV(BaseSearchCV):
         select: str = "best",
         confidence: float = 0.9,
         extend: bool = False,
+        pruner: Any = None,
+        timeout: float | None = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        resume: bool = False,
+        progress: bool = False,
     ):
         super().__init__(
             estimator,
@@ -78,6 +94,12 @@ class BaseLRSearchCV(BaseSearchCV):
         self.select = select
         self.confidence = confidence
         self.extend = extend
+        self.pruner = pruner
+        self.timeout = timeout
+        self.storage = storage
+        self.study_name = study_name
+        self.resume = resume
+        self.progress = progress
 
     @abstractmethod
     def _check_space(self) -> Any:
@@ -109,7 +131,7 @@ class BaseLRSearchCV(BaseSearchCV):
 
     def _prunes(self) -> bool:
         """Whether the study's pruner is asked after every epoch."""
-        return False
+        return self.pruner is not None
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> BaseLRSearchCV:
@@ -139,18 +161,66 @@ class BaseLRSearchCV(BaseSearchCV):
         """
         space = self._check(y)
         self._forget()
-        random_state = check_random_state(self.random_state)
+        with sigterm_is_ctrl_c():
+            self._fit(space, X, y, params)
+        return self
+
+    def _fit(self, space: Any, X: Any, y: Any, params: dict[str, Any]) -> None:
+        deadline = Deadline(self.timeout)
         X, y = indexable(X, y)
         params = take_params(X, params=params)
+        book = None if self.storage is None else Book(self.storage, self.study_name, self.resume)
+        random_state = check_random_state(self.random_state) if book is None else book.random_state(self.random_state)
         tasks = SearchTasks(self, X, y, params)
-        experiment = self._experiment(X, y, params, random_state)
+        experiment = self._experiment(X, y, params, random_state, steady_folds=book is not None)
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
-        self.study_ = self._make_study(np.random.RandomState(for_study))
-        self._search(self._evaluator(experiment, tasks), space, np.random.RandomState(for_proposals))
+        ledger = self._open_ledger(book, experiment, params, np.random.RandomState(for_study))
+        with Progress(self.progress, None if self.extend else self._n_candidates(space)) as progress:
+            evaluator = self._evaluator(experiment, tasks, ledger, deadline, progress)
+            self._search(evaluator, space, np.random.RandomState(for_proposals))
         if self.refit:
             self._refit(experiment, tasks, for_refit)
         tasks.end()
-        return self
+
+    def _open_ledger(
+        self, book: Book | None, experiment: Experiment, params: dict[str, Any], random_state: np.random.RandomState
+    ) -> Ledger:
+        """Set `study_`, and say in it what the search is about."""
+        study = self._make_study(random_state)
+        if self.pruner is not None:
+            path = lr_path(experiment.estimator, {}, len(self.cells_[0].train))
+            study.pruner = make_pruner(self.pruner, self.lr_param_, path)
+        head = header(self, experiment, params)
+        if book is not None:
+            book.agree(head)
+        else:
+            study.set_user_attr(HEAD, json.dumps(head))
+        self.study_ = study if book is None else book.study
+        return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book)
+
+    def plan(self, X: Any, y: Any = None, **params: Any) -> Plan:
+        """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.
+
+        Parameters
+        ----------
+        X, y, **params
+            As `fit` takes them.
+
+        Returns
+        -------
+        plan : Plan
+            Print it, or read its attributes. A strategy that proposes as it learns is taken to go on as it begins.
+        """
+        space = self._check(y)
+        twin = copy(self)  # on which everything that `fit` sets is set
+        twin.random_state = deepcopy(self.random_state)
+        random_state = check_random_state(twin.random_state)
+        X, y = indexable(X, y)
+        experiment = twin._experiment(X, y, take_params(X, params=params), random_state)
+        ledger = Ledger(quiet_study())
+        batch = next(twin._propose(space, ledger, np.random.RandomState(0)))
+        ledger.abandon()
+        return plan(experiment, self.engine, list(batch), self._n_candidates(space))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -164,6 +234,11 @@ class BaseLRSearchCV(BaseSearchCV):
         check_engine(self.engine)
         check_select(self.select, self.confidence)
         check_flag("extend", self.extend)
+        check_flag("progress", self.progress)
+        if check_pruner(self.pruner):
+            find_lr_param(self.estimator, self.lr_param)  # whose learning rates are pruned must be known
+        check_timeout(self.timeout)
+        check_storage(self.storage, self.study_name, self.resume)
         self._known_lr_param()
         self._get_scorers()
         if y is None and get_tags(self.estimator).target_tags.required:
@@ -188,12 +263,16 @@ class BaseLRSearchCV(BaseSearchCV):
             return None
         return find_lr_param(self.estimator, self.lr_param)
 
-    def _experiment(self, X: Any, y: Any, params: dict[str, Any], random_state: np.random.RandomState) -> Experiment:
+    def _experiment(
+        self, X: Any, y: Any, params: dict[str, Any], random_state: np.random.RandomState, steady_folds: bool = False
+    ) -> Experiment:
         scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
         cv = check_folds(self.cv, y, is_classifier(self.estimator))
+        if steady_folds:
+            cv = seeded(cv, random_state)
         rows = self._search_rows(count_rows(X), random_state)
         self.cells_ = self._draw_cells(cv, X, y, split_params, rows, random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
@@ -215,41 +294,51 @@ class BaseLRSearchCV(BaseSearchCV):
             caller=self,
         )
 
-    def _evaluator(self, experiment: Experiment, tasks: SearchTasks) -> Evaluator:
+    def _evaluator(
+        self, experiment: Experiment, tasks: SearchTasks, ledger: Ledger, deadline: Deadline, progress: Progress
+    ) -> Evaluator:
         return Evaluator(
             experiment,
             engine=self.engine,
-            ledger=Ledger(self.study_, [self.lr_param_] if self.lr_param_ else []),
+            ledger=ledger,
             record=Record(self.n_seeds, experiment.metric),
             tasks=tasks,
             n_seeds=self.n_seeds,
             prunes=self._prunes(),
+            deadline=deadline,
+            progress=progress,
         )
 
     def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
         """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
         count = self._n_candidates(space)
         n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
+        why = "not finished: the search was interrupted"
         try:
             with evaluator.tasks.search(n_runs):
                 self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
                 if self.extend and self.lr_param_ is not None:
                     self._try(extension(evaluator.record, self.lr_param_), evaluator)
-        except KeyboardInterrupt:
+            why = f"not finished: {TIMEOUT}"
+        except (KeyboardInterrupt, StorageError):
             with suppress(Exception):  # nothing may hide that it was Ctrl-C
                 self._conclude(evaluator)
             raise
         finally:
-            evaluator.ledger.abandon()
+            evaluator.ledger.abandon(why)
         self._conclude(evaluator)
 
     def _try(self, proposals: Generator[list[dict], np.ndarray, None], evaluator: Evaluator) -> None:
-        candidates = next(proposals, [])
+        candidates = None if evaluator.deadline.passed() and evaluator.record.outcomes else next(proposals, [])
         while candidates:
             scores = self._evaluate(evaluator, list(candidates))
+            if len(scores) < len(candidates):
+                return  # time was up before all were through
             try:
                 candidates = proposals.send(scores)
             except StopIteration:
+                return
+            if evaluator.deadline.passed():
                 return
 
     def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
@@ -259,6 +348,9 @@ class BaseLRSearchCV(BaseSearchCV):
     def _conclude(self, evaluator: Evaluator) -> None:
         """Set the fitted attributes, and choose."""
         record = evaluator.record
+        if not record.outcomes and evaluator.deadline.passed():
+            advice = "Give it more, or train for fewer epochs."
+            raise ValueError(must_be("timeout", "long enough for one candidate", self.timeout, advice))
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
         self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons

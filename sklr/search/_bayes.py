@@ -10,6 +10,7 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
+from optuna.pruners import BasePruner
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from skopt import Optimizer
@@ -61,7 +62,7 @@ class BayesSearchCV(BaseLRSearchCV):
         such a curve proposes: it leaves out what lies beyond the cliff and counts the risk to fall off it.
         `"GP"`, `"RF"`, `"ET"`, `"DUMMY"` (no model: the cover alone) and regressors with `return_std` work.
     scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
-select, confidence, extend
+select, confidence, extend, pruner, timeout, storage, study_name, resume, progress
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
         Decides seeds, folds and proposals.
@@ -95,6 +96,8 @@ select, confidence, extend
     # Both go to this class, never to the estimator: they are not to be routed.
     __metadata_request__fit = {"groups": UNUSED, "callback": UNUSED}  # noqa: RUF012
 
+    _callbacks: Sequence[Callable[[Any], Any]] = ()  # during `fit`
+
     def __init__(
         self,
         estimator: Any,
@@ -119,6 +122,12 @@ select, confidence, extend
         select: str = "best",
         confidence: float = 0.9,
         extend: bool = False,
+        pruner: str | BasePruner | None = None,
+        timeout: float | None = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        resume: bool = False,
+        progress: bool = False,
     ):
         super().__init__(
             estimator,
@@ -138,6 +147,12 @@ select, confidence, extend
             select=select,
             confidence=confidence,
             extend=extend,
+            pruner=pruner,
+            timeout=timeout,
+            storage=storage,
+            study_name=study_name,
+            resume=resume,
+            progress=progress,
         )
         self.search_spaces = search_spaces
         self.n_iter = n_iter

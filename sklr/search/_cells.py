@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +69,20 @@ def split_rows_of(cv: Any, X: Any, y: Any, split_params: dict[str, Any], rows: n
         for name, value in split_params.items()
     }
     return [(rows[train], rows[test]) for train, test in cv.split(X, y, **split_params)]
+
+
+def seeded(cv: Any, random_state: np.random.RandomState) -> Any:
+    """Return the splitter, seeded if it shuffles without a seed: another process must draw the same folds.
+
+    >>> from sklearn.model_selection import KFold
+    >>> seeded(KFold(3, shuffle=True), np.random.RandomState(0))
+    KFold(n_splits=3, random_state=209652396, shuffle=True)
+    """
+    if getattr(cv, "random_state", 0) is not None or not getattr(cv, "shuffle", True):
+        return cv
+    cv = copy(cv)
+    cv.random_state = int(random_state.randint(MAX_SEED))
+    return cv
 
 
 def cross_seeds(cells: list[Cell]) -> list[Cell]:

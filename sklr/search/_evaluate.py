@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from sklr.engines import pick_engine, trains_nets
 from sklr.engines._base import Experiment, Training
+from sklr.exceptions import StorageError
 from sklr.results import Outcome
+from sklr.search._book import Book
+from sklr.search._desk import POLL, Entry
 from sklr.search._ledger import Ledger
+from sklr.search._lr_path import PATH, lr_path
+from sklr.search._progress import Progress
 from sklr.search._record import Record
 from sklr.search._space import check_names
+from sklr.search._stops import TIMEOUT, Deadline
 from sklr.search._tasks import SearchTasks
+
+
+@dataclass
+class Batch:
+    """Candidates proposed together: what the ledger knows them as, and the outcomes there are, by their place.
+
+    `in_book` are the places of those that the storage has.
+    """
+
+    candidates: list[dict]
+    entries: list[Entry] = field(default_factory=list)
+    rows: dict[int, list[Outcome]] = field(default_factory=dict)
+    in_book: set[int] = field(default_factory=set)
+
+    @property
+    def missing(self) -> list[int]:
+        """The places that have no outcomes yet."""
+        return [i for i in range(len(self.candidates)) if i not in self.rows]
 
 
 class Evaluator:
@@ -33,6 +60,10 @@ class Evaluator:
         Cells per fold.
     prunes : bool
         Whether the study's pruner is asked after every epoch.
+    deadline : Deadline
+        When to begin nothing more.
+    progress : Progress
+        Is told of trials and epochs.
 
     Attributes
     ----------
@@ -52,35 +83,115 @@ class Evaluator:
         tasks: SearchTasks,
         n_seeds: int,
         prunes: bool,
+        deadline: Deadline,
+        progress: Progress,
     ):
         self.experiment, self.engine, self.ledger, self.record = experiment, engine, ledger, record
-        self.tasks, self.n_seeds, self.prunes = tasks, n_seeds, prunes
+        self.tasks, self.n_seeds, self.prunes, self.deadline = tasks, n_seeds, prunes, deadline
+        self.progress = progress
         self.engine_name, self.reasons = "", list[str]()
 
     def evaluate(self, candidates: list[dict]) -> np.ndarray:
-        """Train every candidate in every cell, write it down, return the mean scores; NaN where there is none.
+        """Have every candidate trained in every cell, write it down, return the mean scores; NaN where there is none.
 
-        After Ctrl-C the candidates that were through all their cells are written down, the others are not.
+        After Ctrl-C, when time is up, and where the storage has gone away, the candidates that were through all their
+        cells are written down, the others are not.
         """
-        training = self._start(candidates)
-        try:
-            if self.prunes:
-                _prune_by_epoch(training, self.ledger)
-            ended = dict(enumerate(training.finish()))
-        except KeyboardInterrupt:
-            if finished := training.finished():
-                self._write_down(candidates, finished)
-            raise
-        return self._write_down(candidates, ended)
-
-    def _start(self, candidates: list[dict]) -> Training:
         check_names(self.experiment.estimator, {name for candidate in candidates for name in candidate})
-        engine, self.reasons = pick_engine(self.engine, self.experiment, candidates)
+        batch = Batch(candidates)
+        try:
+            if self.ledger.book is None:
+                self._train(batch, list(range(len(candidates))))
+            else:
+                self._share(batch, self.ledger.book)
+        except (KeyboardInterrupt, StorageError) as end:
+            if batch.rows:
+                self._write_down(batch)
+            if isinstance(end, KeyboardInterrupt):
+                self._keep(batch, {})  # should it have come while they were being handed in
+            raise
+        return self._write_down(batch)
+
+    def _share(self, batch: Batch, book: Book) -> None:
+        """Take from the book what it has, train what is nobody's, wait for what is another worker's."""
+        if self.record.outcomes or not book.is_new:
+            book.refresh()
+        self._open(batch)
+        while True:
+            known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
+            batch.rows |= known
+            batch.in_book |= known.keys()
+            self.engine_name = self.engine_name or next((book.engine(batch.entries[i]) for i in known), "")
+            missing = batch.missing
+            if not missing or (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+                return
+            places = [missing[i] for i in book.desk.claim([batch.entries[i] for i in missing], self.prunes)]
+            if places:
+                self._train(batch, places)
+            else:
+                time.sleep(POLL)
+            if batch.missing:
+                book.refresh()
+
+    def _train(self, batch: Batch, places: list[int]) -> None:
+        """Train the candidates at these places of a batch."""
+        chosen = batch.candidates if len(places) == len(batch.candidates) else [batch.candidates[i] for i in places]
+        engine, self.reasons = pick_engine(self.engine, self.experiment, chosen)
         self.engine_name = engine.name
-        n_runs = len(candidates) * len(self.experiment.cells)
-        self._announce(len(candidates), n_runs)
-        self.ledger.open(candidates)
-        return engine.start(self.experiment, candidates, self.tasks.for_runs(n_runs))
+        n_runs = len(chosen) * len(self.experiment.cells)
+        self._announce(len(chosen), n_runs)
+        self._open(batch)
+        self.ledger.follow({i: row for i, row in batch.rows.items() if i not in places})
+        training = engine.start(self.experiment, chosen, self.tasks.for_runs(n_runs))
+
+        def ended(candidate: int, outcomes: list[Outcome]) -> None:
+            self._keep(batch, {places[candidate]: outcomes})
+
+        done: Mapping[int, list[Outcome]] = {}
+        try:
+            if not self._run(training, ended):
+                done = dict(enumerate(training.finish()))
+        except KeyboardInterrupt:
+            done = training.finished()
+            raise
+        finally:
+            self._keep(batch, {places[i]: row for i, row in done.items()})
+
+    def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
+        """Train to the end, or until pruner or clock stop it; return whether `ended` has been told of everything."""
+        if self.prunes:
+            _prune_by_epoch(training, self.ledger, self.deadline, self.progress)
+        elif training.listen(ended, self.deadline.passed):
+            training.finish()
+            return True
+        else:
+            _train_until(training, self.deadline, self.progress)
+        return False
+
+    def _open(self, batch: Batch) -> None:
+        if batch.entries:
+            return
+        batch.entries = self.ledger.open(batch.candidates)
+        if self.prunes:
+            estimator, n_rows = self.experiment.estimator, len(self.experiment.cells[0].train)
+            self.ledger.note(PATH, [lr_path(estimator, candidate, n_rows) for candidate in batch.candidates])
+
+    def _keep(self, batch: Batch, done: Mapping[int, list[Outcome]]) -> None:
+        """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
+        batch.rows |= done
+        book = self.ledger.book
+        whole = {i: row for i, row in batch.rows.items() if i not in batch.in_book and not _is_cut_short(row)}
+        if book is not None and whole:
+            book.hand_in([(batch.entries[i], self._as_trial(batch.entries[i], row)) for i, row in whole.items()])
+            batch.in_book |= whole.keys()
+        self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
+
+    def _best(self, batch: Batch) -> float:
+        rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
+        return max((score for row in rows if np.isfinite(score := self.record.score(row))), default=np.nan)
+
+    def _as_trial(self, entry: Entry, row: list[Outcome]) -> FrozenTrial:
+        return entry.trial(**self.ledger.results(row, self.record.score(row), self.engine_name))
 
     def _announce(self, n_candidates: int, n_runs: int) -> None:
         if self.experiment.verbose > 0:
@@ -90,13 +201,29 @@ class Evaluator:
             if trains_nets(self.experiment.estimator):
                 print(f"[sklr] engine: {self.engine_name}" + "".join(f"; {reason}" for reason in self.reasons))
 
-    def _write_down(self, candidates: Sequence[dict], ended: Mapping[int, list[Outcome]]) -> np.ndarray:
-        scores = self.record.add([candidates[i] for i in ended], list(ended.values()))
+    def _write_down(self, batch: Batch) -> np.ndarray:
+        ended = dict(sorted(batch.rows.items()))
+        scores = self.record.add([batch.candidates[i] for i in ended], list(ended.values()))
         self.ledger.close(ended, scores)
-        return scores
+        return self.record.lessons(len(ended))
 
 
-def _prune_by_epoch(training: Training, ledger: Ledger) -> None:
+def _is_cut_short(row: Sequence[Outcome]) -> bool:
+    return any(outcome.reason.startswith(TIMEOUT) for outcome in row)
+
+
+def _train_until(training: Training, deadline: Deadline, progress: Progress) -> None:
+    """Train a lockstep to its end, or stop it when time is up; epoch by epoch only where someone wants to know."""
+    epochs = 0
+    while (deadline.seconds is not None or progress.shown) and not training.done:
+        shape = training.advance(1).valid_score.shape[:2]
+        epochs += 1
+        progress.epoch(epochs)
+        if deadline.passed() and not training.done:
+            training.stop(np.ones(shape, dtype=bool), f"{TIMEOUT} after {_epochs(epochs)}")
+
+
+def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress) -> None:
     """Train epoch by epoch, and stop the candidates whose mean over the cells the study's pruner rejects."""
     epoch = 0
     while not training.done:
@@ -105,6 +232,14 @@ def _prune_by_epoch(training: Training, ledger: Ledger) -> None:
             continue
         ledger.report(epoch, scores[..., -1].mean(axis=1))
         epoch += 1
-        pruned = ledger.should_prune()
-        if pruned.any() and not training.done:
-            training.stop(np.repeat(pruned[:, None], scores.shape[1], axis=1), f"pruned after {epoch} epochs")
+        progress.epoch(epoch)
+        reasons = ledger.should_prune()
+        if deadline.passed() and not training.done:
+            training.stop(np.ones(scores.shape[:2], dtype=bool), f"{TIMEOUT} after {_epochs(epoch)}")
+        for why in set(reasons) - {""} if not training.done else ():
+            mask = np.repeat((reasons == why)[:, None], scores.shape[1], axis=1)
+            training.stop(mask, f"pruned after {_epochs(epoch)}: {why}")
+
+
+def _epochs(n: int) -> str:
+    return "1 epoch" if n == 1 else f"{n} epochs"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Mapping
 from typing import Any
 
 import numpy as np
+from optuna.pruners import BasePruner
 from sklearn.model_selection import ParameterGrid
 
 from sklr._validation import check_count, must_be
+from sklr.engines import trains_nets
+from sklr.range_test._ramp import Ramp, ramp_losses
+from sklr.range_test._result import read
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._dimensions import to_dimension
+from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger
 from sklr.search._space import (
     between_neighbours,
@@ -25,6 +31,7 @@ from sklr.search._space import (
 
 N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
+RAMP = Ramp(1e-7, 10.0, 200)  # what `lr_range="auto"` looks at
 
 
 class LRGridSearchCV(BaseLRSearchCV):
@@ -42,8 +49,11 @@ class LRGridSearchCV(BaseLRSearchCV):
         dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution such as
         `loguniform(1e-4, 1e-1)`; it is cut into `n_lrs` values if it is the learning rate's, into 5 otherwise.
         None searches the learning rate alone.
-    lr_range : tuple (low, high)
+    lr_range : tuple (low, high) or "auto"
         The lowest and the highest learning rate, both tried. Used where neither `lrs` nor `param_grid` is given.
+        ``"auto"``, for nets and pipelines that end in one, finds the highest learning rate that does not break
+        training by a range test in the search's own folds and seeds, and searches from four decades below it up to a
+        third of it. See `lr_range_test`.
     n_lrs : int
         How many learning rates, spaced evenly on a logarithmic scale.
     rounds : int
@@ -73,16 +83,47 @@ class LRGridSearchCV(BaseLRSearchCV):
         Of `lr_interval_`.
     extend : bool
         Whether to search on, a decade at a time, while the best learning rate is at an end of the range.
+    pruner : {"lr", "median", "halving", "hyperband"} or optuna.pruners.BasePruner, optional
+        Stops candidates early, by their mean over all folds and seeds after each epoch, all that are trained together
+        judged at the same epoch. `"lr"` knows learning rates, see `sklr.LRPruner`; the others are Optuna's. By name
+        they all wait until warmup is over and a ninth of the epochs is done. What was pruned has no test score and
+        ranks last; `cv_results_` has its `status` and `last_score`. Nets only: other estimators have no epochs.
+    timeout : float, optional
+        Seconds after which nothing more is begun. Trainings under way one by one are finished, a stack is stopped at
+        the end of its epoch (`cv_results_["status"]` says so); what was through is kept, and refitted as asked.
+    storage : str, path or optuna storage, optional
+        Where every trial is written down as it ends: a file ``"lr.db"`` (SQLite) or ``"lr.log"`` (a journal), a
+        database URL such as ``"postgresql+psycopg://user@host/lr"``, or one of Optuna's storages. None keeps the study
+        in memory. Through a database server several processes share one search: start the same script on each, with
+        ``resume=True``. A storage that goes away is waited for, up to a minute.
+    study_name : str, optional
+        The name of the study in the storage; a new one for each `fit` if None.
+    resume : bool
+        Go on with the study of that name if there is one: what has finished, in a process that was interrupted or
+        killed or in another one that is still at work, is not trained again, and `cv_results_` ends up as if it had
+        all been trained here. Data, folds, estimator and space must be the same; the code of a module is not compared.
+    progress : bool
+        Whether to show a bar, in a terminal or in Jupyter, with the trials that are through, the epochs of those under
+        way, the best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``.
 
     Attributes
     ----------
+    study_ : optuna.Study
+        Every trial with its parameters, its mean over the cells after each epoch, how it ended, and the scores of all
+        its runs; the study's attributes say which data, folds, seeds, estimator and versions it was.
     rounds_ : list of ndarray of int
         For each round the indices of its candidates in `cv_results_`.
+    range_test_ : RangeTest
+        The test that found the range; only with ``lr_range="auto"``.
 
     Raises
     ------
     ValueError
         From `fit`, before any training, for a value that cannot be searched.
+    StudyError
+        From `fit`, before any training, if the study of that name is of another search; it names the difference.
+    StorageError
+        From `fit`, if the storage went away and did not come back; what has finished is in the attributes.
 
     Examples
     --------
@@ -106,7 +147,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         estimator: Any,
         param_grid: Any = None,
         *,
-        lr_range: tuple[float, float] = (1e-5, 1.0),
+        lr_range: tuple[float, float] | str = (1e-5, 1.0),
         n_lrs: int = 11,
         rounds: int = 1,
         lrs: Any = None,
@@ -125,6 +166,12 @@ class LRGridSearchCV(BaseLRSearchCV):
         select: str = "best",
         confidence: float = 0.9,
         extend: bool = False,
+        pruner: str | BasePruner | None = None,
+        timeout: float | None = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        resume: bool = False,
+        progress: bool = False,
     ):
         super().__init__(
             estimator,
@@ -144,11 +191,45 @@ class LRGridSearchCV(BaseLRSearchCV):
             select=select,
             confidence=confidence,
             extend=extend,
+            pruner=pruner,
+            timeout=timeout,
+            storage=storage,
+            study_name=study_name,
+            resume=resume,
+            progress=progress,
         )
         self.param_grid = param_grid
         self.n_lrs = n_lrs
         self.rounds = rounds
         self.lrs = lrs
+
+    def _check(self, y: Any) -> list[dict[str, Any]]:
+        if not _is_auto(self.lr_range):
+            return super()._check(y)
+        self._check_auto()
+        any_range = copy.copy(self)
+        any_range.lr_range = (RAMP.low, RAMP.high)  # all else is checked as for a range that is known
+        return any_range._check(y)
+
+    def _check_auto(self) -> None:
+        advice = "Give lr_range as a tuple (low, high)."
+        if self.param_grid is not None or self.lrs is not None:
+            given = "param_grid" if self.param_grid is not None else "lrs"
+            raise ValueError(must_be("lr_range", f"a tuple where {given} is given", self.lr_range, "Leave one out."))
+        if not trains_nets(self.estimator):
+            name = type(self.estimator).__name__
+            rule = "a skorch net, or a Pipeline that ends in one, where lr_range='auto'"
+            raise ValueError(must_be("estimator", rule, name, advice))
+        if find_lr_param(self.estimator, self.lr_param).rpartition("__")[2] != "lr":
+            rule = "the net's lr where lr_range='auto'"
+            raise ValueError(must_be("lr_param", rule, self.lr_param, advice))
+
+    def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
+        if _is_auto(self.lr_range):
+            self.range_test_ = read(ramp_losses(evaluator.experiment, RAMP, self.engine))
+            lrs = log_grid(*self.range_test_.search_range, self.n_lrs)
+            space = list(ParameterGrid({find_lr_param(self.estimator, self.lr_param): lrs}))
+        super()._search(evaluator, space, random_state)
 
     def _check_space(self) -> list[dict[str, Any]]:
         low, high = check_lr_range(self.lr_range)
@@ -205,6 +286,10 @@ class LRGridSearchCV(BaseLRSearchCV):
             self.rounds_.append(np.arange(len(tried), len(tried) + len(finer)))
             tried += finer
             scores = np.append(scores, (yield finer))
+
+
+def _is_auto(lr_range: Any) -> bool:
+    return isinstance(lr_range, str) and lr_range == "auto"
 
 
 def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:

@@ -11,15 +11,24 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import Trial, TrialState
 
 from sklr.results import DIVERGED, FAILED, STOPPED, Outcome, candidate_status, has_status
+from sklr.search._book import Book
+from sklr.search._codec import epoch_means, outcome_attrs
+from sklr.search._desk import Entry
+from sklr.search._fingerprint import candidate_key
+from sklr.search._pruners import ask_pruner
 from sklr.search._space import is_number
 
 
 def quiet_study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """Create a fresh in-memory study that maximizes, without Optuna's log line."""
+    """Create a fresh in-memory study that maximizes, without Optuna's log line.
+
+    It always has the same name: Hyperband draws its brackets by the name and a trial's number.
+    """
+    sampler = sampler or optuna.samplers.RandomSampler(seed=0)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(direction="maximize", sampler=sampler or optuna.samplers.RandomSampler(seed=0))
+        return optuna.create_study(direction="maximize", sampler=sampler, study_name="search")
     finally:
         optuna.logging.set_verbosity(level)
 
@@ -33,25 +42,53 @@ class Ledger:
         A study that maximizes.
     log_params : collection of str
         Parameters that live on a logarithmic axis: the lr.
+    book : Book, optional
+        The search's record in a storage. The study here stays in memory: samplers and pruners look at it, and it is
+        the same in a search that goes on as in one that was never broken off.
+
+    Attributes
+    ----------
+    n_opened : int
+        How many candidates have been opened; they are numbered from 0 in the order of their proposal.
     """
 
-    def __init__(self, study: optuna.Study, log_params: Sequence[str] = ()):
+    def __init__(self, study: optuna.Study, log_params: Sequence[str] = (), book: Book | None = None):
         self.study = study
         self.log_params = log_params
+        self.book = book
+        self.n_opened = 0
         self._asked: list[Trial] = []
         self._open: list[Trial] = []
+        self._recorded: dict[int, dict[int, float]] = {}
 
     def ask(self, distributions: Mapping[str, BaseDistribution], n: int) -> list[dict[str, Any]]:
         """Let the study's sampler propose `n` trials; return their parameters, to be yielded as the next candidates."""
-        self._asked = [self.study.ask(dict(distributions)) for _ in range(n)]
+        known = {} if self.book is None else self.book.drawn()
+        self._asked = [self._ask(dict(distributions), known.get(self.n_opened + i)) for i in range(n)]
         return [dict(trial.params) for trial in self._asked]
 
-    def open(self, candidates: Sequence[Mapping[str, Any]]) -> None:
+    def _ask(self, distributions: dict[str, BaseDistribution], drawn: dict[str, Any] | None) -> Trial:
+        """Ask the sampler; where it is not seeded and the book has what it once drew, take that."""
+        trial = self.study.ask(distributions)
+        if drawn is None or drawn == trial.params or drawn.keys() != distributions.keys():
+            return trial
+        self.study.tell(trial, state=TrialState.FAIL)
+        self.study.enqueue_trial(drawn)
+        return self.study.ask(distributions)
+
+    def open(self, candidates: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Open a trial for each candidate, unless the sampler has proposed them and they are open already."""
         self._open = self._asked or [self._enqueue(candidate) for candidate in candidates]
-        self._asked = []
-        for trial, candidate in zip(self._open, candidates, strict=True):
-            trial.set_user_attr("params", {name: _plain(value) for name, value in candidate.items()})
+        self._asked, self._recorded = [], {}
+        first, self.n_opened = self.n_opened, self.n_opened + len(candidates)
+        return [
+            _enter(trial, candidate, first + i)
+            for i, (trial, candidate) in enumerate(zip(self._open, candidates, strict=True))
+        ]
+
+    def follow(self, recorded: Mapping[int, Sequence[Outcome]]) -> None:
+        """Take it that these of the open trials, by their place, are not trained: the book has their epochs."""
+        self._recorded = {place: epoch_means(row) for place, row in recorded.items()}
 
     def _enqueue(self, candidate: Mapping[str, Any]) -> Trial:
         numbers = {name: float(value) for name, value in candidate.items() if is_number(value)}
@@ -63,14 +100,29 @@ class Ledger:
         return FloatDistribution(value, value, log=log)
 
     def report(self, epoch: int, means: np.ndarray) -> None:
-        """Write the mean validation score of each open trial after `epoch` epochs; NaN is not a score."""
-        for trial, mean in zip(self._open, means, strict=True):
+        """Write the mean validation score of each trial that is trained after `epoch` epochs; NaN is not a score.
+
+        Trials the book has are reported too: a pruner decides as if they had been trained beside the others.
+        """
+        now = dict(zip(self._trained, means, strict=True))
+        now |= {place: of_epoch.get(epoch, np.nan) for place, of_epoch in self._recorded.items()}
+        for place, mean in sorted(now.items()):
             if np.isfinite(mean):
-                trial.report(float(mean), epoch)
+                self._open[place].report(float(mean), epoch)
+
+    @property
+    def _trained(self) -> list[int]:
+        return [place for place in range(len(self._open)) if place not in self._recorded]
+
+    def note(self, key: str, values: Sequence[np.ndarray | None]) -> None:
+        """Write an attribute of each open trial, a list of numbers; None is not written."""
+        for trial, value in zip(self._open, values, strict=True):
+            if value is not None:
+                trial.set_user_attr(key, value.tolist())
 
     def should_prune(self) -> np.ndarray:
-        """Ask the study's pruner about every open trial; a boolean array of shape (n_candidates,)."""
-        return np.array([trial.should_prune() for trial in self._open])
+        """Ask the study's pruner about every trial that is trained; why to stop it, or "", shape (n_trained,)."""
+        return ask_pruner(self.study, self._open)[self._trained]
 
     def close(self, ended: Mapping[int, Sequence[Outcome]], scores: np.ndarray) -> None:
         """Tell the study how open trials ended; the others stay open.
@@ -90,16 +142,25 @@ class Ledger:
         worst = self._below_all(scores)
         for (i, row), score in zip(ended.items(), scores, strict=True):
             trial = self._open[i]
-            trial.set_user_attr("status", candidate_status(row))
-            if has_status(row, STOPPED):
-                self.study.tell(trial, state=TrialState.PRUNED)
-            elif np.isfinite(score):
-                self.study.tell(trial, float(score))
-            elif has_status(row, DIVERGED) and not has_status(row, FAILED) and worst is not None:
-                self.study.tell(trial, worst)
-            else:
-                self.study.tell(trial, state=TrialState.FAIL)
+            state, value = how_it_ended(row, float(score), worst)
+            self._fill_in(trial, row)
+            for key, text in {"status": candidate_status(row), **outcome_attrs(row)}.items():
+                trial.set_user_attr(key, text)
+            self.study.tell(trial, value, state=state)
         self._open = [trial for i, trial in enumerate(self._open) if i not in ended]
+
+    def _fill_in(self, trial: Trial, row: Sequence[Outcome]) -> None:
+        """Report the epochs of a trial that no pruner was asked about."""
+        known = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        for epoch, mean in epoch_means(row).items():
+            if epoch not in known:
+                trial.report(mean, epoch)
+
+    def results(self, row: Sequence[Outcome], score: float, engine: str) -> dict[str, Any]:
+        """Return how a candidate ended, as the book's trial has it: state, value, epochs and attributes."""
+        state, value = how_it_ended(row, score, self._below_all(np.array([score])))
+        attrs = {"status": candidate_status(row), "engine": engine, **outcome_attrs(row)}
+        return {"state": state, "value": value, "intermediate_values": epoch_means(row), "user_attrs": attrs}
 
     def _below_all(self, scores: np.ndarray) -> float | None:
         told = [t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
@@ -109,11 +170,38 @@ class Ledger:
         low, high = min(known), max(known)
         return low - 0.1 * (high - low) - 1e-6 * max(abs(low), 1.0)
 
-    def abandon(self) -> None:
+    def abandon(self, why: str = "not finished") -> None:
         """Mark the open trials as failed: the search ends before they do."""
         for trial in [*self._open, *self._asked]:
+            trial.set_user_attr("status", why)
             self.study.tell(trial, state=TrialState.FAIL)
+        if self.book is not None:
+            self.book.close(why)
         self._open = self._asked = []
+
+
+def _enter(trial: Trial, candidate: Mapping[str, Any], number: int) -> Entry:
+    attrs = {"params": {name: _plain(value) for name, value in candidate.items()}, "candidate": number}
+    for key, value in attrs.items():
+        trial.set_user_attr(key, value)
+    return Entry(number, candidate_key(candidate), trial.params, trial.distributions, attrs)
+
+
+def how_it_ended(row: Sequence[Outcome], score: float, worst: float | None) -> tuple[TrialState, float | None]:
+    """Return the state and the value of a trial; `worst` is a value below those of all others, if there is one.
+
+    >>> how_it_ended([Outcome(0.5)], 0.5, None)
+    (<TrialState.COMPLETE: 1>, 0.5)
+    >>> how_it_ended([Outcome(float("nan"), DIVERGED)], float("nan"), 0.1)
+    (<TrialState.COMPLETE: 1>, 0.1)
+    """
+    if has_status(row, STOPPED):
+        return TrialState.PRUNED, None
+    if np.isfinite(score):
+        return TrialState.COMPLETE, score
+    if has_status(row, DIVERGED) and not has_status(row, FAILED) and worst is not None:
+        return TrialState.COMPLETE, worst
+    return TrialState.FAIL, None
 
 
 def _plain(value: Any) -> Any:

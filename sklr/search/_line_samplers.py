@@ -76,7 +76,7 @@ class OnLine(_Sampler):
 
     def _next(self, positions: np.ndarray, trials: list[FrozenTrial]) -> float:
         running = np.array([t.state == TrialState.RUNNING for t in trials], dtype=bool)
-        scores = np.array([_score(t) for t in trials])
+        scores = _capped(np.array([_score(t) for t in trials]), trials)
         distance = min(self._line.resolution, 0.5 / (len(trials) + 1))
         if not np.isfinite(scores).any():
             return retreat(positions, 1, distance)[0] if len(positions) else 0.5
@@ -128,6 +128,14 @@ def _score(trial: FrozenTrial) -> float:
     """Return a trial's score; one that diverged has been told a value below all others, which is not its own."""
     diverged = trial.user_attrs.get("status", "").startswith(DIVERGED)
     return np.nan if trial.value is None or diverged else trial.value
+
+
+def _capped(scores: np.ndarray, trials: list[FrozenTrial]) -> np.ndarray:
+    """Put trials that were pruned below the best that finished: short trainings can look better than they are."""
+    finished = [score for score, t in zip(scores, trials, strict=True) if t.state == TrialState.COMPLETE]
+    pruned = np.array([t.state == TrialState.PRUNED for t in trials], dtype=bool)
+    best = np.nanmax(finished) if np.isfinite(finished).any() else np.inf
+    return np.where(pruned, np.minimum(scores, np.nextafter(best, -np.inf)), scores)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 from sklearn.exceptions import FitFailedWarning
@@ -64,8 +65,6 @@ class OptunaSearchCV(BaseLRSearchCV):
         How many candidates to propose, and train, at a time. None trains the even start together, then few enough
         at a time that each proposal knows what it needs to; one at a time where callbacks or a timeout may end the
         search. Samplers that do not learn propose all at once.
-    timeout : float, optional
-        Seconds after which nothing more is proposed; what is being trained is finished.
     study : optuna.Study, optional
         A study that maximizes, to be continued by `n_trials` more: its own sampler proposes, its pruner prunes.
         None makes a fresh one in memory for every `fit`.
@@ -74,15 +73,15 @@ class OptunaSearchCV(BaseLRSearchCV):
     max_iter : int
         Taken for compatibility: a net trains for its own `max_epochs`, in the search and in the refit.
     enable_pruning : bool
-        Ask the study's pruner after each epoch whether to stop a candidate, by its mean over all folds. Needs an
-        estimator that trains in epochs; others are trained in full.
+        Ask the study's own pruner, Optuna's median without a `study`; the same as `pruner`, for code written for
+        optuna-integration.
     callbacks : list of callables, optional
         Each is called as `callback(study, trial)` after each trial; `study.stop()` in one ends the search.
     catch : exception type or tuple of them
         With `error_score="raise"`, a trial that raises one of these fails alone and the search goes on; candidates
         are then trained one at a time.
     scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
-select, confidence, extend
+select, confidence, extend, pruner, timeout, storage, study_name, resume, progress
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
         Decides seeds, folds, subsample and proposals.
@@ -91,7 +90,9 @@ select, confidence, extend
     ----------
     study_ : optuna.Study
         The record of all trials. A diverged one has a value below every score, and says so in its attribute
-        `status`. Choices that Optuna cannot hold (tuples, classes) stand there by their repr or index.
+        `status`. Choices that Optuna cannot hold (tuples, classes) stand there by their repr or index. Where there is
+        a `storage` the sampler learns from a copy in memory, so that a search that goes on proposes what it would
+        have; seed a sampler object for that.
     trials_, best_trial_, n_trials_, user_attrs_
         Of that study.
     sample_indices_ : ndarray of shape (n_rows,)
@@ -148,6 +149,11 @@ select, confidence, extend
         select: str = "best",
         confidence: float = 0.9,
         extend: bool = False,
+        pruner: str | BasePruner | None = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        resume: bool = False,
+        progress: bool = False,
     ):
         super().__init__(
             estimator,
@@ -167,12 +173,17 @@ select, confidence, extend
             select=select,
             confidence=confidence,
             extend=extend,
+            pruner=pruner,
+            timeout=timeout,
+            storage=storage,
+            study_name=study_name,
+            resume=resume,
+            progress=progress,
         )
         self.param_distributions = param_distributions
         self.n_trials = n_trials
         self.sampler = sampler
         self.n_points = n_points
-        self.timeout = timeout
         self.study = study
         self.subsample = subsample
         self.max_iter = max_iter
@@ -220,7 +231,7 @@ select, confidence, extend
     def user_attrs_(self) -> dict[str, Any]:
         """The user's notes on the study."""
         check_is_fitted(self, "study_")
-        return self.study_.user_attrs
+        return {key: value for key, value in self.study_.user_attrs.items() if not key.startswith("sklr:")}
 
     def set_user_attr(self, key: str, value: Any) -> None:
         """Note something on the study; `value` must be what JSON can hold."""
@@ -238,6 +249,12 @@ select, confidence, extend
         check_count("max_iter", self.max_iter)
         check_limits(self.n_trials, self.timeout, bool(self.callbacks))
         check_sampler(self.sampler, self.study)
+        if self.study is not None and self.storage is not None:
+            advice = "A study has its own."
+            raise ValueError(must_be("storage", "left out where a study is given", self.storage, advice))
+        if self.study is not None and self.pruner is not None:
+            advice = "Give the pruner to optuna.create_study, and set enable_pruning=True."
+            raise ValueError(must_be("pruner", "left out where a study is given", self.pruner, advice))
         check_subsample(self.subsample)
         check_callbacks(self.callbacks)
         check_catch(self.catch)
@@ -282,7 +299,7 @@ select, confidence, extend
         return self.n_trials
 
     def _prunes(self) -> bool:
-        return bool(self.enable_pruning)
+        return bool(self.enable_pruning) or super()._prunes()
 
     def _propose(
         self, space: dict[str, Asked], ledger: Ledger, random_state: np.random.RandomState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,20 +41,44 @@ class Record:
         self.candidates: list[dict] = []
         self.outcomes: list[list[Outcome]] = []
 
+    def score(self, row: Sequence[Outcome]) -> float:
+        """Return a candidate's mean score, NaN if it diverged, failed or was stopped."""
+        if has_status(row, DIVERGED) or has_status(row, STOPPED):
+            return float("nan")
+        return float(cell_scores([row], self.metric).mean())
+
     def add(self, candidates: Sequence[dict], outcomes: Sequence[Sequence[Outcome]]) -> np.ndarray:
         """Remember a batch; return its mean scores, shape (n_candidates,), NaN for what diverged, failed or stopped."""
         self.candidates += candidates
         self.outcomes += map(list, outcomes)
-        scores = cell_scores(outcomes, self.metric).mean(axis=1)
-        scores[self._marked(DIVERGED, STOPPED)[-len(candidates) :]] = np.nan
-        return scores
+        return np.array([self.score(row) for row in outcomes])
+
+    def lessons(self, n: int) -> np.ndarray:
+        """Return what a strategy is to learn from the last `n` candidates: their scores, or what they had reached.
+
+        NaN where one diverged or failed. The last score of a pruned one stays below every score of a finished one.
+        """
+        finished = np.array([self.score(row) for row in self.outcomes])
+        below = np.nextafter(np.nanmax(finished), -np.inf) if np.isfinite(finished).any() else np.inf
+        return np.where(np.isnan(finished), np.minimum(self.last_scores(), below), finished)[len(finished) - n :]
+
+    def last_scores(self) -> np.ndarray:
+        """Return the mean score that each stopped candidate had reached, NaN for all others."""
+        stopped = self._marked(STOPPED) & ~self._marked(DIVERGED, FAILED)
+        return np.where(stopped, cell_scores(self.outcomes, self.metric).mean(axis=1), np.nan)
 
     def _marked(self, *statuses: str) -> np.ndarray:
         return np.array([any(has_status(row, status) for status in statuses) for row in self.outcomes], dtype=bool)
 
     def cell_scores(self) -> np.ndarray:
-        """Return the test scores of all runs, shape (n_candidates, n_cells)."""
-        return cell_scores(self.outcomes, self.metric)
+        """Return the test scores of all runs, shape (n_candidates, n_cells); NaN for what was stopped."""
+        return cell_scores(self._shown(), self.metric)
+
+    def _shown(self) -> list[list[Outcome]]:
+        """Return the outcomes, those of stopped runs without a score unless there are no others."""
+        if not np.isfinite([self.score(row) for row in self.outcomes]).any():
+            return self.outcomes
+        return [list(map(_without_score, row)) for row in self.outcomes]
 
     def statuses(self) -> list[str]:
         """Return the status of every candidate, in words."""
@@ -65,7 +90,7 @@ class Record:
 
     def cv_results(self, format_results: Callable, error_score: Any, scoring_is_callable: bool) -> dict[str, Any]:
         """Return scikit-learn's `cv_results_`, with a `status` column, diverged candidates ranked last."""
-        rows = split_rows(self.outcomes, self.n_seeds)
+        rows = split_rows(self._shown(), self.n_seeds)
         diverged = self._marked(DIVERGED)
         self._raise_if_nothing_trained(diverged)
         if not diverged.any():
@@ -91,10 +116,12 @@ class Record:
         columns: dict[str, list] = {"status": self.statuses()}
         if any(o.history for row in self.outcomes for o in row):
             columns["n_epochs"] = [max(len(o.history) for o in row) for row in self.outcomes]
+        if self._marked(STOPPED).any():
+            columns["last_score"] = self.last_scores().tolist()
         return columns
 
     def _only_diverged_are_nan(self, diverged: np.ndarray) -> bool:
-        return bool(np.isfinite(self.cell_scores()[~diverged]).all())
+        return bool(np.isfinite(self.cell_scores()[~(diverged | self._marked(STOPPED))]).all())
 
     def _raise_if_nothing_trained(self, diverged: np.ndarray) -> None:
         if not (diverged | self._marked(FAILED)).all() or not diverged.any():
@@ -114,6 +141,18 @@ class Record:
                 DivergedWarning,
                 stacklevel=7,  # where `fit` was called, past scikit-learn's wrapper of it
             )
+
+
+def _without_score(outcome: Outcome) -> Outcome:
+    """Return the outcome of a run; one that was stopped has no score to stand beside those of whole trainings."""
+    if outcome.status != STOPPED:
+        return outcome
+    test, train = (_nan_for(scores) for scores in (outcome.test_scores, outcome.train_scores))
+    return replace(outcome, test_scores=test, train_scores=train)
+
+
+def _nan_for(scores: Any) -> Any:
+    return dict.fromkeys(scores, np.nan) if isinstance(scores, dict) else None if scores is None else np.nan
 
 
 def warn_about_refit(params: dict) -> None:

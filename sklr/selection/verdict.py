@@ -40,6 +40,7 @@ def verdict(curve: LRCurve, choice: Choice, corrected: float) -> str:
         _score(choice, corrected),
         _edge(curve),
         _diverged(curve),
+        _pruned(curve),
         f"Next: {'; '.join(_next(curve, choice)) or 'nothing, the answer is settled at this confidence'}.",
     ]
     return "\n".join(line for line in lines if line)
@@ -72,6 +73,11 @@ def _diverged(curve: LRCurve) -> str:
         return ""
     until = "the lowest did already" if stable is None else f"stable up to {stable:.3g}"
     return f"Diverged: {n} of {len(curve)} learning rates; {until}."
+
+
+def _pruned(curve: LRCurve) -> str:
+    n = sum(status.startswith("pruned") for status in curve.status)
+    return f"Pruned: {n} of {len(curve)} learning rates, trained no further than it took to tell." if n else ""
 
 
 def _next(curve: LRCurve, choice: Choice) -> list[str]:

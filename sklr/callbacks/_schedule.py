@@ -1,0 +1,149 @@
+"""The callback that moves the learning rate along a schedule, and writes the lr used into the history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.callbacks import Callback
+
+from sklr._validation import check_count
+from sklr.callbacks._epochs import finished_epochs
+from sklr.schedules import Schedule, resolve_schedule
+
+
+class LRSchedule(Callback):
+    """Move the learning rate of any skorch net along a schedule, and write the lr used into its history.
+
+    Every param group's lr is its own peak times the schedule's multiplier, set anew before each step. The
+    moment is read from the net's history, so a training continued by `partial_fit` or from a checkpoint
+    (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
+    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the
+    new peak.
+
+    Without a schedule or warmup the lr is only recorded, so that skorch's own `LRScheduler` may be at work.
+
+    Parameters
+    ----------
+    schedule : None, str, Schedule, torch scheduler class or partial, or callable, default=None
+        As `sklr.schedules.resolve_schedule` takes it; None is a constant lr.
+    warmup_epochs : float, default=0
+        Epochs over which the lr rises, step by step, to exactly its peak; the schedule begins after them.
+    schedule_epochs : int, optional
+        The horizon of the schedule, warmup included, in epochs; by default the net's `max_epochs`. Set it
+        where a training is made of several `partial_fit`. Past it most schedules stay where they ended.
+
+    Attributes
+    ----------
+    schedule_ : Schedule
+        The schedule that is followed, warmup included.
+    lr_ : float
+        The first param group's lr in the latest step; also "lr" in the history, per batch and, for the last
+        step, per epoch.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1, module__out_features=1, lr=0.1, batch_size=4, max_epochs=1,
+    ...     train_split=None, verbose=0,
+    ...     callbacks=[LRSchedule("linear", warmup_epochs=1, schedule_epochs=2)],
+    ... )
+    >>> X = np.ones((8, 1), dtype="float32")
+    >>> net = net.partial_fit(X, X).partial_fit(X, X).partial_fit(X, X)  # the third is past the horizon
+    >>> [[batch["lr"] for batch in row["batches"]] for row in net.history]
+    [[0.05, 0.1], [0.1, 0.05], [0.0, 0.0]]
+    """
+
+    def __init__(self, schedule: Any = None, warmup_epochs: float = 0, schedule_epochs: int | None = None):
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.schedule_epochs = schedule_epochs
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Resolve the schedule, and refuse a warmup that the training would not finish."""
+        self.schedule_: Schedule = resolve_schedule(self.schedule, self.warmup_epochs)
+        if self.schedule_epochs is not None:
+            check_count("schedule_epochs", self.schedule_epochs)
+        name = "max_epochs" if self.schedule_epochs is None else "schedule_epochs"
+        if self.warmup_epochs and self.warmup_epochs >= self._horizon(net):
+            raise ValueError(
+                f"warmup_epochs must be less than {name}, got warmup_epochs={self.warmup_epochs} and "
+                f"{name}={self._horizon(net)}. Train longer, or where several partial_fit make one training set "
+                "schedule_epochs to their sum."
+            )
+
+    def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        """Work out the multipliers of the epoch's steps."""
+        self.step_ = 0
+        self.multipliers_: np.ndarray | None = None
+        self.lr_ = float(net.optimizer_.param_groups[0]["lr"])
+        if self.schedule is None and not self.warmup_epochs:
+            return
+        finished = finished_epochs(net)
+        self.multipliers_ = self.schedule_.epoch_multipliers(
+            len(finished),
+            _steps_per_epoch(net, dataset_train),
+            self._horizon(net),
+            lr=_peak_lr(net.optimizer_.param_groups[0]),
+            losses=_monitored(self.schedule_, finished),
+        )
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any) -> None:
+        """Set every group's lr for the step about to be made."""
+        if not training:
+            return
+        if self.multipliers_ is not None:
+            # a loader that yields more batches than it announced keeps the epoch's last multiplier
+            multiplier = float(self.multipliers_[min(self.step_, len(self.multipliers_) - 1)])
+            for group in net.optimizer_.param_groups:
+                _scale(group, multiplier)
+        self.step_ += 1
+        self.lr_ = float(net.optimizer_.param_groups[0]["lr"])
+        net.history.record_batch("lr", self.lr_)
+
+    def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        """Record the lr of the epoch's last step."""
+        net.history.record("lr", self.lr_)
+
+    def _horizon(self, net: Any) -> int:
+        return net.max_epochs if self.schedule_epochs is None else self.schedule_epochs
+
+
+def _steps_per_epoch(net: Any, dataset_train: Any) -> int:
+    try:
+        return len(net.get_iterator(dataset_train, training=True))
+    except TypeError as error:  # an IterableDataset without a length
+        raise TypeError(
+            f"the training data must have a length for a schedule or warmup, got {dataset_train!r}. "
+            "Give the dataset a __len__, or leave schedule and warmup_epochs out."
+        ) from error
+
+
+def _monitored(schedule: Schedule, finished: list[dict[str, Any]]) -> list[float]:
+    name = schedule.monitored()
+    if name is None:
+        return []
+    for row in finished:
+        if name not in row:
+            there = ", ".join(sorted(key for key, value in row.items() if isinstance(value, int | float)))
+            raise ValueError(f"monitor must be a column of the net's history, got {name!r}. There are: {there}.")
+    return [row[name] for row in finished]
+
+
+def _peak_lr(group: dict[str, Any]) -> float:
+    """Return the lr that multipliers refer to: kept in the group, or what someone set since we last wrote."""
+    lr = float(group["lr"])
+    return float(group["initial_lr"]) if lr == group.get("scheduled_lr") else lr
+
+
+def _scale(group: dict[str, Any], multiplier: float) -> None:
+    peak = _peak_lr(group)
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(peak * multiplier)  # compiled and captured steps hold on to the tensor
+    else:
+        group["lr"] = peak * multiplier
+    # both travel with the optimizer's state_dict, so a checkpoint knows its peak and who set the lr
+    group["initial_lr"], group["scheduled_lr"] = peak, float(group["lr"])

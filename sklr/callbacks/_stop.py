@@ -1,0 +1,134 @@
+"""What ends a training before its epochs are over: a loss that blows up, or one that no longer falls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import skorch.callbacks
+from skorch.callbacks import Callback
+
+from sklr._divergence import exploded
+from sklr._validation import must_be
+from sklr.callbacks._epochs import finished_epochs
+from sklr.exceptions import TrainingDiverged
+
+
+class StopOnDivergence(Callback):
+    """End a training at once when its loss is no longer finite or has exploded.
+
+    The rule is `sklr._divergence.exploded`, measured against the loss of the training's first batch, that
+    of the first `partial_fit` included.
+
+    Raises
+    ------
+    sklr.exceptions.TrainingDiverged
+        With the step, counted from 0 over the whole training, and its loss.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1, module__out_features=1, lr=1e30, batch_size=4,
+    ...     train_split=None, verbose=0, callbacks=[StopOnDivergence()],
+    ... )
+    >>> X = np.arange(1, 9, dtype="float32").reshape(-1, 1)
+    >>> net.fit(X, 9 * X)
+    Traceback (most recent call last):
+    ...
+    sklr.exceptions.TrainingDiverged: diverged at step 1: loss inf
+    """
+
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool | None = None, loss: Any = None, **kwargs: Any
+    ) -> None:
+        """Compare the loss just computed with the training's first."""
+        if not training:
+            return
+        value = loss.item()
+        if exploded(value, _first_loss(net, value)):
+            raise TrainingDiverged(_n_steps(net) - 1, value)
+
+
+class EarlyStopping(skorch.callbacks.EarlyStopping):
+    """End a training when a value has not improved for some epochs; skorch's, made safe for searches and resuming.
+
+    **Inside a search the net's own `train_split` decides.** Each training fold is split once more, the net learns on
+    one part and stops by its loss on the other; the search's validation fold is for the score alone, and the training
+    never sees a row of it. Stopping by the validation fold would choose the epoch on the rows that are to judge it,
+    and every score would come out too good. The price is that part of each training fold is not trained on, in all
+    candidates alike; and that such nets are trained one by one, not stacked.
+
+    The best learning rate of a net that may stop is one for *that* net: refitted, it stops by its `train_split` of all
+    rows.
+
+    Parameters
+    ----------
+    monitor : str, default="valid_loss"
+        A column of the history, one number an epoch; those of the validation part need a `train_split`.
+    patience : int, default=5
+        Epochs without improvement after which the training ends.
+    threshold, threshold_mode, lower_is_better
+        As in `skorch.callbacks.EarlyStopping`.
+    sink : callable, default=print
+        Where it says that it stopped, if the net is `verbose`.
+    load_best : bool, default=False
+        Whether the weights of the best epoch are put back in the end. A training that was taken up again knows the
+        weights of the epochs since.
+
+    Raises
+    ------
+    ValueError
+        After the first epoch, if the history has no such column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skorch.dataset import ValidSplit
+    >>> from sklr import MLP, NeuralNetRegressor
+    >>> X = np.linspace(-1, 1, 40)[:, None]
+    >>> net = NeuralNetRegressor(MLP, module__hidden=(), lr=0.5, max_epochs=100, random_state=0,
+    ...                          callbacks=[EarlyStopping()], train_split=ValidSplit(5))
+    >>> len(net.fit(X, np.ones(40)).history_) < 100
+    True
+    >>> net.set_params(train_split=None).fit(X, X)
+    Traceback (most recent call last):
+    ValueError: monitor of EarlyStopping must be a column of the net's history, got 'valid_loss'. Give the net a
+    train_split, such as skorch.dataset.ValidSplit(5), to hold rows out for it.
+    """
+
+    misses_: int
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Start counting, or go on where an earlier part of this training had come to."""
+        super().on_train_begin(net, X=X, y=y, **kwargs)
+        for row in finished_epochs(net):
+            self._count(row)
+
+    def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
+        """Count the epoch, and end the training if there were too many in vain."""
+        if self.monitor not in net.history[-1]:
+            advice = "Give the net a train_split, such as skorch.dataset.ValidSplit(5), to hold rows out for it."
+            rule = "a column of the net's history"
+            raise ValueError(must_be("monitor of EarlyStopping", rule, self.monitor, advice))
+        super().on_epoch_end(net, **kwargs)
+
+    def _count(self, row: dict[str, Any]) -> None:
+        """Judge an epoch of an earlier part as `on_epoch_end` did; where it had stopped, patience starts anew."""
+        improved = self.monitor in row and self._is_score_improved(row[self.monitor])
+        if improved:
+            self.dynamic_threshold_ = self._calc_new_threshold(row[self.monitor])
+            self.best_epoch_ = row["epoch"]
+        self.misses_ = 0 if improved or self.misses_ + 1 == self.patience else self.misses_ + 1
+
+
+def _training_losses(net: Any) -> Any:
+    return (batch["train_loss"] for row in net.history for batch in row["batches"] if "train_loss" in batch)
+
+
+def _first_loss(net: Any, otherwise: float) -> float:
+    return next(_training_losses(net), otherwise)
+
+
+def _n_steps(net: Any) -> int:
+    return sum(1 for _ in _training_losses(net))

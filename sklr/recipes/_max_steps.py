@@ -1,0 +1,263 @@
+"""How long to train: the steps in which the fastest constant learning rate fits the training set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.metrics import check_scoring
+
+from sklr._sklearn import count_rows
+from sklr._validation import check_count, must_be
+from sklr.exceptions import AllDivergedError
+from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularisation
+from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
+from sklr.search._space import check_lr_range, find_lr_param
+
+STILL_FALLING = 0.05  # share of its loss that a run loses in the last quarter of its epochs, if time is what it lacks
+
+
+@dataclass(frozen=True, eq=False)
+class MaxSteps:
+    """How long to train, and what was seen.
+
+    Parameters
+    ----------
+    lrs : ndarray of shape (n_lrs,)
+        The constant learning rates, rising.
+    loss, score : ndarray of shape (n_lrs, n_seeds, n_epochs)
+        Training loss of each epoch, and the score on the training rows after it; NaN where a run had diverged. The
+        epochs end where the first learning rate had fitted in most of its seeds.
+    target : float
+        The score that counts as fitted.
+    steps_per_epoch : int
+    switched_off : tuple of str
+        What of the net's own settings was left out for the experiment.
+    engine : str
+        Which engine trained.
+    """
+
+    lrs: np.ndarray
+    loss: np.ndarray
+    score: np.ndarray
+    target: float
+    steps_per_epoch: int
+    switched_off: tuple[str, ...]
+    engine: str
+
+    @property
+    def fit_steps(self) -> np.ndarray:
+        """Steps after which each run first reached the target, shape (n_lrs, n_seeds); inf where it did not."""
+        reached = self.score >= self.target
+        first = np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1.0, np.inf)
+        return first * self.steps_per_epoch
+
+    @property
+    def lr(self) -> float:
+        """The fastest learning rate; if none fits the training set, the one with the lowest loss in the end."""
+        steps = _upper_median(self.fit_steps)
+        return float(self.lrs[np.lexsort((self._median_loss[:, -1], steps))[0]])
+
+    @property
+    def n_steps(self) -> int | None:
+        """Optimizer steps to train for, to whole epochs; None if no learning rate fits the training set in time."""
+        steps = _upper_median(self.fit_steps).min()
+        return int(steps) if np.isfinite(steps) else None
+
+    @property
+    def n_epochs(self) -> int | None:
+        """The same in epochs, the net's `max_epochs`."""
+        return None if self.n_steps is None else self.n_steps // self.steps_per_epoch
+
+    @property
+    def edge(self) -> str | None:
+        """Whether the fastest lr is the "low" or the "high" end of the range, so that a faster one may lie beyond."""
+        return {self.lrs[0]: "low", self.lrs[-1]: "high"}.get(self.lr)
+
+    @property
+    def bound(self) -> str:
+        """What limits the training: "patience", "compute" or "fit".
+
+        "patience": the training set can be fitted, so the workload is not compute-bound, and how long to train is to be
+        chosen. "compute": it was not, and the best run's loss still fell at the end, by more than 5 % in the last
+        quarter of the epochs. "fit": it was not, and the loss had stopped falling.
+        """
+        if self.n_steps is not None:
+            return "patience"
+        best = self._median_loss[self.lrs.tolist().index(self.lr)]
+        quarter = max(1, len(best) // 4)
+        still = len(best) < 2 or not best[-1] > (1 - STILL_FALLING) * best[-1 - quarter]
+        return "compute" if still else "fit"
+
+    def summary(self) -> str:
+        """Return the result in plain words."""
+        lines = [self._answer(), self._edge_words(), f"Switched off: {', '.join(self.switched_off) or 'nothing'}."]
+        return "\n".join(line for line in lines if line)
+
+    def __str__(self) -> str:
+        rows = [f"{'lr':>10}  steps to fit, per seed"]
+        fastest = None if self.n_steps is None else self.lr
+        for lr, steps in zip(self.lrs, self.fit_steps, strict=True):
+            told = "  ".join(f">{self._seen}" if np.isinf(s) else f"{s:.0f}" for s in steps)
+            rows.append(f"{lr:>10.3g}  {told}{'  <- fastest' * bool(lr == fastest)}")
+        return "\n".join(rows)
+
+    @property
+    def _median_loss(self) -> np.ndarray:
+        """The training loss of the median seed, shape (n_lrs, n_epochs); inf where most seeds had diverged."""
+        return np.median(np.nan_to_num(self.loss, nan=np.inf), axis=1)
+
+    @property
+    def _seen(self) -> int:
+        return self.loss.shape[-1] * self.steps_per_epoch
+
+    def _answer(self) -> str:
+        none = f"No lr reached {self.target:g} on the training rows in {self._seen} steps"
+        if self.bound == "patience":
+            return (
+                f"Train for about {self.n_steps} steps ({self.n_epochs} epochs): lr {self.lr:.3g} takes so long to "
+                f"reach {self.target:g} on the training rows. Not compute-bound: they can be fitted in the time there "
+                "is. A first search shows whether that is right: if its best runs peak in the first tenth of the "
+                "steps take fewer, if in the last quarter more."
+            )
+        if self.bound == "compute":
+            return (
+                f"{none}, and the loss at lr {self.lr:.3g} was still falling: this looks compute-bound. Raise "
+                "max_epochs, or train as long as you can afford."
+            )
+        return (
+            f"{none}, and the loss at lr {self.lr:.3g} no longer fell: longer training alone will not fit them. Use a "
+            "larger model, or a lower target."
+        )
+
+    def _edge_words(self) -> str:
+        if self.edge is None:
+            return ""
+        return (
+            f"lr {self.lr:.3g} is the {self.edge} end of the range, a faster one may lie beyond: widen lr_range before "
+            "you believe this."
+        )
+
+
+def suggest_max_steps(
+    net: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    lr_range: tuple[float, float] = (1e-4, 10.0),
+    n_lrs: int = 11,
+    max_epochs: int | None = None,
+    target: float | None = None,
+    scoring: Any = None,
+    n_seeds: int = 3,
+    engine: Any = "auto",
+    n_jobs: int | None = None,
+    random_state: Any = None,
+    **fit_params: Any,
+) -> MaxSteps:
+    """Find out how long to train: the steps in which the fastest constant learning rate fits the training set.
+
+    A first guess for `max_epochs`, before any search, for trainings that are not compute-bound. All learning rates are
+    trained from several seeds on all rows, without schedule, warmup, weight decay, dropout, label smoothing and early
+    stopping, until one has fitted in most of its seeds; each lr counts with its median seed, so that no lucky run
+    decides. Give rows without augmentation: what a dataset or loader does to them is not seen here.
+
+    Parameters
+    ----------
+    net : estimator
+        One of sklr's nets, or a pipeline that ends in one. It is left as it is.
+    X, y : as in `fit`
+    lr_range : (float, float), default=(1e-4, 10)
+        Lowest and highest learning rate.
+    n_lrs : int, default=11
+        How many, evenly on a log scale.
+    max_epochs : int, optional
+        When to give up; by default the net's own, times 5.
+    target : float, optional
+        The score on the training rows that counts as fitted; by default 1 for classifiers and 0.99 for regressors.
+    scoring : str or callable, optional
+        As in scikit-learn, higher is better; by default accuracy or R².
+    n_seeds : int, default=3
+    engine, n_jobs, random_state
+        As in `LRGridSearchCV`.
+    **fit_params
+        As in `fit`.
+
+    Returns
+    -------
+    result : MaxSteps
+        `n_steps`, `n_epochs`, `lr`, whether it was at the `edge`, what the workload is `bound` by, and `summary()`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any training, if an argument is not what it must be.
+    AllDivergedError
+        If every run diverged.
+
+    Notes
+    -----
+    Godbole, Dahl, Gilmer, Shallue and Nado 2023, *Deep Learning Tuning Playbook*, "Deciding how long to train when
+    training is not compute-bound". It counts to whole epochs, since that is how often a score is taken. Labels that are
+    noisy may need regularisation *and* many steps; then this is a lower bound.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = NeuralNetClassifier(MLP, optimizer="adamw", iterator_train__shuffle=True, batch_size=30)
+    >>> result = suggest_max_steps(net, X[:100], y[:100], lr_range=(1e-4, 1.0), n_lrs=5, random_state=0)
+    >>> result.bound, result.n_steps == result.n_epochs * 4, result.switched_off
+    ('patience', True, ('weight_decay=0.01', 'dropout'))
+    """
+    inner, off = constant_lr(net_of(net))
+    inner, more = without_regularisation(inner)
+    check_count("n_lrs", n_lrs, minimum=2)
+    check_count("n_seeds", n_seeds)
+    epochs = 5 * inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs)
+    inner.set_params(max_epochs=epochs)
+    estimator = with_net(net, inner)
+    lrs = log_spaced(*check_lr_range(lr_range), n_lrs)
+    fitted = _target(target, estimator, scoring)
+    found = sweep(
+        estimator,
+        X,
+        y,
+        [{find_lr_param(estimator): float(lr)} for lr in lrs],
+        n_seeds=n_seeds,
+        random_state=random_state,
+        engine=engine,
+        n_jobs=n_jobs,
+        scorer=check_scoring(estimator, scoring),
+        enough=partial(_most_seeds_fit, fitted),
+        fit_params=fit_params,
+    )
+    if not np.isfinite(found.loss[..., -1]).any():
+        rule = "a range in which the net trains at some lr"
+        raise AllDivergedError(must_be("lr_range", rule, lr_range, "Lower it: all runs diverged."))
+    per_epoch = steps_per_epoch(inner, count_rows(X))
+    return MaxSteps(lrs, found.loss, found.score, fitted, per_epoch, (*off, *more), found.engine)
+
+
+def _target(target: float | None, estimator: Any, scoring: Any) -> float:
+    if target is not None:
+        if isinstance(target, bool) or not np.isfinite(target):
+            raise ValueError(must_be("target", "a finite number", target))
+        return float(target)
+    if scoring is not None:
+        raise ValueError(must_be("target", "given with scoring", target, "Say which score counts as fitted."))
+    return 1.0 if is_classifier(estimator) else 0.99
+
+
+def _upper_median(steps: np.ndarray) -> np.ndarray:
+    """Return the median over seeds, shape (n_lrs,); of an even number the later of the two in the middle."""
+    return np.sort(steps, axis=1)[:, steps.shape[1] // 2]
+
+
+def _most_seeds_fit(target: float, scores: np.ndarray) -> bool:
+    reached = (scores >= target).any(axis=-1)
+    return bool((reached.sum(axis=1) > scores.shape[1] // 2).any())

@@ -1,0 +1,91 @@
+"""Candidates trained on all rows, each from several seeds: what the recipes look at is training, not validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import check_random_state, indexable
+
+from sklr._sklearn import count_rows, take_params
+from sklr.engines import pick_engine
+from sklr.engines._base import Cell, Experiment
+
+MAX_SEED = 2**31 - 1
+
+
+class Sweep(NamedTuple):
+    """What a sweep saw, arrays of shape (n_candidates, n_seeds, n_epochs).
+
+    `loss` is the mean training loss of an epoch and `score` the score on the training rows after it, NaN from where a
+    run diverged on. `engine` is the name of the engine that trained.
+    """
+
+    loss: np.ndarray
+    score: np.ndarray
+    engine: str
+
+
+def sweep(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    candidates: Sequence[dict],
+    *,
+    n_seeds: int,
+    random_state: Any,
+    engine: Any,
+    n_jobs: int | None,
+    scorer: Callable | None = None,
+    enough: Callable[[np.ndarray], bool] = lambda scores: False,
+    fit_params: Mapping[str, Any],
+) -> Sweep:
+    """Train every candidate from the same seeds on all rows, epoch by epoch, until the scores so far are `enough`.
+
+    Without a scorer all scores are 0.
+    """
+    X, y = indexable(X, y)
+    rows = np.arange(count_rows(X))
+    seeds = check_random_state(random_state).randint(MAX_SEED, size=n_seeds)
+    test = rows if scorer is not None else rows[:1]
+    experiment = Experiment(
+        estimator=estimator,
+        X=X,
+        y=y,
+        cells=[Cell(0, i, int(seed), rows, test) for i, seed in enumerate(seeds)],
+        scorer=scorer or _no_score,
+        fit_params=take_params(X, params=dict(fit_params)),
+        error_score="raise",
+        n_jobs=n_jobs,
+    )
+    chosen, _ = pick_engine(engine, experiment, candidates)
+    training = chosen.start(experiment, candidates)
+    losses, scores = [], []
+    while not training.done:
+        report = training.advance(1)
+        losses.append(report.train_loss)
+        scores.append(report.valid_score)
+        if enough(np.concatenate(scores, axis=-1)):
+            break
+    return Sweep(np.concatenate(losses, axis=-1), np.concatenate(scores, axis=-1), chosen.name)
+
+
+def _no_score(estimator: Any, X: Any, y: Any = None, **params: Any) -> float:
+    return 0.0
+
+
+def steps_per_epoch(net: Any, n_rows: int) -> int:
+    """Return the optimizer steps of one epoch over so many rows, as the net's own batches make them."""
+    return len(net.get_iterator(range(n_rows), training=True))
+
+
+def log_spaced(low: float, high: float, n: int) -> np.ndarray:
+    """Return `n` learning rates from `low` to `high`, evenly on a log scale, both ends exact.
+
+    >>> log_spaced(0.01, 1.0, 3).tolist()
+    [0.01, 0.1, 1.0]
+    """
+    lrs = np.geomspace(low, high, n)
+    lrs[[0, -1]] = low, high
+    return lrs

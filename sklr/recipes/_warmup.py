@@ -1,0 +1,298 @@
+"""How much warmup: the shortest with which a net survives ten times the lr that is unstable without, or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sklr._sklearn import count_rows
+from sklr._validation import check_count, must_be
+from sklr.exceptions import AllDivergedError
+from sklr.recipes._plain import constant_lr, net_of, with_net
+from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
+from sklr.search._space import check_lr_range, find_lr_param
+
+FALLEN_BACK = 0.25  # share of what a run had gained in loss that it may lose again
+GAINED = 0.5  # share of what the best run gained that it must come to, or it is no training
+
+
+@dataclass(frozen=True, eq=False)
+class NeededWarmup:
+    """Where a net becomes unstable, how much warmup it needs beyond, and what was seen.
+
+    Parameters
+    ----------
+    lrs : ndarray of shape (n_lrs,)
+        Learning rates tried without warmup, rising.
+    lr_loss : ndarray of shape (n_lrs, n_seeds, n_epochs)
+        Their training losses by epoch; NaN where a run had diverged.
+    factors : ndarray of shape (n_factors,)
+        How far above the unstable lr the warmups were tried, falling.
+    warmup_steps : ndarray of shape (n_warmups,)
+        Warmups tried, rising from 0; empty where no lr was unstable.
+    warmup_loss : ndarray of shape (n_factors, n_warmups, n_seeds, n_epochs)
+        Their training losses by epoch.
+    steps_per_epoch : int
+    switched_off : tuple of str
+        What of the net's own settings was left out for the experiment.
+    """
+
+    lrs: np.ndarray
+    lr_loss: np.ndarray
+    factors: np.ndarray
+    warmup_steps: np.ndarray
+    warmup_loss: np.ndarray
+    steps_per_epoch: int
+    switched_off: tuple[str, ...]
+
+    @property
+    def best_lr(self) -> float:
+        """The learning rate with the lowest training loss in the end, without warmup."""
+        return float(self.lrs[_best(self.lr_loss)])
+
+    @property
+    def lr_unstable(self) -> np.ndarray:
+        """Which runs without warmup were unstable, bool of shape (n_lrs, n_seeds); up to `best_lr` none is."""
+        above = np.arange(len(self.lrs)) > _best(self.lr_loss)
+        return is_unstable(self.lr_loss, *_levels(self.lr_loss)) & above[:, None]
+
+    @property
+    def unstable_lr(self) -> float | None:
+        """The lowest lr above `best_lr` at which a run was unstable; None if the range has none."""
+        bad = self.lr_unstable.any(axis=1)
+        return float(self.lrs[bad.argmax()]) if bad.any() else None
+
+    @property
+    def warmup_unstable(self) -> np.ndarray:
+        """Which runs with warmup were unstable, bool of shape (n_factors, n_warmups, n_seeds)."""
+        return is_unstable(self.warmup_loss, *_levels(self.lr_loss))
+
+    @property
+    def survives(self) -> np.ndarray:
+        """Whether all seeds survive a warmup and every longer one, bool of shape (n_factors, n_warmups)."""
+        stable = np.asarray(~self.warmup_unstable.any(axis=-1))
+        return np.logical_and.accumulate(stable[:, ::-1], axis=1)[:, ::-1]
+
+    @property
+    def factor(self) -> float | None:
+        """The highest factor that some warmup survives; None if there is none."""
+        survived = self.survives.any(axis=1)
+        return float(self.factors[survived.argmax()]) if survived.any() else None
+
+    @property
+    def lr(self) -> float | None:
+        """The peak lr that is survived with `n_steps` of warmup, `factor` times the unstable one; or None."""
+        if self.unstable_lr is None or self.factor is None:
+            return None
+        return self.factor * self.unstable_lr
+
+    @property
+    def n_steps(self) -> int | None:
+        """The shortest warmup, in steps, with which all seeds survive `lr`, as with longer ones; or None."""
+        if self.factor is None:
+            return None
+        return int(self.warmup_steps[self.survives[self.factors.tolist().index(self.factor)].argmax()])
+
+    @property
+    def n_epochs(self) -> float | None:
+        """The same in epochs, the net's `warmup_epochs`."""
+        return None if self.n_steps is None else self.n_steps / self.steps_per_epoch
+
+    def summary(self) -> str:
+        """Return the result in plain words."""
+        first = f"Without warmup lr {self.best_lr:.3g} trains best"
+        if self.unstable_lr is None:
+            return f"{first}, and none up to {self.lrs[-1]:.3g} is unstable: no need of warmup is seen. Widen lr_range."
+        unstable = f"{first} and lr {self.unstable_lr:.3g} is unstable."
+        if self.n_steps is None:
+            return (
+                f"{unstable} No warmup up to {self.warmup_steps[-1]} steps makes it or {self.factors[0]:g} times it "
+                "stable: raise max_epochs to try longer ones, or clip the gradients (clip='p90')."
+            )
+        times = f"lr {self.lr:.3g}, {self.factor:g} times as high," if self.factor != 1 else "it"
+        return (
+            f"{unstable} With a warmup of {self.n_steps} steps (warmup_epochs={self.n_epochs:.3g}) {times} is survived."
+            f" Search the lr anew with this warmup, up to {self.lr:.3g}, and train those steps longer."
+        )
+
+    def __str__(self) -> str:
+        rows = _rows("lr, no warmup", self.lrs, self.lr_loss, self.lr_unstable)
+        for factor, loss, unstable in zip(self.factors, self.warmup_loss, self.warmup_unstable, strict=True):
+            rows += _rows(f"steps, {factor:g} x lr", self.warmup_steps, loss, unstable)
+        return "\n".join(rows)
+
+
+def find_warmup(
+    net: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    lr_range: tuple[float, float] = (1e-4, 100.0),
+    n_lrs: int = 13,
+    factors: Sequence[float] = (10.0, 3.0, 1.0),
+    n_warmups: int = 8,
+    max_epochs: int | None = None,
+    n_seeds: int = 3,
+    engine: Any = "auto",
+    n_jobs: int | None = None,
+    random_state: Any = None,
+    **fit_params: Any,
+) -> NeededWarmup:
+    """Find the shortest warmup with which a net survives ten times the learning rate that is unstable without.
+
+    First `n_lrs` constant learning rates are trained without warmup, which finds the lowest unstable one. Then, at 10,
+    3 and 1 times that, warmups of 0 steps and of lengths that double up to a third of the training, each followed by
+    the constant lr. The highest lr that some warmup survives counts. All are trained from several seeds on all rows:
+    ``n_seeds * (n_lrs + len(factors) * n_warmups)`` short trainings, a stack for each of the two parts.
+
+    A run is unstable if it diverged, if it lost again more than a quarter of what it had gained in training loss, or if
+    it gained less than half of what the best run did.
+
+    Parameters
+    ----------
+    net : estimator
+        One of sklr's nets, or a pipeline that ends in one. Its schedule and warmup are left out; it stays as it is.
+    X, y : as in `fit`
+    lr_range : (float, float), default=(1e-4, 100)
+        Lowest and highest learning rate. The lowest should hardly learn: its first epoch says what an untrained net
+        loses. The highest should be unstable.
+    n_lrs : int, default=13
+        How many, evenly on a log scale.
+    factors : sequence of float, default=(10, 3, 1)
+        How far beyond the unstable lr to go, at least 1, in any order.
+    n_warmups : int, default=8
+        How many warmups to try, 0 steps among them.
+    max_epochs : int, optional
+        Epochs of each training; by default the net's own.
+    n_seeds : int, default=3
+        One unstable seed makes a learning rate or a warmup unstable.
+    engine, n_jobs, random_state
+        As in `LRGridSearchCV`.
+    **fit_params
+        As in `fit`.
+
+    Returns
+    -------
+    result : NeededWarmup
+        `unstable_lr`, `n_steps` and `n_epochs` of the warmup, the `lr` that it survives, `summary()`, and as `str` a
+        table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any training, if an argument is not what it must be.
+    AllDivergedError
+        If the net diverges at the lowest learning rate already.
+
+    Notes
+    -----
+    Godbole, Dahl, Gilmer, Shallue and Nado 2023, *Deep Learning Tuning Playbook*, "How can optimization failures be
+    debugged and mitigated?" It asks for 10 times the unstable lr, which small nets rarely survive: hence the lower
+    factors. It advises to put the warmup in front of the training, not to take it off its steps, and to try clipping if
+    no warmup helps. The rule is for an optimizer that is unstable *early*; where a late lr is too high
+    (edge of stability), a warmup only delays it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> net = NeuralNetClassifier(MLP, iterator_train__shuffle=True, batch_size=30)
+    >>> result = find_warmup(net, X, y, n_lrs=7, n_warmups=3, n_seeds=2, random_state=0)
+    >>> result.lrs.round(4).tolist(), result.warmup_steps.tolist()
+    ([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0], [0, 8, 16])
+    >>> result.unstable_lr > result.best_lr
+    True
+    """
+    inner, off = constant_lr(net_of(net))
+    check_count("n_lrs", n_lrs, minimum=2)
+    check_count("n_warmups", n_warmups, minimum=2)
+    check_count("n_seeds", n_seeds)
+    falling = _checked_factors(factors)
+    inner.set_params(max_epochs=inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs))
+    estimator, lrs = with_net(net, inner), log_spaced(*check_lr_range(lr_range), n_lrs)
+    lr_param = find_lr_param(estimator)
+    per_epoch = steps_per_epoch(inner, count_rows(X))
+    steps = _warmups(per_epoch * inner.max_epochs, n_warmups)
+    how = {
+        "n_seeds": n_seeds,
+        "random_state": random_state,
+        "engine": engine,
+        "n_jobs": n_jobs,
+        "fit_params": fit_params,
+    }
+    seen = sweep(estimator, X, y, [{lr_param: float(lr)} for lr in lrs], **how)
+    if not np.isfinite(seen.loss[0]).all():
+        raise AllDivergedError(must_be("the lowest lr of lr_range", "one at which the net trains", lrs[0], "Lower it."))
+    nothing = np.empty((0, 0, n_seeds, inner.max_epochs))
+    result = NeededWarmup(lrs, seen.loss, falling[:0], steps[:0], nothing, per_epoch, tuple(off))
+    if result.unstable_lr is None:
+        return result
+    warmup_param = f"{lr_param.removesuffix('lr')}warmup_epochs"
+    peaks = (falling * result.unstable_lr).tolist()
+    candidates = [{lr_param: lr, warmup_param: int(s) / per_epoch} for lr in peaks for s in steps]
+    seen = sweep(estimator, X, y, candidates, **how)
+    loss = np.full((len(candidates), n_seeds, inner.max_epochs), np.nan)
+    loss[..., : seen.loss.shape[-1]] = seen.loss
+    loss = loss.reshape(len(falling), len(steps), *loss.shape[1:])
+    return replace(result, factors=falling, warmup_steps=steps, warmup_loss=loss)
+
+
+def _checked_factors(factors: Sequence[float]) -> np.ndarray:
+    values = np.unique(np.asarray(factors, dtype=float))[::-1]
+    if not values.size or values.ndim != 1 or not np.isfinite(values).all() or values[-1] < 1:
+        raise ValueError(must_be("factors", "numbers of at least 1", factors))
+    return values
+
+
+def is_unstable(loss: np.ndarray, untrained: float, best: float) -> np.ndarray:
+    """Say which runs diverged, fell back or hardly gained, shape (..., n_seeds).
+
+    Parameters
+    ----------
+    loss : ndarray of shape (..., n_seeds, n_epochs)
+        Training losses by epoch; NaN from where a run diverged on.
+    untrained : float
+        The loss of a net that has not learned.
+    best : float
+        The lowest that any run came to.
+
+    >>> runs = [[[2.0, 1.0, 0.5]], [[2.0, 1.0, 1.5]], [[2.0, 1.95, 1.95]], [[3.0, np.nan, np.nan]]]
+    >>> is_unstable(np.array(runs), untrained=2.0, best=0.5)[:, 0].tolist()
+    [False, True, True, True]
+    """
+    last = loss[..., -1]
+    lowest = np.fmin.reduce(loss, axis=-1)
+    with np.errstate(invalid="ignore"):
+        fell_back = last - lowest > FALLEN_BACK * (untrained - lowest)
+        hardly_gained = untrained - last < GAINED * (untrained - best)
+    return ~np.isfinite(last) | fell_back | hardly_gained
+
+
+def _best(loss: np.ndarray) -> int:
+    return int(np.nan_to_num(loss[..., -1], nan=np.inf).mean(axis=1).argmin())
+
+
+def _levels(loss: np.ndarray) -> tuple[float, float]:
+    """Return the loss of an untrained net, which the lowest lr hardly changes in an epoch, and the lowest of all."""
+    return float(np.nanmean(loss[0, :, 0])), float(np.nanmin(loss))
+
+
+def _warmups(total: int, n: int) -> np.ndarray:
+    """Return 0 and lengths that double up to a third of the steps, so that twice as many follow each.
+
+    >>> _warmups(300, 4).tolist(), _warmups(6, 5).tolist()
+    ([0, 25, 50, 100], [0, 1, 2])
+    """
+    longest = max(1, total // 3)
+    return np.unique([0, *(longest // 2**i for i in range(n - 1))])
+
+
+def _rows(title: str, values: np.ndarray, loss: np.ndarray, unstable: np.ndarray) -> list[str]:
+    rows = [f"{title:>16}  {'final loss':>10}  unstable"]
+    for value, last, bad in zip(values, loss[..., -1].mean(axis=1), unstable, strict=True):
+        rows.append(f"{value:>16.4g}  {last:>10.4g}  {bad.sum()} of {len(bad)}")
+    return rows

@@ -1,0 +1,118 @@
+"""What a search would cost: candidates, runs, epochs, steps, stacks and memory, counted before any training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joblib import effective_n_jobs
+
+from sklr.engines import StackedEngine, pick_engine
+from sklr.engines._base import Engine, Experiment
+from sklr.engines._data import is_net, seeded_clone
+from sklr.engines._packing import pack_members, run_bytes
+from sklr.engines._prepare import last_step, prepare
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `search.fit` would do; print it.
+
+    Parameters
+    ----------
+    candidates : int or None
+        How many are tried at most; None where only the clock or a callback ends the search.
+    runs : int or None
+        Trainings: candidates x folds x seeds.
+    epochs : int or None
+        Of all runs together; None where the estimator does not train in epochs.
+    steps : int or None
+        Optimizer steps of all runs together.
+    stacks : int or None
+        In how many stacks the first candidates are trained; None where they are trained one by one.
+    memory : int or None
+        Bytes that these stacks are expected to take on top of the data; None where they are trained one by one.
+    engine : str
+        What will train them.
+    reasons : tuple of str
+        Why a faster engine cannot.
+
+    Examples
+    --------
+    >>> print(Plan(10, 50, 500, 5500, 1, 3_000_000, "stacked"))
+    10 candidates, 50 runs, 500 epochs, 5,500 optimizer steps
+    engine: stacked, in 1 stack of about 3.0 MB
+    >>> print(Plan(None, None, None, None, None, None, "sequential", ("Ridge is not a skorch net",)))
+    as many candidates as time or callbacks allow
+    engine: sequential (Ridge is not a skorch net)
+    """
+
+    candidates: int | None
+    runs: int | None
+    epochs: int | None
+    steps: int | None
+    stacks: int | None
+    memory: int | None
+    engine: str
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        counts = {"candidates": self.candidates, "runs": self.runs, "epochs": self.epochs}
+        said = [f"{n:,} {what}" for what, n in {**counts, "optimizer steps": self.steps}.items() if n is not None]
+        if self.candidates is None:
+            said = ["as many candidates as time or callbacks allow"]
+        how = f" ({'; '.join(self.reasons)})" if self.reasons else ""
+        if self.stacks is not None and self.memory is not None:
+            how += f", in {self.stacks} stack{'s' * (self.stacks != 1)} of about {self.memory / 1e6:,.1f} MB"
+        return f"{', '.join(said)}\nengine: {self.engine}{how}"
+
+
+def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int | None) -> Plan:
+    """Return the plan of a search.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    engine : str or Engine
+    batch : sequence of dict
+        The candidates proposed first.
+    count : int or None
+        How many there will be in all.
+    """
+    chosen, reasons = pick_engine(engine, experiment, batch)
+    each = [_cost(experiment, candidate) for candidate in batch]
+    share = None if count is None else count / len(batch)  # those proposed later are taken to cost what these do
+    epochs, steps = (_scaled([cost[i] for cost in each], share) for i in range(2))
+    stacks, memory = _stacks(experiment, batch, chosen)
+    runs = None if count is None else count * len(experiment.cells)
+    return Plan(count, runs, epochs, steps, stacks, memory, chosen.name, tuple(reasons))
+
+
+def _cost(experiment: Experiment, candidate: dict) -> tuple[int | None, int | None]:
+    """Return the epochs and the optimizer steps of one candidate in all cells, None where it does not train in any."""
+    net = last_step(seeded_clone(experiment, candidate, experiment.cells[0]))
+    if not is_net(net):
+        return None, None
+    batch_size = net.get_params_for("iterator_train").get("batch_size", net.batch_size)
+    sizes = [len(cell.train) for cell in experiment.cells]
+    whole = math.floor if net.get_params_for("iterator_train").get("drop_last") else math.ceil
+    per_epoch = sum(1 if batch_size == -1 else whole(size / batch_size) for size in sizes)
+    return net.max_epochs * len(sizes), net.max_epochs * per_epoch
+
+
+def _scaled(numbers: Sequence[int | None], share: float | None) -> int | None:
+    known = [n for n in numbers if n is not None]
+    return None if share is None or len(known) < len(numbers) else round(sum(known) * share)
+
+
+def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tuple[int | None, int | None]:
+    """Return how many stacks the batch makes, and their memory in bytes."""
+    if not isinstance(engine, StackedEngine):
+        return None, None
+    groups = prepare(experiment, batch)
+    n_jobs = 1 if engine.compile else effective_n_jobs(experiment.n_jobs)
+    stacks = sum(len(pack_members(group, engine.max_stack, n_jobs)) for group in groups)
+    memory = sum(run_bytes(group) * len(group.members) * len(group.places) for group in groups)
+    return stacks, memory

@@ -1,0 +1,76 @@
+"""A bar that shows how far a search is: trials, epochs, the best score so far, the time left (rich, on request)."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from sklr._optional import require
+
+
+class Progress:
+    """The bar of one search; in a terminal and in Jupyter, where rich finds out by itself which it is.
+
+    Parameters
+    ----------
+    shown : bool
+        Without it nothing is shown, and rich is not needed.
+    total : int or None
+        How many trials there will be, None if that is not known before.
+
+    Raises
+    ------
+    ImportError
+        If rich is not installed.
+
+    Examples
+    --------
+    >>> with Progress(False, 10) as progress:
+    ...     progress.update(3, best=0.9)
+    """
+
+    def __init__(self, shown: bool, total: int | None):
+        self._bar: Any = _make_bar() if shown else None
+        self.total = total
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
+    def __enter__(self) -> Progress:
+        if self.shown:
+            self._bar.start()
+            self._task = self._bar.add_task("trials", total=self.total, epoch="", best="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.shown:
+            self._bar.stop()
+
+    def update(self, trials: int, best: float | None = None) -> None:
+        """Say how many trials are through, and the best score."""
+        if self.shown:
+            said = {} if best is None or not np.isfinite(best) else {"best": f"best {best:.4g}"}
+            self._bar.update(self._task, completed=trials, epoch="", **said)
+
+    def epoch(self, n_epochs: int) -> None:
+        """Say how many epochs the trials under way have had."""
+        if self.shown:
+            self._bar.update(self._task, epoch=f"epoch {n_epochs}")
+
+
+def _make_bar() -> Any:
+    rich = require("rich.progress", extra="progress")
+    return rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[epoch]}"),
+        rich.TextColumn("{task.fields[best]}"),
+        rich.TimeRemainingColumn(),
+    )

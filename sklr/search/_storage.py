@@ -1,0 +1,198 @@
+"""Where a study is kept: what `storage=` may be, how a storage is opened, repaired, and waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+from sklr._validation import check_flag, must_be
+from sklr.exceptions import StorageError, StorageWarning, StudyError
+
+PATIENCE = 60.0  # seconds a storage may be away in mid-search: a database server restarts in less
+OPENING = 10.0  # seconds at the start, where a wrong address is likelier than a restart
+HEARTBEAT = {"heartbeat_interval": 60, "grace_period": 120}  # seconds
+LOCK_GRACE = 5  # seconds after which the lock of a writer that was killed is broken; a write takes milliseconds
+SQLITE, JOURNAL = (".db", ".sqlite", ".sqlite3"), (".log", ".journal")
+FORMS = "a path that ends in .db or .log, a database URL such as 'sqlite:///lr.db', or an Optuna storage"
+
+T = TypeVar("T")
+
+
+def check_storage(storage: Any, study_name: Any, resume: Any) -> None:
+    """Check what can be checked without opening anything."""
+    check_flag("resume", resume)
+    if study_name is not None and (not isinstance(study_name, str) or not study_name):
+        raise ValueError(must_be("study_name", "a non-empty text or None", study_name))
+    if storage is None:
+        for what, value in {"study_name": study_name, "resume": resume or None}.items():
+            if value is not None:
+                advice = "Give a storage, such as storage='lr.db'."
+                raise ValueError(must_be(what, "left out where there is no storage", value, advice))
+        return
+    if resume and study_name is None:
+        raise ValueError(must_be("study_name", "given where resume=True", None, "Name the study to go on with."))
+    if not isinstance(storage, BaseStorage):
+        _address(storage)
+    elif isinstance(storage, RDBStorage) and not _is_sqlite(storage) and storage.get_heartbeat_interval() is None:
+        advice = "Write RDBStorage(url, heartbeat_interval=60), or give the URL itself."
+        raise ValueError(must_be("storage", "made with a heartbeat where it is a server's", storage, advice))
+
+
+def _address(storage: Any) -> tuple[str, str]:
+    """Return the kind of a storage, "url" or "journal", and its URL or absolute path.
+
+    >>> _address("sqlite:///lr.db")
+    ('url', 'sqlite:///lr.db')
+    >>> _address("/tmp/lr.log")
+    ('journal', '/tmp/lr.log')
+    >>> _address("/tmp/lr.db")
+    ('url', 'sqlite:////tmp/lr.db')
+    """
+    if not isinstance(storage, (str, os.PathLike)):
+        raise ValueError(must_be("storage", FORMS, storage))
+    text = os.fspath(storage)
+    if "://" in text:
+        return "url", text
+    # a journal's lock goes wrong under a relative path, and a worker may have another working directory
+    path = Path(text).expanduser().absolute()
+    if path.suffix in SQLITE:
+        return "url", f"sqlite:///{path}"
+    if path.suffix in JOURNAL:
+        return "journal", str(path)
+    raise ValueError(must_be("storage", FORMS, storage))
+
+
+def open_storage(storage: Any) -> BaseStorage:
+    """Open what `storage` names; databases get a heartbeat, a journal's half-written last line is dropped."""
+    if isinstance(storage, BaseStorage):
+        return storage
+    kind, address = _address(storage)
+    if kind == "journal":
+        lock = JournalFileOpenLock(address, grace_period=LOCK_GRACE)
+        repair_journal(Path(address), lock)
+        return JournalStorage(JournalFileBackend(address, lock_obj=lock))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+        return RDBStorage(address, engine_kwargs=_pool(address), **HEARTBEAT)  # type: ignore[arg-type]
+
+
+def _pool(url: str) -> dict[str, Any]:
+    """Return a connection for every transaction: none is left open after `fit`, or dead after a server's restart."""
+    from sqlalchemy.pool import NullPool
+
+    in_memory = url.startswith("sqlite") and (":memory:" in url or url.rstrip("/") == "sqlite:")
+    return {} if in_memory else {"poolclass": NullPool}
+
+
+def is_shared(storage: BaseStorage) -> bool:
+    """Say whether several machines may be at work on a storage: it is a database server's."""
+    return isinstance(storage, RDBStorage) and not _is_sqlite(storage)
+
+
+def _is_sqlite(storage: RDBStorage) -> bool:
+    return storage.engine.name == "sqlite"
+
+
+def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
+    """Drop the lines of a journal that are not whole, as a full disk or a loss of power leaves them."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if _is_whole(line)]
+        if len(whole) < len(lines):
+            fresh = path.with_name(path.name + ".repaired")
+            fresh.write_bytes(b"".join(whole))
+            fresh.replace(path)
+    finally:
+        lock.release()
+    if len(whole) < len(lines):
+        n_lost = len(lines) - len(whole)
+        message = f"{n_lost} line(s) of the journal {path.name} were not whole and have been dropped; the rest is kept."
+        warnings.warn(message, StorageWarning, stacklevel=2)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
+
+
+def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
+    """Create the study, or open it to go on; return it, its storage, and whether it is new.
+
+    Raises
+    ------
+    StudyError
+        If the name is taken and `resume` is False.
+    """
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        opened = patiently(lambda: open_storage(storage), OPENING)
+        return patiently(lambda: _create_or_load(opened, name, resume), OPENING)
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
+    try:
+        return optuna.create_study(storage=storage, study_name=name, direction="maximize"), storage, True
+    except DuplicatedStudyError as error:
+        if not resume:
+            advice = "Use resume=True to go on with it, or another name."
+            raise StudyError(must_be("study_name", "one that the storage does not have yet", name, advice)) from error
+    return optuna.load_study(storage=storage, study_name=name), storage, False
+
+
+def patiently(call: Callable[[], T], seconds: float | None = None) -> T:
+    """Call, and call again while the storage is in trouble, at growing intervals, for `seconds` in all.
+
+    Raises
+    ------
+    StorageError
+        When that time is over.
+    """
+    seconds = PATIENCE if seconds is None else seconds
+    start, pause = time.monotonic(), 0.05
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not _is_trouble(error):
+                raise
+            if time.monotonic() - start + pause > seconds:
+                raise StorageError(_gave_up(error, seconds)) from error
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+def _is_trouble(error: Exception) -> bool:
+    """Say whether an error is a storage's; a full disk is an OSError.
+
+    >>> _is_trouble(OSError(28, "No space left on device")), _is_trouble(KeyError("lr"))
+    (True, False)
+    """
+    return isinstance(error, (StorageInternalError, OSError)) or type(error).__module__.startswith("sqlalchemy.")
+
+
+def _gave_up(error: BaseException, seconds: float) -> str:
+    cause = error.__cause__ or error
+    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    return (
+        f"The storage did not answer for {seconds:g} seconds: {reason}. What has finished is kept, in the storage and, "
+        "where a search was under way, in its attributes; go on with resume=True once the storage is back."
+    )

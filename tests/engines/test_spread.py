@@ -1,0 +1,50 @@
+"""A worker process that dies costs what it was training, not the search."""
+
+import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.datasets import load_iris
+from sklearn.utils.parallel import delayed
+
+from sklr import LostWorkerWarning, LRGridSearchCV
+from sklr.engines._spread import spread
+
+X, Y = load_iris(return_X_y=True)
+
+
+@pytest.mark.filterwarnings("ignore::sklr.LostWorkerWarning")
+def test_a_call_that_kills_every_worker_is_given_up():
+    with pytest.raises(BrokenProcessPool):
+        list(spread([delayed(os._exit)(1)] * 2, n_jobs=2, pre_dispatch="all"))
+
+
+class Dies(ClassifierMixin, BaseEstimator):
+    """Kills the worker it is trained in, the first time its `lr` is 0.1."""
+
+    def __init__(self, path, lr=0.1):
+        self.path, self.lr = path, lr
+
+    def fit(self, X, y):
+        if self.lr == 0.1:
+            with Path(self.path).open("a") as log:
+                log.write("x")
+            if Path(self.path).stat().st_size == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.full(len(X), self.classes_[int(self.lr > 0.5)])
+
+
+def test_a_search_goes_on(tmp_path):
+    search = LRGridSearchCV(Dies(str(tmp_path / "n")), lrs=[0.01, 0.1, 1.0], cv=3, n_jobs=2, refit=False)
+    with pytest.warns(LostWorkerWarning, match="A worker process died .* is done again"):
+        search.fit(X, Y)
+    assert (tmp_path / "n").stat().st_size == 4  # once to die, three folds
+    assert list(search.cv_results_["status"]) == ["ok"] * 3

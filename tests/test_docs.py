@@ -1,0 +1,182 @@
+"""The site builds without a warning, leads nowhere that is not there, and prints what its code prints."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import types
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sphinx_gallery.gen_gallery import DEFAULT_GALLERY_CONF
+from sphinx_gallery.notebook import jupyter_notebook
+from sphinx_gallery.py_source_parser import split_code_and_text_blocks
+
+from sklr import MLP, DivergedWarning, EdgeOfRangeWarning, NeuralNetClassifier
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "quick_start.rst", *sorted((DOCS / "guide").glob("*.rst"))]
+BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n((?:    :.*\n)*)\n((?:    .*\n|\n(?=    ))+)", re.MULTILINE)
+NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
+WAY_IT_ENDED = re.compile(r"diverged at step .*")  # other processors diverge some steps sooner or later
+
+
+def python_of(markdown):
+    return re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
+
+
+def test_the_search_on_the_first_page_is_the_readmes():
+    blocks = BLOCK.findall((DOCS / "index.rst").read_text(encoding="utf-8"))
+    assert [textwrap.dedent(code) for _, _, code in blocks] == python_of((ROOT / "README.md").read_text("utf-8"))[:1]
+
+
+def assert_agree(printed, promised):
+    """Words must be equal, numbers near each other: processors round differently, and training amplifies that."""
+    said, wanted = (WAY_IT_ENDED.sub("diverged", text).split() for text in (printed, promised))
+    assert [NUMBER.sub("#", word) for word in said] == [NUMBER.sub("#", word) for word in wanted], printed
+    numbers = [
+        [float(found.replace(",", "")) for word in words for found in NUMBER.findall(word)] for words in (said, wanted)
+    ]
+    np.testing.assert_allclose(*numbers, rtol=0.25, atol=0.05, err_msg=printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # classes defined on the page can then be pickled
+    for language, options, body in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python" and "not-run" not in options:
+            with warnings.catch_warnings():
+                for expected in (DivergedWarning, EdgeOfRangeWarning):
+                    warnings.simplefilter("ignore", expected)
+                exec(compile(textwrap.dedent(body), page.name, "exec"), vars(module))
+        elif "output" in options:
+            assert_agree(capsys.readouterr().out, textwrap.dedent(body))
+    plt.close("all")
+    assert capsys.readouterr().out == "", "the page does not show this"
+
+
+class Links(HTMLParser):
+    """What a page points to, what can be pointed to on it, and what it loads."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.targets, self.anchors, self.loaded = [], {""}, []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
+        target = given.get("href") if tag in ("a", "link") else given.get("src")
+        if target:
+            (self.targets if tag == "a" else self.loaded).append(target)
+
+
+def assert_leads_somewhere(html):
+    pages = {path: Links(path) for path in html.rglob("*.html") if "_static" not in path.parts}
+    lost = []
+    for path, page in pages.items():
+        for target in page.targets + page.loaded:
+            to = urlsplit(target)
+            place = (path.parent / unquote(to.path)).resolve() if to.path else path
+            inside = not to.scheme and not to.netloc
+            if inside and (not place.exists() or (place in pages and unquote(to.fragment) not in pages[place].anchors)):
+                lost.append(f"{path.relative_to(html)}: {target}")
+    assert lost == []
+    assert [src for page in pages.values() for src in page.loaded if src.startswith(("http", "//"))] == []
+
+
+def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(tmp_path):
+    leave = shutil.ignore_patterns("_build", "generated", "examples", "__pycache__")
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=leave)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "benchmarks").mkdir()
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"):
+        shutil.copy(ROOT / page, tmp_path / page)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-n", "-q", "-D", "plot_gallery=0"]
+    built = subprocess.run([*command, ".", "html"], cwd=tmp_path / "docs", capture_output=True, text=True)
+    assert built.stderr == ""
+    assert built.returncode == 0
+    assert_leads_somewhere(tmp_path / "docs" / "html")
+
+
+def test_every_public_object_has_its_page(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    from public import public_objects
+
+    listed, module = [], "sklr"
+    for line in (DOCS / "api.rst").read_text(encoding="utf-8").splitlines():
+        if line.startswith(".. currentmodule::"):
+            module = line.split()[-1]
+        elif re.fullmatch(r"   [\w.]+", line):
+            listed.append(f"{module}.{line.strip()}")
+    objects = public_objects()
+    assert sorted(set(objects) - set(listed)) == [], "add these to a group of docs/api.rst"
+    assert sorted(set(listed) - set(objects)) == []
+    assert len(listed) == len(set(listed))
+
+
+def test_the_first_example_runs_as_a_notebook(tmp_path):
+    _, blocks = split_code_and_text_blocks(ROOT / "examples" / "plot_01_first_search.py")
+    written = json.dumps(jupyter_notebook(blocks, DEFAULT_GALLERY_CONF, str(tmp_path)))
+    notebook = nbformat.reads(written, as_version=4)
+    nbformat.validate(notebook)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    html = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert len(html) == 1
+    assert "LRGridSearchCV" in html[0]
+    assert "NeuralNetClassifier" in html[0]
+    assert any("<- best" in output.get("text", "") for output in outputs)
+
+
+@pytest.fixture(scope="module")
+def contributed():
+    """Return what the two blocks of the contributing guide define, and check how long they are."""
+    blocks = python_of((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(blocks) == 2
+    assert max(len(block.splitlines()) for block in blocks) < 30
+    module = types.ModuleType("contributed")
+    sys.modules[module.__name__] = module
+    for block in blocks:
+        exec(compile(block, "CONTRIBUTING.md", "exec"), vars(module))
+    yield module
+    del sys.modules[module.__name__]
+
+
+def test_the_strategy_of_the_contributing_guide_climbs(contributed):
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(MLP, module__hidden=(8,), optimizer="adam", max_epochs=10, iterator_train__shuffle=True)
+    search = contributed.HillClimbSearchCV(net, lr_range=(1e-6, 1.0), cv=3, scoring="neg_log_loss", random_state=0)
+    fitted = clone(search).fit(X, y)
+    lrs = fitted.lr_curve_.lr
+    np.testing.assert_allclose(lrs[1:] / lrs[:-1], 3)
+    assert np.isclose(lrs, 0.001).any(), "it starts in the middle"
+    assert fitted.best_lr_ > 0.01, "it climbs"
+    assert fitted.lr_edge_ is None or fitted.best_lr_ * 3 > 1, "it stops at the top or at the end"
+    assert fitted.engine_ == "stacked"
+    np.testing.assert_array_equal(search.fit(X, y).cell_scores_, fitted.cell_scores_)
+
+
+def test_the_schedule_of_the_contributing_guide_swings(contributed):
+    swing = contributed.Swing(times=2)
+    assert [round(swing(step, 8), 2) for step in (0, 1, 2, 3, 4, 8, 99)] == [1.0, 0.55, 0.1, 0.55, 1.0, 1.0, 1.0]
+    assert repr(swing) == "Swing(times=2)"
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(MLP, lr=0.1, schedule=contributed.Swing(by="epoch"), max_epochs=4, random_state=0)
+    np.testing.assert_allclose(net.fit(X, y).history_[:, "lr"], [0.1, 0.055, 0.01, 0.055])
+    with pytest.raises(ValueError, match="times of Swing must be at least 1, got 0"):
+        contributed.Swing(times=0)
