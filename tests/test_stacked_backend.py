@@ -113,6 +113,7 @@ SEARCHES = [
     (BayesSearchCV(net(), {"lr": (1e-3, 1.0, "log-uniform")}, n_iter=4, n_points=2, cv=FOLDS, random_state=0), 12),
     (grid(skorch_net()), 9),
     (grid(skorch_net(), {"optimizer__momentum": [0.0, 0.9], "module__n_hidden": [3, 6]}), 12),
+    (grid(skorch_net(), scoring="roc_auc"), 9),
     (grid(skorch_net(lambda: self_seeding_module(4))), 9),  # nothing that pickle could tell from others
     (grid(make_pipeline(StandardScaler(), net()), {"neuralnetclassifier__lr": LRS}), 9),
     (grid(net(), scoring=["roc_auc", "accuracy"], refit="roc_auc", return_train_score=True), 9),
@@ -153,8 +154,21 @@ def test_fit_parameters_go_along():
     assert assert_search_agrees(grid(net()), sample_weight=weight).n_stacked == 9
 
 
-def test_cross_validate_hands_back_fitted_estimators():
-    model = make_pipeline(StandardScaler(), net(lr=0.3))
+def test_a_scorer_is_called_once_per_fit():
+    calls = []
+
+    def scorer(estimator, X, y):
+        calls.append(1)
+        return estimator.score(X, y)
+
+    with sklr.stacked() as stacking:
+        cross_val_score(net(), X, y, cv=FOLDS, scoring=scorer)
+    assert (len(calls), stacking.n_stacked) == (3, 3)
+
+
+@pytest.mark.parametrize("estimator", [net(lr=0.3), skorch_net(lr=0.3)], ids=["sklr", "skorch"])
+def test_cross_validate_hands_back_fitted_estimators(estimator):
+    model = make_pipeline(StandardScaler(), estimator)
     how = {"cv": FOLDS, "return_estimator": True, "return_train_score": True, "return_indices": True}
     plain = cross_validate(model, X, y, **how)
     with sklr.stacked() as stacking:
@@ -165,6 +179,7 @@ def test_cross_validate_hands_back_fitted_estimators():
     assert found.keys() == plain.keys()
     for ours, theirs in zip(found["estimator"], plain["estimator"], strict=True):
         np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-9)
+        np.testing.assert_array_equal(ours.classes_, theirs.classes_)
         assert ours[-1].history_[:, "epoch"] == theirs[-1].history_[:, "epoch"]
 
 

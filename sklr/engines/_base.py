@@ -33,6 +33,7 @@ class Experiment:
 
     `fit_params` and `score_params` are as scikit-learn routed them, still for all rows; `scorer` is one scorer or
     a multimetric one, `metric` the name of the score that is followed epoch by epoch (None for a single one).
+    Without `follow` an engine may leave it at scoring the ends of trainings, which saves time where scores are dear.
     """
 
     estimator: Any
@@ -49,6 +50,7 @@ class Experiment:
     n_jobs: int | None = None
     pre_dispatch: Any = "2*n_jobs"
     keep_estimators: bool = False
+    follow: bool = True
     caller: Any = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     else:
         with RandomStream(world.seed):
             net.initialize()
+        net.check_data(place.data.X_train, place.data.y_train)
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
     _restore_optimizer(net, pack.stack.optimizer_state(i, cell), pack.history[m][cell], pack.members[m].lrs)

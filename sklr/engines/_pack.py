@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,13 +88,16 @@ class Pack:
         """Whether no run has an epoch left."""
         return self.epoch >= self.max_epochs or not self.alive.any()
 
-    def train_epoch(self) -> None:
-        """Train every run in the stack for one epoch, and find out which have diverged."""
+    def train_epoch(self, *, own_stream: bool = True) -> None:
+        """Train every run in the stack for one epoch, and find out which have diverged.
+
+        Without a random stream of its own it can be called in several threads, if the stack is `thread_safe`.
+        """
         start = time.time()
         self._compact()
         positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
         lr = self._lr(sizes)
-        with self.world:
+        with self.world if own_stream else nullcontext():
             losses = self._steps(positions, sizes, torch.from_numpy(lr))
         self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
         self.epoch += 1

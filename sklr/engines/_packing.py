@@ -19,6 +19,9 @@ STATES = 7  # a run holds its parameters this often at most: weights, gradients,
 SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
 
 
+THREAD_WORK = 1e7  # floating-point operations of a product that pay for a thread: below, threads wait for Python
+
+
 def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[int]]:
     """Divide a group's members into packs of about equal size.
 
@@ -28,13 +31,24 @@ def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[
     max_stack : int or None
         Most runs in a stack; None for as many as half of the free memory holds.
     n_jobs : int
-        Workers that want a pack each.
+        Workers that want a pack each; where there is one, its threads do, if the work is worth it.
     """
     n_cells, n_members = len(group.places), len(group.members)
     runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
     at_once = max(1, runs // n_cells)
-    n_packs = min(n_members, max(-(-n_members // at_once), n_jobs))
+    n_packs = min(n_members, max(-(-n_members // at_once), n_jobs if n_jobs > 1 else _n_threads(group)))
     return [part.tolist() for part in np.array_split(np.arange(n_members), n_packs)]
+
+
+def _n_threads(group: Group) -> int:
+    """Return how many threads are to train a pack each.
+
+    One thread per pack, instead of several that share each product: those meet after every operation.
+    """
+    if not group.thread_safe or torch.get_num_threads() == 1:
+        return 1
+    work = len(group.members) * len(group.places) * product_flops(group)
+    return max(1, min(torch.get_num_threads(), int(work / THREAD_WORK)))
 
 
 def free_bytes(group: Group) -> int:

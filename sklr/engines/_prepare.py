@@ -142,6 +142,7 @@ class Group(NamedTuple):
     places: list[Place]
     stack_args: dict[str, Any]
     max_epochs: int
+    thread_safe: bool = False
 
     def build(self, chosen: Sequence[int]) -> ModelStack:
         """Make the stack of some of the members."""
@@ -151,7 +152,7 @@ class Group(NamedTuple):
 
     def compiled(self) -> Group:
         """Return the same group, to be built into stacks that compile their step."""
-        return self._replace(stack_args={**self.stack_args, "compile": True})
+        return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
 
 
 def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
@@ -207,6 +208,7 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
         world = RandomStream(cell.seed)
         with world:
             net.initialize()
+        net.check_data(X, y)  # skorch's own classifiers find their classes in it
     dataset, _ = net.get_split_datasets(X, y)
     if not is_in_memory(dataset):
         raise Unstackable(f"{type(dataset).__name__} may give other items each time")
@@ -254,8 +256,9 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], places: list[P
     }
     members = [_member(c, other, peak) for c, other in zip(candidates, nets_, strict=True)]
     group = Group(members, kwargs, places, stack_args, net.max_epochs)
-    _check_loss(group, net, x, y)
-    return group
+    stack = group.build([0])
+    _check_loss(stack, net, x, y)
+    return group._replace(thread_safe=stack.thread_safe and torch.device(net.device).type == "cpu")
 
 
 def _infer(net: NeuralNet, x: Rows) -> Rows:
@@ -340,9 +343,8 @@ def _clipping(net: NeuralNet) -> dict[str, Any]:
     return {}
 
 
-def _check_loss(group: Group, net: NeuralNet, x: Rows, y: Rows) -> None:
+def _check_loss(stack: ModelStack, net: NeuralNet, x: Rows, y: Rows) -> None:
     """Refuse if the stack's loss is not the net's own: a loss that `get_loss` alone knows of, say."""
-    stack = group.build([0])
     many = map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), x)
     outputs = map_tensors(lambda out: out.transpose(0, 1), stack.outputs(many))
     found = stack.loss(outputs, map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), y), None)[0, 0]

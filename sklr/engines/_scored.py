@@ -73,6 +73,12 @@ class ScoredPack:
     def train_epoch(self) -> None:
         """Train an epoch, and fill in its validation scores."""
         self.pack.train_epoch()
+        self.follow()
+
+    def follow(self) -> None:
+        """Fill in the validation scores of the epoch just trained, if anyone wants them."""
+        if not self.experiment.follow:
+            return
         start = time.time()
         outputs = self._outputs(self.x_test)
         for cell, scorer in enumerate(self.scorers):

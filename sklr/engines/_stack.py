@@ -96,6 +96,9 @@ class ModelStack:
         Whether a row's part in the training depends on the batch's other rows (batch statistics, a criterion of
         whole batches): padding would then change the result, so give cells with different numbers of rows their
         own `Batch` each, all in one `step`.
+    thread_safe : bool
+        Whether stacks like this one may train at the same time in several threads: there is one generator of random
+        numbers and one switch for attention in a process.
 
     >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
     ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
@@ -253,8 +256,11 @@ class ModelStack:
         x, y = example
         with rng_kept(x):
             self._eval_chain, self._chain = record(self.module.eval(), x), record(self.module.train(), x)
+            before = torch.random.get_rng_state()
             with called() as names, torch.no_grad():
                 output = call(copy.deepcopy(self.module), x)
+            draws = not torch.equal(before, torch.random.get_rng_state())
+            self.thread_safe = not draws and names.isdisjoint(ATTENTION)
             self._map = self._make_map(names, x)
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))

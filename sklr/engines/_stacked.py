@@ -11,6 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
+from sklr.engines._advance import advance, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, Unstackable, prepare
@@ -121,18 +122,22 @@ class StackedTraining(Training):
         return all(scored.pack.done for scored in self.packs)
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train every pack on, each in a worker if there are several of both."""
+        """Train every pack on, each in a worker or a thread if there are several of both."""
         if n_epochs is None:
             n_epochs = max(scored.pack.max_epochs for scored in self.packs) - self.epoch
         before = len(self.packs)
-        n_jobs = min(self.n_jobs, before)  # one worker means this process, where nothing is copied
-        calls = (delayed(advance)(scored, self.epoch + n_epochs) for scored in self.packs)
-        advanced = spread(calls, n_jobs, self.experiment.pre_dispatch)
-        self.packs = [pack for _, packs in advanced for pack in packs]
+        self.packs = self._advanced(self.epoch + n_epochs)
         self._warn_if_halved(before)
         report = self._report(n_epochs)
         self.epoch += n_epochs
         return report
+
+    def _advanced(self, epoch: int) -> list[ScoredPack]:
+        n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
+        if n_jobs == 1 and len(self.packs) > 1 and all(scored.group.thread_safe for scored in self.packs):
+            return advance_together(self.packs, epoch)
+        calls = (delayed(advance)(scored, epoch) for scored in self.packs)
+        return [pack for _, packs in spread(calls, n_jobs, self.experiment.pre_dispatch) for pack in packs]
 
     def _warn_if_halved(self, before: int) -> None:
         if len(self.packs) > before and not self.warned:
@@ -199,17 +204,3 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.endswith("raised:")]
     return (telling or lines or [type(error).__name__])[0][:200].rstrip(".")
-
-
-def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
-    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
-    try:
-        with fitting_threads(scored.step_flops):
-            while scored.pack.epoch < epoch and not scored.pack.done:
-                scored.train_epoch()
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or len(scored.going) < 2:
-            raise
-    else:
-        return [scored]
-    return [advanced for half in scored.halves() for advanced in advance(half, epoch)]

@@ -17,8 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from sklr.engines import _packing, _stacked
+from sklr.engines._advance import advance_together as together
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
+from sklr.engines._pack import Pack
 from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stack import ModelStack
 from sklr.engines._stacked import StackedEngine
@@ -322,6 +325,54 @@ def test_a_compiled_stack_lets_runs_leave_by_halves_for_it_must_compile_anew(mon
     assert kept == []
     assert_agree(*both(classifier(), candidates))
     assert kept == [[0, 2]]
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(_packing, "THREAD_WORK", 1.0)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
+    told = []
+
+    def tell(packs, epoch):
+        told.append(len(packs))
+        return together(packs, epoch)
+
+    monkeypatch.setattr(_stacked, "advance_together", tell)
+    candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 0.03}]
+    assert_agree(*both(classifier(), candidates))
+    assert told == [2]
+    assert torch.get_num_threads() == 2
+
+
+def test_dropout_keeps_its_stream_to_itself_and_has_no_threads(two_threads, monkeypatch):
+    monkeypatch.setattr(_stacked, "advance_together", lambda packs, epoch: pytest.fail("there is one generator"))
+    net = classifier(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double())
+    outcomes = StackedEngine().start(experiment(net), LRS).finish()
+    assert {o.status for row in outcomes for o in row} == {"ok"}
+
+
+def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monkeypatch):
+    candidates = [{"lr": 0.01}, {"lr": 0.02}, {"lr": 0.1}, {"lr": 0.03}]
+    train, failed = Pack.train_epoch, []
+
+    def fail_once(pack, **options):
+        if pack.epoch == 1 and not failed:
+            failed.append(pack)
+            raise MemoryError
+        train(pack, **options)
+
+    whole = StackedEngine().start(experiment(classifier()), candidates).finish()
+    monkeypatch.setattr(Pack, "train_epoch", fail_once)
+    with pytest.warns(OutOfMemoryWarning):
+        outcomes = StackedEngine().start(experiment(classifier()), candidates).finish()
+    assert failed
+    assert_agree(outcomes, whole)
 
 
 def test_stopped_runs_leave_and_the_rest_goes_on_as_before():

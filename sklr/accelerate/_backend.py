@@ -1,0 +1,121 @@
+"""A joblib backend that sees all calls of a batch before any of them runs; what becomes of them is said elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain, islice
+from typing import Any
+
+import joblib
+from joblib.parallel import FallbackToBackend, ParallelBackendBase, SequentialBackend, get_active_backend
+from sklearn.utils.parallel import Parallel
+
+Task = tuple[Callable[..., Any], tuple, dict[str, Any]]
+RunBatch = Callable[[list[Task], "GatheringBackend"], list[Any]]
+
+
+class StackedBackend(ParallelBackendBase):
+    """Hands scikit-learn's batches to a `GatheringBackend`, and everybody else's to the backend that was there before.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(tasks, gatherer)`` returns the tasks' results in their order.
+    """
+
+    def __init__(self, run: RunBatch):
+        self.run = run
+        self.outside: dict[str | None, ParallelBackendBase] = {
+            None: get_active_backend()[0],
+            "processes": get_active_backend(prefer="processes")[0],
+            "threads": get_active_backend(prefer="threads")[0],
+        }
+        self.default_n_jobs = self.outside[None].default_n_jobs
+        super().__init__(nesting_level=self.outside[None].nesting_level)
+
+    @property
+    def supports_return_generator(self) -> bool:
+        """Whether results can come one by one: who asks for that is passed on."""
+        outside = self.outside[None]
+        return isinstance(outside, SequentialBackend) or outside.supports_return_generator
+
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        """Return how many workers there would be without this backend."""
+        return self.outside[None].effective_n_jobs(n_jobs)
+
+    def configure(
+        self, n_jobs: int = 1, parallel: Any = None, prefer: str | None = None, require: Any = None, **kwargs: Any
+    ) -> int:
+        """Pass on to the backend that will do it: joblib asks each `Parallel`'s backend to say so, or to fall back."""
+        outside = self.outside[prefer]
+        at_once = isinstance(parallel, Parallel) and not parallel.return_generator and parallel.timeout is None
+        raise FallbackToBackend(GatheringBackend(self.run, outside) if at_once else outside)
+
+    def submit(self, func: Any, callback: Any = None) -> Any:
+        """Never called, as `configure` passes everybody on; joblib wants it there."""
+        raise NotImplementedError
+
+    apply_async = submit  # what joblib called it before 1.5
+
+
+class GatheringBackend(ParallelBackendBase):
+    """The backend of one `Parallel`: it runs nothing until a result is asked for, and then all calls as one batch."""
+
+    def __init__(self, run: RunBatch, outside: ParallelBackendBase):
+        super().__init__(nesting_level=outside.nesting_level)
+        self.run, self.outside = run, outside
+        self.waiting: list[Job] = []
+
+    def effective_n_jobs(self, n_jobs: int) -> int:
+        """Return 2, whatever was asked for: the calls of one worker joblib would run itself, one by one."""
+        self.outside.effective_n_jobs(n_jobs)  # which refuses what is no number of workers
+        return 2
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
+        """Remember whose calls these are."""
+        self.parallel = parallel
+        self.memory = {name: kwargs[name] for name in ("temp_folder", "max_nbytes", "mmap_mode") if name in kwargs}
+        return self.effective_n_jobs(n_jobs)
+
+    def submit(self, func: Any, callback: Any = None) -> Job:
+        """Take some calls, to be run later."""
+        job = Job(self, func, callback)
+        self.waiting.append(job)
+        return job
+
+    apply_async = submit
+
+    def gather(self) -> None:
+        """Have all that is still to come handed over, and run the batch."""
+        for job in self.waiting:  # grows on the way: to be told that a call is done, joblib submits the next one
+            job.callback(None)
+        jobs, self.waiting = self.waiting, []
+        results = iter(self.run(list(chain.from_iterable(job.tasks for job in jobs)), self))
+        for job in jobs:
+            job.results = list(islice(results, len(job.tasks)))
+
+    def run_plainly(self, tasks: list[Task]) -> list[Any]:
+        """Run calls as they would have been run without this backend."""
+        if not tasks:
+            return []  # no worker need be started for that
+        return joblib.Parallel(n_jobs=self.parallel.n_jobs, backend=self.outside, **self.memory)(tasks)
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Forget what was not run: some call has failed."""
+        self.waiting = []
+
+
+class Job:
+    """Calls that joblib has submitted together, and will ask for their results."""
+
+    def __init__(self, gatherer: GatheringBackend, func: Any, callback: Callable[[Any], Any]):
+        self.gatherer, self.callback = gatherer, callback
+        self.tasks: list[Task] = func.items
+        self.results: list[Any] | None = None
+
+    def get(self, timeout: float | None = None) -> list[Any]:
+        """Return the results; the first of a batch to be asked has all of it run."""
+        if self.results is None:
+            self.gatherer.gather()
+        assert self.results is not None
+        return self.results

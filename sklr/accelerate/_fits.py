@@ -1,0 +1,182 @@
+"""From calls of scikit-learn's `_fit_and_score` to experiments of candidates x cells, and from outcomes back."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from joblib import hash as joblib_hash
+from sklearn.pipeline import Pipeline
+
+from sklr._sklearn import fit_and_score
+from sklr.engines._base import Cell, Experiment
+from sklr.engines._prepare import group_candidates, last_step
+from sklr.results import Outcome
+
+SIGNATURE = inspect.signature(fit_and_score)
+SHARED = (  # what the fits of an experiment have in common, one object for all of them
+    *("X", "y", "scorer", "fit_params", "score_params", "caller"),
+    *("return_train_score", "return_estimator", "error_score", "verbose"),
+)
+
+
+class Fit(NamedTuple):
+    """One call of `_fit_and_score`: its number in the batch, and its arguments by name."""
+
+    number: int
+    arguments: dict[str, Any]
+
+
+def fits_among(tasks: Sequence[tuple]) -> list[Fit]:
+    """Return the calls that fit and score an estimator, as scikit-learn's searches make them."""
+    return [
+        Fit(i, _by_name(args, kwargs))
+        for i, (function, args, kwargs) in enumerate(tasks)
+        if getattr(function, "function", function) is fit_and_score
+    ]
+
+
+def _by_name(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound = SIGNATURE.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+class Block(NamedTuple):
+    """Fits that are every one of some candidates in every one of some splits, rows are candidates."""
+
+    rows: list[list[Fit]]
+
+    @property
+    def fits(self) -> list[Fit]:
+        """The fits, candidate by candidate."""
+        return [fit for row in self.rows for fit in row]
+
+    @property
+    def candidates(self) -> list[dict]:
+        """The parameters that each row sets."""
+        return [row[0].arguments["parameters"] or {} for row in self.rows]
+
+    @property
+    def contexts(self) -> list[Any] | None:
+        """scikit-learn's callback contexts, one per fit, if it has given any."""
+        contexts = [fit.arguments.get("callback_ctx") for fit in self.fits]
+        return None if None in contexts else contexts
+
+    def parts(self) -> list[Block]:
+        """Return blocks of the candidates that could share a stack; some may be refused where others are not."""
+        estimator = self.rows[0][0].arguments["estimator"]
+        prefix = f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
+        return [Block([self.rows[c] for c in group]) for group in group_candidates(self.candidates, prefix)]
+
+    def experiment(self, n_jobs: int | None) -> Experiment:
+        """Return what the block's trainings share."""
+        given = self.rows[0][0].arguments
+        return Experiment(
+            estimator=given["estimator"],
+            X=given["X"],
+            y=given["y"],
+            cells=_cells(self.rows[0]),
+            scorer=given["scorer"],
+            fit_params=given["fit_params"] or {},
+            score_params=given["score_params"] or {},
+            return_train_score=given["return_train_score"],
+            error_score=given["error_score"],
+            verbose=given["verbose"],
+            n_jobs=n_jobs,
+            keep_estimators=given["return_estimator"],
+            follow=False,
+            caller=given.get("caller"),
+        )
+
+
+def _cells(row: Sequence[Fit]) -> list[Cell]:
+    seeds = _seeds(row[0].arguments["estimator"], len(row))
+    return [
+        Cell(k, 0, seed, _positions(fit.arguments["train"]), _positions(fit.arguments["test"]))
+        for k, (fit, seed) in enumerate(zip(row, seeds, strict=True))
+    ]
+
+
+def _positions(rows: Any) -> np.ndarray:
+    """Return rows as numbers; a splitter of the user's own may give them as a mask."""
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def _seeds(estimator: Any, n: int) -> list[int]:
+    """Return a seed per split, from torch's global generator, where plain fits draw; none where nothing is drawn."""
+    states = [v for k, v in estimator.get_params().items() if k.rpartition("__")[2] == "random_state"]
+    if hasattr(last_step(estimator), "random_state") and None not in states:
+        return [0] * n
+    return torch.randint(2**31 - 1, (n,)).tolist()
+
+
+def blocks(fits: Sequence[Fit]) -> Iterator[Block]:
+    """Yield the fits as full tables of candidates and splits.
+
+    The same candidate may come twice in a split, as `RandomizedSearchCV` may draw it twice; it is then two candidates.
+    """
+    tables: dict[Any, dict[tuple, Fit]] = {}
+    seen: Counter[tuple] = Counter()
+    prints = Fingerprints()
+    for fit in fits:
+        given = fit.arguments
+        estimator, candidate = prints.of_params(given["estimator"].get_params()), prints.of(given["parameters"])
+        shared = (type(given["estimator"]), estimator, *(id(given.get(name)) for name in SHARED))
+        cell = id(given["train"]), id(given["test"])
+        time = seen[shared, candidate, cell]
+        seen[shared, candidate, cell] += 1
+        tables.setdefault((shared, candidate, time), {})[cell] = fit
+    full: dict[tuple, list[list[Fit]]] = {}
+    for (shared, _, _), row in tables.items():
+        full.setdefault((shared, tuple(row)), []).append(list(row.values()))
+    yield from map(Block, full.values())
+
+
+class Fingerprints:
+    """What is equal for equal values, as clones of one estimator have them.
+
+    >>> prints = Fingerprints()
+    >>> prints.of({"lr": [0.1]}) == prints.of({"lr": [0.1]}), prints.of(0.1) == prints.of(0.2)
+    (True, False)
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[Any, Any]] = {}  # with the values, or an id might come to mean another one
+
+    def of(self, value: Any) -> Any:
+        """Return the fingerprint of a value; what cannot be pickled equals only itself."""
+        if id(value) not in self.known:
+            self.known[id(value)] = value, _hash(value) or id(value)
+        return self.known[id(value)][1]
+
+    def of_params(self, params: Mapping[str, Any]) -> Any:
+        """Return the fingerprint of parameters, one by one if need be: clones share classes and functions."""
+        return _hash(params) or tuple((name, self.of(params[name])) for name in sorted(params))
+
+
+def _hash(value: Any) -> str | None:
+    try:
+        return joblib_hash(value)
+    except Exception:  # pickling runs code of the value's own
+        return None
+
+
+def result(fit: Fit, outcome: Outcome, spare: float) -> dict[str, Any]:
+    """Return what `_fit_and_score` would have; `spare` seconds of what all fits needed together are this one's."""
+    given = fit.arguments
+    parts = {
+        "train_scores": (given["return_train_score"], outcome.train_scores),
+        "n_test_samples": (given["return_n_test_samples"], outcome.n_test_samples),
+        "fit_time": (given["return_times"], outcome.fit_time + spare),
+        "score_time": (given["return_times"], outcome.score_time),
+        "parameters": (given["return_parameters"], given["parameters"]),
+        "estimator": (given["return_estimator"], outcome.estimator),
+    }
+    asked = {name: value for name, (wanted, value) in parts.items() if wanted}
+    return {"fit_error": None, "test_scores": outcome.test_scores, **asked}
