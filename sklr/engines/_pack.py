@@ -15,7 +15,8 @@ from torch import Tensor
 from sklr._divergence import exploded
 from sklr._random import RandomStream
 from sklr.engines._batches import Epoch, Gathered, Rows, epoch_positions, map_tensors, stack_rows
-from sklr.engines._stack import Batch, ModelStack
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Counted
 from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule

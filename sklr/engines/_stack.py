@@ -8,60 +8,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sklr.engines._stack_attention import ATTENTION
+from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_conv import OPERATIONS, has_large_convolutions
-from sklr.engines._stack_loss import Counted, StackedLoss, Transform
+from sklr.engines._stack_loss import StackedLoss, Transform
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Program
 from sklr.engines._stack_record import called, record
 from sklr.engines._stack_step import Groups, StackedOptimizer
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step shows to some cells; their candidates all see the same.
-
-    Parameters
-    ----------
-    x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
-        A dict is passed to the module by keyword, anything else as its one argument.
-    y : Tensor (n_cells, n_rows, ...)
-    weight : Tensor (n_cells, n_rows), optional
-        Sample weights; 0 masks a padded row.
-    cells : tuple of int, default all
-        Which cells these are.
-    counted : (labels, shares), optional
-        What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
-    """
-
-    x: Any
-    y: Any
-    weight: Tensor | None = None
-    cells: tuple[int, ...] | None = None
-    counted: Counted | None = None
-
-    def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
-        """Keep the first rows, and these cells only."""
-        chosen = slice(None) if cells is None else torch.as_tensor(cells)
-
-        def cut(rows: Tensor | None) -> Any:
-            return None if rows is None else rows[chosen, :n_rows]
-
-        x, y, weight, counted = (tree_map(cut, part) for part in (self.x, self.y, self.weight, self.counted))
-        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()), counted)
 
 
 class ModelStack:
@@ -185,7 +150,7 @@ class ModelStack:
         losses : Tensor (n_candidates, n_cells)
             Each run's loss before the step, detached; NaN for cells that took none.
         """
-        if self._is_planned and _is_whole(batches):
+        if self._is_planned and is_whole(batches):
             return self._program_step(self._rates(lr), batches[0])
         cells, losses = self._gradients(batches)
         self._clip_gradients()
@@ -356,11 +321,6 @@ class ModelStack:
         if clip_value is not None:
             for grad in grads:
                 grad.clamp_(-clip_value, clip_value)
-
-
-def _is_whole(batches: Sequence[Batch]) -> bool:
-    """Whether all cells take this step together."""
-    return len(batches) == 1 and batches[0].cells is None
 
 
 def _decay_forms(optimizer: type, kwargs: Sequence[Mapping[str, Any]], groups: Groups | None) -> list[str]:

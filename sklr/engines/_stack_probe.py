@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from sklr.engines._stack import Batch, ModelStack
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Transform
 from sklr.engines._stack_map import call, rng_kept
 

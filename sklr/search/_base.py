@@ -8,25 +8,24 @@ from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
 from copy import copy, deepcopy
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import optuna
 from sklearn.base import clone, is_classifier
 from sklearn.utils import Tags, check_random_state, get_tags, indexable
-from sklearn.utils.validation import check_is_fitted
 
 from sklr._random import RandomStream
-from sklr._sklearn import BaseSearchCV, count_rows, fit_context, take_params
-from sklr._validation import check_count, check_flag, must_be
+from sklr._sklearn import count_rows, fit_context, take_params
+from sklr._validation import check_count, check_flag
 from sklr.engines import check_engine
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
 from sklr.exceptions import StorageError
 from sklr.search._book import HEAD, Book
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells, seeded
-from sklr.search._decide import chosen_params, decide, extension, searched_curve, warn_at_edge
+from sklr.search._conclude import ConcludingSearchCV
+from sklr.search._decide import extension
 from sklr.search._evaluate import Evaluator
 from sklr.search._fingerprint import header
 from sklr.search._ledger import Ledger, quiet_study
@@ -39,10 +38,9 @@ from sklr.search._space import check_lr_range, check_select, find_lr_param, lr_n
 from sklr.search._stops import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._storage import check_storage
 from sklr.search._tasks import SearchTasks
-from sklr.selection import edge, max_stable_lr, verdict
 
 
-class BaseLRSearchCV(BaseSearchCV):
+class BaseLRSearchCV(ConcludingSearchCV):
     """Cross-validated search for the learning rate; a strategy adds `_check_space` and `_propose`.
 
     Parameters are described in the strategies. See `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`.
@@ -251,12 +249,6 @@ class BaseLRSearchCV(BaseSearchCV):
         for name in [name for name in vars(self) if name.endswith("_") or name == "_cell_scores"]:
             delattr(self, name)
 
-    @property
-    def cell_scores_(self) -> np.ndarray:
-        """Test scores of all runs, shape (n_candidates, n_cells)."""
-        check_is_fitted(self, "_cell_scores")
-        return np.array(self._cell_scores)
-
     def _known_lr_param(self) -> str | None:
         """Return the name of the learning rate, None where there is no telling; a strategy that needs it will ask."""
         if self.lr_param is None and len(lr_names(self.estimator)) != 1:
@@ -344,83 +336,6 @@ class BaseLRSearchCV(BaseSearchCV):
     def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
         """Train a batch of candidates in every cell, write it down, return its mean scores."""
         return evaluator.evaluate(candidates)
-
-    def _conclude(self, evaluator: Evaluator) -> None:
-        """Set the fitted attributes, and choose."""
-        record = evaluator.record
-        if not record.outcomes and evaluator.deadline.passed():
-            advice = "Give it more, or train for fewer epochs."
-            raise ValueError(must_be("timeout", "long enough for one candidate", self.timeout, advice))
-        if not record.outcomes:
-            raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
-        self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons
-        self.n_iter_ = len(record.candidates)
-        self.history_ = record.history()
-        # a list: where X is a GPU's tensor, scikit-learn expects every array that is an attribute to be one too
-        self._cell_scores = record.cell_scores().tolist()
-        self.cv_results_ = record.cv_results(self._format_results, self.error_score, callable(self.scoring))
-        first = record.outcomes[0][0].test_scores
-        self.multimetric_ = isinstance(first, dict)
-        if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first)
-        if self.refit or not self.multimetric_:
-            self._choose()
-            self._decide(record)
-
-    def _choose(self) -> None:
-        metric = self.refit if self.multimetric_ else "score"
-        self.best_index_ = self._select_best_index(self.refit, metric, self.cv_results_)
-        self.best_params_ = self.cv_results_["params"][self.best_index_]
-        if not callable(self.refit):
-            self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
-
-    def _decide(self, record: Record) -> None:
-        """Draw the LR curve and choose on it; unless ``select="best"`` the choice is the curve's, not the ranking's."""
-        if self.lr_param_ is not None:
-            self.best_lr_ = self.best_params_.get(self.lr_param_, self.estimator.get_params()[self.lr_param_])
-        curve = searched_curve(record, self.lr_param_)
-        decision = None if curve is None else decide(curve, self.cell_scores_, self.select, self.confidence)
-        if decision is None:
-            return
-        self.lr_curve_, self.lr_choice_, self.best_score_corrected_ = decision
-        self.lr_interval_ = self.lr_choice_.interval
-        self.lr_edge_, self.max_stable_lr_ = edge(self.lr_curve_), max_stable_lr(self.lr_curve_)
-        if self.select != "best" and not callable(self.refit):
-            self._take(self.lr_choice_.lr)
-        warn_at_edge(self.lr_curve_, self.extend)
-
-    def _take(self, lr: float) -> None:
-        """Make a learning rate of the curve the best one; the index is that of the nearest one that was tried."""
-        assert self.lr_param_ is not None
-        curve = self.lr_curve_
-        tried = np.flatnonzero(curve.usable)
-        nearest = tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()]
-        self.best_index_ = int(curve.candidate[nearest])
-        self.best_params_ = chosen_params(self.cv_results_["params"][self.best_index_], self.lr_param_, lr)
-        self.best_lr_ = lr
-        metric = self.refit if self.multimetric_ else "score"
-        self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
-
-    def summary(self) -> str:
-        """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
-        check_is_fitted(self, "cv_results_")
-        if not hasattr(self, "lr_choice_"):
-            if not hasattr(self, "best_params_"):
-                return "Chosen: nothing, there are several scores and refit=False names none of them."
-            score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
-            return f"Chosen: {self.best_params_}{score}. No learning rate was searched."
-        return verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
-
-    def report(self, path: Any) -> Any:
-        """Write one self-contained HTML page about the search, and return its path.
-
-        Parameters
-        ----------
-        path : str or path-like
-            Where to write, such as ``"lr.html"``.
-        """
-        check_is_fitted(self, "cv_results_")
-        return import_module("sklr.report").write_report(self, path)  # a page is drawn from a search, not the reverse
 
     def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int) -> None:
         """Train the chosen candidate on all rows."""

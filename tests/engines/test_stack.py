@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sklr.engines._stack import Batch, ModelStack
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_batch import Batch
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
 LRS = (1e-4, 3e-3, 0.05)

@@ -12,7 +12,8 @@ from torch import nn
 
 from sklr import MLP, NeuralNetClassifier
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._stack import Batch, ModelStack
+from sklr.engines._stack import ModelStack
+from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_compile import CompiledGradients
 from sklr.engines._stack_map import RunGradients, RunMap
 from sklr.engines._stacked import StackedEngine

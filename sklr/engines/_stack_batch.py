@@ -1,0 +1,53 @@
+"""What one step shows to a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from sklr.engines._stack_loss import Counted
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step shows to some cells; their candidates all see the same.
+
+    Parameters
+    ----------
+    x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
+        A dict is passed to the module by keyword, anything else as its one argument.
+    y : Tensor (n_cells, n_rows, ...)
+    weight : Tensor (n_cells, n_rows), optional
+        Sample weights; 0 masks a padded row.
+    cells : tuple of int, default all
+        Which cells these are.
+    counted : (labels, shares), optional
+        What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
+    """
+
+    x: Any
+    y: Any
+    weight: Tensor | None = None
+    cells: tuple[int, ...] | None = None
+    counted: Counted | None = None
+
+    def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
+        """Keep the first rows, and these cells only."""
+        chosen = slice(None) if cells is None else torch.as_tensor(cells)
+
+        def cut(rows: Tensor | None) -> Any:
+            return None if rows is None else rows[chosen, :n_rows]
+
+        x, y, weight, counted = (tree_map(cut, part) for part in (self.x, self.y, self.weight, self.counted))
+        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()), counted)
+
+
+def is_whole(batches: Sequence[Batch]) -> bool:
+    """Whether all cells take this step together."""
+    return len(batches) == 1 and batches[0].cells is None
