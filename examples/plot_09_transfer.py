@@ -2,7 +2,7 @@
 9. From a small model to a large one
 ====================================
 
-A learning rate found with small batches or a narrow net is carried to large ones by a rule. Rules have conditions, so
+A learning rate found with small batches and a narrow net is carried to large ones by a rule. Rules have conditions, so
 each is checked: a few steps at several widths, or a short sweep at both sizes.
 """
 
@@ -18,7 +18,9 @@ from sklr.plotting import plot_coordinate_check
 from sklr.scaling import Transfer, mup_param_groups, transfer_lr
 from sklr.transfer import coordinate_check, gradient_noise_scale, verify_transfer
 
-print(transfer_lr(0.006, optimizer="adam", batch_size=(64, 256)))
+lr = 0.006
+batch = transfer_lr(lr, optimizer="adam", batch_size=(64, 256))
+print(batch)
 
 # %%
 # Rows labelled by a random teacher, and a net of three hidden layers. The rule for batches ends at the noise scale.
@@ -27,7 +29,7 @@ X = generator.standard_normal((4500, 32)).astype("float32")
 outputs = np.maximum(X @ generator.standard_normal((32, 64)), 0) @ generator.standard_normal((64, 10))
 y = ((outputs - outputs.mean(axis=0)) / outputs.std(axis=0)).argmax(axis=1)
 
-base, wide, lr = 64, 256, 0.006
+base, wide = 64, 256
 hidden = {width: (width,) * 3 for width in (base, wide)}
 net = NeuralNetClassifier(
     MLP, module__hidden=hidden[base], optimizer="adam", max_epochs=2, batch_size=64, iterator_train__shuffle=True
@@ -35,47 +37,57 @@ net = NeuralNetClassifier(
 print(gradient_noise_scale(net, X, y, random_state=0))
 
 # %%
-# A net four times as wide. muP gives every parameter its share of the learning rate, told from the shapes alone.
-groups = mup_param_groups(MLP(32, 10, hidden=hidden[wide]), MLP(32, 10, hidden=hidden[base]), lr, "adam")
-print(groups)
+# A net four times as wide. muP gives every parameter its share of the learning rate, told from the shapes alone. It
+# can start from a learning rate that has been carried to another batch size before.
+nets = MLP(32, 10, hidden=hidden[wide]), MLP(32, 10, hidden=hidden[base])
+width = mup_param_groups(*nets, lr, "adam")
+print(width)
+both = mup_param_groups(*nets, batch.lr, "adam", eps=batch.params["optimizer__eps"])
 
 # %%
-# Does the best learning rate stay where it was? With one learning rate for all parameters it falls; under muP it stays.
+# Does the best learning rate go where the rule says? In the wide net with one learning rate for all parameters it
+# should stay, and falls; under muP it stays. With batches four times as large it should double.
+new = {"module__hidden": hidden[wide]}
 rules = {
-    "one lr for all": Transfer(lr, lr, wide / base, {"module__hidden": hidden[wide]}, "the lr stays"),
-    "muP": groups.as_transfer(MLP, module__hidden=hidden[wide]),
+    "width 256, one lr for all": Transfer(lr, lr, wide / base, new, "the lr stays"),
+    "width 256, muP": width.as_transfer(MLP, **new),
+    "batch 256": batch,
+    "batch 256, width 256, muP": Transfer(
+        batch.lr, lr, wide / base, {**batch.params, **both.as_transfer(MLP, **new).params}, "both, one after the other"
+    ),
 }
 folds = ShuffleSplit(1, test_size=1 / 3, random_state=0)
 check = verify_transfer(
     net, X, y, list(rules.values()), cv=folds, n_seeds=3, n_lrs=8, scoring="neg_log_loss", random_state=0
 )
-print(f"first one lr for all, then muP\n{check}")
+print("; ".join(rules), check, sep="\n")
 
 # %%
 # Three steps on one batch show why: the outputs of the layers move further the wider the net, unless it is muP.
-batch = torch.as_tensor(X[:64]), torch.as_tensor(y[:64])
+rows = torch.as_tensor(X[:64]), torch.as_tensor(y[:64])
 widths = (64, 128, 256)
 coordinates = {
-    mup: coordinate_check(
-        lambda width: MLP(32, 10, hidden=(width,) * 3), widths, *batch, lr=lr, mup=mup, random_state=0
-    )
+    mup: coordinate_check(lambda width: MLP(32, 10, hidden=(width,) * 3), widths, *rows, lr=lr, mup=mup, random_state=0)
     for mup in (False, True)
 }
 
 # %%
-figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+# Dotted lines are the best learning rates by a fitted curve, dashed ones where the rule puts the new one.
+figure, axes = plt.subplots(2, 3, figsize=(16, 8), layout="constrained")
 old = check.sweeps[0]
-for name, new, verdict, ax in zip(rules, check.sweeps[1:], check.verdicts, axes[0], strict=True):
-    for width, sweep in ((base, old), (wide, new)):
-        (line,) = ax.plot(sweep.curve.lr, sweep.curve.mean, "o-", markersize=4, label=f"width {width}")
-        ax.axvline(sweep.choice.lr, color=line.get_color(), linestyle=":")
+places = [axes[0, 0], axes[0, 1], axes[0, 2], axes[1, 2]]
+for name, sweep, verdict, ax in zip(rules, check.sweeps[1:], check.verdicts, places, strict=True):
+    for label, one, color in (("width 64, batch 64", old, "C0"), (name, sweep, "C1")):
+        ax.plot(one.curve.lr, one.curve.mean, "o-", markersize=4, color=color, label=label)
+        ax.axvline(one.choice.lr, color=color, linestyle=":")
+    ax.axvline(old.choice.lr * 10**sweep.expected, color="0.4", linestyle="--", linewidth=1)
     ax.set(xscale="log", xlabel="peak learning rate", ylabel="minus log loss", title=f"{name}: {verdict}")
-    ax.set_ylim(-2, None)
+    ax.set_ylim(-2, -1.1)
     ax.legend(loc="lower center")
-for mup, ax in zip((False, True), axes[1], strict=True):
+for mup, ax in zip((False, True), axes[1], strict=False):
     plot_coordinate_check(coordinates[mup], ax=ax)
-low, high = (f([ax.get_ylim()[i] for ax in axes[1]]) for i, f in enumerate((min, max)))
-for ax in axes[1]:
+low, high = (f([ax.get_ylim()[i] for ax in axes[1, :2]]) for i, f in enumerate((min, max)))
+for ax in axes[1, :2]:
     ax.set_ylim(low, high)
 figure.savefig("plot_09_transfer.png", dpi=120)
 plt.show()

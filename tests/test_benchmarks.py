@@ -1,12 +1,13 @@
 """The benchmarks run, and what they measure with is right; what they measure is no test's business."""
 
 import doctest
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,10 +62,83 @@ def test_replay(tmp_path):
         for i, accuracy in enumerate(accuracies)
     ]
     recorded.write_text(json.dumps({"runs": runs}))
-    chosen = ["--strategies", "LRGridSearchCV", "--evaluations", 8, "--json", path]
+    chosen = ["--strategies", "grid", "--evaluations", 8, "--json", path, "--pictures", tmp_path]
     assert "1 curves, 2 seeds" in run_quickly("bench_replay.py", recorded, *chosen)
     (result,) = json.loads(path.read_text())["results"]
-    assert result["worst"] == 0  # a grid of eight points meets the eight recorded ones
+    assert result["worst task"] == result["decades"] == 0  # a grid of eight points meets the eight recorded ones
+    assert (tmp_path / "replay.png").stat().st_size > 1000
+
+
+def test_strategies(tmp_path):
+    data, path = tmp_path / "blobs.csv", tmp_path / "strategies.json"
+    generator = np.random.default_rng(0)
+    labels = generator.choice(["near", "far"], 60)
+    rows = [
+        f"{x},{np.sin(i)},{label}" for i, (x, label) in enumerate(zip(generator.normal(size=60), labels, strict=True))
+    ]
+    data.write_text("x,wave,where\n" + "\n".join(rows))
+    printed = run_quickly("bench_strategies.py", data, "--json", path, "--pictures", tmp_path)
+    found = json.loads(path.read_text())
+    rows = {row["strategy"]: row for row in found["standings"]["8"]}
+    assert {"grid", "random, twice the budget", "range test, minimum", "lr of the optimizer"} < rows.keys()
+    assert "blobs sgd cosine" in printed
+    assert all(0 <= row["regret"] <= 100 for row in rows.values())
+    assert rows["grid"]["epochs"] == 1 > rows["grid, lr pruner"]["epochs"]
+    assert rows["random, twice the budget"]["epochs"] > 1.3  # what diverges early trains less
+    assert {path.name for path in tmp_path.glob("*.png")} == {"strategies.png", "strategies_curves.png"}
+
+
+def test_peers(tmp_path):
+    path, here = tmp_path / "peers.json", ["sklr LRGridSearchCV", "scikit-learn GridSearchCV", "torch-lr-finder"]
+    printed = run_quickly("bench_peers.py", "--sides", *here, "--json", path, "--pictures", tmp_path)
+    sides = {side["side"]: side for side in json.loads(path.read_text())["sides"]}
+    assert list(sides) == here
+    assert all(name in printed for name in here)
+    assert all("error" not in sides[name] for name in here[:2])
+    missing = importlib.util.find_spec("torch_lr_finder") is None
+    assert (
+        ("error" in sides[here[2]]) == ("could not run" in printed) == missing
+    )  # a peer is not passed over in silence
+
+
+def table_of(load, scores):
+    """Return a table on lrs 0.01, 0.1, 1 with a guess of 0; scores of shape (3, n_cells, n_epochs)."""
+    n = np.array([1.0, 100.0])
+    return load("_tabulated").Table("made", np.array([-2.0, -1.0, 0.0]), scores, np.array(0.0), n, 0 * n, n)
+
+
+def test_a_table_answers_with_what_was_trained_and_interpolates_between(load):
+    scores = np.arange(24.0).reshape(3, 4, 2)
+    table = table_of(load, scores)
+    assert np.allclose(table.at(np.array([-1.0]), np.array([3, 0])), scores[1][[3, 0]])
+    # Between, the mean over the cells is a straight line and each cell keeps its distance from it.
+    assert np.allclose(table.at(np.array([-1.25]), np.array([0])), scores[1][0] - 0.25 * (scores[1] - scores[0])[0])
+    assert np.allclose(table.truth(without=[0, 1])[2], scores[2, 2:, -1].mean())
+
+
+def test_a_table_charges_for_what_was_trained_until_it_diverged(load):
+    scores = np.ones((3, 3, 4))
+    scores[2, :, 1:] = np.nan  # at lr 1 all runs are lost in the second epoch
+    table = table_of(load, scores)
+    assert table.truth().tolist() == [1, 1, 0]
+    engine = load("_tabulated").TableEngine(table, np.arange(3))
+    training = engine.start(None, [{"lr": 0.1}, {"lr": 1.0}])
+    training.advance(1)
+    training.advance(1)
+    training.stop(np.array([[True, False, False], [True, True, True]]), "pruned")
+    outcomes = training.finish()
+    assert [[outcome.status for outcome in row] for row in outcomes] == [["stopped", "ok", "ok"], ["diverged"] * 3]
+    assert [len(outcome.history) for outcome in outcomes[0]] == [2, 4, 4]
+    assert engine.bill.epochs == 2 + 4 + 4 + 3 * 2
+    assert engine.bill.evaluations == 2
+
+
+def test_a_search_on_a_table_is_judged_by_the_cells_it_did_not_see(load):
+    best = np.repeat([0.0, 1.0, 0.5], 8).reshape(3, 8, 1)
+    found = load("_strategies").search_once(table_of(load, best), "grid", 9, seed=0)
+    assert (found.evaluations, found.epochs) == (9, 27)
+    assert found.distance < 0.2
+    assert abs(found.regret - 100 * found.loss) < 1e-9  # of a score from 0, a guess, to 1
 
 
 def test_pruning(tmp_path):

@@ -2,13 +2,15 @@
 
 import re
 import runpy
+import socket
 from pathlib import Path
+from urllib.error import URLError
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from sklearn import datasets
 from sklearn.base import clone
-from sklearn.datasets import load_digits
 
 import sklr
 
@@ -31,7 +33,10 @@ def check_three_searches(names):
 
 
 def check_more_than_the_lr(names):
-    assert set(names["search"].best_params_) == set(names["space"])
+    wanted = {"lr", "optimizer__momentum", "optimizer__weight_decay"}
+    wanted |= {"batch_size", "schedule", "module__n_layers", "module__width", "module__dropout"}
+    assert set(names["search"].best_params_) == wanted
+    assert names["search"].best_score_ > 0.95
 
 
 def check_nested_cv(names):
@@ -53,9 +58,10 @@ def check_regression(names):
 
 
 def check_transfer(names):
-    standard, mup = names["check"].verdicts
+    standard, *carried = names["check"].verdicts
     assert standard == "fails", str(names["check"])
-    assert mup != "fails", str(names["check"])
+    assert len(carried) == 3, "muP, the batch, and both"
+    assert "fails" not in carried, str(names["check"])
     assert [names["coordinates"][mup].passed for mup in (False, True)] == [False, True]
 
 
@@ -80,6 +86,57 @@ def check_warmup(names):
     assert np.median(result.lr_loss[result.lrs == result.unstable_lr][0, :, -1]) > 1
 
 
+def check_sweep_then_refine(names):
+    search, grid, short = names["search"], names["grid"], names["short"]
+    assert [len(places) for places in search.rounds_] == [10, 4, 4]
+    assert len(grid.cv_results_["params"]) == 18
+    assert np.divide(*search.lr_interval_[::-1]) < np.divide(*grid.lr_interval_[::-1])
+    assert short.best_lr_ > 1e-3, "beyond the range that was asked for"
+
+
+def check_images(names, monkeypatch):
+    assert names["what"] == "digits (SKLR_OFFLINE is set)"
+    assert names["search"].engine_ == "stacked"
+    assert names["search"].score(names["X_test"], names["y_test"]) > 0.95
+    monkeypatch.delenv("SKLR_OFFLINE")
+    pixels = np.arange(20 * 3072).reshape(20, 3072) % 256
+
+    def fetch(name, **params):
+        assert name == "CIFAR_10_small"
+        return pixels, np.array([str(i % 10) for i in range(20)])
+
+    monkeypatch.setattr(datasets, "fetch_openml", fetch)
+    X, y, classes, what = names["load_images"](n_images=10)
+    rows = np.random.default_rng(0).permutation(20)[:10]
+    assert (X.shape, what, classes[0]) == ((10, 3, 32, 32), "CIFAR-10", "airplane")
+    np.testing.assert_array_equal(X[:, 0, 0, 0], pixels[rows, 0] / 255)
+    np.testing.assert_array_equal(X[:, 2, 31, 31], pixels[rows, -1] / 255)
+    np.testing.assert_array_equal(y, rows % 10)
+
+
+def check_interrupted(names):
+    search, whole = names["search"], names["whole"]
+    assert names["sessions"][0] == 5
+    assert len(search.cv_results_["params"]) == 16
+    assert search.cv_results_["params"] == whole.cv_results_["params"]
+    np.testing.assert_array_equal(search.cell_scores_, whole.cell_scores_)
+
+
+def check_several_processes(names):
+    assert [len(np.unique(processes)) for processes, _ in names["spread"].values()] == [1, 2]
+    for accuracies in (*names["accuracies"].values(), names["runs"](names["search"], "accuracy")):
+        np.testing.assert_array_equal(accuracies, names["one_by_one"])
+    shares = [(names["runs"](names["search"], "process") == pid) for pid in names["names"]]
+    assert sum(shares).all(), "each run by one of the two"
+    assert 6 <= shares[0].sum() < 18, "what was through when it was killed"
+
+
+def check_accelerate(names):
+    assert names["stacking"].n_stacked == 50
+    assert names["difference"] < 0.01
+    assert names["refused"].n_single == 4
+
+
 CHECKS = {
     "plot_01_first_search": check_first_search,
     "plot_02_schedules": check_schedules,
@@ -92,6 +149,11 @@ CHECKS = {
     "plot_09_transfer": check_transfer,
     "plot_10_how_long_to_train": check_max_steps,
     "plot_11_warmup": check_warmup,
+    "plot_12_sweep_then_refine": check_sweep_then_refine,
+    "plot_13_images": check_images,
+    "plot_14_interrupted": check_interrupted,
+    "plot_15_several_processes": check_several_processes,
+    "plot_16_accelerate": check_accelerate,
 }
 
 
@@ -99,10 +161,32 @@ CHECKS = {
 def test_an_example_runs_and_shows_what_it_says(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: None)
+    monkeypatch.setenv("SKLR_OFFLINE", "1")
     names = runpy.run_path(str(path), run_name="__main__")
     plt.close("all")
-    CHECKS[path.stem](names)
+    check = CHECKS[path.stem]
+    check(names, monkeypatch) if check is check_images else check(names)
     assert (tmp_path / f"{path.stem}.png").stat().st_size > 10_000
+
+
+def test_without_a_network_the_images_are_digits_and_it_says_why(monkeypatch, tmp_path):
+    source = (EXAMPLES / "plot_13_images.py").read_text(encoding="utf-8").partition("X, y, names, what =")[0]
+    names = {}
+    exec(compile(source, "plot_13_images.py", "exec"), names)
+
+    def no_network(request):
+        assert "cifar_10_small" in request.full_url.lower()
+        assert socket.getdefaulttimeout() == 5
+        raise URLError("no network")
+
+    monkeypatch.delenv("SKLR_OFFLINE", raising=False)
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path))
+    monkeypatch.setattr("sklearn.datasets._openml.urlopen", no_network)
+    monkeypatch.setattr("sklearn.datasets._openml.time.sleep", lambda seconds: None)
+    X, _, _, what = names["load_images"]()
+    assert X.shape == (1200, 1, 8, 8)
+    assert what == "digits (<urlopen error no network>)"
+    assert socket.getdefaulttimeout() is None
 
 
 def test_the_examples_are_numbered_and_listed():
@@ -123,7 +207,7 @@ def test_the_demo_finds_a_good_lr_and_the_same_one_again(tmp_path, capsys):
     assert search.best_score_ >= 0.96
     assert f"Chosen lr: {search.best_lr_:.3g}, cross-validated accuracy {search.best_score_:.3f}." in said
     assert picture.stat().st_size > 10_000
-    X, y = load_digits(return_X_y=True)
+    X, y = datasets.load_digits(return_X_y=True)
     with pytest.warns(sklr.DivergedWarning):
         again = clone(search).fit(X / 16, y)
     assert again.best_lr_ == search.best_lr_

@@ -176,8 +176,9 @@ class Run:
             estimator=self.estimator if self.experiment.keep_estimators else None,
         )
         print_end(self.label, outcome, self.experiment.verbose)
-        vars(self).clear()  # a run that has ended is kept, and comes back from a worker, without net and data
-        self.outcome = outcome
+        # a run that has ended is kept, and comes back from a worker, without net and data; all at once, as another
+        # thread may be looking
+        self.__dict__ = {"outcome": outcome}
 
 
 def error_scores(experiment: Experiment) -> Scores:

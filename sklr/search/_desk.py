@@ -220,9 +220,13 @@ def this_process() -> str:
 
 
 def _birth(pid: int) -> str:
-    """Return when a process of this machine began, in the kernel's ticks; "-" where the system does not say."""
+    """Return when a process of this machine began, in the kernel's ticks; "-" where the system does not say.
+
+    One that has ended, and whose parent has not asked after it, began at no time.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] == "Z" else fields[19]
     except OSError:
         return "-"
 

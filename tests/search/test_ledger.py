@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +24,7 @@ from strategies import CV, LRS, net
 
 from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search import _storage
+from sklr.search._desk import _birth, is_dead
 
 warnings.simplefilter("error")
 FILES = ["lr.db", "lr.log"]
@@ -339,3 +343,15 @@ def test_optunas_own_retry_of_a_dead_workers_trials_is_taken_up(tmp_path, monkey
     states = [trial.state.name for trial in search.study_.trials]
     assert states.count("COMPLETE") == 8
     assert states.count("FAIL") == len(states) - 8 == 8 - n_done
+
+
+def test_a_process_that_has_ended_but_was_not_asked_after_is_dead():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        owner = f"{socket.gethostname()} {child.pid} {_birth(child.pid)} x"
+        assert not is_dead(owner)
+        child.kill()
+        deadline = time.monotonic() + 30
+        while not is_dead(owner) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert child.returncode is None, "nobody has asked"
+        assert is_dead(owner)

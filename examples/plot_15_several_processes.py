@@ -1,0 +1,143 @@
+"""
+15. Several processes
+=====================
+
+A search can be spread over the cores of a machine by `n_jobs`, and several scripts, on one machine or many, can work
+on one search through its `storage`. Neither changes a single score, and a process that dies costs what it was doing.
+"""
+
+# %%
+# To see who does what, the scorer says in which process it is, and when. Only the accuracy chooses.
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from joblib import parallel_config
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
+
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
+
+
+def score(net, X, y):
+    return {"accuracy": net.score(X, y), "process": os.getpid(), "time": time.time()}
+
+
+X, y = load_digits(return_X_y=True)
+X, y = X[:900] / 16, y[:900]
+net = NeuralNetClassifier(MLP, module__hidden=(32,), optimizer="adam", max_epochs=5, iterator_train__shuffle=True)
+search = LRGridSearchCV(
+    net,
+    lr_range=(1e-4, 0.4),
+    n_lrs=6,
+    cv=StratifiedKFold(3, shuffle=True, random_state=0),
+    scoring=score,
+    refit="accuracy",
+    engine="sequential",  # so small a net would be quicker as one stack
+    random_state=0,
+)
+
+
+def runs(search, what):
+    """Return a score of all runs, shape (n_candidates, n_folds)."""
+    return np.stack([search.cv_results_[f"split{fold}_test_{what}"] for fold in range(3)], axis=1)
+
+
+# %%
+# `n_jobs` means what it means in scikit-learn: joblib's backend decides who the workers are. Loky's processes are the
+# default; `parallel_config` chooses another, also one that Dask or Ray has registered, whose workers may be on other
+# machines. Stacks are spread, too: a large one becomes several, one for each worker.
+accuracies, spread = {}, {}
+for n_jobs in (1, 2):
+    start = time.time()
+    with parallel_config(backend="loky"):
+        search.set_params(n_jobs=n_jobs).fit(X, y)
+    accuracies[n_jobs] = runs(search, "accuracy")
+    spread[n_jobs] = runs(search, "process"), runs(search, "time") - start
+    n_processes = len(np.unique(runs(search, "process")))
+    print(f"n_jobs={n_jobs}: {n_processes} processes, best lr {search.best_lr_:.3g}")
+one_by_one = accuracies[1]
+print("same scores:", np.array_equal(accuracies[2], one_by_one))
+
+# %%
+# Now two processes with one storage, which would usually be one script started twice. Through the URL of a database
+# server, such as `postgresql+psycopg://user@host/lr`, they would share the candidates out, on as many machines as there
+# are. Through an SQLite file, which needs no server, one of them trains and the other is ready to take over. The one
+# that trains is killed in the middle of its third candidate.
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name)
+search.set_params(n_jobs=1, storage=path / "digits.db", study_name="shared", resume=True, verbose=2)
+(path / "search.pkl").write_bytes(pickle.dumps((search, X, y)))
+(path / "worker.py").write_text("""
+import os, pickle, time
+
+def score(net, X, y):
+    return {"accuracy": net.score(X, y), "process": os.getpid(), "time": time.time()}
+
+with open("search.pkl", "rb") as file:
+    search, X, y = pickle.load(file)
+search.fit(X, y)
+""")
+
+
+def start_one(name):
+    with open(path / name, "w") as out:
+        return subprocess.Popen([sys.executable, "worker.py"], cwd=path, stdout=out)
+
+
+def count_runs(name):
+    return (path / name).read_text().count("END")
+
+
+workers = {name: start_one(name) for name in ("one.txt", "another.txt")}
+while max(map(count_runs, workers)) < 7:
+    if any(worker.poll() for worker in workers.values()):
+        raise RuntimeError("a worker has failed")
+    time.sleep(0.02)
+victim = max(workers, key=count_runs)
+workers[victim].kill()
+workers[victim].wait()
+killed = time.time()
+for worker in workers.values():
+    worker.wait()
+
+# %%
+# A third search under that name finds all candidates in the file, and trains none.
+search.set_params(verbose=0).fit(X, y)
+print("same scores:", np.array_equal(runs(search, "accuracy"), one_by_one))
+for name, worker in workers.items():
+    fate = "killed" if name == victim else "lived"
+    print(f"{(runs(search, 'process') == worker.pid).sum()} of {one_by_one.size} runs by the process that {fate}")
+
+# %%
+# Every dot is a training, at the time when it was scored. Left with `n_jobs=2`, a colour for each process; right with
+# the two scripts.
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+lrs = np.repeat(search.cv_results_["param_lr"].astype(float), 3)
+
+
+def draw(ax, processes, seconds, names):
+    for process, name in names.items():
+        mine = processes.ravel() == process
+        ax.plot(seconds.ravel()[mine], lrs[mine], "o", alpha=0.7, label=name)
+    ax.set(yscale="log", xlabel="seconds", ylabel="learning rate")
+
+
+processes, seconds = spread[2]
+draw(left, processes, seconds - seconds.min(), {p: f"worker {i}" for i, p in enumerate(np.unique(processes), start=1)})
+ended = runs(search, "time")
+names = {workers[victim].pid: "killed", **{w.pid: "lived" for name, w in workers.items() if name != victim}}
+draw(right, runs(search, "process"), ended - ended.min(), names)
+right.axvline(killed - ended.min(), color="red", linestyle="--", label="kill")
+for ax, title in (left, "n_jobs=2"), (right, "one storage, two processes"):
+    ax.set_title(title)
+    ax.legend(loc="lower right")
+figure.savefig("plot_15_several_processes.png", dpi=120)
+folder.cleanup()
+plt.show()
