@@ -1,12 +1,13 @@
 # make demo: search the learning rate of a small net on scikit-learn's digits, and draw the curve.
 # make test: run every check there is. Both need Python 3.11 or newer and nothing else.
 # make pictures: redraw the pictures in docs/.
+# make docs: build the site in docs/_build/html; with SPHINXOPTS="-D plot_gallery=0" without running the examples.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint pictures clean
+.PHONY: demo test lint pictures docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
@@ -25,11 +26,19 @@ pictures: $(VENV)/demo.stamp
 	    MPLBACKEND=Agg $(abspath $(BIN))/python $$example || exit 1; \
 	done
 
+docs: $(VENV)/docs.stamp
+	cd docs && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m sphinx -b html -W --keep-going -n -q \
+	    -d _build/doctrees $(SPHINXOPTS) . _build/html
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[plot,progress]"
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
@@ -38,3 +47,4 @@ $(VENV)/test.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/examples docs/generated
