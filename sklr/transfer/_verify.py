@@ -125,7 +125,8 @@ class TransferCheck:
                 f"{f'x{sweep.scale:g}':>8} {sweep.choice.lr:>10.3g} {old * 10**sweep.expected:>10.3g} {error:>+8.2f} "
                 f"{f'{low:+.2f} .. {high:+.2f}':>18}  {verdict}"
             )
-        return "\n".join([*lines, f"The rule {self.verdict}: off by decades, tolerance {self.tolerance:g}."])
+        verb = "is undecided" if self.verdict == OPEN else self.verdict
+        return "\n".join([*lines, f"The rule {verb}: off by decades, tolerance {self.tolerance:g}."])
 
 
 def verify_transfer(
