@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha1
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -86,8 +87,16 @@ def _described_params(estimator: Any) -> dict[str, str]:
     return {"class": describe(type(estimator)), **{name: describe(value) for name, value in sorted(params.items())}}
 
 
-def describe(value: Any, depth: int = 3) -> str:
+def describe(value: Any, depth: int = 3, inside: tuple[int, ...] = ()) -> str:
     """Return a text that is equal for equal values, in this process and the next.
+
+    Parameters
+    ----------
+    value : object
+    depth : int
+        How many plain objects within each other are looked into.
+    inside : tuple of int
+        The identities of what is being described: something that holds itself is not described for ever.
 
     >>> from optuna.pruners import MedianPruner, NopPruner
     >>> describe({"lr": [0.1, 1], "module": np.ndarray})
@@ -96,20 +105,27 @@ def describe(value: Any, depth: int = 3) -> str:
     '<object object>'
     >>> describe(NopPruner()), describe(MedianPruner()) == describe(MedianPruner(n_warmup_steps=3))
     ('<optuna.pruners._nop.NopPruner object>', False)
+    >>> itself = [1]
+    >>> itself.append(itself)
+    >>> describe(itself)
+    '[1, ...]'
     """
+    if id(value) in inside:
+        return "..."
+    inner = partial(describe, depth=depth, inside=(*inside, id(value)))
     if isinstance(value, np.ndarray):
         return f"array {value.shape} {joblib_hash(value)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k!r}: {describe(v, depth)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k!r}: {inner(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        inside = ", ".join(map(describe, value))
-        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+        parts = ", ".join(map(inner, value))
+        return f"[{parts}]" if isinstance(value, list) else f"({parts})"
     if isinstance(value, BaseEstimator):
-        return f"{describe(type(value))}({describe(value.get_params(deep=False))})"
+        return f"{describe(type(value))}({inner(value.get_params(deep=False))})"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if type(value).__repr__ is object.__repr__ and getattr(value, "__dict__", None) and depth:
-        return f"{describe(type(value))}({describe(vars(value), depth - 1)})"
+        return f"{describe(type(value))}({inner(vars(value), depth=depth - 1)})"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 

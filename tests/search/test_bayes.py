@@ -166,7 +166,7 @@ def test_fit_takes_groups_and_callbacks_and_keeps_neither():
     assert len(results) == 4
     assert len(search.optimizer_results_) == 1
     assert np.allclose(-search.optimizer_results_[0].func_vals, search.cv_results_["mean_test_score"])
-    assert not hasattr(search, "_callbacks")
+    assert "_callbacks" not in vars(search)
 
 
 @pytest.mark.parametrize("search", [BayesSearchCV, OptunaSearchCV])
