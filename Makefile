@@ -2,18 +2,24 @@
 # make test: run every check there is. Both need Python 3.11 or newer and nothing else.
 # make pictures: redraw the pictures in docs/.
 # make docs: build the site in docs/_build/html; with SPHINXOPTS="-D plot_gallery=0" without running the examples.
+# make wheel: build the sdist and the wheel in dist/, and check what a package index would say about them.
+# make wheel-check: install that wheel in an empty environment, and run the README's search with it.
+# make test-oldest: run the tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint pictures docs clean
+.PHONY: demo test test-oldest lint pictures docs wheel wheel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: lint
 	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-oldest: $(VENV)/oldest.stamp
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
@@ -30,6 +36,18 @@ docs: $(VENV)/docs.stamp
 	cd docs && OMP_NUM_THREADS=1 $(abspath $(BIN))/python -m sphinx -b html -W --keep-going -n -q \
 	    -d _build/doctrees $(SPHINXOPTS) . _build/html
 
+wheel: $(VENV)/release.stamp
+	rm -rf build dist
+	$(BIN)/python -m build .
+	$(BIN)/twine check --strict dist/*
+
+wheel-check: wheel
+	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    "$$(ls $(CURDIR)/dist/*.whl)[plot]"
+	cd "$$(mktemp -d)" && MPLBACKEND=Agg $(abspath $(VENV))/wheel/bin/python -W once \
+	    $(CURDIR)/tests/quick_start.py $(CURDIR)/README.md
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -43,6 +61,16 @@ $(VENV)/docs.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[test]"
+	touch $@
+
+$(VENV)/release.stamp: $(VENV)/bin/python
+	$(INSTALL) "build>=1.2" "twine>=6"
+	touch $@
+
+$(VENV)/oldest.stamp: $(VENV)/bin/python pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear $(VENV)/oldest
+	$(VENV)/oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint constraints-oldest.txt --editable ".[test]"
 	touch $@
 
 clean:

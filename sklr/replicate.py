@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
+from sklr._shown import ShownAsText
 from sklr._validation import check_count, must_be
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._cells import cross_seeds
@@ -18,7 +19,7 @@ from sklr.selection import Comparison, VarianceComponents, compare_scores, varia
 
 
 @dataclass(frozen=True, eq=False)
-class Characterization:
+class Characterization(ShownAsText):
     """The scores of one configuration over folds and seeds, and where their spread comes from.
 
     Parameters

@@ -20,6 +20,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import sklr
+from sklr import scaling, transfer
+from sklr._shown import ShownAsText
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -200,3 +202,20 @@ def test_a_notebook_shows_a_fitted_search_its_curve_and_its_choice():
     curve = shown(search.lr_curve_)
     assert curve.count("<tr") == 1 + len(search.lr_curve_)
     assert f"{search.best_lr_:.3g}" in shown(search.lr_choice_)
+
+
+RESULTS = {  # what a user is handed, and so what a notebook shows
+    sklr.Characterization, sklr.MaxSteps, sklr.NeededWarmup, sklr.RangeTest,
+    scaling.MupGroups, scaling.NoiseScale, scaling.SearchCenter, scaling.Transfer,
+    transfer.CoordinateCheck, transfer.Exponent, transfer.TransferCheck,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("result", sorted(RESULTS, key=lambda result: result.__name__))
+def test_a_notebook_shows_a_result_as_it_prints(result):
+    assert issubclass(result, ShownAsText)
+    assert result.__str__ is not object.__str__
+
+
+def test_a_notebook_shows_a_rule_with_its_numbers():
+    assert "0.2" in shown(sklr.transfer_lr(0.1, optimizer="sgd", batch_size=(32, 64)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sklr._shown import ShownAsText
 from sklr.range_test._curve import find_edge, read_runs, smooth, suggest
 from sklr.range_test._ramp import Losses
 
@@ -17,7 +18,7 @@ SEARCH_BELOW = (1e4, 3.0)  # the edge, factors: a whole training breaks a little
 
 
 @dataclass(frozen=True, eq=False)
-class RangeTest:
+class RangeTest(ShownAsText):
     """The result of a range test; the number of a rule is ``suggestions["steep"]``, no picture needed.
 
     Parameters

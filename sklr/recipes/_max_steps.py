@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.metrics import check_scoring
 
+from sklr._shown import ShownAsText
 from sklr._sklearn import count_rows
 from sklr._validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
@@ -21,7 +22,7 @@ STILL_FALLING = 0.05  # share of its loss that a run loses in the last quarter o
 
 
 @dataclass(frozen=True, eq=False)
-class MaxSteps:
+class MaxSteps(ShownAsText):
     """How long to train, and what was seen.
 
     Parameters

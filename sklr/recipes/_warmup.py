@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sklr._shown import ShownAsText
 from sklr._sklearn import count_rows
 from sklr._validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
@@ -20,7 +21,7 @@ GAINED = 0.5  # share of what the best run gained that it must come to, or it is
 
 
 @dataclass(frozen=True, eq=False)
-class NeededWarmup:
+class NeededWarmup(ShownAsText):
     """Where a net becomes unstable, how much warmup it needs beyond, and what was seen.
 
     Parameters

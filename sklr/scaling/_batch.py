@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from sklr._named import resolve_optimizer
+from sklr._shown import ShownAsText
 from sklr._validation import check_count, must_be, unknown_name
 from sklr.exceptions import TransferWarning
 
@@ -19,7 +20,7 @@ FAR = 8  # times the batch size: papers that go further measured where the rule 
 
 
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(ShownAsText):
     """A learning rate carried to another batch size, with everything else that has to change.
 
     Parameters

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sklr._shown import ShownAsText
 from sklr._validation import check_count, must_be
 from sklr.scaling._batch import check_optimizer, check_positive
 
 
 @dataclass(frozen=True)
-class SearchCenter:
+class SearchCenter(ShownAsText):
     """The middle of a new, narrow search.
 
     Parameters

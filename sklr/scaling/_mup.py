@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sklr._shown import ShownAsText
 from sklr._validation import must_be
 from sklr.scaling._batch import Transfer, check_optimizer, check_positive, with_defaults
 from sklr.scaling._roles import Side, check_attention, find_sides
@@ -79,7 +80,7 @@ class ScaledInit:
 
 
 @dataclass(frozen=True)
-class MupGroups:
+class MupGroups(ShownAsText):
     """A base model's learning rate for a wider model, as parameter groups and initial weights.
 
     Parameters

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from sklr._shown import ShownAsText
 from sklr._validation import must_be
 
 
 @dataclass(frozen=True)
-class NoiseScale:
+class NoiseScale(ShownAsText):
     """The batch size at which a gradient's noise is as long as its mean.
 
     Parameters

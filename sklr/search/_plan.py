@@ -9,6 +9,7 @@ from typing import Any
 
 from joblib import effective_n_jobs
 
+from sklr._shown import ShownAsText
 from sklr.engines import StackedEngine, pick_engine
 from sklr.engines._base import Engine, Experiment
 from sklr.engines._data import is_net, seeded_clone
@@ -17,7 +18,7 @@ from sklr.engines._prepare import last_step, prepare
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ShownAsText):
     """What `search.fit` would do; print it.
 
     Parameters

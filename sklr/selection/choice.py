@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from scipy import stats
 
+from sklr._shown import ShownAsText
 from sklr._validation import must_be, unknown_name
 from sklr.selection._fit import Top, find_top
 from sklr.selection.curve import LRCurve
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(ShownAsText):
     """The learning rate chosen on an LR curve, and how sure that is.
 
     Parameters
@@ -66,9 +66,6 @@ class Choice:
             f"lr {self.lr:.3g}, by {how}; the best lies between {low:.3g} and {high:.3g} "
             f"({100 * self.confidence:g} % confidence); score {self.score:.4f}{noise}{refused}"
         )
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>"
 
 
 def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Choice:

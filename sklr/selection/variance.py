@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sklr._shown import ShownAsText
 from sklr._validation import must_be
 
 
 @dataclass(frozen=True)
-class VarianceComponents:
+class VarianceComponents(ShownAsText):
     """Where the spread of one configuration's scores comes from; all are variances.
 
     Parameters

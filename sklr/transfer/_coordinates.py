@@ -13,6 +13,7 @@ from torch import nn
 
 from sklr._named import resolve_criterion, resolve_optimizer
 from sklr._random import RandomStream
+from sklr._shown import ShownAsText
 from sklr._validation import check_count, check_flag, must_be
 from sklr.scaling import mup_param_groups
 
@@ -20,7 +21,7 @@ TOLERANCE = 0.15  # of the slope; finite widths bend the lines by up to 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class CoordinateCheck:
+class CoordinateCheck(ShownAsText):
     """How large each layer's outputs are, and how far they move, at several widths.
 
     Parameters

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from sklr._shown import ShownAsText
 from sklr._validation import must_be
 
 
 @dataclass(frozen=True)
-class Exponent:
+class Exponent(ShownAsText):
     """The power of a size that the best learning rate follows.
 
     Parameters

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from sklr._shown import ShownAsText
 from sklr._validation import check_count, must_be
 from sklr.exceptions import DivergedWarning, EdgeOfRangeWarning
 from sklr.scaling import Transfer
@@ -54,7 +55,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, eq=False)
-class TransferCheck:
+class TransferCheck(ShownAsText):
     """Whether the best learning rate moved as a rule said.
 
     Parameters
