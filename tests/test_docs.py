@@ -103,7 +103,7 @@ def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(tmp_pa
     leave = shutil.ignore_patterns("_build", "generated", "examples", "__pycache__")
     shutil.copytree(DOCS, tmp_path / "docs", ignore=leave)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    (tmp_path / "benchmarks").mkdir()
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"):
         shutil.copy(ROOT / page, tmp_path / page)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-n", "-q", "-D", "plot_gallery=0"]
