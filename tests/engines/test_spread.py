@@ -46,5 +46,5 @@ def test_a_search_goes_on(tmp_path):
     search = LRGridSearchCV(Dies(str(tmp_path / "n")), lrs=[0.01, 0.1, 1.0], cv=3, n_jobs=2, refit=False)
     with pytest.warns(LostWorkerWarning, match="A worker process died .* is done again"):
         search.fit(X, Y)
-    assert (tmp_path / "n").stat().st_size == 4  # once to die, three folds
+    assert 4 <= (tmp_path / "n").stat().st_size <= 7  # once to die, three folds; what had not come back, again
     assert list(search.cv_results_["status"]) == ["ok"] * 3
