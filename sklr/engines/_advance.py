@@ -37,8 +37,10 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
                 error = future.exception()
                 if error is None:
                     packs[i].follow()
-                else:
+                elif out_of_memory(error):
                     short[i] = error
+                else:
+                    raise error
     return [
         pack
         for i, scored in enumerate(packs)

@@ -99,7 +99,7 @@ class Pack:
         positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
         lr = self._lr(sizes)
         with self.world if own_stream else nullcontext():
-            losses = self._steps(positions, sizes, torch.from_numpy(lr))
+            losses = self.steps(positions, sizes, torch.from_numpy(lr))
         self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
         self.epoch += 1
         if self.epoch == self.max_epochs:
@@ -131,8 +131,15 @@ class Pack:
             self.epoch, n_steps, member.schedule_epochs, lr=member.lrs[0], losses=tuple(losses)
         )
 
-    def _steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor) -> Tensor:
-        """Take the epoch's steps; return the losses, shape (n_steps, n_in_stack, n_cells)."""
+    def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor) -> Tensor:
+        """Take these steps; return the losses, shape (n_steps, n_in_stack, n_cells).
+
+        Parameters
+        ----------
+        positions, sizes
+            As `epoch_positions` returns them.
+        lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
+        """
         lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
         return torch.stack([self.stack.step(lr[i], *step) for i, step in enumerate(self.batches(positions, sizes))])
 
@@ -157,12 +164,16 @@ class Pack:
         """What the loss can say of the whole epoch's targets at once."""
         if not self.stack.counts_ahead or not isinstance(y, Gathered) or y.batches is None:
             return None
-        real = torch.as_tensor(np.arange(sizes.max()) < sizes[:, :, None])
-        mask = real.to(device=y.batches.device, dtype=lr_dtype(self.stack))
+        mask = self._mask(sizes)
         if weight is not None:
             assert weight.batches is not None  # of the same size as those of y
             mask = mask * weight.batches
         return self.stack.loss.counted(y.batches, mask, mask.dtype)
+
+    def _mask(self, sizes: np.ndarray) -> Tensor:
+        """Return 1 for rows and 0 for padding, shape (*sizes.shape, largest size)."""
+        real = torch.as_tensor(np.arange(sizes.max()) < sizes[..., None])
+        return real.to(device=self.sides[0].net.device, dtype=lr_dtype(self.stack))
 
     def _batches(self, x: Rows, y: Rows, weight: Tensor | None, sizes: np.ndarray) -> list[Batch]:
         """Return one step's batches: one for all cells, or one per size where padding would change the result."""
@@ -173,8 +184,7 @@ class Pack:
         if self.stack.mixes_rows:
             return [batch.cut(int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])]
         n_padded = int(sizes.max())
-        real = torch.arange(n_padded)[None, :] < torch.as_tensor(sizes)[:, None]
-        mask = real.to(device=self.sides[0].net.device, dtype=lr_dtype(self.stack))
+        mask = self._mask(sizes)
         weight = mask if weight is None else weight[:, :n_padded] * mask
         return [Batch(x, y, weight).cut(n_padded, None if len(training) == len(sizes) else training)]
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines._batches import map_tensors
 from sklr.engines._prepare import Group
+from sklr.engines._stack import ModelStack
 from sklr.engines._stack_map import call
 
 STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
@@ -90,7 +91,7 @@ SMALL_WORK = 1e9  # floating-point operations of one product, about ten millisec
 
 
 @contextmanager
-def fitting_threads(step_flops: float) -> Iterator[None]:
+def fitting_threads(flops: float) -> Iterator[None]:
     """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
 
     Threads meet after every operation. For small operations that gains a little on an idle machine, and costs ten
@@ -98,11 +99,11 @@ def fitting_threads(step_flops: float) -> Iterator[None]:
 
     Parameters
     ----------
-    step_flops : float
-        Floating-point operations of an average product of the whole stack.
+    flops : float
+        Of an average product; see `step_flops`.
     """
     threads = torch.get_num_threads()
-    if step_flops < SMALL_WORK:
+    if flops < SMALL_WORK:
         torch.set_num_threads(1)
     try:
         yield
@@ -117,6 +118,12 @@ def product_flops(group: Group) -> float:
         scale = _forward_few_rows(group)
     n_products = max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
     return counter.get_total_flops() * scale / n_products
+
+
+def step_flops(group: Group, stack: ModelStack) -> float:
+    """Return the floating-point operations of an average product of a stack's step, for `fitting_threads`."""
+    n_runs = 1 if stack.run_by_run else stack.n_candidates * stack.n_cells
+    return n_runs * product_flops(group)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
-from sklr.engines._packing import halves, product_flops
+from sklr.engines._packing import halves, step_flops
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.exceptions import TrainingDiverged
@@ -45,8 +45,7 @@ class ScoredPack:
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, experiment.cells[0].seed)
-        at_once = 1 if self.pack.stack.run_by_run else len(chosen) * len(sides)
-        self.step_flops = at_once * product_flops(group)
+        self.step_flops = step_flops(group, self.pack.stack)
         self.x_test = stack_rows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]
         self.scorers = [self._scorer(cell) for cell in range(len(sides))]

@@ -29,7 +29,7 @@ from sklr.engines._batches import epoch_positions
 from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
 from sklr.engines._fits import EpochFit
 from sklr.engines._pack import Pack
-from sklr.engines._packing import fitting_threads, out_of_memory, product_flops
+from sklr.engines._packing import fitting_threads, out_of_memory, step_flops
 from sklr.engines._prepare import Group, Unstackable, last_step, prepare
 from sklr.engines._sequential import fit_heads
 from sklr.exceptions import EngineError, TrainingDiverged
@@ -181,8 +181,8 @@ def _train_stacked(group: Group, ramp: Ramp) -> list[np.ndarray]:
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
     try:
         pack = Pack(group.build([0]), [member], sides, group.max_epochs, seed=0)
-        with fitting_threads(len(sides) * product_flops(group)), pack.world:
-            losses = pack._steps(positions, sizes, torch.from_numpy(lr))
+        with fitting_threads(step_flops(group, pack.stack)), pack.world:
+            losses = pack.steps(positions, sizes, torch.from_numpy(lr))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

@@ -375,6 +375,22 @@ def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monke
     assert_agree(outcomes, whole)
 
 
+def test_an_error_in_a_thread_ends_the_training_at_once(two_threads, monkeypatch):
+    train, epochs = Pack.train_epoch, []
+
+    def fail(pack, **options):
+        epochs.append(pack.epoch)
+        if pack.in_stack == [0, 1] and len(epochs) > 2:
+            raise RuntimeError("a kernel is missing")
+        train(pack, **options)
+
+    monkeypatch.setattr(Pack, "train_epoch", fail)
+    candidates = [{"lr": 0.01}, {"lr": 0.02}, {"lr": 0.1}]
+    with pytest.raises(RuntimeError, match="a kernel is missing"):
+        StackedEngine().start(experiment(classifier(max_epochs=5)), candidates).finish()
+    assert max(epochs) == 1
+
+
 def test_stopped_runs_leave_and_the_rest_goes_on_as_before():
     described = experiment(classifier(max_epochs=4))
     training = StackedEngine().start(described, LRS)
