@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from sklr.engines._packing import fitting_threads, out_of_memory
-from sklr.engines._scored import ScoredPack
+from sklr.engines._scored import Progress, ScoredPack
 
 
 def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
@@ -20,6 +20,11 @@ def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
     except (RuntimeError, MemoryError) as error:
         return _halves(scored, epoch, error)
     return [scored]
+
+
+def advance_away(scored: ScoredPack, epoch: int) -> list[Progress]:
+    """Do the same in a worker, whose `scored` is a copy; return what changes the original."""
+    return [pack.progress() for pack in advance(scored, epoch)]
 
 
 def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack]:

@@ -47,25 +47,26 @@ class CellScorer:
         The rows for `subject`.
     scorer, error_score
         As in `Experiment`.
-    load : callable
-        ``load(member)`` copies a run's weights into `net`, for scorers that look at more than predictions.
     """
 
-    def __init__(self, net: NeuralNet, subject: Any, data: CellData, scorer: Any, error_score: Any, load: Callable):
+    def __init__(self, net: NeuralNet, subject: Any, data: CellData, scorer: Any, error_score: Any):
         self.net, self.subject, self.data = net, subject, data
-        self.scorer, self.error_score, self.load = scorer, error_score, load
+        self.scorer, self.error_score = scorer, error_score
         own_score = type(net).score in (ClassifierMixin.score, RegressorMixin.score)
         self.by_answers = own_score and looks_only_at_predictions(scorer)
 
-    def score(self, member: int, outputs: Rows, train: bool = False) -> Scores:
-        """Return the scores of a run on the validation rows, or on the training rows; `outputs` are for these."""
+    def score(self, outputs: Rows, load: Callable[[], Any], train: bool = False) -> Scores:
+        """Return the scores of a run on the validation rows, or on the training rows; `outputs` are for these.
+
+        `load` copies the run's weights into `net`, for scorers that look at more than predictions.
+        """
         data = self.data
         rows = (data.X_train, data.y_train) if train else (data.X_test, data.y_test)
         params = data.score_train if train else data.score_test
         if self.by_answers:
             with answering(self.net, outputs):
                 return score_estimator(self.subject, *rows, self.scorer, params, self.error_score)
-        self.load(member)
+        load()
         return score_estimator(self.subject, *rows, self.scorer, params, self.error_score)
 
     def follow(self, outputs: Rows, score_one: Callable[[int, Rows], float]) -> np.ndarray:

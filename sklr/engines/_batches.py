@@ -76,7 +76,7 @@ class _Positions(torch.utils.data.Dataset):
         return positions
 
 
-Epoch = Sequence[Tensor]  # one epoch's batches: int64 tensors of row numbers
+Epoch = Sequence[np.ndarray]  # one epoch's batches: int64 arrays of row numbers
 
 
 def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> list[Epoch]:
@@ -93,13 +93,17 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
         Entered to draw, for nets whose order comes from the global generator.
     """
     loader = net.get_iterator(_Positions(n), training=True)
-    loader.collate_fn = torch.as_tensor
+    loader.collate_fn = _row_numbers
     loader.num_workers = 0  # there is nothing to load
     draw = _quickly if _is_plain(loader) else list
     with world:
         if draw is _quickly and type(loader.sampler) is SequentialSampler:
             return [draw(loader)] * n_epochs  # the same each time; the skipped draws decide nothing else
         return [draw(loader) for _ in range(n_epochs)]
+
+
+def _row_numbers(rows: Sequence[int]) -> np.ndarray:
+    return np.asarray(rows, dtype=np.int64)
 
 
 def _is_plain(loader: DataLoader) -> bool:
@@ -110,9 +114,9 @@ def _quickly(loader: DataLoader) -> Epoch:
     # iterating a DataLoader first draws a seed for its workers, whether it has any or not
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
     assert loader.batch_size is not None
-    order = torch.from_numpy(np.fromiter(loader.sampler, np.int64))
-    batches = order.split(loader.batch_size)
-    return batches[:-1] if loader.drop_last and len(batches[-1]) < loader.batch_size else batches
+    order, size = np.fromiter(loader.sampler, np.int64), loader.batch_size
+    end = len(order) - len(order) % size if loader.drop_last else len(order)
+    return [order[start : start + size] for start in range(0, end, size)]
 
 
 def loads_plainly(net: NeuralNet) -> bool:
@@ -134,7 +138,7 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
 
     Parameters
     ----------
-    orders : sequence over cells of sequences over batches of int64 tensors
+    orders : sequence over cells of sequences over batches of int64 arrays
         Row numbers.
 
     Returns
@@ -144,7 +148,7 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
     sizes : ndarray of shape (n_steps, n_cells)
         How long each batch is; 0 where a cell has no step left.
 
-    >>> positions, sizes = epoch_positions([[torch.tensor([2, 1]), torch.tensor([0])], [torch.tensor([1, 0])]])
+    >>> positions, sizes = epoch_positions([[np.array([2, 1]), np.array([0])], [np.array([1, 0])]])
     >>> positions.tolist(), sizes.tolist()
     ([[[2, 1], [1, 0]], [[0, 0], [0, 0]]], [[2, 2], [1, 0]])
     """
@@ -152,11 +156,12 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
     sizes = np.zeros((n_steps, len(orders)), dtype=int)
     for cell, batches in enumerate(orders):
         sizes[: len(batches), cell] = [len(batch) for batch in batches]
-    positions = torch.zeros(n_steps, len(orders), int(sizes.max()), dtype=torch.int64)
+    positions = np.zeros((*sizes.shape, sizes.max()), dtype=np.int64)
+    real = np.arange(sizes.max()) < sizes[..., None]
     for cell, batches in enumerate(orders):
-        for step, batch in enumerate(batches):
-            positions[step, cell, : len(batch)] = batch
-    return positions, sizes
+        if batches:
+            positions[:, cell][real[:, cell]] = np.concatenate(batches)
+    return torch.from_numpy(positions), sizes
 
 
 class Gathered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -70,9 +70,7 @@ class Pack:
     def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int, seed: int):
         self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
         self.world = RandomStream(seed)
-        self.x, self.y = stack_rows([side.x for side in sides]), stack_rows([side.y for side in sides])
-        weights = [side.weight for side in sides if side.weight is not None]
-        self.weight = stack_rows(weights) if weights else None
+        self._stack_rows()
         self.epoch, self.seconds = 0, 0.0
         self.alive = np.ones((len(members), len(sides)), dtype=bool)
         self.in_stack = list(range(len(members)))
@@ -80,8 +78,26 @@ class Pack:
         self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("x", "y", "weight")}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():  # some backends hand arrays over read-only
+        self.go_on(state)
+        self._stack_rows()
+
+    def _stack_rows(self) -> None:
+        self.x, self.y = (stack_rows([getattr(side, part) for side in self.sides]) for part in ("x", "y"))
+        weights = [side.weight for side in self.sides if side.weight is not None]
+        self.weight = stack_rows(weights) if weights else None
+
+    def progress(self) -> dict[str, Any]:
+        """Return what training has changed, without what it was trained on: all that a worker need send back."""
+        given = ("members", "sides", "max_epochs")
+        return {name: value for name, value in self.__getstate__().items() if name not in given}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand where another copy of this pack stood when it was asked for its `progress`."""
+        for name, value in progress.items():  # some backends hand arrays over read-only
             setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
 
     @property

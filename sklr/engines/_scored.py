@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from skorch import NeuralNet
 
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
@@ -19,6 +19,15 @@ from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.exceptions import TrainingDiverged
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
+
+
+class Progress(NamedTuple):
+    """How far a pack has come, without the data: little to send."""
+
+    chosen: list[int]
+    pack: dict[str, Any]
+    outcomes: dict[tuple[int, int], Outcome]
+    score_seconds: float
 
 
 class ScoredPack:
@@ -54,15 +63,7 @@ class ScoredPack:
 
     def _scorer(self, cell: int) -> CellScorer:
         place, experiment = self.places[cell], self.experiment
-        load = partial(self._load, cell)
-        return CellScorer(
-            place.side.net, place.subject, place.score_data, experiment.scorer, experiment.error_score, load
-        )
-
-    def _load(self, cell: int, member: int) -> NeuralNet:
-        net = self.places[cell].side.net
-        self.pack.stack.load_run(self.pack.in_stack.index(member), cell, net.module_)
-        return net
+        return CellScorer(place.side.net, place.subject, place.score_data, experiment.scorer, experiment.error_score)
 
     def compile(self) -> None:
         """Compile the first step, without taking it."""
@@ -89,8 +90,12 @@ class ScoredPack:
         self.score_seconds += time.time() - start
 
     def _follow_one(self, cell: int, i: int, outputs: Rows) -> float:
-        score = partial(self.scorers[cell].score, self.pack.in_stack[i], outputs)
+        score = partial(self.scorers[cell].score, outputs, self._loader(cell, i))
         return quietly(lambda: pick_score(score(), self.experiment.metric))
+
+    def _loader(self, cell: int, i: int) -> partial:
+        """What copies the weights of a run, by its place in the stack, into the cell's net."""
+        return partial(self.pack.stack.load_run, i, cell, self.places[cell].side.net.module_)
 
     def _outputs(self, x: Rows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
@@ -123,6 +128,18 @@ class ScoredPack:
         packs[0].outcomes.update(self.outcomes)
         return packs
 
+    def progress(self) -> Progress:
+        """Return what has happened since the start, to be sent to a copy of this pack."""
+        return Progress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds)
+
+    def after(self, progress: Progress) -> ScoredPack:
+        """Return this pack, or a new one of some of its members, as a worker's copy has left it."""
+        same = progress.chosen == self.chosen
+        pack = self if same else ScoredPack(self.experiment, self.candidates, self.group, progress.chosen)
+        pack.pack.go_on(progress.pack)
+        pack.outcomes, pack.score_seconds = progress.outcomes, progress.score_seconds
+        return pack
+
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
         candidates = [member.candidate for member in self.pack.members]
@@ -154,15 +171,16 @@ class ScoredPack:
         for m, cell in np.argwhere(mask):
             start = time.time()
             i, scorer, known = self.pack.in_stack.index(m), self.scorers[cell], quick[cell]
+            load = self._loader(cell, i)
             if known is None:
-                test = scorer.score(m, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
+                test = scorer.score(map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)), load)  # noqa: B023
             else:
                 test = float(known[i])
             seconds = shared + time.time() - start
             train: Scores | None = None
             if trains is not None:
                 rows = map_tensors(lambda t: t[i], self._rows_of(trains, cell, n_train))  # noqa: B023
-                train = scorer.score(m, rows, train=True)
+                train = scorer.score(rows, load, train=True)
             self._record(m, cell, status, reason, test, train, seconds)
 
     def _record(

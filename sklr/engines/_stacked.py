@@ -11,7 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
-from sklr.engines._advance import advance, advance_together
+from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, Unstackable, prepare
@@ -136,8 +136,11 @@ class StackedTraining(Training):
         n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
         if n_jobs == 1 and len(self.packs) > 1 and all(scored.group.thread_safe for scored in self.packs):
             return advance_together(self.packs, epoch)
-        calls = (delayed(advance)(scored, epoch) for scored in self.packs)
-        return [pack for _, packs in spread(calls, n_jobs, self.experiment.pre_dispatch) for pack in packs]
+        if n_jobs == 1:
+            return [pack for scored in self.packs for pack in advance(scored, epoch)]
+        calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
+        sent_back = spread(calls, n_jobs, self.experiment.pre_dispatch)
+        return [self.packs[place].after(progress) for place, found in sent_back for progress in found]
 
     def _warn_if_halved(self, before: int) -> None:
         if len(self.packs) > before and not self.warned:
