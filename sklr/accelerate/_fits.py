@@ -71,7 +71,7 @@ class Block(NamedTuple):
         """Return blocks of the candidates that could share a stack; some may be refused where others are not."""
         estimator = self.rows[0][0].arguments["estimator"]
         prefix = f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
-        return [Block([self.rows[c] for c in group]) for group in group_candidates(self.candidates, prefix)]
+        return [Block([self.rows[c] for c in group]) for group in group_candidates(self.candidates, prefix).values()]
 
     def experiment(self, n_jobs: int | None) -> Experiment:
         """Return what the block's trainings share."""

@@ -34,7 +34,7 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     unlike the threads of one operation they never wait for each other by spinning.
     """
     short: dict[int, BaseException] = {}  # of memory, by place
-    n_threads = min(torch.get_num_threads(), len(packs))
+    n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
     with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         while going := [i for i, scored in enumerate(packs) if i not in short and _is_behind(scored, epoch)]:
             futures = [pool.submit(packs[i].pack.train_epoch, own_stream=False) for i in going]

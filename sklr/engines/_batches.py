@@ -180,8 +180,14 @@ class Gathered:
         self.cells = torch.arange(len(rows), device=rows.device)[:, None]
         at_once = rows[0, :1].numel() * positions.numel() <= self.SMALL
         self.batches = rows[self.cells, positions] if at_once else None
+        self._steps = None if self.batches is None else self.batches.unbind()
 
     def __getitem__(self, step: int) -> Tensor:
-        if self.batches is not None:
-            return self.batches[step]
+        if self._steps is not None:
+            return self._steps[step]
         return self.rows[self.cells, self.positions[step]]
+
+
+def at_step(rows: Rows, step: int) -> Rows:
+    """Return the batch of a step from what is `Gathered`, or dicts and lists of such."""
+    return rows[step] if isinstance(rows, Gathered) else map_tensors(lambda gathered: gathered[step], rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sklr._divergence import exploded
 from sklr._random import RandomStream
-from sklr.engines._batches import Epoch, Gathered, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._batches import Epoch, Gathered, Rows, at_step, epoch_positions, map_tensors, stack_rows
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Counted
@@ -165,26 +165,29 @@ class Pack:
         x, y = (map_tensors(lambda rows: Gathered(rows, positions), rows) for rows in (self.x, self.y))
         weight = None if self.weight is None else Gathered(self.weight, positions)
         counted = self._counted(y, weight, sizes)
-        largest = int(sizes.max())
+        least, most = sizes.min(axis=1).tolist(), sizes.max(axis=1).tolist()
+        largest = max(most)
         for i, size in enumerate(sizes):
-            x_i, y_i = (map_tensors(lambda g: g[i], rows) for rows in (x, y))  # noqa: B023 - used at once
+            x_i, y_i = at_step(x, i), at_step(y, i)
             w_i = None if weight is None else weight[i]
-            if counted is not None and size.min() > 0:
-                n = int(size.max())
-                step = Batch(x_i, y_i, w_i, None, (counted[0][i], counted[1][i]))
-                yield [step if n == largest else step.cut(n)]
+            if counted is not None and least[i] > 0:
+                step = Batch(x_i, y_i, w_i, None, (counted[0][i], counted[1][i], counted[2][i]))
+                yield [step if most[i] == largest else step.cut(most[i])]
             else:
                 yield self._batches(x_i, y_i, w_i, size)
 
     def _counted(self, y: Rows, weight: Gathered | None, sizes: np.ndarray) -> Counted | None:
-        """What the loss can say of the whole epoch's targets at once."""
+        """What the loss can say of the whole epoch's targets at once, unless that is too much to keep."""
+        loss = self.stack.loss
         if not self.stack.counts_ahead or not isinstance(y, Gathered) or y.batches is None:
+            return None
+        if y.batches.numel() * loss.n_out > Gathered.SMALL:
             return None
         mask = self._mask(sizes)
         if weight is not None:
             assert weight.batches is not None  # of the same size as those of y
             mask = mask * weight.batches
-        return self.stack.loss.counted(y.batches, mask, mask.dtype)
+        return loss.counted(y.batches, mask, mask.dtype)
 
     def _mask(self, sizes: np.ndarray) -> Tensor:
         """Return 1 for rows and 0 for padding, shape (*sizes.shape, largest size)."""

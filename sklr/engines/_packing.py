@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines._batches import map_tensors
+from sklr.engines._devices import devices
 from sklr.engines._prepare import Group
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_map import call
@@ -32,7 +33,7 @@ def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[
     max_stack : int or None
         Most runs in a stack; None for as many as half of the free memory holds.
     n_jobs : int
-        Workers that want a pack each; where there is one, its threads do, if the work is worth it.
+        Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
     """
     n_cells, n_members = len(group.places), len(group.members)
     runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
@@ -42,11 +43,15 @@ def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[
 
 
 def _n_threads(group: Group) -> int:
-    """Return how many threads are to train a pack each.
+    """Return how many threads are to train a pack each: one for each CUDA device, or for what work there is on the CPU.
 
     One thread per pack, instead of several that share each product: those meet after every operation.
     """
-    if not group.thread_safe or torch.get_num_threads() == 1:
+    if not group.thread_safe:
+        return 1
+    if group.device.type != "cpu":
+        return len(devices(group))
+    if torch.get_num_threads() == 1:
         return 1
     work = len(group.members) * len(group.places) * product_flops(group)
     return max(1, min(torch.get_num_threads(), int(work / THREAD_WORK)))
@@ -54,9 +59,8 @@ def _n_threads(group: Group) -> int:
 
 def free_bytes(group: Group) -> int:
     """Return the memory that is free on the group's device, in bytes."""
-    device = torch.device(group.places[0].side.net.device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if group.device.type == "cuda":
+        return torch.cuda.mem_get_info(group.device)[0]
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import skorch
 import torch
 from joblib import hash as joblib_hash
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
+from skorch.callbacks import GradientNormClipping
 from torch import Tensor, nn
 
-from sklr import _net_data, nets
+from sklr import _net_data
 from sklr._net_parts import NetParts
 from sklr._random import RandomStream
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, loads_plainly, map_tensors
-from sklr.engines._data import CellData, Head, cell_data, has_head, is_net, looks_only_at_predictions, seeded_clone
+from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, map_tensors
+from sklr.engines._data import CellData, Head, cell_data, has_head, looks_only_at_predictions, seeded_clone
 from sklr.engines._pack import Member, Side
+from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_optim import optimizer_reasons
@@ -28,20 +30,6 @@ from sklr.engines._stack_probe import module_reasons
 from sklr.schedules import resolve_schedule
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
-OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
-KNOWN_NETS = (
-    nets.NeuralNetClassifier,
-    nets.NeuralNetBinaryClassifier,
-    nets.NeuralNetRegressor,
-    skorch.NeuralNetClassifier,
-    skorch.NeuralNetBinaryClassifier,
-    skorch.NeuralNetRegressor,
-    skorch.NeuralNet,
-)
-
-
-class Unstackable(Exception):
-    """These candidates cannot be stacked; the arguments are the reasons."""
 
 
 def last_step(estimator: Any) -> Any:
@@ -49,77 +37,31 @@ def last_step(estimator: Any) -> Any:
     return estimator.steps[-1][1] if has_head(estimator) else estimator
 
 
-def static_reasons(experiment: Experiment, net: Any) -> list[str]:
-    """Return what can be told from the parameters alone that keeps `net` out of a stack."""
-    if not is_net(net):
-        return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
-    reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
-    reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
-    reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
-    if net.train_split is not None:
-        reasons.append("train_split holds rows out of each training")
-    if not loads_plainly(net):
-        reasons.append("iterator_train is not torch's DataLoader")
-    if net.compile:
-        reasons.append("compile=True compiles each module")
-    allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
-    params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
-    reasons += [f"the module is given the fit parameter {name}" for name in sorted(params - allowed)]
-    return reasons + _callback_reasons(experiment, net)
-
-
-def _overridden(net: NeuralNet) -> list[str]:
-    """Return what a subclass of the nets we know does its own way; predictions and scores it may."""
-    own: set[str] = set()
-    base: type = object
-    for cls in type(net).__mro__:
-        if cls in KNOWN_NETS:
-            base = cls
-            break
-        own |= vars(cls).keys()
-    harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
-    return sorted(
-        n for n in own if hasattr(base, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
-    )
-
-
-def _meddlers(net: NeuralNet) -> list[str]:
-    if net.callbacks == "disable":
-        return ["setting 'disable'"]
-    given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
-    classes = [c if isinstance(c, type) else type(c) for c in given]
-    return [c.__name__ for c in classes if c not in (*OBSERVERS, GradientNormClipping)]
-
-
-def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
-    if getattr(net, "_skl_callbacks", None):
-        return ["scikit-learn callbacks are set on the net"]
-    listeners = [type(callback).__name__ for callback in getattr(experiment.caller, "_skl_callbacks", [])]
-    return [f"the callback {name} follows each training" for name in listeners if name != "ProgressBar"]
-
-
-def group_candidates(candidates: Sequence[dict], prefix: str) -> list[list[int]]:
+def group_candidates(candidates: Sequence[dict], prefix: str) -> dict[Hashable, list[int]]:
     """Group the candidates that differ in nothing but what a stack can vary from run to run.
 
-    >>> group_candidates([{"lr": 1, "batch_size": 8}, {"lr": 2, "batch_size": 8}, {"lr": 1, "batch_size": 16}], "")
+    Groups are called by what their candidates have in common: equal names in another batch mean equal groups.
+
+    >>> groups = group_candidates([{"lr": 1, "batch_size": 8}, {"lr": 2, "batch_size": 8}, {"batch_size": 16}], "")
+    >>> list(groups.values())
     [[0, 1], [2]]
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for i, candidate in enumerate(candidates):
         rest = {name: value for name, value in candidate.items() if not _is_per_run(name.removeprefix(prefix))}
-        groups.setdefault(_key(rest, i), []).append(i)
-    return list(groups.values())
+        groups.setdefault(_key(rest), []).append(i)
+    return groups
 
 
 def _is_per_run(name: str) -> bool:
     return name in PER_RUN or (name.startswith("optimizer__") and not name.startswith("optimizer__param_groups"))
 
 
-def _key(params: Mapping[str, Any], i: int) -> str:
+def _key(params: Mapping[str, Any]) -> Hashable:
     try:
         return joblib_hash(sorted(params.items(), key=lambda item: item[0]))
     except Exception:  # something that cannot be pickled, so it cannot be compared either
-        return f"candidate {i}"
+        return object()
 
 
 class Place(NamedTuple):
@@ -134,6 +76,15 @@ class Place(NamedTuple):
     seconds: float
 
 
+class World(NamedTuple):
+    """What all candidates of a group find: the cells, and how stacks are to be built in them."""
+
+    places: list[Place]
+    stack_args: dict[str, Any]
+    own_lrs: list[dict[str, float]]
+    thread_safe: bool
+
+
 class Group(NamedTuple):
     """Candidates that can share stacks."""
 
@@ -144,43 +95,54 @@ class Group(NamedTuple):
     max_epochs: int
     thread_safe: bool = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return torch.device(self.places[0].side.net.device)
+
     def build(self, chosen: Sequence[int]) -> ModelStack:
         """Make the stack of some of the members."""
-        modules = [place.side.net.module_ for place in self.places]
-        kwargs = [self.optimizer_kwargs[i] for i in chosen]
-        return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **self.stack_args)
+        return _build(self.places, [self.optimizer_kwargs[i] for i in chosen], self.stack_args)
 
     def compiled(self) -> Group:
         """Return the same group, to be built into stacks that compile their step."""
         return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
 
 
+_LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
+
+
 def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
     """Set the candidates' nets up in every cell, up to the first step.
+
+    What the last batch of the same search has set up is not set up again.
 
     Raises
     ------
     Unstackable
         With the reasons, if some cannot be trained this way.
     """
-    cells = experiment.cells
-    firsts = [seeded_clone(experiment, candidate, cells[0]) for candidate in candidates]
+    firsts = [seeded_clone(experiment, candidate, experiment.cells[0]) for candidate in candidates]
     reasons = {r for first in firsts for r in static_reasons(experiment, last_step(first))}
     if reasons:
         raise Unstackable(*sorted(reasons))
     prefix = f"{firsts[0].steps[-1][0]}__" if has_head(firsts[0]) else ""
     groups = group_candidates(candidates, prefix)
-    estimators = [seeded_clone(experiment, candidates[group[0]], cell) for group in groups for cell in cells]
-    heads = fit_heads(experiment, estimators, list(cells) * len(groups))
-    built = []
-    for g, group in enumerate(groups):
-        part = slice(g * len(cells), (g + 1) * len(cells))
-        places = [
-            _place(experiment, cell, estimator, head)
-            for cell, estimator, head in zip(cells, estimators[part], heads[part], strict=True)
-        ]
-        built.append(_group(group, [last_step(firsts[i]) for i in group], places))
-    return built
+    known = _LAST.get(experiment, {})
+    new = [key for key in groups if key not in known]
+    worlds = dict(zip(new, _worlds(experiment, [candidates[groups[key][0]] for key in new]), strict=True))
+    _LAST[experiment] = worlds = {key: known.get(key) or worlds[key] for key in groups}
+    return [_group(group, [last_step(firsts[i]) for i in group], worlds[key]) for key, group in groups.items()]
+
+
+def _worlds(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[World]:
+    """Set up what each of these candidates stands for."""
+    cells = experiment.cells
+    estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
+    heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
+    for start in range(0, len(estimators), len(cells)):
+        part = slice(start, start + len(cells))
+        yield _world([_place(experiment, *one) for one in zip(cells, estimators[part], heads[part], strict=True)])
 
 
 def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None) -> Place:
@@ -230,7 +192,7 @@ def _as_predicted(net: NeuralNet, X: Any) -> Any:
     return net.ready_to_predict(X) if hasattr(net, "ready_to_predict") else X
 
 
-def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], places: list[Place]) -> Group:
+def _world(places: list[Place]) -> World:
     net = places[0].side.net
     if sum(p.requires_grad for p in net.criterion_.parameters()):
         raise Unstackable("the criterion has parameters of its own to learn")
@@ -238,12 +200,10 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], places: list[P
     output = _infer(net, x)
     places = [place._replace(side=place.side._replace(y=_targets(net, place.side.y, output))) for place in places]
     y = map_tensors(lambda rows: rows[:8], places[0].side.y)
-    optimizer, groups, peak = _optimizer(net)
-    kwargs = [_optimizer_kwargs(other) for other in nets_]
+    optimizer, groups, own_lrs = _optimizer(net)
     transform = _transform(net)
     reasons = module_reasons(net.module_, x, y, net.criterion_, transform=transform)
-    for distinct in {joblib_hash(k): k for k in kwargs}.values():
-        reasons += optimizer_reasons(optimizer, distinct, groups)
+    reasons += optimizer_reasons(optimizer, _optimizer_kwargs(net), groups)
     if reasons:
         raise Unstackable(*dict.fromkeys(reasons))
     stack_args = {
@@ -254,11 +214,24 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], places: list[P
         "transform": transform,
         **_clipping(net),
     }
-    members = [_member(c, other, peak) for c, other in zip(candidates, nets_, strict=True)]
-    group = Group(members, kwargs, places, stack_args, net.max_epochs)
-    stack = group.build([0])
+    stack = _build(places, [_optimizer_kwargs(net)], stack_args)
     _check_loss(stack, net, x, y)
-    return group._replace(thread_safe=stack.thread_safe and torch.device(net.device).type == "cpu")
+    return World(places, stack_args, own_lrs, stack.thread_safe)
+
+
+def _build(places: Sequence[Place], optimizer_kwargs: Sequence[Mapping[str, Any]], args: dict[str, Any]) -> ModelStack:
+    modules = [place.side.net.module_ for place in places]
+    return ModelStack(modules, len(optimizer_kwargs), optimizer_kwargs=optimizer_kwargs, **args)
+
+
+def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) -> Group:
+    kwargs = [_optimizer_kwargs(net) for net in nets_]
+    optimizer, groups = world.stack_args["optimizer"], world.stack_args["groups"]
+    for distinct in {joblib_hash(k): k for k in kwargs}.values():
+        if reasons := optimizer_reasons(optimizer, distinct, groups):
+            raise Unstackable(*reasons)
+    members = [_member(c, net, world.own_lrs) for c, net in zip(candidates, nets_, strict=True)]
+    return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe)
 
 
 def _infer(net: NeuralNet, x: Rows) -> Rows:

@@ -94,8 +94,8 @@ class ScoredPack:
         return quietly(lambda: pick_score(score(), self.experiment.metric))
 
     def _loader(self, cell: int, i: int) -> partial:
-        """What copies the weights of a run, by its place in the stack, into the cell's net."""
-        return partial(self.pack.stack.load_run, i, cell, self.places[cell].side.net.module_)
+        """What copies the weights of a run, by its place in the stack, into a module."""
+        return partial(self.pack.stack.load_run, i, cell)
 
     def _outputs(self, x: Rows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
@@ -167,7 +167,9 @@ class ScoredPack:
         trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(cell.train) for cell in self.experiment.cells]
-        quick = [self.scorers[cell].accuracies(self._rows_of(tests, cell, self.n_test)) for cell in range(len(n_train))]
+        quick = [
+            self.scorers[cell].quick.exact(self._rows_of(tests, cell, self.n_test)) for cell in range(len(n_train))
+        ]
         for m, cell in np.argwhere(mask):
             start = time.time()
             i, scorer, known = self.pack.in_stack.index(m), self.scorers[cell], quick[cell]

@@ -24,7 +24,7 @@ from sklr.engines._stack_loss import StackedLoss, Transform
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
-from sklr.engines._stack_program import Program
+from sklr.engines._stack_program import Evaluation, Program
 from sklr.engines._stack_record import called, record
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
@@ -106,7 +106,12 @@ class ModelStack:
             self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_programs": {}, "_ball": None}  # fixed memory: another process has its own
+        return {
+            **vars(self),
+            "_programs": {},
+            "_evaluations": {},
+            "_ball": None,
+        }  # fixed memory: another process has its own
 
     @property
     def n_candidates(self) -> int:
@@ -186,7 +191,7 @@ class ModelStack:
         if shared:
             x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
         if self._eval_chain is not None:
-            out = self._eval_chain.outputs(x, self.optimizer.params)
+            out = self._chain_outputs(x)
         else:
             out, _ = self._map(x, self.optimizer.params, self._constants, self._buffers, training=False)
         return tree_map(lambda t: t.transpose(0, 1), out)
@@ -230,6 +235,7 @@ class ModelStack:
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
         self._programs: dict[Any, Program] = {}
+        self._evaluations: dict[Any, Evaluation] = {}
         self._ball: HeavyBall | None = None
 
     def _make_map(self, names: set[str], x: Any) -> RunMap:
@@ -265,10 +271,17 @@ class ModelStack:
 
     def _program(self, params: Named, sink: GradientSink, batch: Batch) -> Program:
         assert self._chain is not None
-        return Program(self._chain, self.loss, params, sink, batch.x, batch.y)
+        return Program(self._chain, self.loss, params, sink, batch.x)
+
+    def _chain_outputs(self, x: Tensor) -> Tensor:
+        assert self._eval_chain is not None
+        if (key := (x.shape[0], min(x.shape[1], Evaluation.BLOCK), *x.shape[2:])) not in self._evaluations:
+            self._evaluations[key] = Evaluation(self._eval_chain, self.optimizer.params, x)
+        return self._evaluations[key](x)
 
     def _forget_programs(self) -> None:
         self._programs.clear()
+        self._evaluations.clear()
         self._ball = None
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:

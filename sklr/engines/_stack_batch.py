@@ -27,7 +27,7 @@ class Batch:
         Sample weights; 0 masks a padded row.
     cells : tuple of int, default all
         Which cells these are.
-    counted : (labels, shares), optional
+    counted : tuple of Tensor (n_cells, ..., n_rows), optional
         What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
     """
 
@@ -44,7 +44,11 @@ class Batch:
         def cut(rows: Tensor | None) -> Any:
             return None if rows is None else rows[chosen, :n_rows]
 
-        x, y, weight, counted = (tree_map(cut, part) for part in (self.x, self.y, self.weight, self.counted))
+        x, y, weight = (tree_map(cut, part) for part in (self.x, self.y, self.weight))
+        counted = None
+        if self.counted is not None:
+            labels, share, minus_one_hot = (t[chosen][..., :n_rows] for t in self.counted)
+            counted = labels, share, minus_one_hot
         return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()), counted)
 
 

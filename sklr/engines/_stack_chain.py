@@ -199,8 +199,10 @@ class Chain:
     """A recorded chain of operations.
 
     >>> chain = Chain((Linear("w", None), Function("relu", in_place=True)))
-    >>> chain.outputs(torch.tensor([[[1.0], [-1.0]]]), {"w": torch.tensor([[[[2.0]], [[-3.0]]]])}).tolist()
-    [[[[2.0], [0.0]], [[0.0], [3.0]]]]
+    >>> calls, params = Calls(), {"w": torch.tensor([[[[2.0]], [[-3.0]]]])}
+    >>> outputs, _ = chain.forward(calls, torch.tensor([[[1.0, -1.0]]]), params)
+    >>> calls.run(), outputs.tolist()
+    (None, [[[2.0, 0.0]], [[0.0, 3.0]]])
     """
 
     operations: tuple[Operation, ...]
@@ -229,13 +231,6 @@ class Chain:
                 operation.backward(calls, g, saved[i], sink)
             if i > first:
                 g = operation.pull_back(calls, g, saved[i], params)
-
-    def outputs(self, x: Tensor, params: Named) -> Tensor:
-        """Outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), at once."""
-        calls = Calls()
-        h, _ = self.forward(calls, x.flatten(2).mT, params)
-        calls.run()
-        return per_run(h, params)
 
 
 def per_run(h: Tensor, params: Named) -> Tensor:

@@ -40,7 +40,7 @@ class ChainGradients:
     ) -> tuple[Named, Tensor, Named]:
         """The gradients, the losses (n_cells, n_candidates), and no buffers: a chain has none."""
         grads = {name: torch.empty_like(p) for name, p in params.items()}
-        losses = Program(self.chain, self.loss, params, GradientSink(grads), x, y).run(x, y, weight)
+        losses = Program(self.chain, self.loss, params, GradientSink(grads), x).run(x, y, weight)
         return grads, losses, {}
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sklr.engines._stack_chain import Calls
-
 Transform = Callable[[Any], Any]
-Counted = tuple[Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
+Counted = tuple[Tensor, Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
+_log_softmax = torch.ops.aten._log_softmax.out
 _CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
 
 
@@ -62,13 +62,27 @@ class RowLoss:
             return kept.to(dtype)
         return self.criterion.weight[torch.where(kept, targets, 0)] * kept
 
-    def counted(self, targets: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Counted:
-        """Classes to look up, and how much each row counts for, both of the targets' shape (..., n_rows)."""
+    def counted(self, targets: Tensor, weight: Tensor | None, n_classes: int, dtype: torch.dtype) -> Counted:
+        """What classes (..., n_rows) say of the loss and its gradient, whatever the outputs are.
+
+        Returns
+        -------
+        labels : Tensor (..., 1, n_rows)
+            Classes to look up.
+        share : Tensor (..., 1, n_rows)
+            How much each row counts for.
+        minus_one_hot : Tensor (..., n_classes, n_rows)
+            Minus that share at the row's class, else 0.
+        """
         kept = targets != self.criterion.ignore_index
         share = self.class_weight(targets, dtype)
         if weight is not None:
             share = share * weight
-        return torch.where(kept, targets, 0), share / share.sum(-1, keepdim=True) if self.mean else share
+        if self.mean:
+            share = share / share.sum(-1, keepdim=True)
+        labels, share = torch.where(kept, targets, 0).unsqueeze(-2), share.unsqueeze(-2)
+        one_hot = share.new_zeros(*targets.shape[:-1], n_classes, targets.shape[-1])
+        return labels, share, one_hot.scatter_(-2, labels, -share)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
@@ -123,6 +137,7 @@ class StackedLoss:
         output = output if transform is None else transform(output)
         self.reduce = RowLoss(criterion) if _is_row_loss(criterion, output, target) else WholeLoss(criterion)
         self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
+        self.n_out = output.shape[-1] if isinstance(output, Tensor) and output.dim() else 0
 
     @property
     def takes_weights(self) -> bool:
@@ -132,26 +147,22 @@ class StackedLoss:
         """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
         return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
 
-    def counted(self, targets: Any, weight: Tensor | None, dtype: torch.dtype) -> Counted | None:
-        """What can be known of many steps' targets (n_steps, n_cells, n_rows) at once; None where that is nothing."""
-        if not self.closed_form:
-            return None
+    def counted(self, targets: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Counted:
+        """What can be known of many steps' targets (n_steps, n_cells, n_rows) at once, if there is a closed form."""
         assert isinstance(self.reduce, RowLoss)
-        return self.reduce.counted(targets, weight, dtype)
+        return self.reduce.counted(targets, weight, self.n_out, dtype)
 
-    def prepared(self, outputs: Tensor, targets: Any) -> PreparedLoss:
+    def prepared(self, outputs: Tensor) -> PreparedLoss:
         """What computes losses and gradients again and again, for outputs that stay where they are.
 
         Parameters
         ----------
         outputs : Tensor (n_cells, n_candidates, n_out, n_rows)
             Rows last, unlike elsewhere here.
-        targets : Tensor (n_cells, n_rows, ...)
-            Any of the shape and dtype to come.
         """
         if self.closed_form:
             assert isinstance(self.reduce, RowLoss)
-            return PreparedCrossEntropy(self.reduce, outputs, targets)
+            return PreparedCrossEntropy(self.reduce, outputs)
         return PreparedAutograd(self, outputs)
 
 
@@ -183,39 +194,28 @@ class PreparedCrossEntropy:
 
     Attributes are those of `PreparedAutograd`.
 
-    >>> loss = PreparedCrossEntropy(RowLoss(nn.CrossEntropyLoss()), torch.zeros(1, 1, 2, 2), torch.tensor([[0, 1]]))
+    >>> loss = PreparedCrossEntropy(RowLoss(nn.CrossEntropyLoss()), torch.zeros(1, 1, 2, 2))
     >>> loss(torch.tensor([[0, 1]]), None)
     >>> loss.losses.exp().tolist(), loss.gradient.tolist()
     ([[2.0]], [[[[-0.25, 0.25], [0.25, -0.25]]]])
     """
 
-    def __init__(self, loss: RowLoss, outputs: Tensor, targets: Tensor):
-        n_cells, n_candidates, _, n_rows = outputs.shape
+    def __init__(self, loss: RowLoss, outputs: Tensor):
         self.loss = loss
         self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
-        self.share, self.minus_share = outputs.new_empty(2, n_cells, 1, 1, n_rows)
-        self.label = targets.new_empty(n_cells, 1, 1, n_rows)
-        self._calls = self._prepare(outputs, self.label.expand(-1, n_candidates, -1, -1))
+        self.picked = outputs.new_empty(*outputs.shape[:2], 1, outputs.shape[3])
+        self.log_softmax = partial(_log_softmax, outputs.flatten(0, 1), 1, False, out=self.gradient.flatten(0, 1))
 
     def __call__(self, targets: Tensor, weight: Tensor | None, counted: Counted | None = None) -> None:
-        label, share = self.loss.counted(targets, weight, self.losses.dtype) if counted is None else counted
-        self.label[:, 0, 0], self.share[:, 0, 0] = label, share
-        self._calls.run()
-
-    def _prepare(self, outputs: Tensor, label: Tensor) -> Calls:
-        calls, log_p, picked = Calls(), self.gradient, outputs.new_empty(label.shape)
-        one_hot = outputs.new_empty(outputs.shape[0], 1, *outputs.shape[2:])
-        softmax = torch.ops.aten._log_softmax.out
-        calls.add(torch.neg, self.share, out=self.minus_share)
-        calls.add(softmax, outputs.flatten(0, 1), 1, False, out=log_p.flatten(0, 1))
-        calls.add(torch.gather, log_p, 2, label, out=picked)
-        calls.add(picked.mul_, self.minus_share)
-        calls.add(torch.sum, picked, (2, 3), out=self.losses)
-        calls.add(one_hot.zero_)
-        calls.add(one_hot.scatter_, 2, self.label, self.minus_share)
-        calls.add(log_p.exp_)
-        calls.add(torch.addcmul, one_hot, log_p, self.share, out=log_p)
-        return calls
+        if counted is None:
+            counted = self.loss.counted(targets, weight, self.gradient.shape[2], self.gradient.dtype)
+        labels, share, minus_one_hot = (t.unsqueeze(1) for t in counted)
+        log_p, picked = self.gradient, self.picked
+        self.log_softmax()
+        torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
+        torch.mul(picked, share, out=picked)
+        torch.sum(picked, (2, 3), out=self.losses).neg_()
+        torch.addcmul(minus_one_hot, log_p.exp_(), share, out=log_p)
 
 
 PreparedLoss = PreparedAutograd | PreparedCrossEntropy

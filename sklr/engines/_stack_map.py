@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
+from sklr._random import seed_generators
 from sklr.engines._stack_attention import attention_by_steps
 from sklr.engines._stack_conv import Columns, SharedPictures
 
@@ -179,5 +180,5 @@ def rng_kept(x: Any) -> Iterator[None]:
     """Within it torch's generators start from 0; afterwards they stand where they stood."""
     device = first_tensor(x).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+        seed_generators(0)
         yield

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from joblib import hash as joblib_hash
 from torch import Tensor
 
 from sklr.engines._stack_step import DECAYS, Groups, StackedOptimizer
 from sklr.exceptions import EngineError
+
+_KNOWN: WeakKeyDictionary[type, dict[str, str]] = WeakKeyDictionary()  # by class, then by its arguments
 
 
 def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
@@ -40,6 +44,16 @@ def decay_form(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None
         If the optimizer cannot step several learning rates at once.
     """
     overrides = [override for _, override in groups] if groups else [{}]
+    try:
+        known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash((dict(kwargs), overrides))
+    except Exception:  # no class, or arguments that cannot be compared
+        return _found_form(optimizer, kwargs, overrides)
+    if key not in known:
+        known[key] = _found_form(optimizer, kwargs, overrides)
+    return known[key]
+
+
+def _found_form(optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> str:
     name = getattr(optimizer, "__name__", repr(optimizer))
     for form in DECAYS:
         try:

@@ -1,4 +1,4 @@
-"""The gradients of a chain on batches of one shape, prepared once: a step takes no memory and looks nothing up."""
+"""A chain's gradients and outputs on batches of one shape, prepared once: a call takes no memory, looks nothing up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklr.engines._stack_chain import Calls, Chain, GradientSink, Named
+from sklr.engines._stack_chain import Calls, Chain, GradientSink, Named, per_run
 from sklr.engines._stack_loss import Counted, StackedLoss
 
 
@@ -21,24 +21,24 @@ class Program:
     params : mapping of str to Tensor, each (n_cells, n_candidates, *shape)
     sink : GradientSink
         Where they go.
-    x, y : Tensor (n_cells, n_rows, ...)
+    x : Tensor (n_cells, n_rows, ...)
         A batch of the shape to come.
 
     >>> from sklr.engines._stack_chain import Linear
     >>> loss = StackedLoss(torch.nn.MSELoss(), torch.zeros(2, 1), torch.zeros(2, 1))
     >>> params, grads = {"w": torch.ones(1, 3, 1, 2)}, {"w": torch.zeros(1, 3, 1, 2)}
     >>> x, y = torch.ones(1, 4, 2), torch.zeros(1, 4, 1)
-    >>> program = Program(Chain((Linear("w", None),)), loss, params, GradientSink(grads), x, y)
+    >>> program = Program(Chain((Linear("w", None),)), loss, params, GradientSink(grads), x)
     >>> program.run(x, y, None).tolist(), grads["w"][0, 0].tolist()
     ([[4.0, 4.0, 4.0]], [[4.0, 4.0]])
     """
 
-    def __init__(self, chain: Chain, loss: StackedLoss, params: Named, sink: GradientSink, x: Tensor, y: Any):
+    def __init__(self, chain: Chain, loss: StackedLoss, params: Named, sink: GradientSink, x: Tensor):
         self.x = x.flatten(2).mT.clone(memory_format=torch.contiguous_format)
         self.forward, self.backward = Calls(), Calls()
         h, saved = chain.forward(self.forward, self.x, params)
         runs = next(iter(params.values())).shape[:2]
-        self.loss = loss.prepared(h.view(*runs, *h.shape[1:]), y)
+        self.loss = loss.prepared(h.view(*runs, *h.shape[1:]))
         chain.backward(self.backward, self.loss.gradient.flatten(0, 1), saved, params, sink)
 
     @torch.no_grad()
@@ -49,3 +49,36 @@ class Program:
         self.loss(y, weight, counted)
         self.backward.run()
         return self.loss.losses
+
+
+class Evaluation:
+    """The outputs of all runs for any number of rows, a block of rows at a time: what is in between fits a cache.
+
+    >>> from sklr.engines._stack_chain import Linear
+    >>> evaluation = Evaluation(Chain((Linear("w", None),)), {"w": torch.ones(1, 3, 1, 2)}, torch.zeros(1, 2, 2))
+    >>> evaluation(torch.arange(6.0).reshape(1, 3, 2))[0, 0].tolist()
+    [[1.0], [5.0], [9.0]]
+    """
+
+    BLOCK = 64  # rows
+
+    def __init__(self, chain: Chain, params: Named, x: Tensor):
+        """Prepare for as many rows as `x` (n_cells, n_rows, ...) has, or a block of them."""
+        rows = x[:, : self.BLOCK].flatten(2).mT
+        self.params, self.x, self.forward = (
+            params,
+            torch.empty_like(rows, memory_format=torch.contiguous_format),
+            Calls(),
+        )
+        self.outputs, _ = chain.forward(self.forward, self.x, params)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), or of more rows."""
+        rows, n_block, block = x.flatten(2).mT, self.x.shape[2], per_run(self.outputs, self.params)
+        outputs = x.new_empty(*block.shape[:2], rows.shape[2], block.shape[3])
+        for start in range(0, rows.shape[2], n_block):
+            start = min(start, rows.shape[2] - n_block)  # the last block repeats some of the one before
+            self.x.copy_(rows[..., start : start + n_block])
+            self.forward.run()
+            outputs[:, :, start : start + n_block] = block
+        return outputs

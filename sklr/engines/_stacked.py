@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from sklearn.utils.parallel import delayed
 from sklr._validation import check_count, check_flag
 from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
+from sklr.engines._devices import on_each_device
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
-from sklr.engines._prepare import Group, Unstackable, prepare
+from sklr.engines._prepare import Group, prepare
+from sklr.engines._refusals import Unstackable
 from sklr.engines._scored import ScoredPack
 from sklr.engines._spread import spread
 from sklr.engines._verbose import Label, print_end
@@ -109,9 +112,9 @@ class StackedTraining(Training):
         self.experiment, self.candidates, self.contexts = experiment, candidates, contexts
         self.n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
         self.packs = [
-            ScoredPack(experiment, candidates, group, chosen)
+            ScoredPack(experiment, candidates, home, chosen)
             for group in groups
-            for chosen in pack_members(group, max_stack, self.n_jobs)
+            for chosen, home in zip(pack_members(group, max_stack, self.n_jobs), cycle(on_each_device(group)))
         ]
         self.epoch = 0
         self.warned = False
@@ -122,7 +125,7 @@ class StackedTraining(Training):
         return all(scored.pack.done for scored in self.packs)
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train every pack on, each in a worker or a thread if there are several of both."""
+        """Train every pack on, each in a worker, on a device or in a thread if there are several of both."""
         if n_epochs is None:
             n_epochs = max(scored.pack.max_epochs for scored in self.packs) - self.epoch
         before = len(self.packs)
@@ -134,13 +137,20 @@ class StackedTraining(Training):
 
     def _advanced(self, epoch: int) -> list[ScoredPack]:
         n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
-        if n_jobs == 1 and len(self.packs) > 1 and all(scored.group.thread_safe for scored in self.packs):
+        if n_jobs == 1 and self._train_in_threads():
             return advance_together(self.packs, epoch)
         if n_jobs == 1:
             return [pack for scored in self.packs for pack in advance(scored, epoch)]
         calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
         sent_back = spread(calls, n_jobs, self.experiment.pre_dispatch)
         return [self.packs[place].after(progress) for place, found in sent_back for progress in found]
+
+    def _train_in_threads(self) -> bool:
+        """Whether packs gain from threads: on the CPU, or on several devices, which one thread would use in turn."""
+        if len(self.packs) == 1 or not all(scored.group.thread_safe for scored in self.packs):
+            return False
+        where = {scored.group.device for scored in self.packs}
+        return len(where) > 1 or next(iter(where)).type == "cpu"
 
     def _warn_if_halved(self, before: int) -> None:
         if len(self.packs) > before and not self.warned:

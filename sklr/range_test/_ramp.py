@@ -30,7 +30,8 @@ from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
 from sklr.engines._fits import EpochFit
 from sklr.engines._pack import Pack
 from sklr.engines._packing import fitting_threads, out_of_memory, step_flops
-from sklr.engines._prepare import Group, Unstackable, last_step, prepare
+from sklr.engines._prepare import Group, last_step, prepare
+from sklr.engines._refusals import Unstackable
 from sklr.engines._sequential import fit_heads
 from sklr.exceptions import EngineError, TrainingDiverged
 from sklr.schedules import Schedule

@@ -37,12 +37,14 @@ def even_cover(n: int, n_dims: int, random_state: np.random.RandomState) -> np.n
 
 
 def start_size(n_points: int, batch: int) -> int:
-    """Return how many of `n_points` points to spend on an even cover: half, at most 10, in whole batches.
+    """Return how many of `n_points` points to spend on an even cover: half, from 4 to 10, in whole batches.
 
-    >>> start_size(16, 4), start_size(9, 2), start_size(100, 4), start_size(3, 4)
-    (8, 6, 12, 3)
+    With fewer than four over several decades a model knows no more than where the best of them is.
+
+    >>> start_size(16, 4), start_size(9, 2), start_size(100, 4), start_size(5, 1), start_size(3, 4)
+    (8, 6, 12, 4, 3)
     """
-    return min(n_points, batch * math.ceil(min(n_points / 2, 10) / batch))
+    return min(n_points, batch * math.ceil(min(max(n_points / 2, 4), 10) / batch))
 
 
 def batch_size(n_done: int, n_start: int, left: float) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from sklr.engines import _packing, _stacked
+from sklr.engines import _devices, _packing, _prepare, _stacked
 from sklr.engines._advance import advance_together as together
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
 from sklr.engines._pack import Pack
+from sklr.engines._scored import ScoredPack
 from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stack import ModelStack
 from sklr.engines._stacked import StackedEngine
@@ -89,6 +91,13 @@ def classifier(module=Double, **params):
     if module is Double:
         defaults["module__hidden"] = (8,)
     return NeuralNetClassifier(module, **{**defaults, **params})
+
+
+def weight_norm(estimator, X, y):
+    return -float(sum(p.detach().abs().sum() for p in net_of(estimator).module_.parameters()))
+
+
+SCALED = Pipeline([("scale", StandardScaler()), ("net", classifier())])
 
 
 class Convolution(nn.Module):
@@ -238,9 +247,8 @@ def test_parameter_groups_and_clipping():
 
 
 def test_a_pipeline_has_its_own_rows_in_each_fold():
-    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())])
     candidates = [{"net__lr": lr} for lr in (0.01, 0.1)]
-    assert_agree(*both(pipeline, candidates, X=X * 100 + 3, return_train_score=True))
+    assert_agree(*both(SCALED, candidates, X=X * 100 + 3, return_train_score=True))
 
 
 def test_regression():
@@ -292,12 +300,28 @@ def test_candidates_that_differ_in_more_than_the_lr():
 
 
 def test_scorers_that_look_at_more_than_predictions():
-    def weight_norm(estimator, X, y):
-        return -float(sum(p.detach().abs().sum() for p in net_of(estimator).module_.parameters()))
-
-    pipeline = Pipeline([("scale", StandardScaler()), ("net", classifier())])
-    assert_agree(*both(pipeline, [{"net__lr": 0.1}], scoring=weight_norm))
+    assert_agree(*both(SCALED, [{"net__lr": 0.1}], scoring=weight_norm))
     assert_agree(*both(classifier(), scoring={"acc": "accuracy", "loss": "neg_log_loss"}, metric="loss"))
+
+
+CLASSIFIER_SCORES = [None, "accuracy", "neg_log_loss"]
+REGRESSOR_SCORES = ["r2", "neg_mean_squared_error", "neg_root_mean_squared_error", "neg_mean_absolute_error"]
+
+
+@pytest.mark.parametrize("scoring", [*CLASSIFIER_SCORES, *REGRESSOR_SCORES])
+def test_common_scores_are_followed_for_all_runs_at_once(scoring, monkeypatch):
+    monkeypatch.setattr(ScoredPack, "_follow_one", lambda *args: pytest.fail("one by one"))
+    if scoring in CLASSIFIER_SCORES:
+        labels = np.array(["few", "more", "most"])[Y]
+        assert_agree(*both(classifier(), y=labels, scoring=scoring))
+    else:
+        assert_agree(*both(NeuralNetRegressor(Double, module__hidden=(8,), batch_size=16), X=XR, y=YR, scoring=scoring))
+
+
+@pytest.mark.parametrize("lr", [1e-3, 1e30])
+def test_a_log_loss_of_rows_without_a_class_is_left_to_scikit_learn(lr):
+    y = np.where(np.arange(len(Y)) < len(Y) // 3, 0, Y)  # the first fold's rows are all of one class
+    assert_agree(*both(classifier(), [{"lr": lr}], y=y, scoring="neg_log_loss", error_score=-1.0))
 
 
 def test_a_diverged_run_touches_no_other():
@@ -367,10 +391,10 @@ def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monke
             raise MemoryError
         train(pack, **options)
 
-    whole = StackedEngine().start(experiment(classifier()), candidates).finish()
+    whole = StackedEngine().start(experiment(classifier(), scoring=weight_norm), candidates).finish()
     monkeypatch.setattr(Pack, "train_epoch", fail_once)
     with pytest.warns(OutOfMemoryWarning):
-        outcomes = StackedEngine().start(experiment(classifier()), candidates).finish()
+        outcomes = StackedEngine().start(experiment(classifier(), scoring=weight_norm), candidates).finish()
     assert failed
     assert_agree(outcomes, whole)
 
@@ -389,6 +413,38 @@ def test_an_error_in_a_thread_ends_the_training_at_once(two_threads, monkeypatch
     with pytest.raises(RuntimeError, match="a kernel is missing"):
         StackedEngine().start(experiment(classifier(max_epochs=5)), candidates).finish()
     assert max(epochs) == 1
+
+
+@pytest.mark.parametrize("estimator", [classifier(), SCALED], ids=["net", "pipeline"])
+@pytest.mark.parametrize("scoring", [None, weight_norm], ids=["predictions", "weights"])
+def test_packs_take_several_devices_in_turn(estimator, scoring, monkeypatch):
+    """Shown with two names of the CPU; what a CUDA device does by itself is not."""
+    monkeypatch.setattr(_devices, "devices", lambda group: [group.device, torch.device("cpu", 0)])
+    monkeypatch.setattr(_packing, "_n_threads", lambda group: 2)
+    candidates = [{"net__lr" if estimator is SCALED else "lr": lr} for lr in (0.01, 0.05, 0.1)]
+    described = experiment(estimator, scoring=scoring)
+    training = StackedEngine().start(described, candidates)
+    first, second = (scored.group for scored in training.packs)
+    assert [str(group.device) for group in (first, second)] == ["cpu", "cpu:0"]
+    assert all(a.side.net.module_ is not b.side.net.module_ for a, b in zip(first.places, second.places, strict=True))
+    assert_agree(training.finish(), SequentialEngine().start(described, candidates).finish())
+
+
+@pytest.mark.parametrize(("asked", "found"), [("cuda", ["cuda", "cuda:0", "cuda:2"]), ("cuda:1", ["cuda:1"])])
+def test_a_net_that_names_no_device_may_use_them_all(asked, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert [str(device) for device in _devices.devices(SimpleNamespace(device=torch.device(asked)))] == found
+
+
+def test_a_later_batch_starts_where_the_first_one_did(monkeypatch):
+    described = experiment(classifier(), scoring=weight_norm)
+    StackedEngine().start(described, LRS).finish()
+    monkeypatch.setattr(_prepare, "_place", lambda *args: pytest.fail("these cells are set up already"))
+    later = [{"lr": 0.03}, {"lr": 0.3, "optimizer__momentum": 0.9}]
+    stacked = StackedEngine().start(described, later).finish()
+    monkeypatch.undo()
+    assert_agree(stacked, SequentialEngine().start(experiment(classifier(), scoring=weight_norm), later).finish())
 
 
 def test_stopped_runs_leave_and_the_rest_goes_on_as_before():
