@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
@@ -28,6 +29,7 @@ class Progress(NamedTuple):
     pack: dict[str, Any]
     outcomes: dict[tuple[int, int], Outcome]
     score_seconds: float
+    seen: tuple[int, Rows]
 
 
 class ScoredPack:
@@ -60,6 +62,7 @@ class ScoredPack:
         self.scorers = [self._scorer(cell) for cell in range(len(sides))]
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
+        self._seen: tuple[int, Rows] = (-1, None)
 
     def _scorer(self, cell: int) -> CellScorer:
         place, experiment = self.places[cell], self.experiment
@@ -80,7 +83,7 @@ class ScoredPack:
         if not self.experiment.follow:
             return
         start = time.time()
-        outputs = self._outputs(self.x_test)
+        outputs = self._test_outputs()
         for cell, scorer in enumerate(self.scorers):
             scores = scorer.follow(self._rows_of(outputs, cell, self.n_test), partial(self._follow_one, cell))
             for i, m in enumerate(self.pack.in_stack):
@@ -100,6 +103,14 @@ class ScoredPack:
     def _outputs(self, x: Rows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
         return as_inferred(self.places[0].side.net, self.pack.outputs(x))
+
+    def _test_outputs(self) -> Rows:
+        """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
+        epoch, outputs = self._seen
+        if epoch != self.pack.epoch:
+            outputs = self._outputs(self.x_test)
+            self._seen = (self.pack.epoch, outputs) if _is_small(outputs) else (-1, None)
+        return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
         return map_tensors(lambda t: t[:, cell, : n_rows[cell]], outputs)
@@ -130,14 +141,14 @@ class ScoredPack:
 
     def progress(self) -> Progress:
         """Return what has happened since the start, to be sent to a copy of this pack."""
-        return Progress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds)
+        return Progress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
 
     def after(self, progress: Progress) -> ScoredPack:
         """Return this pack, or a new one of some of its members, as a worker's copy has left it."""
         same = progress.chosen == self.chosen
         pack = self if same else ScoredPack(self.experiment, self.candidates, self.group, progress.chosen)
         pack.pack.go_on(progress.pack)
-        pack.outcomes, pack.score_seconds = progress.outcomes, progress.score_seconds
+        pack.outcomes, pack.score_seconds, pack._seen = progress.outcomes, progress.score_seconds, progress.seen
         return pack
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
@@ -163,7 +174,7 @@ class ScoredPack:
         if not mask.any():
             return
         start = time.time()
-        tests = self._outputs(self.x_test)
+        tests = self._test_outputs()
         trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(cell.train) for cell in self.experiment.cells]
@@ -203,3 +214,8 @@ class ScoredPack:
             history=self.pack.history[m][cell],
             estimator=kept,
         )
+
+
+def _is_small(outputs: Rows) -> bool:
+    """Whether outputs are little to keep, and to send from a worker."""
+    return isinstance(outputs, Tensor) and outputs.numel() <= 2**22

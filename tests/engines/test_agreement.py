@@ -318,6 +318,16 @@ def test_common_scores_are_followed_for_all_runs_at_once(scoring, monkeypatch):
         assert_agree(*both(NeuralNetRegressor(Double, module__hidden=(8,), batch_size=16), X=XR, y=YR, scoring=scoring))
 
 
+def test_what_has_been_followed_is_not_computed_again(monkeypatch):
+    outputs, asked = ScoredPack._outputs, []
+    monkeypatch.setattr(ScoredPack, "_outputs", lambda pack, x: asked.append(pack.pack.epoch) or outputs(pack, x))
+    training = StackedEngine().start(experiment(classifier(max_epochs=3)), LRS)
+    training.advance(2)
+    training.stop(np.array([[True] * 3, [False] * 3, [False] * 3]), "enough")
+    training.finish()
+    assert asked == [1, 2, 3]
+
+
 @pytest.mark.parametrize("lr", [1e-3, 1e30])
 def test_a_log_loss_of_rows_without_a_class_is_left_to_scikit_learn(lr):
     y = np.where(np.arange(len(Y)) < len(Y) // 3, 0, Y)  # the first fold's rows are all of one class

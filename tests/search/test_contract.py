@@ -1,5 +1,6 @@
 """What all three searches promise, one suite over the three."""
 
+import gc
 import pickle
 import warnings
 
@@ -17,6 +18,7 @@ from strategies import CV, LRS, X, Y, grid, net
 from torch import nn
 
 from sklr import MLP, AllDivergedError, BayesSearchCV, DivergedWarning, LRGridSearchCV, OptunaSearchCV
+from sklr.engines import _prepare
 
 
 def scores_by_lr(search, name="param_lr"):
@@ -111,15 +113,25 @@ def test_a_pipelines_head_is_fitted_once_per_fold_on_its_training_rows(make):
     pipeline = Pipeline([("scale", CountingScaler()), ("net", net(random_state=0))])
     search = make(pipeline, "net__lr", cv=CV, random_state=0, refit=False)
     search.fit(X, Y)
-    n_batches = 1 if make is grid else len(search.cv_results_["params"])
-    assert 3 <= len(CountingScaler.fits) <= 3 * n_batches
+    assert len(CountingScaler.fits) == 3, "one for each fold, whatever batches the strategy asks for"
     train_rows = [X[train] for train, _ in CV.split(X, Y)]
-    for fitted, rows in zip(CountingScaler.fits, train_rows, strict=False):
+    for fitted, rows in zip(CountingScaler.fits, train_rows, strict=True):
         np.testing.assert_array_equal(fitted, rows)
     theirs = GridSearchCV(pipeline, {"net__lr": LRS}, cv=CV).fit(X, Y)
     expected = dict(zip(LRS, np.array([theirs.cv_results_[f"split{k}_test_score"] for k in range(3)]).T, strict=True))
     assert_same_scores(scores_by_lr(search, "param_net__lr"), expected)
     assert search.lr_param_ == "net__lr"
+
+
+def test_batches_share_what_is_set_up_and_a_search_leaves_none_of_it(monkeypatch):
+    place, cells = _prepare._place, []
+    monkeypatch.setattr(_prepare, "_place", lambda *args: cells.append(args[1]) or place(*args))
+    gc.collect()
+    before = len(_prepare._LAST)
+    BayesSearchCV(net(), n_iter=6, cv=CV, refit=False, random_state=0, engine="stacked").fit(X, y=Y)
+    gc.collect()
+    assert len(cells) == CV.get_n_splits()
+    assert len(_prepare._LAST) == before
 
 
 def test_a_scorer_that_looks_into_the_pipeline_sees_the_pipeline():
