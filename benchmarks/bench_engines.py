@@ -2,6 +2,7 @@
 
     python benchmarks/bench_engines.py --quick               # does it work? about 20 seconds, numbers mean nothing
     python benchmarks/bench_engines.py --models mlp-small    # one model
+    python benchmarks/bench_engines.py --grids-only          # all models and numbers of runs, nothing else
     python benchmarks/bench_engines.py --json engines.json   # everything, on a quiet machine
 
 Every comparison first asserts that all sides computed the same. README.md says how things are measured, and why.
@@ -91,6 +92,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, help="repetitions of each side, default 5")
     parser.add_argument("--threads", nargs="+", type=int, help="the stack's, default 1 2; others have the first")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--grids-only", action="store_true", help="neither where time goes, nor stopping half of the runs"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny tasks, once: a test of this benchmark")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     options = parser.parse_args(argv)
@@ -116,6 +120,9 @@ def compare(workload: Workload, optimizer: str, options: argparse.Namespace) -> 
         grid, medians = time_grid(task, options)
         result["grids"].append(grid)
         goals += speed_goals(workload.name, optimizer, n_runs, options.device, medians)
+    if options.grids_only:
+        print()
+        return result, goals
     largest = GOAL_RUNS if GOAL_RUNS in options.runs else max(options.runs)
     result["anatomy"], reached = anatomy(make(n_runs=largest))
     goals += reached
