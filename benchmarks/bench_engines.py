@@ -155,29 +155,38 @@ def scores_agree(task: Task, n_jobs: int) -> Agreement:
 
     One after another, in float32 on a CPU, three programs take the same steps: their scores must be equal. The stack
     rounds differently. A learning rate amplifies rounding if, on any fold, float64 changes an epoch's training loss
-    by more than `AMPLIFIED`; at the others scores must be equal, but for ties: one row, in a run of a hundred.
+    by more than `AMPLIFIED`; at the others scores must be equal, but for ties: one row, in a run of a hundred. Where
+    float64 moves rows at these learning rates too, the stack may move as many, at most two in a run.
     """
     alone, stack = sides.sequential(task), sides.stacked(task)
     exact = sides.stacked(task.but(dtype=torch.float64))
     calm = (np.abs(alone.losses / exact.losses - 1) < AMPLIFIED).all(axis=(1, 2))
     if calm.mean() < 0.5:
         raise AssertionError(f"rounding must not matter at most learning rates, got {calm} of {task.lrs}")
+    moved = count_rows(task, exact.scores, alone.scores)[calm].sum()
     for name, scores in {GRID: sides.grid_search(task, n_jobs), LOOP: sides.plain_loop(task)}.items():
-        rows_apart(task, scores, alone.scores, calm)
+        rows_apart(task, scores, alone.scores, calm, moved)
         if task.device == "cpu" and not np.array_equal(scores, alone.scores):
             raise AssertionError(f"{name} must give the sequential engine's scores, got\n{scores - alone.scores}")
-    ties = rows_apart(task, stack.scores, alone.scores, calm)
+    ties = rows_apart(task, stack.scores, alone.scores, calm, moved)
     wild = np.array(task.lrs)[~calm].tolist()
     return Agreement(ties.size, int(ties.sum()), wild, int((stack.scores != alone.scores)[~calm].sum()))
 
 
-def rows_apart(task: Task, scores: np.ndarray, wanted: np.ndarray, calm: np.ndarray) -> np.ndarray:
-    """Return by how many rows scores differ at the learning rates marked in `calm`; raise if it is more than ties."""
-    n_test = np.array([len(test) for _, test in task.folds])
-    rows = np.rint(np.abs(scores - wanted) * n_test)[calm]
-    if rows.max() > 1 or rows.sum() > 1 + 0.01 * rows.size:
+def rows_apart(task: Task, scores: np.ndarray, wanted: np.ndarray, calm: np.ndarray, moved: float) -> np.ndarray:
+    """Return by how many rows scores differ at the learning rates marked in `calm`; raise if it is more than ties.
+
+    `moved` is by how many rows float64 differs there.
+    """
+    rows = count_rows(task, scores, wanted)[calm]
+    if rows.max() > 1 + (moved > 0) or rows.sum() > 1 + 0.01 * rows.size + moved:
         raise AssertionError(f"scores must be equal where rounding is not amplified, got differences (rows)\n{rows}")
     return rows
+
+
+def count_rows(task: Task, scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return by how many validation rows accuracies differ, shape (n_lrs, n_folds)."""
+    return np.rint(np.abs(scores - others) * [len(test) for _, test in task.folds])
 
 
 def time_grid(task: Task, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:

@@ -28,6 +28,8 @@ from sklr.engines._stack_program import Evaluation, Program
 from sklr.engines._stack_record import called, record
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
+FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
+
 
 class ModelStack:
     """`n_candidates x n_cells` copies of one module, trained by one batched step with a stock optimizer's semantics.
@@ -231,20 +233,21 @@ class ModelStack:
                 output = call(copy.deepcopy(self.module), x)
             draws = not torch.equal(before, torch.random.get_rng_state())
             self.thread_safe = not draws and names.isdisjoint(ATTENTION)
-            self._map = self._make_map(names, x)
+            self._map = self._make_map(names, x, draws)
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
         self._programs: dict[Any, Program] = {}
         self._evaluations: dict[Any, Evaluation] = {}
         self._ball: HeavyBall | None = None
 
-    def _make_map(self, names: set[str], x: Any) -> RunMap:
+    def _make_map(self, names: set[str], x: Any, draws: bool) -> RunMap:
         on_cpu = not next(iter(self.optimizer.params.values())).is_cuda
+        few = self.n_candidates * self.n_cells <= FEW_RUNS and not draws  # lanes draw other numbers for dropout
         return RunMap(
             self.module,
             attention=not names.isdisjoint(ATTENTION),
             pictures=on_cpu and not names.isdisjoint(OPERATIONS),
-            run_by_run=on_cpu and has_large_convolutions(self.module, partial(call, x=x)),
+            run_by_run=on_cpu and (few or has_large_convolutions(self.module, partial(call, x=x))),
         )
 
     def _rates(self, lr: Any) -> Tensor:
