@@ -158,6 +158,16 @@ def test_modules(module):
     assert_agree(*both(classifier(module), scoring="neg_log_loss"))
 
 
+@pytest.mark.parametrize("module", [Convolution, Normed, Transformer], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("n_cells", [1, 2])
+def test_few_runs_are_trained_one_by_one_inside_a_stack(module, n_cells):
+    whole = experiment(classifier(module))
+    described = replace(whole, cells=whole.cells[:n_cells])
+    training = StackedEngine().start(described, LRS[:1])
+    assert [scored.pack.stack.run_by_run for scored in training.packs] == [True]
+    assert_agree(training.finish(), SequentialEngine().start(described, LRS[:1]).finish())
+
+
 def test_batch_norm_with_unequal_folds_keeps_its_statistics():
     net = classifier(partial(Double, batch_norm=True), module__hidden=(8,))
     stacked, alone = both(net)
