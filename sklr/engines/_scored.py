@@ -178,9 +178,7 @@ class ScoredPack:
         trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(cell.train) for cell in self.experiment.cells]
-        quick = [
-            self.scorers[cell].quick.exact(self._rows_of(tests, cell, self.n_test)) for cell in range(len(n_train))
-        ]
+        quick = [scorer.quick.exact(self._rows_of(tests, k, self.n_test)) for k, scorer in enumerate(self.scorers)]
         for m, cell in np.argwhere(mask):
             start = time.time()
             i, scorer, known = self.pack.in_stack.index(m), self.scorers[cell], quick[cell]

@@ -108,12 +108,12 @@ class ModelStack:
             self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **vars(self),
+        fixed: dict[str, Any] = {
             "_programs": {},
             "_evaluations": {},
             "_ball": None,
-        }  # fixed memory: another process has its own
+        }  # memory that another process has elsewhere
+        return {**vars(self), **fixed}
 
     @property
     def n_candidates(self) -> int:
