@@ -69,7 +69,10 @@ def attempt(peer: Peer, job: Job, n: int, seed: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds this process and all its descendants have used, those that have ended with them."""
+    """Return the CPU seconds this process and all its descendants have used, those that have ended with them.
+
+    Servers that a peer started and left to others when they ended are missing, which may make a difference negative.
+    """
     total = 0.0
     for process in [own := psutil.Process(), *own.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):  # it has just ended
@@ -159,7 +162,7 @@ def _cells(line: dict[str, Any], budgets: Sequence[int]) -> list[str]:
         return [line["side"], *[""] * len(budgets), "could not run", *[""] * 4, str(line["lines"])]
     times = [tuple(line[what].get(str(n), line[what].get("None")) for what in ("seconds", "cpu")) for n in budgets]
     reached = [s for s in line["until near"] if s is not None]
-    cells = [line["side"], *("" if s is None else f"{s:.1f} ({cpu:.0f})" for s, cpu in times)]
+    cells = [line["side"], *("" if s is None else f"{s:.1f} ({max(cpu, 0):.0f})" for s, cpu in times)]
     cells += [f"{np.median(reached):.1f}" if reached else "-", f"{len(reached)} of {len(line['until near'])}"]
     return [*cells, f"{line['decades']:.2f}", f"{line['regret']:.2f}", f"{line['score']:.4f}", str(line["lines"])]
 
@@ -169,12 +172,14 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    measured = sorted([(_middle(line), line) for line in lines if "seconds" in line], key=lambda pair: pair[0])
-    for i, (x, line) in enumerate(measured):
-        color = "#3f6fd8" if line["side"].startswith("sklr") else "#8a8a8a"
-        y, beside = max(line["decades"], 0.01), (6, 3 if i % 2 else -12)  # above and below by turns: they meet less
+    points = sorted((_middle(line), max(line["decades"], 0.01), line["side"]) for line in lines if "seconds" in line)
+    for i, (x, y, side) in enumerate(points):
+        color = "#3f6fd8" if side.startswith("sklr") else "#8a8a8a"
+        is_crowded = any(1 < other_x / x < 10 and 0.8 < other_y / y < 1.25 for other_x, other_y, _ in points)
+        left, below = is_crowded, i % 2  # above and below by turns: labels meet less
+        beside, align = (-6 if left else 6, -12 if below else 3), "right" if left else "left"
         ax.plot(x, y, "o", color=color)
-        ax.annotate(line["side"], (x, y), xytext=beside, textcoords="offset points", fontsize=9, color=color)
+        ax.annotate(side, (x, y), xytext=beside, textcoords="offset points", fontsize=9, color=color, ha=align)
     ax.axhline(NEAR, color="#dca01e", linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="seconds of a search", ylabel="mean distance from the best lr (decades)")
     ax.margins(x=0.25)
