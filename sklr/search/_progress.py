@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
@@ -73,4 +74,13 @@ def _make_bar() -> Any:
         rich.TextColumn("{task.fields[epoch]}"),
         rich.TextColumn("{task.fields[best]}"),
         rich.TimeRemainingColumn(),
+        console=_console(),
     )
+
+
+def _console() -> Any:
+    """Return where to draw: in a notebook without ipywidgets, which rich would need, a line of text."""
+    console = require("rich", extra="progress").get_console()
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        return type(console)(force_jupyter=False, force_terminal=True, width=100)
+    return console

@@ -1,6 +1,8 @@
 """The bar of a search says how far it is, and is silent unless asked for."""
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from strategies import CV, X, Y, net
 
 from sklr.search import _progress
@@ -30,3 +32,20 @@ def test_nothing_is_printed_by_default(make, capsys):
 def test_bad_values_are_refused(make):
     with pytest.raises(ValueError, match="progress must be True or False, got 'yes'"):
         make(net(), progress="yes").fit(X, Y)
+
+
+IN_A_NOTEBOOK = """
+from sklearn.datasets import load_iris
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
+X, y = load_iris(return_X_y=True)
+_ = LRGridSearchCV(NeuralNetClassifier(MLP), lrs=[0.01, 0.1, 0.2], cv=3, random_state=0, progress=True).fit(X, y)
+"""
+
+
+def test_it_shows_in_a_notebook_without_ipywidgets():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_NOTEBOOK)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    assert "3/3" in printed
+    assert "best 0." in printed
+    assert "Traceback" not in str(notebook.cells[0].outputs)
