@@ -88,7 +88,7 @@ class QuickScores:
 
     def _error(self, outputs: Rows, metric: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray | None:
         y = self.y
-        if not isinstance(outputs, torch.Tensor) or len(y) < 2 or np.ptp(y) == 0:
+        if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
         predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
         return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
