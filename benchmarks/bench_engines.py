@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tell("starting workers")
     options.starting = sides.start_workers(make_task(WORKLOADS["mlp-small"], "sgd", 1, options.device), 2)
     print(f"starting 2 worker processes: {options.starting:.1f} s, not in the timings but where they say so\n")
-    document: dict[str, Any] = {**found, "options": vars(options), "results": [], "goals": []}
+    chosen = {name: value for name, value in vars(options).items() if name != "json"}
+    document: dict[str, Any] = {**found, "options": chosen, "results": [], "goals": []}
     goals: list[Goal] = []
     for name in options.models:
         for optimizer in options.optimizers:
