@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ def devices(group: Group) -> list[torch.device]:
     return [own, *(torch.device("cuda", i) for i in range(torch.cuda.device_count()) if i != current)]
 
 
-def on_each_device(group: Group) -> list[Group]:
-    """Return the group as it is, and a copy on every other device it may be trained on."""
-    return [group, *(_moved(group, device) for device in devices(group)[1:])]
+def on_each_device(group: Group) -> Iterator[Group]:
+    """Yield the group as it is, then a copy on every other device it may be trained on, made when it is asked for."""
+    yield group
+    for device in devices(group)[1:]:
+        yield _moved(group, device)
 
 
 def _moved(group: Group, device: torch.device) -> Group:

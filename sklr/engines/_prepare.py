@@ -227,8 +227,8 @@ def _build(places: Sequence[Place], optimizer_kwargs: Sequence[Mapping[str, Any]
 def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) -> Group:
     kwargs = [_optimizer_kwargs(net) for net in nets_]
     optimizer, groups = world.stack_args["optimizer"], world.stack_args["groups"]
-    for distinct in {joblib_hash(k): k for k in kwargs}.values():
-        if reasons := optimizer_reasons(optimizer, distinct, groups):
+    for own in kwargs:
+        if reasons := optimizer_reasons(optimizer, own, groups):
             raise Unstackable(*reasons)
     members = [_member(c, net, world.own_lrs) for c, net in zip(candidates, nets_, strict=True)]
     return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe)

@@ -42,8 +42,8 @@ class QuickScores:
         The cell's net, initialised on its training rows.
     y : array-like of shape (n_rows,)
         The validation rows' targets.
-    scorer : callable
-        As scikit-learn's `check_scoring` returns it; it must look at predictions alone.
+    scorer : callable or None
+        As scikit-learn's `check_scoring` returns it, if it looks at predictions alone; None for no quick scores.
     """
 
     def __init__(self, net: NeuralNet, y: Any, scorer: Any):

@@ -97,7 +97,7 @@ class ModelStack:
         trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self._constants, self._buffers = _constants(modules, n_candidates), _buffers(modules, n_candidates)
         params = {name: _stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
-        decays = _decay_forms(optimizer, per_candidate, groups)
+        decays = [decay_form(optimizer, own, groups) for own in per_candidate]
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self._set_example(example, criterion, transform)
@@ -337,15 +337,6 @@ class ModelStack:
         if clip_value is not None:
             for grad in grads:
                 grad.clamp_(-clip_value, clip_value)
-
-
-def _decay_forms(optimizer: type, kwargs: Sequence[Mapping[str, Any]], groups: Groups | None) -> list[str]:
-    """Where each candidate's weight decay enters, asking once for equal arguments."""
-    known: list[tuple[Mapping[str, Any], str]] = []
-    for own in kwargs:
-        if all(own != seen for seen, _ in known):
-            known.append((own, decay_form(optimizer, own, groups)))
-    return [next(form for seen, form in known if seen == own) for own in kwargs]
 
 
 def _stacked(per_cell: Sequence[Tensor], n_candidates: int) -> Tensor:

@@ -38,6 +38,8 @@ def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups
 def decay_form(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> str:
     """Find out how weight decay enters the step: "coupled", "opposed" (coupled, gradient negated) or "decoupled".
 
+    The answer for equal arguments is remembered.
+
     Raises
     ------
     EngineError

@@ -65,11 +65,8 @@ class Evaluation:
     def __init__(self, chain: Chain, params: Named, x: Tensor):
         """Prepare for as many rows as `x` (n_cells, n_rows, ...) has, or a block of them."""
         rows = x[:, : self.BLOCK].flatten(2).mT
-        self.params, self.x, self.forward = (
-            params,
-            torch.empty_like(rows, memory_format=torch.contiguous_format),
-            Calls(),
-        )
+        self.x = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        self.params, self.forward = params, Calls()
         self.outputs, _ = chain.forward(self.forward, self.x, params)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ class StackedTraining(Training):
         if len(self.packs) == 1 or not all(scored.group.thread_safe for scored in self.packs):
             return False
         where = {scored.group.device for scored in self.packs}
-        return len(where) > 1 or next(iter(where)).type == "cpu"
+        return len(where) > 1 or where.pop().type == "cpu"
 
     def _warn_if_halved(self, before: int) -> None:
         if len(self.packs) > before and not self.warned:
