@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event, Lock
 
 import torch
 
@@ -28,29 +29,38 @@ def advance_away(scored: ScoredPack, epoch: int) -> list[Progress]:
 
 
 def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack]:
-    """Train packs up to an epoch, epoch by epoch, each in a thread of its own; they are scored one after another.
+    """Train packs up to an epoch, each in a thread of its own; scorers are called by one thread at a time.
 
-    Python's lock is free while an operation computes, so that threads get in each other's way very little, and
-    unlike the threads of one operation they never wait for each other by spinning.
+    Unlike the threads of one operation they never wait for each other by spinning, and not at all for Python's lock
+    while their steps are replayed.
     """
-    short: dict[int, BaseException] = {}  # of memory, by place
+    give_up, scoring = Event(), Lock()
     n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
     with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        while going := [i for i, scored in enumerate(packs) if i not in short and _is_behind(scored, epoch)]:
-            futures = [pool.submit(packs[i].pack.train_epoch, own_stream=False) for i in going]
-            for i, future in zip(going, futures, strict=True):
-                error = future.exception()
-                if error is None:
-                    packs[i].follow()
-                elif out_of_memory(error):
-                    short[i] = error
-                else:
-                    raise error
+        futures = [pool.submit(_advance_in_thread, scored, epoch, give_up, scoring) for scored in packs]
+        try:
+            wait(futures)
+        finally:  # there is something left to wait for after Ctrl-C only
+            give_up.set()
+    errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None and not out_of_memory(error):
+            raise error
     return [
         pack
-        for i, scored in enumerate(packs)
-        for pack in ([scored] if i not in short else _halves(scored, epoch, short[i]))
+        for scored, error in zip(packs, errors, strict=True)
+        for pack in ([scored] if error is None else _halves(scored, epoch, error))
     ]
+
+
+def _advance_in_thread(scored: ScoredPack, epoch: int, give_up: Event, scoring: Lock) -> None:
+    try:
+        while _is_behind(scored, epoch) and not give_up.is_set():
+            scored.train_epoch(own_stream=False, scoring=scoring)
+    except BaseException as error:
+        if not out_of_memory(error):
+            give_up.set()
+        raise
 
 
 def _is_behind(scored: ScoredPack, epoch: int) -> bool:

@@ -162,32 +162,3 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
         if batches:
             positions[:, cell][real[:, cell]] = np.concatenate(batches)
     return torch.from_numpy(positions), sizes
-
-
-class Gathered:
-    """The batches of an epoch by step: gathered all at once where that is small, one at a time where it is not.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n_cells, n_rows, ...)
-    positions : Tensor of shape (n_steps, n_cells, n_batch)
-    """
-
-    SMALL = 2**26  # elements; gathering them at once saves two kernels a step
-
-    def __init__(self, rows: Tensor, positions: Tensor):
-        self.rows, self.positions = rows, positions
-        self.cells = torch.arange(len(rows), device=rows.device)[:, None]
-        at_once = rows[0, :1].numel() * positions.numel() <= self.SMALL
-        self.batches = rows[self.cells, positions] if at_once else None
-        self._steps = None if self.batches is None else self.batches.unbind()
-
-    def __getitem__(self, step: int) -> Tensor:
-        if self._steps is not None:
-            return self._steps[step]
-        return self.rows[self.cells, self.positions[step]]
-
-
-def at_step(rows: Rows, step: int) -> Rows:
-    """Return the batch of a step from what is `Gathered`, or dicts and lists of such."""
-    return rows[step] if isinstance(rows, Gathered) else map_tensors(lambda gathered: gathered[step], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sklr._divergence import exploded
 from sklr._random import RandomStream
-from sklr.engines._batches import Epoch, Gathered, Rows, at_step, epoch_positions, map_tensors, stack_rows
+from sklr.engines._batches import Epoch, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._feed import Feed
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
-from sklr.engines._stack_loss import Counted
 from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule
 
@@ -157,55 +157,18 @@ class Pack:
         lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
         """
         lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
-        return torch.stack([self.stack.step(lr[i], *step) for i, step in enumerate(self.batches(positions, sizes))])
+        n_later = len(sizes) * (self.max_epochs - self.epoch - 1)
+        losses = [
+            self.stack.steps(lr[steps], shown, n_later)
+            if isinstance(shown, Batch)
+            else self.stack.step(lr[steps.start], *shown).unsqueeze(0)
+            for steps, shown in self.feed(positions, sizes)
+        ]
+        return torch.cat(losses)
 
-    def batches(self, positions: Tensor, sizes: np.ndarray) -> Iterator[list[Batch]]:
-        """Yield what each step is given, from row numbers as `epoch_positions` returns them."""
-        positions = positions.to(self.sides[0].net.device)
-        x, y = (map_tensors(lambda rows: Gathered(rows, positions), rows) for rows in (self.x, self.y))
-        weight = None if self.weight is None else Gathered(self.weight, positions)
-        counted = self._counted(y, weight, sizes)
-        least, most = sizes.min(axis=1).tolist(), sizes.max(axis=1).tolist()
-        largest = max(most)
-        for i, size in enumerate(sizes):
-            x_i, y_i = at_step(x, i), at_step(y, i)
-            w_i = None if weight is None else weight[i]
-            if counted is not None and least[i] > 0:
-                step = Batch(x_i, y_i, w_i, None, (counted[0][i], counted[1][i], counted[2][i]))
-                yield [step if most[i] == largest else step.cut(most[i])]
-            else:
-                yield self._batches(x_i, y_i, w_i, size)
-
-    def _counted(self, y: Rows, weight: Gathered | None, sizes: np.ndarray) -> Counted | None:
-        """What the loss can say of the whole epoch's targets at once, unless that is too much to keep."""
-        loss = self.stack.loss
-        if not self.stack.counts_ahead or not isinstance(y, Gathered) or y.batches is None:
-            return None
-        if y.batches.numel() * loss.n_out > Gathered.SMALL:
-            return None
-        mask = self._mask(sizes)
-        if weight is not None:
-            assert weight.batches is not None  # of the same size as those of y
-            mask = mask * weight.batches
-        return loss.counted(y.batches, mask, mask.dtype)
-
-    def _mask(self, sizes: np.ndarray) -> Tensor:
-        """Return 1 for rows and 0 for padding, shape (*sizes.shape, largest size)."""
-        real = torch.as_tensor(np.arange(sizes.max()) < sizes[..., None])
-        return real.to(device=self.sides[0].net.device, dtype=lr_dtype(self.stack))
-
-    def _batches(self, x: Rows, y: Rows, weight: Tensor | None, sizes: np.ndarray) -> list[Batch]:
-        """Return one step's batches: one for all cells, or one per size where padding would change the result."""
-        batch = Batch(x, y, weight)
-        if (sizes == sizes[0]).all():
-            return [batch.cut(int(sizes[0]))]
-        training = np.flatnonzero(sizes)
-        if self.stack.mixes_rows:
-            return [batch.cut(int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])]
-        n_padded = int(sizes.max())
-        mask = self._mask(sizes)
-        weight = mask if weight is None else weight[:, :n_padded] * mask
-        return [Batch(x, y, weight).cut(n_padded, None if len(training) == len(sizes) else training)]
+    def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:
+        """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
+        return Feed(self.stack, self.x, self.y, self.weight, positions, sizes)
 
     def _judge(self, losses: np.ndarray, sizes: np.ndarray, lr: np.ndarray) -> None:
         """Write the epoch down for the runs that came through it, and end those that did not."""

@@ -22,6 +22,7 @@ SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwh
 
 
 THREAD_WORK = 1e7  # floating-point operations of a product that pay for a thread: below, threads wait for Python
+THREAD_TRAINING = 4e9  # of a thread's whole training, where steps are replayed and it does not wait
 
 
 def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[int]]:
@@ -53,8 +54,11 @@ def _n_threads(group: Group) -> int:
         return len(devices(group))
     if torch.get_num_threads() == 1:
         return 1
-    work = len(group.members) * len(group.places) * product_flops(group)
-    return max(1, min(torch.get_num_threads(), int(work / THREAD_WORK)))
+    product = len(group.members) * len(group.places) * product_flops(group)
+    share = product / THREAD_WORK
+    if group.steady:
+        share = max(share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING)  # backward takes twice
+    return max(1, min(torch.get_num_threads(), int(share)))
 
 
 def free_bytes(group: Group) -> int:
@@ -120,8 +124,11 @@ def product_flops(group: Group) -> float:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         scale = _forward_few_rows(group)
-    n_products = max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
-    return counter.get_total_flops() * scale / n_products
+    return counter.get_total_flops() * scale / _n_products(group)
+
+
+def _n_products(group: Group) -> int:
+    return max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
 
 
 def step_flops(group: Group, stack: ModelStack) -> float:

@@ -25,7 +25,7 @@ from sklr.engines._pack import Member, Side
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
 from sklr.engines._stack import ModelStack
-from sklr.engines._stack_optim import optimizer_reasons
+from sklr.engines._stack_optim import is_steady, optimizer_reasons
 from sklr.engines._stack_probe import module_reasons
 from sklr.schedules import resolve_schedule
 
@@ -86,7 +86,7 @@ class World(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Candidates that can share stacks."""
+    """Candidates that can share stacks; `steady` if their optimizer does the same in every step."""
 
     members: list[Member]
     optimizer_kwargs: list[dict[str, Any]]
@@ -94,6 +94,12 @@ class Group(NamedTuple):
     stack_args: dict[str, Any]
     max_epochs: int
     thread_safe: bool = False
+    steady: bool = False
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps a run takes."""
+        return sum(map(len, self.places[0].side.epochs))
 
     @property
     def device(self) -> torch.device:
@@ -231,7 +237,8 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) 
         if reasons := optimizer_reasons(optimizer, own, groups):
             raise Unstackable(*reasons)
     members = [_member(c, net, world.own_lrs) for c, net in zip(candidates, nets_, strict=True)]
-    return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe)
+    steady = all(is_steady(optimizer, own, groups) for own in kwargs)
+    return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe, steady)
 
 
 def _infer(net: NeuralNet, x: Rows) -> Rows:

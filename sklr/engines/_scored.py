@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
+from sklr.engines._stack_batch import Batch
 from sklr.exceptions import TrainingDiverged
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
 
@@ -71,26 +73,27 @@ class ScoredPack:
     def compile(self) -> None:
         """Compile the first step, without taking it."""
         positions, sizes = epoch_positions([side.epochs[0] for side in self.pack.sides])
-        self.pack.stack.compile(*next(self.pack.batches(positions[:1], sizes[:1])))
+        _, shown = next(iter(self.pack.feed(positions[:1], sizes[:1])))
+        self.pack.stack.compile(*([shown.of_steps(0)] if isinstance(shown, Batch) else shown))
 
-    def train_epoch(self) -> None:
-        """Train an epoch, and fill in its validation scores."""
-        self.pack.train_epoch()
-        self.follow()
-
-    def follow(self) -> None:
-        """Fill in the validation scores of the epoch just trained, if anyone wants them."""
+    def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
+        """Train an epoch, and fill in its validation scores, if anyone wants them, within the context `scoring`."""
+        self.pack.train_epoch(own_stream=own_stream)
         if not self.experiment.follow:
             return
         start = time.time()
         outputs = self._test_outputs()
+        with scoring or nullcontext():
+            self._follow(outputs)
+        self.score_seconds += time.time() - start
+
+    def _follow(self, outputs: Rows) -> None:
         for cell, scorer in enumerate(self.scorers):
             scores = scorer.follow(self._rows_of(outputs, cell, self.n_test), partial(self._follow_one, cell))
             for i, m in enumerate(self.pack.in_stack):
                 history = self.pack.history[m][cell]
                 if len(history) == self.pack.epoch:  # a run that diverged on the way has no row for this epoch
                     history[-1] = history[-1]._replace(valid_score=float(scores[i]))
-        self.score_seconds += time.time() - start
 
     def _follow_one(self, cell: int, i: int, outputs: Rows) -> float:
         score = partial(self.scorers[cell].score, outputs, self._loader(cell, i))

@@ -26,6 +26,7 @@ from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
 from sklr.engines._stack_record import called, record
+from sklr.engines._stack_replay import Replays
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
 FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
@@ -108,11 +109,8 @@ class ModelStack:
             self._run_gradients = CompiledGradients(plain)
 
     def __getstate__(self) -> dict[str, Any]:
-        fixed: dict[str, Any] = {
-            "_programs": {},
-            "_evaluations": {},
-            "_ball": None,
-        }  # memory that another process has elsewhere
+        # memory that another process has elsewhere
+        fixed: dict[str, Any] = {"_programs": {}, "_evaluations": {}, "_ball": None, "_replays": Replays(self.module)}
         return {**vars(self), **fixed}
 
     @property
@@ -139,6 +137,12 @@ class ModelStack:
         return self._chain is not None and isinstance(self._run_gradients, RunGradients)
 
     @property
+    def _is_replayed(self) -> bool:
+        """Whether steps may be recorded; on a CUDA device `compile` does that, and a run-by-run step is too long."""
+        on_cpu = next(iter(self.optimizer.params.values())).device.type == "cpu"
+        return on_cpu and not self.compiled and not self.run_by_run
+
+    @property
     def n_groups(self) -> int:
         return len(self.optimizer.groups)
 
@@ -162,8 +166,28 @@ class ModelStack:
         cells, losses = self._gradients(batches)
         self._clip_gradients()
         self.optimizer.step(self._rates(lr), cells)
-        self._forget_programs()  # where some cells step without the others, the optimizer's state has moved
+        if cells is not None:  # some cells step without the others: the optimizer's state has moved
+            self._forget_programs()
         return losses.mT
+
+    def steps(self, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
+        """Take several steps of all cells on batches of one shape, without Python in between where that is possible.
+
+        Parameters
+        ----------
+        lr : Tensor (n_steps, n_groups, n_candidates, n_cells)
+        batches : Batch
+            Tensors with an axis of steps in front.
+        n_more : int
+            About how many steps will follow.
+
+        Returns
+        -------
+        losses : Tensor (n_steps, n_candidates, n_cells)
+        """
+        if not self._is_replayed:
+            return torch.stack([self.step(lr[i], batches.of_steps(i)) for i in range(len(lr))])
+        return self._replays.steps(self.step, lr, batches, n_more)
 
     def compile(self, *batches: Batch) -> None:
         """Compile a step on batches like these, which takes none; without `compile=True` there is nothing to do.
@@ -239,6 +263,7 @@ class ModelStack:
         self._programs: dict[Any, Program] = {}
         self._evaluations: dict[Any, Evaluation] = {}
         self._ball: HeavyBall | None = None
+        self._replays = Replays(self.module)
 
     def _make_map(self, names: set[str], x: Any, draws: bool) -> RunMap:
         on_cpu = not next(iter(self.optimizer.params.values())).is_cuda
@@ -286,6 +311,7 @@ class ModelStack:
         self._programs.clear()
         self._evaluations.clear()
         self._ball = None
+        self._replays.forget()
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
         """Fill the optimizer's gradients; the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
@@ -317,9 +343,9 @@ class ModelStack:
         found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
         for name, grad in found.items():
             grads[name].copy_(grad)
-        for name, buffer in buffers.items():
+        for name, buffer in buffers.items():  # in place, so that they stay where replayed steps look for them
             if index is None:
-                self._buffers[name] = buffer
+                self._buffers[name].copy_(buffer)
             else:
                 self._buffers[name].index_copy_(1, index, buffer)
         return losses

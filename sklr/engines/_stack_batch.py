@@ -37,6 +37,12 @@ class Batch:
     cells: tuple[int, ...] | None = None
     counted: Counted | None = None
 
+    def of_steps(self, which: int | slice) -> Batch:
+        """Take one step's batch, or some, from what several steps show: tensors with an axis of steps in front."""
+        parts = (self.x, self.y, self.weight, self.counted)
+        x, y, weight, counted = tree_map(lambda t: None if t is None else t[which], parts)
+        return Batch(x, y, weight, None, counted)
+
     def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
         """Keep the first rows, and these cells only."""
         chosen = slice(None) if cells is None else torch.as_tensor(cells)

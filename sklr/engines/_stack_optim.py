@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from joblib import hash as joblib_hash
 from torch import Tensor
 
+from sklr.engines._stack_replay import Recorder
 from sklr.engines._stack_step import DECAYS, Groups, StackedOptimizer
 from sklr.exceptions import EngineError
 
-_KNOWN: WeakKeyDictionary[type, dict[str, str]] = WeakKeyDictionary()  # by class, then by its arguments
+
+class Traits(NamedTuple):
+    """What was found out about an optimizer: where weight decay enters, and whether all its steps are the same."""
+
+    decay: str
+    steady: bool
+
+
+_KNOWN: WeakKeyDictionary[type, dict[str, Traits]] = WeakKeyDictionary()  # by class, then by its arguments
 
 
 def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
@@ -38,41 +47,53 @@ def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups
 def decay_form(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> str:
     """Find out how weight decay enters the step: "coupled", "opposed" (coupled, gradient negated) or "decoupled".
 
-    The answer for equal arguments is remembered.
-
     Raises
     ------
     EngineError
         If the optimizer cannot step several learning rates at once.
     """
+    return _traits(optimizer, kwargs, groups).decay
+
+
+def is_steady(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> bool:
+    """Say whether every step is the same operations with the same numbers, so that one can be recorded for all.
+
+    >>> is_steady(torch.optim.Adam, {}), is_steady(torch.optim.NAdam, {})
+    (True, False)
+    """
+    return _traits(optimizer, kwargs, groups).steady
+
+
+def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -> Traits:
+    """Find out, and remember the answer for equal arguments."""
     overrides = [override for _, override in groups] if groups else [{}]
     try:
         known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash((dict(kwargs), overrides))
     except Exception:  # no class, or arguments that cannot be compared
-        return _found_form(optimizer, kwargs, overrides)
+        return _found_traits(optimizer, kwargs, overrides)
     if key not in known:
-        known[key] = _found_form(optimizer, kwargs, overrides)
+        known[key] = _found_traits(optimizer, kwargs, overrides)
     return known[key]
 
 
-def _found_form(optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> str:
+def _found_traits(optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> Traits:
     name = getattr(optimizer, "__name__", repr(optimizer))
     for form in DECAYS:
         try:
-            error = _disagreement(optimizer, kwargs, overrides, form)
+            error, steady = _trial(optimizer, kwargs, overrides, form)
         except Exception as problem:  # a foreign optimizer may raise anything
             raise EngineError(f"optimizer {name}: a trial of its step failed ({_first_line(problem)})") from problem
         if error < 1e-9:
-            return form
+            return Traits(form, steady)
     raise EngineError(
         f"optimizer {name}: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it"
     )
 
 
-def _disagreement(
+def _trial(
     optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]], form: str
-) -> float:
-    """Largest relative difference between two runs stepped together and one by one."""
+) -> tuple[float, bool]:
+    """Largest relative difference between two runs stepped together and one by one, and whether steps were the same."""
     names = [(f"w{g}", f"b{g}") for g in range(len(overrides))]
     draw = torch.Generator().manual_seed(0)
     shapes = {name: shape for w, b in names for name, shape in ((w, (3, 4)), (b, (5,)))}
@@ -82,18 +103,23 @@ def _disagreement(
     lrs = torch.tensor([0.3, 0.002], dtype=torch.float64)
     alone = [{n: p.clone().requires_grad_() for n, p in start.items()} for _ in lrs]
     optimizers = [_alone(optimizer, kwargs, overrides, names, run) for run in alone]
+    recorders = []
     for multiplier in (0.5, 1.0, 0.25, 0.0, 1.5, 1.0):
         for n, s in shapes.items():
             grad = torch.randn(s, generator=draw, dtype=torch.float64)
             together.grads[n].copy_(grad)
             for run in alone:
                 run[n].grad = grad.clone()
-        together.step((lrs * multiplier).expand(len(overrides), 1, 2))
+        lr = (lrs * multiplier).expand(len(overrides), 1, 2)
+        with Recorder([lr]) as recorder:
+            together.step(lr)
+        recorders.append(recorder)
         for one, lr in zip(optimizers, lrs, strict=True):
             for group in one.param_groups:
                 group["lr"] = float(lr) * multiplier
             one.step()
-    return max(_relative(stacked[n][0, r], run[n].detach()) for r, run in enumerate(alone) for n in start)
+    error = max(_relative(stacked[n][0, r], run[n].detach()) for r, run in enumerate(alone) for n in start)
+    return error, recorders[-2].equals(recorders[-1])
 
 
 def _alone(

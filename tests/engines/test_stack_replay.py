@@ -1,0 +1,283 @@
+"""Replayed steps against plain ones: the same bits, whatever the module, the optimizer and the batches."""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from engines.test_stack import (
+    CRITERIA,
+    LRS,
+    MODULES,
+    N_CELLS,
+    N_STEPS,
+    OPTIMIZERS,
+    cells_of,
+    data,
+    mlp,
+    rates,
+    stack_of,
+)
+from torch import nn
+
+from sklr.engines import _stack_replay
+from sklr.engines._packing import out_of_memory
+from sklr.engines._stack_batch import Batch
+from sklr.engines._stack_optim import is_steady
+from sklr.engines._stack_replay import Recorder, Replay, Replays
+
+UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
+SHORT = 12
+
+
+def lr_of(n_steps, lrs=LRS):
+    return torch.stack([rates(t, lrs) for t in range(n_steps)]).unsqueeze(1)
+
+
+def plainly(stack, lr, batches):
+    return torch.stack([stack.step(lr[t], batches.of_steps(t)) for t in range(len(lr))])
+
+
+def state_of(stack):
+    entries = {
+        (k, c, i, name): value
+        for k in range(stack.n_candidates)
+        for c in range(stack.n_cells)
+        for i, entry in stack.optimizer_state(k, c)["state"].items()
+        for name, value in entry.items()
+    }
+    return {**stack.optimizer.params, **stack._buffers, **entries}
+
+
+def assert_equal_states(a, b):
+    ours, theirs = state_of(a), state_of(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(value)), name
+
+
+def compare(modules, n_replayed, lr=None, batches=None, **options):
+    """Train two equal stacks, one of them with replays; return it."""
+    if batches is None:
+        batches = Batch(*data(SHORT))
+    lr = lr_of(len(batches.y)) if lr is None else lr
+    torch.manual_seed(1)
+    replaying = stack_of(modules, **options)
+    losses = replaying.steps(lr, batches)
+    torch.manual_seed(1)
+    plain = stack_of(modules, **options)
+    assert torch.equal(losses, plainly(plain, lr, batches))
+    assert_equal_states(replaying, plain)
+    assert replaying._replays.n_replayed == n_replayed
+    return replaying
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_replayed_modules_take_the_same_steps(name):
+    compare(cells_of(MODULES[name]), SHORT - 3, optimizer=torch.optim.SGD, kwargs={"momentum": 0.9})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("module", ["mlp", "batch norm"])
+def test_replayed_optimizers_take_the_same_steps(module, name):
+    optimizer, kwargs = OPTIMIZERS[name]
+    assert is_steady(optimizer, kwargs) == (name not in UNSTEADY)
+    n_replayed = 0 if name in UNSTEADY else SHORT - 3
+    compare(cells_of(MODULES[module]), n_replayed, optimizer=optimizer, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
+def test_replayed_criteria_take_the_same_steps(criterion):
+    compare(cells_of(mlp), SHORT - 3, criterion=criterion)
+
+
+@pytest.mark.parametrize("clipping", [{"clip_norm": 0.5}, {"clip_value": 0.01}])
+def test_replayed_gradients_are_clipped(clipping):
+    compare(cells_of(mlp), SHORT - 3, **clipping)
+
+
+def test_candidates_may_differ_in_their_optimizers_arguments():
+    kwargs = [{"weight_decay": 0.1}, {}, {"betas": (0.5, 0.9), "weight_decay": 0.2}]
+    compare(cells_of(mlp), SHORT - 3, optimizer=torch.optim.AdamW, kwargs=kwargs)
+
+
+def test_masked_rows_and_rows_by_name():
+    x, y = data(SHORT)
+    weight = torch.rand(SHORT, N_CELLS, y.shape[2], dtype=torch.float64)
+    compare(cells_of(mlp), SHORT - 3, batches=Batch(x, y, weight))
+    words = torch.randint(0, 5, (SHORT, N_CELLS, 6, 4))
+    modules = cells_of(lambda: nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(8, 3)))
+    compare(modules, SHORT - 3, batches=Batch(words, y), example=(words[0, 0], y[0, 0]))
+
+
+class ByIndex(nn.Module):
+    """Whose operations take lists, some with gaps, and numbers of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+        self.register_buffer("order", torch.tensor([1, 0, 2]))
+
+    def forward(self, x):
+        x = torch.cat([x[:, ::2], x[:, 1::2]], 1).roll(1, 1).clamp(-torch.inf, 1e10)
+        return self.layer(x)[:, self.order].to(torch.float64) * 1e-3 + torch.zeros(()).double()
+
+
+def test_arguments_of_every_kind():
+    compare(cells_of(ByIndex), SHORT - 3)
+
+
+@pytest.mark.parametrize("make", [lambda: mlp(nn.Dropout(0.5)), lambda: mlp(nn.LayerNorm(7), nn.Dropout(0.5))])
+def test_dropout_draws_the_same_numbers(make):
+    compare(cells_of(make), SHORT - 3)
+
+
+class Counting(nn.Module):
+    """Which remembers how often it was called, and in `where` it is told to."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.layer, self.where, self.calls, self.seen = nn.Linear(8, 3), where, 0, []
+
+    def forward(self, x):
+        if self.where == "list":
+            self.seen.append(None)
+            return self.layer(x) * 2
+        self.calls += 1
+        return self.layer(x) * (1 + self.calls // 1000) if self.where == "silently" else self.layer(x) / self.calls
+
+
+@pytest.mark.parametrize("where", ["list", "silently", "in the result"])
+def test_a_module_that_remembers_is_called_each_time(where):
+    compare(cells_of(lambda: Counting(where)), 0)
+
+
+def test_hooks_are_called_each_time():
+    modules, calls = cells_of(mlp), []
+    modules[0].register_forward_hook(lambda *args: calls.append(1))
+    stack = stack_of(modules)
+    before = len(calls)
+    stack.steps(lr_of(SHORT), Batch(*data(SHORT)))
+    assert len(calls) - before == SHORT
+
+
+class Constant(nn.Module):
+    """Which makes a tensor out of Python's numbers, and writes to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x):
+        total = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+        return self.layer(x) + total.add_(1)
+
+
+def test_memory_that_is_new_each_time_is_no_memory_to_replay_on():
+    compare(cells_of(Constant), 0)
+
+
+def test_runs_that_leave_and_cells_that_step_alone():
+    """Whenever memory moves, recordings are forgotten."""
+    modules, (x, y) = cells_of(MODULES["batch norm"]), data()
+    stacks = [stack_of(modules, optimizer=torch.optim.Adam) for _ in range(2)]
+    for stack, take in zip(stacks, (type(stacks[0]).steps, plainly), strict=True):
+        take(stack, lr_of(10), Batch(x[:10], y[:10]))
+        stack.keep([2, 0])
+        kept = [LRS[2], LRS[0]]
+        take(stack, lr_of(10, kept), Batch(x[10:20], y[10:20]))
+        stack.step(rates(3, kept), Batch(x[0, 1:2], y[0, 1:2], cells=(1,)))
+        take(stack, lr_of(10, kept), Batch(x[20:], y[20:]))
+    assert_equal_states(*stacks)
+    assert stacks[0]._replays.n_replayed == 3 * 7
+
+
+def test_a_stack_that_was_sent_away_records_anew():
+    modules, batches = cells_of(mlp), Batch(*data(SHORT))
+    here = stack_of(modules)
+    here.steps(lr_of(SHORT), batches)
+    away = pickle.loads(pickle.dumps(here))
+    for stack in (here, away):
+        stack.steps(lr_of(SHORT), batches)
+    assert_equal_states(away, here)
+    assert away._replays.n_replayed == SHORT - 3
+
+
+def test_batches_of_other_shapes_are_recorded_for_themselves():
+    stack, (x, y) = stack_of(cells_of(mlp)), data(SHORT)
+    plain = copy.deepcopy(stack)
+    for rows in (slice(None), slice(4), slice(None)):
+        batches = Batch(x[:, :, rows], y[:, :, rows])
+        assert torch.equal(stack.steps(lr_of(SHORT), batches), plainly(plain, lr_of(SHORT), batches))
+    assert stack._replays.n_replayed == 2 * (SHORT - 3) + SHORT
+
+
+def test_a_run_that_diverges_in_a_replay_changes_no_bit_of_another():
+    modules, batches, lr = cells_of(MODULES["batch norm"]), Batch(*data()), lr_of(N_STEPS)
+    calm, broken = (stack_of(modules, optimizer=torch.optim.Adam) for _ in range(2))
+    calm.steps(lr, batches)
+    lr[15, :, 1, 0] = torch.inf
+    assert broken.steps(lr, batches)[-1].isnan().sum() == 1
+    for name, param in calm.optimizer.params.items():
+        for c in range(N_CELLS):
+            for k in range(len(LRS)):
+                assert (k, c) == (1, 0) or torch.equal(broken.optimizer.params[name][c, k], param[c, k])
+
+
+def test_few_steps_are_not_worth_a_recording(monkeypatch):
+    monkeypatch.setattr(_stack_replay, "WORTH", 40)
+    stack, (x, y) = stack_of(cells_of(mlp)), data(SHORT)
+    stack.steps(lr_of(SHORT), Batch(x, y), 20)
+    assert stack._replays.n_replayed == 0
+    stack.steps(lr_of(SHORT), Batch(x, y), 30)
+    assert stack._replays.n_replayed == SHORT - 2
+
+
+def test_without_torchscript_steps_stay_plain(monkeypatch):
+    monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
+    _stack_replay._compiled.cache_clear()
+    compare(cells_of(mlp), 0)
+    _stack_replay._compiled.cache_clear()
+
+
+def test_what_writes_must_not_be_left_out():
+    """TorchScript drops a call whose result is not used, if it overlooks that the call writes to memory."""
+    a, b, losses = torch.zeros(2), torch.zeros(2), torch.zeros(())
+    with Recorder([]) as recorder:
+        torch._foreach_add_([a, b], 1.0)
+    assert recorder.lines == ["torch.ops.aten._foreach_add_(k[0], 1.0)"]
+    assert Replay.of(recorder, losses) is not None
+    recorder.lines[0] = recorder.lines[0].replace("k[0]", "[t[0], t[1]]")
+    assert Replay.of(recorder, losses) is None
+
+
+def test_a_number_that_python_could_act_on_ends_a_recording():
+    with Recorder([]) as recorder:
+        torch.ones(()).item()
+    assert not recorder.replayable
+    assert recorder.lines[-1].endswith("_local_scalar_dense(v0)")
+
+
+def test_running_out_of_memory_in_a_replay_is_known_as_that():
+    replays, batches = Replays(nn.Identity()), Batch(torch.ones(6, 1), torch.ones(6, 1))
+    replays.steps(lambda lr, batch: batch.x.sum() * lr, torch.ones(6), batches)
+    (replay,) = replays._known.values()
+    replay.function = _stack_replay._compiled("        v0 = torch.ones([1 << 55])\n")
+    with pytest.raises(RuntimeError) as error:
+        replay(torch.ones(6), batches)
+    assert out_of_memory(error.value)
+
+
+def test_threads_replay_at_the_same_time():
+    batches, lr = Batch(*data()), lr_of(N_STEPS)
+    modules = [cells_of(MODULES["layer norm"]) for _ in range(4)]
+    alone = [stack_of(m, optimizer=torch.optim.Adam) for m in modules]
+    together = copy.deepcopy(alone)
+    for stack in alone:
+        plainly(stack, lr, batches)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda stack: stack.steps(lr, batches), together))
+    for a, b in zip(together, alone, strict=True):
+        assert_equal_states(a, b)
+        assert a._replays.n_replayed == N_STEPS - 3
