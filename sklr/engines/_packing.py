@@ -15,6 +15,7 @@ from sklr.engines._batches import map_tensors
 from sklr.engines._devices import devices
 from sklr.engines._prepare import Group
 from sklr.engines._stack import ModelStack
+from sklr.engines._stack_attention import attention_by_steps
 from sklr.engines._stack_map import call
 
 STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
@@ -122,7 +123,7 @@ def fitting_threads(flops: float) -> Iterator[None]:
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), attention_by_steps(), counter:  # nobody counts what PyTorch's kernels for attention do
         scale = _forward_few_rows(group)
     return counter.get_total_flops() * scale / _n_products(group)
 

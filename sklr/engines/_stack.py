@@ -66,7 +66,7 @@ class ModelStack:
         own `Batch` each, all in one `step`.
     thread_safe : bool
         Whether stacks like this one may train at the same time in several threads: there is one generator of random
-        numbers and one switch for attention in a process.
+        numbers in a process.
 
     >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
     ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
@@ -256,7 +256,7 @@ class ModelStack:
             with called() as names, torch.no_grad():
                 output = call(copy.deepcopy(self.module), x)
             draws = not torch.equal(before, torch.random.get_rng_state())
-            self.thread_safe = not draws and names.isdisjoint(ATTENTION)
+            self.thread_safe = not draws
             self._map = self._make_map(names, x, draws)
             self.loss = StackedLoss(criterion, output, y, transform)
             self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))

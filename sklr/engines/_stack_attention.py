@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -79,13 +80,17 @@ def _has_kernel(query: Tensor, *args: Any, **kwargs: Any) -> bool:
     return query.is_cuda and dropout == 0
 
 
+_SWITCH = RLock()  # a process has one switch for attention: a thread that wants it waits for the other to put it back
+
+
 @contextmanager
 def attention_by_steps() -> Iterator[None]:
-    """Keep attention layers off the kernels that have no batching rule."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with BatchableAttention():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    """Keep attention layers off the kernels that have no batching rule; one thread at a time."""
+    with _SWITCH:
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with BatchableAttention():
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)

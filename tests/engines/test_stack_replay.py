@@ -263,7 +263,7 @@ def test_running_out_of_memory_in_a_replay_is_known_as_that():
     replays, batches = Replays(nn.Identity()), Batch(torch.ones(6, 1), torch.ones(6, 1))
     replays.steps(lambda lr, batch: batch.x.sum() * lr, torch.ones(6), batches)
     (replay,) = replays._known.values()
-    replay.function = _stack_replay._compiled("        v0 = torch.ones([1 << 55])\n")
+    replay.function = _stack_replay._compiled("        losses[i].copy_(torch.ones([1 << 55]).sum())\n")
     with pytest.raises(RuntimeError) as error:
         replay(torch.ones(6), batches)
     assert out_of_memory(error.value)
