@@ -27,6 +27,7 @@ from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
 from sklr.engines._stack_record import called, record
 from sklr.engines._stack_replay import Replays
+from sklr.engines._stack_replay_runs import ReplayedRuns
 from sklr.engines._stack_step import Groups, StackedOptimizer
 
 FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
@@ -102,7 +103,8 @@ class ModelStack:
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self._set_example(example, criterion, transform)
-        self._run_gradients: Gradients = RunGradients(self._map, self.loss)
+        one_by_one = ReplayedRuns if self._map.run_by_run and self.thread_safe else RunGradients
+        self._run_gradients: Gradients = one_by_one(self._map, self.loss)
         if compile:
             mapped = RunGradients(self._map.plain(), self.loss)
             plain = mapped if self._chain is None else ChainGradients(self._chain, self.loss)
@@ -140,7 +142,7 @@ class ModelStack:
     def _is_replayed(self) -> bool:
         """Whether steps may be recorded; on a CUDA device `compile` does that, and a run-by-run step is too long."""
         on_cpu = next(iter(self.optimizer.params.values())).device.type == "cpu"
-        return on_cpu and not self.compiled and not self.run_by_run
+        return on_cpu and not self.compiled and (self._is_planned or not self.run_by_run)
 
     @property
     def n_groups(self) -> int:

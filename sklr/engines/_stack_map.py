@@ -136,9 +136,17 @@ class RunGradients:
         return dict(zip(leaves, grads, strict=True)), losses.detach(), {n: b.detach() for n, b in buffers.items()}
 
     def _one_by_one(
-        self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
+        self,
+        params: Named,
+        constants: Named,
+        buffers: Named,
+        x: Any,
+        y: Any,
+        weight: Tensor | None,
+        of_run: Gradients | None = None,
     ) -> tuple[Named, Tensor, Named]:
         """Go back through each run before the next one starts: what it leaves for that stays in the cache."""
+        of_run = of_run or self._together
         grads = {name: torch.empty_like(p) for name, p in params.items()}
         like = next(iter(params.values()))
         losses = like.new_empty(like.shape[:2])
@@ -149,7 +157,7 @@ class RunGradients:
                 torch.set_rng_state(start)
                 this = slice(k, k + 1)
                 own, fixed = ({name: t[one, this] for name, t in named.items()} for named in (params, constants))
-                found, loss, after = self._together(own, fixed, {n: b[this, one] for n, b in buffers.items()}, *rows)
+                found, loss, after = of_run(own, fixed, {n: b[this, one] for n, b in buffers.items()}, *rows)
                 losses[cell, k] = loss[0, 0]
                 for name, grad in found.items():
                     grads[name][one, this] = grad

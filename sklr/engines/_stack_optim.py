@@ -11,7 +11,7 @@ import torch
 from joblib import hash as joblib_hash
 from torch import Tensor
 
-from sklr.engines._stack_replay import Recorder
+from sklr.engines._stack_script import Recorder
 from sklr.engines._stack_step import DECAYS, Groups, StackedOptimizer
 from sklr.exceptions import EngineError
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,11 +22,12 @@ from engines.test_stack import (
 )
 from torch import nn
 
-from sklr.engines import _stack_replay
+from sklr.engines import _stack_replay, _stack_script
 from sklr.engines._packing import out_of_memory
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_optim import is_steady
-from sklr.engines._stack_replay import Recorder, Replay, Replays
+from sklr.engines._stack_replay import Replay, Replays
+from sklr.engines._stack_script import Recorder, read
 
 UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
 SHORT = 12
@@ -236,9 +238,9 @@ def test_few_steps_are_not_worth_a_recording(monkeypatch):
 
 def test_without_torchscript_steps_stay_plain(monkeypatch):
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
-    _stack_replay._compiled.cache_clear()
+    _stack_script._compiled.cache_clear()
     compare(cells_of(mlp), 0)
-    _stack_replay._compiled.cache_clear()
+    _stack_script._compiled.cache_clear()
 
 
 def test_what_writes_must_not_be_left_out():
@@ -263,7 +265,7 @@ def test_running_out_of_memory_in_a_replay_is_known_as_that():
     replays, batches = Replays(nn.Identity()), Batch(torch.ones(6, 1), torch.ones(6, 1))
     replays.steps(lambda lr, batch: batch.x.sum() * lr, torch.ones(6), batches)
     (replay,) = replays._known.values()
-    replay.function = _stack_replay._compiled("        losses[i].copy_(torch.ones([1 << 55]).sum())\n")
+    replay.function = read(Replay.HEAD, ["losses[i].copy_(torch.ones([1 << 55]).sum())"], Counter())
     with pytest.raises(RuntimeError) as error:
         replay(torch.ones(6), batches)
     assert out_of_memory(error.value)
