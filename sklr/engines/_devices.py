@@ -38,7 +38,7 @@ def _moved(group: Group, device: torch.device) -> Group:
     criterion = group.stack_args["criterion"]
     if isinstance(criterion, nn.Module):
         criterion = copy.deepcopy(criterion).to(device)
-    stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion}
+    stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
     return group._replace(places=[_moved_place(place, device) for place in group.places], stack_args=stack_args)
 
 

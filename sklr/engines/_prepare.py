@@ -222,7 +222,7 @@ def _world(places: list[Place]) -> World:
     }
     stack = _build(places, [_optimizer_kwargs(net)], stack_args)
     _check_loss(stack, net, x, y)
-    return World(places, stack_args, own_lrs, stack.thread_safe)
+    return World(places, {**stack_args, "traits": stack.traits}, own_lrs, stack.thread_safe)
 
 
 def _build(places: Sequence[Place], optimizer_kwargs: Sequence[Mapping[str, Any]], args: dict[str, Any]) -> ModelStack:

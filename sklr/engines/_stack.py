@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
-from sklr.engines._stack_conv import OPERATIONS, has_large_convolutions
-from sklr.engines._stack_loss import StackedLoss, Transform
-from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, call, mixes_rows, rng_kept
+from sklr.engines._stack_loss import Transform
+from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
-from sklr.engines._stack_record import called, record
 from sklr.engines._stack_replay import Replays
 from sklr.engines._stack_replay_runs import ReplayedRuns
 from sklr.engines._stack_step import Groups, StackedOptimizer
+from sklr.engines._stack_traits import Traits, examine
 
 FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
 
@@ -58,6 +55,8 @@ class ModelStack:
         Gradient clipping, run by run: total norm, which norm, largest absolute value.
     compile : bool, default False
         Whether the gradients of a step are computed by compiled code; see `CompiledGradients`.
+    traits : Traits, optional
+        What another stack of such modules, with this criterion, has found out on such an example.
 
     Attributes
     ----------
@@ -92,6 +91,7 @@ class ModelStack:
         clip_norm_type: float = 2.0,
         clip_value: float | None = None,
         compile: bool = False,
+        traits: Traits | None = None,
     ):
         self.module = copy.deepcopy(modules[0])
         self.n_cells = len(modules)
@@ -102,13 +102,14 @@ class ModelStack:
         decays = [decay_form(optimizer, own, groups) for own in per_candidate]
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
-        self._set_example(example, criterion, transform)
-        one_by_one = ReplayedRuns if self._map.run_by_run and self.thread_safe else RunGradients
-        self._run_gradients: Gradients = one_by_one(self._map, self.loss)
-        if compile:
-            mapped = RunGradients(self._map.plain(), self.loss)
-            plain = mapped if self._chain is None else ChainGradients(self._chain, self.loss)
-            self._run_gradients = CompiledGradients(plain)
+        self.traits = traits or examine(self.module, example, criterion, transform)
+        self.loss, self.mixes_rows, self.thread_safe = self.traits.loss, self.traits.mixes_rows, not self.traits.draws
+        self._map = self._make_map()
+        self._run_gradients = self._make_gradients(compile)
+        self._programs: dict[Any, Program] = {}
+        self._evaluations: dict[Any, Evaluation] = {}
+        self._ball: HeavyBall | None = None
+        self._replays = Replays(self.module)
 
     def __getstate__(self) -> dict[str, Any]:
         # memory that another process has elsewhere
@@ -136,7 +137,7 @@ class ModelStack:
 
     @property
     def _is_planned(self) -> bool:
-        return self._chain is not None and isinstance(self._run_gradients, RunGradients)
+        return self.traits.chain is not None and isinstance(self._run_gradients, RunGradients)
 
     @property
     def _is_replayed(self) -> bool:
@@ -218,7 +219,7 @@ class ModelStack:
         """
         if shared:
             x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
-        if self._eval_chain is not None:
+        if self.traits.eval_chain is not None:
             out = self._chain_outputs(x)
         else:
             out, _ = self._map(x, self.optimizer.params, self._constants, self._buffers, training=False)
@@ -249,33 +250,22 @@ class ModelStack:
         """One run's optimizer state, for `torch.optim.Optimizer.load_state_dict`; see `StackedOptimizer.state_dict`."""
         return self.optimizer.state_dict(candidate, cell)
 
-    def _set_example(self, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> None:
-        """Find out what kind of module and criterion these are, on one run's batch."""
-        x, y = example
-        with rng_kept(x):
-            self._eval_chain, self._chain = record(self.module.eval(), x), record(self.module.train(), x)
-            before = torch.random.get_rng_state()
-            with called() as names, torch.no_grad():
-                output = call(copy.deepcopy(self.module), x)
-            draws = not torch.equal(before, torch.random.get_rng_state())
-            self.thread_safe = not draws
-            self._map = self._make_map(names, x, draws)
-            self.loss = StackedLoss(criterion, output, y, transform)
-            self.mixes_rows = not self.loss.takes_weights or (self._chain is None and mixes_rows(self.module, x))
-        self._programs: dict[Any, Program] = {}
-        self._evaluations: dict[Any, Evaluation] = {}
-        self._ball: HeavyBall | None = None
-        self._replays = Replays(self.module)
-
-    def _make_map(self, names: set[str], x: Any, draws: bool) -> RunMap:
-        on_cpu = not next(iter(self.optimizer.params.values())).is_cuda
-        few = self.n_candidates * self.n_cells <= FEW_RUNS and not draws  # lanes draw other numbers for dropout
+    def _make_map(self) -> RunMap:
+        traits, on_cpu = self.traits, not next(iter(self.optimizer.params.values())).is_cuda
+        few = self.n_candidates * self.n_cells <= FEW_RUNS and not traits.draws  # lanes draw other numbers for dropout
         return RunMap(
             self.module,
-            attention=not names.isdisjoint(ATTENTION),
-            pictures=on_cpu and not names.isdisjoint(OPERATIONS),
-            run_by_run=on_cpu and (few or has_large_convolutions(self.module, partial(call, x=x))),
+            attention=traits.attention,
+            pictures=on_cpu and traits.pictures,
+            run_by_run=on_cpu and (few or traits.large_convolutions),
         )
+
+    def _make_gradients(self, compile: bool) -> Gradients:
+        if compile:
+            chain, mapped = self.traits.chain, RunGradients(self._map.plain(), self.loss)
+            return CompiledGradients(mapped if chain is None else ChainGradients(chain, self.loss))
+        replayed = self._map.run_by_run and not self.traits.draws  # replays would draw other numbers
+        return (ReplayedRuns if replayed else RunGradients)(self._map, self.loss)
 
     def _rates(self, lr: Any) -> Tensor:
         like = next(iter(self.optimizer.params.values()))
@@ -300,13 +290,13 @@ class ModelStack:
         return losses
 
     def _program(self, params: Named, sink: GradientSink, batch: Batch) -> Program:
-        assert self._chain is not None
-        return Program(self._chain, self.loss, params, sink, batch.x)
+        assert self.traits.chain is not None
+        return Program(self.traits.chain, self.loss, params, sink, batch.x)
 
     def _chain_outputs(self, x: Tensor) -> Tensor:
-        assert self._eval_chain is not None
+        assert self.traits.eval_chain is not None
         if (key := (x.shape[0], min(x.shape[1], Evaluation.BLOCK), *x.shape[2:])) not in self._evaluations:
-            self._evaluations[key] = Evaluation(self._eval_chain, self.optimizer.params, x)
+            self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
         return self._evaluations[key](x)
 
     def _forget_programs(self) -> None:

@@ -6,12 +6,10 @@ pictures are large, and it ignores that the candidates of a cell all look at the
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import vmap
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
@@ -27,14 +25,19 @@ class ConvolutionMeter(TorchFunctionMode):
     """Within it, the work of every convolution is written down, in floating-point operations per row.
 
     >>> with ConvolutionMeter() as meter, torch.no_grad():
-    ...     _ = nn.Conv2d(1, 8, 3)(torch.zeros(2, 1, 10, 10))
-    >>> meter.flops
-    [9216.0]
+    ...     _ = torch.nn.Conv2d(1, 8, 3)(torch.zeros(2, 1, 10, 10))
+    >>> meter.flops, meter.large
+    ([9216.0], False)
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops: list[float] = []
+
+    @property
+    def large(self) -> bool:
+        """Whether the average convolution is so large that on the CPU runs had better be called one by one."""
+        return sum(self.flops) > LARGE * len(self.flops)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -42,25 +45,6 @@ class ConvolutionMeter(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
             self.flops.append(2.0 * result[0].numel() * weight[0].numel())
         return result
-
-
-def has_large_convolutions(module: nn.Module, call: Callable[[nn.Module], Any]) -> bool:
-    """Whether the module, on the CPU, is faster run by run than mapped: its average convolution is large.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Not touched.
-    call : callable (module)
-        Calls it on a batch of one run.
-
-    >>> small, large = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 28, 28)
-    >>> [has_large_convolutions(nn.Conv2d(1, 8, 5), lambda module: module(x)) for x in (small, large)]
-    [False, True]
-    """
-    with ConvolutionMeter() as meter, torch.no_grad():
-        call(copy.deepcopy(module))
-    return sum(meter.flops) > LARGE * len(meter.flops)
 
 
 class Columns:
@@ -224,7 +208,7 @@ class SharedPictures(TorchFunctionMode):
     known : dict, optional
         Where to keep `Columns` for another time.
 
-    >>> x, conv = torch.rand(2, 1, 5, 5), nn.Conv2d(1, 3, 2)
+    >>> x, conv = torch.rand(2, 1, 5, 5), torch.nn.Conv2d(1, 3, 2)
     >>> with SharedPictures(x):
     ...     y = F.max_pool2d(conv(x), 2)
     >>> torch.allclose(y, F.max_pool2d(conv(x), 2))

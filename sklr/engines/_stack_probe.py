@@ -110,10 +110,10 @@ def _compared(
     """The first difference between a stack after one step and its runs trained by themselves."""
     stack = _stack(modules, example_x, example_y, criterion, transform)
     losses = stack.step(_rates(), Batch(x, y))
-    outputs = stack.outputs(x)
+    outputs, own = stack.outputs(x), copy.deepcopy(modules[0])
     for candidate, lr in enumerate(_LRS):
         for cell, start in enumerate(modules):
-            alone, own = copy.deepcopy(start), copy.deepcopy(start)
+            alone = copy.deepcopy(start)
             x1, y1 = tree_map(lambda t, c=cell: t[c], x), tree_map(lambda t, c=cell: t[c], y)
             loss = _step_alone(alone, lr, x1, y1, criterion, transform)
             stack.load_run(candidate, cell, own)

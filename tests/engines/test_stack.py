@@ -206,7 +206,7 @@ def plain_agreement(modules, optimizer, kwargs, **options):
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_train_as_one_by_one(name, optimizer):
     stack, alone, x = plain_agreement(cells_of(MODULES[name]), *OPTIMIZERS[optimizer])
-    assert (stack._chain is not None) == (name in FAST)
+    assert (stack.traits.chain is not None) == (name in FAST)
     outputs = stack.outputs(x[0])
     for (k, c), run in alone.items():
         assert torch.allclose(outputs[k, c], run.module.eval()(x[0, c]), rtol=1e-8)

@@ -1,0 +1,74 @@
+"""What a stack must know of a module and its criterion: found out once, by calling them on one run's batch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sklr.engines._stack_attention import ATTENTION
+from sklr.engines._stack_chain import Chain
+from sklr.engines._stack_conv import OPERATIONS, ConvolutionMeter
+from sklr.engines._stack_loss import StackedLoss, Transform
+from sklr.engines._stack_map import call, mixes_rows, rng_kept
+from sklr.engines._stack_record import called, record
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What was found out.
+
+    Attributes
+    ----------
+    chain, eval_chain : Chain or None
+        In training and in evaluation mode.
+    names : set of str
+        Of the torch functions that a call calls.
+    draws : bool
+        Whether a call in training mode draws random numbers.
+    large_convolutions : bool
+    loss : StackedLoss
+    mixes_rows : bool
+        Whether a row's part in the training depends on the batch's other rows.
+    """
+
+    chain: Chain | None
+    eval_chain: Chain | None
+    names: set[str]
+    draws: bool
+    large_convolutions: bool
+    loss: StackedLoss
+    mixes_rows: bool
+
+    @property
+    def attention(self) -> bool:
+        """Whether the module uses attention."""
+        return not self.names.isdisjoint(ATTENTION)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it convolves or pools pictures."""
+        return not self.names.isdisjoint(OPERATIONS)
+
+
+def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:
+    """Find the traits out on a batch of at least two rows; the module is left in training mode, else as it was.
+
+    >>> traits = examine(nn.Sequential(nn.Linear(2, 1), nn.Dropout()), (torch.rand(4, 2), torch.rand(4, 1)),
+    ...                  nn.MSELoss(), None)
+    >>> len(traits.chain.operations), len(traits.eval_chain.operations), traits.draws, traits.mixes_rows
+    (2, 1, True, False)
+    """
+    x, y = example
+    with rng_kept(x):
+        eval_chain, chain = record(module.eval(), x), record(module.train(), x)
+        before = torch.random.get_rng_state()
+        with called() as names, ConvolutionMeter() as meter, torch.no_grad():
+            output = call(copy.deepcopy(module), x)
+        draws = not torch.equal(before, torch.random.get_rng_state())
+        loss = StackedLoss(criterion, output, y, transform)
+        mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
+    return Traits(chain, eval_chain, names, draws, meter.large, loss, mixes)
