@@ -12,22 +12,26 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sklr.engines._batches import Gathered
+from sklr.engines._feed import Feed
 from sklr.engines._pack import Pack
 from sklr.engines._scored import ScoredPack
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
 from sklr.engines._stack_part import HeavyBall
+from sklr.engines._stack_replay import Replay, Replays
+from sklr.engines._stack_replay_runs import ReplayedRuns
 from sklr.engines._stack_step import StackedOptimizer
 from sklr.engines._stacked import StackedEngine
 
 Methods = Sequence[tuple[type, str]]
 
 PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
+    "replayed steps": [(Replay, "__call__")],
     "gradients": [(ModelStack, "step")],
     "optimizer": [(StackedOptimizer, "step"), (HeavyBall, "step")],
     "loss": [(PreparedCrossEntropy, "__call__"), (PreparedAutograd, "__call__"), (StackedLoss, "__call__")],
-    "gather": [(Gathered, "__getitem__")],
+    "recording": [(Replays, "_record"), (ReplayedRuns, "_record")],
+    "gather": [(Feed, "_gathered")],
     "scoring": [(ScoredPack, "train_epoch"), (ScoredPack, "finish")],
     "set-up": [(StackedEngine, "unsupported"), (StackedEngine, "start")],
     "book-keeping": [(Pack, "train_epoch")],

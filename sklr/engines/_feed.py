@@ -44,8 +44,8 @@ class Feed:
     ):
         self.stack, self.x, self.y, self.weight, self.sizes = stack, x, y, weight, sizes
         self.like = next(iter(stack.optimizer.params.values()))
-        self.positions = positions.to(self.like.device)
-        self.cells = torch.arange(len(sizes[0]), device=self.like.device)[:, None]
+        starts = torch.arange(len(sizes[0])) * tree_leaves(x)[0].shape[1]  # where the cells' rows begin, end to end
+        self.places = (positions + starts[:, None]).to(self.like.device)
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
         """Yield which steps come next, and what they are shown.
@@ -77,7 +77,7 @@ class Feed:
     def _at_once(self) -> int:
         """Return how many steps' batches are little to keep."""
         per_row = max(rows[0, 0].numel() for rows in tree_leaves((self.x, self.y)))
-        return max(1, min(AT_ONCE, SMALL // (per_row * self.positions[0].numel())))
+        return max(1, min(AT_ONCE, SMALL // (per_row * self.places[0].numel())))
 
     def _alike(self, steps: slice) -> Batch:
         sizes = self.sizes[steps]
@@ -99,9 +99,13 @@ class Feed:
         return [Batch(x, y, self._masked(weight, sizes)).cut(int(sizes.max()), training)]
 
     def _gathered(self, steps: slice | int, n_rows: int) -> tuple[Rows, Rows, Tensor | None]:
-        positions = self.positions[steps, ..., :n_rows]
-        x, y = (map_tensors(lambda rows: rows[self.cells, positions], rows) for rows in (self.x, self.y))
-        return x, y, None if self.weight is None else self.weight[self.cells, positions]
+        places = self.places[steps, ..., :n_rows]
+
+        def gather(rows: Tensor) -> Tensor:
+            return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
+
+        x, y = map_tensors(gather, self.x), map_tensors(gather, self.y)
+        return x, y, None if self.weight is None else gather(self.weight)
 
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:
         """Let padding weigh nothing."""

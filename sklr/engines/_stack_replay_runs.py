@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap
 from sklr.engines._stack_script import Recorder, Untouched, read
 
-WORTH = 20  # runs: what they cost in Python, recording one costs
+WORTH = 8  # runs on batches of a shape: who had so many will have more
 Found = tuple[Named, Tensor, Named]  # what `RunGradients` returns
 
 
