@@ -37,8 +37,8 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     give_up, scoring = Event(), Lock()
     n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
     with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(_advance_in_thread, scored, epoch, give_up, scoring) for scored in packs]
         try:
+            futures = [pool.submit(_advance_in_thread, scored, epoch, give_up, scoring) for scored in packs]
             wait(futures)
         finally:  # there is something left to wait for after Ctrl-C only
             give_up.set()

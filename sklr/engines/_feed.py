@@ -13,7 +13,6 @@ from sklr.engines._batches import Rows, map_tensors
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 
-AT_ONCE = 64  # steps between two looks at Ctrl-C
 SMALL = 2**24  # elements of a gathered tensor
 
 
@@ -77,7 +76,7 @@ class Feed:
     def _at_once(self) -> int:
         """Return how many steps' batches are little to keep."""
         per_row = max(rows[0, 0].numel() for rows in tree_leaves((self.x, self.y)))
-        return max(1, min(AT_ONCE, SMALL // (per_row * self.places[0].numel())))
+        return max(1, SMALL // (per_row * self.places[0].numel()))
 
     def _alike(self, steps: slice) -> Batch:
         sizes = self.sizes[steps]

@@ -115,7 +115,7 @@ class Pack:
         positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
         lr = self._lr(sizes)
         with self.world if own_stream else nullcontext():
-            losses = self.steps(positions, sizes, torch.from_numpy(lr))
+            losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
         self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
         self.epoch += 1
         if self.epoch == self.max_epochs:
@@ -147,7 +147,7 @@ class Pack:
             self.epoch, n_steps, member.schedule_epochs, lr=member.lrs[0], losses=tuple(losses)
         )
 
-    def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor) -> Tensor:
+    def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor, n_more: int = 0) -> Tensor:
         """Take these steps; return the losses, shape (n_steps, n_in_stack, n_cells).
 
         Parameters
@@ -155,11 +155,12 @@ class Pack:
         positions, sizes
             As `epoch_positions` returns them.
         lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
+        n_more : int
+            How often about as many steps will follow.
         """
         lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
-        n_later = len(sizes) * (self.max_epochs - self.epoch - 1)
         losses = [
-            self.stack.steps(lr[steps], shown, n_later)
+            self.stack.steps(lr[steps], shown, n_more * len(sizes))
             if isinstance(shown, Batch)
             else self.stack.step(lr[steps.start], *shown).unsqueeze(0)
             for steps, shown in self.feed(positions, sizes)

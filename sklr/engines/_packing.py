@@ -17,6 +17,7 @@ from sklr.engines._prepare import Group
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_attention import attention_by_steps
 from sklr.engines._stack_map import call
+from sklr.engines._stack_script import can_replay
 
 STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
 SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
@@ -57,7 +58,7 @@ def _n_threads(group: Group) -> int:
         return 1
     product = len(group.members) * len(group.places) * product_flops(group)
     share = product / THREAD_WORK
-    if group.steady:
+    if group.steady and can_replay():
         share = max(share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING)  # backward takes twice
     return max(1, min(torch.get_num_threads(), int(share)))
 

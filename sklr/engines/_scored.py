@@ -19,6 +19,7 @@ from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
 from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
+from sklr.engines._stack_attention import attention_as_usual
 from sklr.engines._stack_batch import Batch
 from sklr.exceptions import TrainingDiverged
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
@@ -83,9 +84,11 @@ class ScoredPack:
             return
         start = time.time()
         outputs = self._test_outputs()
-        with scoring or nullcontext():
-            self._follow(outputs)
         self.score_seconds += time.time() - start
+        with scoring or nullcontext(), attention_as_usual():
+            start = time.time()
+            self._follow(outputs)
+            self.score_seconds += time.time() - start
 
     def _follow(self, outputs: Rows) -> None:
         for cell, scorer in enumerate(self.scorers):

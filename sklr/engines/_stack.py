@@ -18,7 +18,7 @@ from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import Gradients, Named, RunGradients, RunMap, rng_kept
+from sklr.engines._stack_map import Named, RunGradients, RunMap, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
@@ -103,17 +103,18 @@ class ModelStack:
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self.traits = traits or examine(self.module, example, criterion, transform)
-        self.loss, self.mixes_rows, self.thread_safe = self.traits.loss, self.traits.mixes_rows, not self.traits.draws
+        self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
+        self.mixes_rows, self.thread_safe = self.traits.mixes_rows, not self.traits.draws
         self._map = self._make_map()
         self._run_gradients = self._make_gradients(compile)
         self._programs: dict[Any, Program] = {}
         self._evaluations: dict[Any, Evaluation] = {}
         self._ball: HeavyBall | None = None
-        self._replays = Replays(self.module)
+        self._replays = self._make_replays()
 
     def __getstate__(self) -> dict[str, Any]:
         # memory that another process has elsewhere
-        fixed: dict[str, Any] = {"_programs": {}, "_evaluations": {}, "_ball": None, "_replays": Replays(self.module)}
+        fixed: dict[str, Any] = {"_programs": {}, "_evaluations": {}, "_ball": None, "_replays": self._make_replays()}
         return {**vars(self), **fixed}
 
     @property
@@ -168,8 +169,7 @@ class ModelStack:
             return self._program_step(self._rates(lr), batches[0])
         cells, losses = self._gradients(batches)
         self._clip_gradients()
-        self.optimizer.step(self._rates(lr), cells)
-        if cells is not None:  # some cells step without the others: the optimizer's state has moved
+        if self.optimizer.step(self._rates(lr), cells):
             self._forget_programs()
         return losses.mT
 
@@ -233,8 +233,7 @@ class ModelStack:
         self._constants = {name: t.index_select(1, index) for name, t in self._constants.items()}
         self._buffers = {name: t.index_select(0, index) for name, t in self._buffers.items()}
         self._forget_programs()
-        if isinstance(self._run_gradients, CompiledGradients):
-            self._run_gradients.forget()
+        self._run_gradients.forget()
 
     @torch.no_grad()
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
@@ -260,7 +259,10 @@ class ModelStack:
             run_by_run=on_cpu and (few or traits.large_convolutions),
         )
 
-    def _make_gradients(self, compile: bool) -> Gradients:
+    def _make_replays(self) -> Replays:
+        return Replays(self.module, self.loss, self.optimizer)
+
+    def _make_gradients(self, compile: bool) -> RunGradients | CompiledGradients:
         if compile:
             chain, mapped = self.traits.chain, RunGradients(self._map.plain(), self.loss)
             return CompiledGradients(mapped if chain is None else ChainGradients(chain, self.loss))
@@ -335,12 +337,21 @@ class ModelStack:
         found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
         for name, grad in found.items():
             grads[name].copy_(grad)
-        for name, buffer in buffers.items():  # in place, so that they stay where replayed steps look for them
-            if index is None:
-                self._buffers[name].copy_(buffer)
-            else:
-                self._buffers[name].index_copy_(1, index, buffer)
+        self._set_buffers(buffers, index)
         return losses
+
+    def _set_buffers(self, buffers: Named, index: Tensor | None) -> None:
+        """Write buffers down where they are, for there replayed steps look for them; one may lie in another's place."""
+        places = {b.untyped_storage().data_ptr() for b in self._buffers.values()}
+        buffers = {n: b.clone() if b.untyped_storage().data_ptr() in places else b for n, b in buffers.items()}
+        for name, buffer in buffers.items():
+            own = self._buffers[name]
+            if index is not None:
+                own.index_copy_(1, index, buffer)
+            elif own.shape == buffer.shape and own.dtype == buffer.dtype:
+                own.copy_(buffer)
+            else:
+                self._buffers[name] = buffer
 
     @torch.no_grad()
     def _clip_gradients(self) -> None:

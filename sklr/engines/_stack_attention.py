@@ -84,6 +84,13 @@ _SWITCH = RLock()  # a process has one switch for attention: a thread that wants
 
 
 @contextmanager
+def attention_as_usual() -> Iterator[None]:
+    """Keep other threads from `attention_by_steps`."""
+    with _SWITCH:
+        yield
+
+
+@contextmanager
 def attention_by_steps() -> Iterator[None]:
     """Keep attention layers off the kernels that have no batching rule; one thread at a time."""
     with _SWITCH:

@@ -51,11 +51,7 @@ class Batch:
             return None if rows is None else rows[chosen, :n_rows]
 
         x, y, weight = (tree_map(cut, part) for part in (self.x, self.y, self.weight))
-        counted = None
-        if self.counted is not None:
-            labels, share, minus_one_hot = (t[chosen][..., :n_rows] for t in self.counted)
-            counted = labels, share, minus_one_hot
-        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()), counted)
+        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()))
 
 
 def is_whole(batches: Sequence[Batch]) -> bool:

@@ -125,6 +125,9 @@ class RunGradients:
         together = self._one_by_one if self.run_map.run_by_run else self._together
         return together(params, constants, buffers, x, y, weight)
 
+    def forget(self) -> None:
+        """Let go what was prepared for this number of runs, if anything."""
+
     def _together(
         self, params: Named, constants: Named, buffers: Named, x: Any, y: Any, weight: Tensor | None
     ) -> tuple[Named, Tensor, Named]:
@@ -143,6 +146,7 @@ class RunGradients:
         x: Any,
         y: Any,
         weight: Tensor | None,
+        *,
         of_run: Gradients | None = None,
     ) -> tuple[Named, Tensor, Named]:
         """Go back through each run before the next one starts: what it leaves for that stays in the cache."""

@@ -16,14 +16,14 @@ from sklr.engines._stack_step import DECAYS, Groups, StackedOptimizer
 from sklr.exceptions import EngineError
 
 
-class Traits(NamedTuple):
+class OptimizerTraits(NamedTuple):
     """What was found out about an optimizer: where weight decay enters, and whether all its steps are the same."""
 
     decay: str
     steady: bool
 
 
-_KNOWN: WeakKeyDictionary[type, dict[str, Traits]] = WeakKeyDictionary()  # by class, then by its arguments
+_KNOWN: WeakKeyDictionary[type, dict[str, OptimizerTraits]] = WeakKeyDictionary()  # by class, then by its arguments
 
 
 def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
@@ -64,7 +64,7 @@ def is_steady(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None 
     return _traits(optimizer, kwargs, groups).steady
 
 
-def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -> Traits:
+def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -> OptimizerTraits:
     """Find out, and remember the answer for equal arguments."""
     overrides = [override for _, override in groups] if groups else [{}]
     try:
@@ -76,7 +76,9 @@ def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -
     return known[key]
 
 
-def _found_traits(optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]) -> Traits:
+def _found_traits(
+    optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]
+) -> OptimizerTraits:
     name = getattr(optimizer, "__name__", repr(optimizer))
     for form in DECAYS:
         try:
@@ -84,7 +86,7 @@ def _found_traits(optimizer: type, kwargs: Mapping[str, Any], overrides: Sequenc
         except Exception as problem:  # a foreign optimizer may raise anything
             raise EngineError(f"optimizer {name}: a trial of its step failed ({_first_line(problem)})") from problem
         if error < 1e-9:
-            return Traits(form, steady)
+            return OptimizerTraits(form, steady)
     raise EngineError(
         f"optimizer {name}: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it"
     )

@@ -1,55 +1,61 @@
 """Steps without Python: the operations of one step are recorded, and then replayed for as many steps as are wanted.
 
 A step of a small stack is some fifty operations of some ten microseconds. Called from Python each costs as much again,
-and Python's lock is passed on at each: two packs in two threads were no faster than one. A replayed step is a plain
-one bit for bit; where a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain.
+and Python's lock is passed on at each: two packs in two threads were no faster than one. A replay does what a plain
+step does; where a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sklr.engines._stack_batch import Batch
-from sklr.engines._stack_script import Recorder, Untouched, read
+from sklr.engines._stack_script import Recorder, Script, read
+from sklr.engines._untouched import Untouched
 
 Step = Callable[[Tensor, Batch], Tensor]
 
-WORTH = 40  # steps: about as many cost as much in Python as a recording does
+WORTH_STEPS = 40  # about as many cost as much in Python as a recording does
 
-_IN_PYTHON = Lock()  # two threads whose steps are Python take turns: they would wait for its lock at every operation
+_IN_PYTHON = (
+    Lock()
+)  # threads that may soon do without Python take turns: they would wait for its lock at every operation
 
 
 class Replays:
     """The recordings of one stack's steps, one for each shape of batch.
 
+    Two steps are recorded; if they were the same operations, with the same numbers on the same memory, others will be.
+
     Parameters
     ----------
-    module : nn.Module
-        What a step calls: no step is recorded of a module that changes, or is watched by hooks, while it works.
+    *players : object
+        What a step calls. None of them may change while it works, or be watched by hooks.
 
-    >>> replays, total = Replays(nn.Identity()), torch.zeros(2)
+    >>> replays, total = Replays(), torch.zeros(2)
     >>> lr, x = torch.ones(100, 1), torch.arange(200.0).reshape(100, 2)
     >>> losses = replays.steps(lambda lr, batch: total.add_(lr * batch.x).clone(), lr, Batch(x, x))
     >>> torch.equal(losses, x.cumsum(0)), replays.n_replayed
     (True, 97)
     """
 
-    def __init__(self, module: nn.Module):
-        self.module, self.n_replayed = module, 0
-        self._known: dict[Any, Replay | None] = {}
-        self._met: set[Any] = set()
+    def __init__(self, *players: Any):
+        self.players, self.n_replayed = players, 0
+        self.forget()
 
     def forget(self) -> None:
         """Let the recordings go: memory that they use has moved."""
-        self._known.clear()
-        self._met.clear()
+        self._known: dict[Any, Replay | None] = {}
+        self._first: dict[Any, Recorder] = {}
+        self._met: set[Any] = set()
 
     def steps(self, step: Step, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
         """Take steps, as many as `lr` (n_steps, ...) has.
@@ -68,65 +74,69 @@ class Replays:
         -------
         losses : Tensor (n_steps, ...)
         """
-        key, n_steps, losses, first = _key(lr, batches), len(lr), list[Tensor](), 0
-        while first < n_steps:
-            rest = lr[first:], batches.of_steps(slice(first, None))
-            if (replay := self._known.get(key)) is not None:
-                losses.append(replay(*rest))
-                self.n_replayed += n_steps - first
-            else:
-                with nullcontext() if key in self._known else _IN_PYTHON:
-                    losses.append(self._plain(step, key, *rest, n_more))
-            first += len(losses[-1])
-        return torch.cat(losses)
+        key, n_steps, losses = _key(lr, batches), len(lr), list[Tensor]()
+        while len(losses) < n_steps and self._known.get(key) is None:
+            i = len(losses)
+            record = key not in self._known and n_steps - i + n_more >= WORTH_STEPS
+            with _IN_PYTHON if record else nullcontext():
+                losses.append((self._recorded if record else _plainly)(step, lr[i], batches.of_steps(i), key))
+        first = len(losses)
+        if first == n_steps:
+            return torch.stack(losses)
+        replay = self._known[key]
+        assert replay is not None
+        self.n_replayed += n_steps - first
+        rest = replay(lr[first:], batches.of_steps(slice(first, None)))
+        return torch.cat([torch.stack(losses), rest]) if losses else rest
 
-    def _plain(self, step: Step, key: Any, lr: Tensor, batches: Batch, n_more: int) -> Tensor:
-        """Take the first step, or the first two and record them; return their losses."""
-        is_worth_it = len(lr) > 1 and len(lr) + n_more >= WORTH
-        if is_worth_it and key in self._met and key not in self._known:
-            losses, self._known[key] = self._record(step, lr, batches)
-            return losses
-        self._met.add(key)  # memory is made in the first step after a change: that one is never recorded
-        return step(lr[0], batches.of_steps(0)).unsqueeze(0)
+    def _recorded(self, step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:
+        """Take a step, and record it unless it is the first since a change, in which memory is made."""
+        if key not in self._met:
+            self._met.add(key)
+            return step(lr, batch)
+        untouched = Untouched(*self.players)
+        with Recorder(_leaves(lr, batch)) as recorder:
+            losses = step(lr, batch)
+        recorder.replayable &= untouched.holds()
+        first = self._first.pop(key, None)
+        if first is None and recorder.replayable:
+            self._first[key] = recorder
+        else:
+            self._known[key] = Replay.of(recorder, losses) if first is not None and first.equals(recorder) else None
+        return losses
 
-    def _record(self, step: Step, lr: Tensor, batches: Batch) -> tuple[Tensor, Replay | None]:
-        """Take two steps; return their losses and, if both were the same operations on the same memory, a replay."""
-        untouched, recorders, losses = Untouched(self.module), [], []
-        for i in (0, 1):
-            shown = lr[i], batches.of_steps(i)
-            with Recorder(_leaves(*shown)) as recorder:
-                losses.append(step(*shown))
-            recorders.append(recorder)
-        first, second = recorders
-        same = untouched.holds() and first.equals(second)
-        return torch.stack(losses), Replay.of(second, losses[1]) if same else None
+
+def _plainly(step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:
+    return step(lr, batch)
 
 
 class Replay:
-    """A recorded step, to be taken again with other inputs; see `Recorder`."""
+    """A recorded step, to be taken again with other inputs; about every half a second Ctrl-C is looked for."""
 
     HEAD = """\
 def steps(t: List[Tensor], k: List[List[Tensor]], inputs: List[Tensor], losses: Tensor):
     no_ints: List[int] = []
     for i in range(len(losses)):
         x = [of_steps[i] for of_steps in inputs]"""
+    SECONDS, AT_MOST = 0.5, 64
 
-    def __init__(self, function: Callable[..., None], recorder: Recorder, like: Tensor):
-        self.function, self.memory, self.lists, self.like = function, recorder.memory, recorder.lists, like
+    def __init__(self, script: Script, like: Tensor):
+        self.script, self.like, self.at_once = script, like, 1
 
     @classmethod
     def of(cls, recorder: Recorder, losses: Tensor) -> Replay | None:
         """A replay of a recorded step that returned `losses`; None where there can be none."""
-        lines = (*recorder.lines, f"losses[i].copy_({recorder.name_of(losses)})")
-        function = read(cls.HEAD, lines, recorder.writing)
-        return None if function is None else cls(function, recorder, losses)
+        function = read(cls.HEAD, [*recorder.lines, f"losses[i].copy_({recorder.name_of(losses)})"])
+        return None if function is None else cls(Script(function, recorder), losses)
 
-    @torch.no_grad()
     def __call__(self, lr: Tensor, batches: Batch) -> Tensor:
         """Take the steps; return their losses (n_steps, ...)."""
-        losses = self.like.new_empty(len(lr), *self.like.shape)
-        with torch.jit.optimized_execution(False):
-            self.function(self.memory, self.lists, _leaves(lr, batches), losses)
+        losses, inputs, first = self.like.new_empty(len(lr), *self.like.shape), _leaves(lr, batches), 0
+        while first < len(lr):
+            steps, start = slice(first, first + self.at_once), time.perf_counter()
+            self.script([t[steps] for t in inputs], losses[steps])
+            each = (time.perf_counter() - start) / len(losses[steps])
+            first, self.at_once = steps.stop, max(1, min(self.AT_MOST, int(self.SECONDS / each)))
         return losses
 
 

@@ -1,18 +1,21 @@
-"""Operations on tensors, recorded line by line as TorchScript, and what may be recorded.
+"""Operations on tensors, recorded line by line as TorchScript, to be done again without Python.
 
 PyTorch's interpreter of TorchScript needs no Python between two operations, nor Python's lock. It is used for that
-alone: nothing is fused, reordered or left out, so that what was recorded is done again bit for bit.
+alone: nothing is fused, reordered or left out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -30,6 +33,11 @@ class Recorder(TorchDispatchMode):
     before : Recorder, optional
         What it has recorded goes before these lines: they may use what it has named.
 
+    Attributes
+    ----------
+    replayable : bool
+        Whether the lines are all that happened: no number was shown to Python, which might act on it another time.
+
     >>> memory = torch.zeros(2)
     >>> with Recorder([torch.ones(2)]) as recorder:
     ...     _ = memory.add_(recorder.inputs[0] * 3)
@@ -37,46 +45,59 @@ class Recorder(TorchDispatchMode):
     v0 = torch.ops.aten.mul(x[0], 3); torch.ops.aten.add_(t[0], v0)
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, inputs: Sequence[Tensor], before: Recorder | None = None):
         super().__init__()
         self.inputs, self.prefix = inputs, "v" if before is None else "w"
         self.memory: list[Tensor] = [] if before is None else before.memory
         self.lists: list[list[Tensor]] = [] if before is None else before.lists
         self.lines: list[str] = []
-        self.writing = Counter[str]()  # operations that write to memory
-        self.replayable = True
+        self.replayable: bool = before is None or before.replayable
+        self._places: list[int] = []  # where memory was when it was first met
         self._names = WeakTensorKeyDictionary()  # weak, so that recording takes no more memory than stepping
         if before is not None:
             self._names.update({t: name for t, name in before._names.items() if not name.startswith("x[")})
         self._names.update({t: f"x[{i}]" for i, t in enumerate(inputs)})
 
+    def __enter__(self) -> Recorder:
+        self._modes = ExitStack()
+        self._modes.enter_context(_Reading(self))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._modes.close()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.replayable or func.namespace == "profiler":  # optimizers tell the profiler when they step
+        if not self.replayable or getattr(func, "namespace", "") == "profiler":  # whom optimizers tell when they step
+            return func(*args, **kwargs)
+        if not isinstance(func, OpOverload) or func.namespace != "aten" or _has_open_shape(func, args):
+            self.replayable = False
             return func(*args, **kwargs)
         kinds = {argument.name: str(argument.type) for argument in func._schema.arguments}
         written = [self._written(*pair) for pair in zip(args, kinds.values(), strict=False)]
         written += [f"{name}={self._written(value, kinds[name])}" for name, value in kwargs.items()]
         result = func(*args, **kwargs)
         made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        if func.namespace != "aten" or (result is not None and not made):  # a number, on which Python may act
-            self.replayable = False
-        name = func.overloadpacket.__name__
-        self.writing[name] += func._schema.is_mutable
-        call = f"torch.ops.aten.{name}({', '.join(written)})"
+        self.replayable &= result is None or bool(made)  # anything else is a number
+        call = f"torch.ops.aten.{func.overloadpacket.__name__}({', '.join(written)})"
         self.lines.append(call if all(t in self._names for t in made) else f"{self._name(result)} = {call}")
         return result
 
     def equals(self, other: Recorder) -> bool:
         """Whether the same operations were done with the same numbers on the same memory."""
         alike = self.replayable and other.replayable and self.lines == other.lines
-        return alike and all(map(_is_same_memory, self.memory, other.memory))
+        places = [t.data_ptr() for t in other.memory]
+        return alike and self._places == other._places == places and all(map(_is_same, self.memory, other.memory))
 
     def name_of(self, tensor: Tensor) -> str:
         """Return what a tensor is called in the lines."""
         if tensor not in self._names:
             self._names[tensor] = f"t[{len(self.memory)}]"
             self.memory.append(tensor)
+            self._places.append(tensor.data_ptr())
         return self._names[tensor]
 
     def _name(self, result: Any) -> str:
@@ -115,27 +136,69 @@ class Recorder(TorchDispatchMode):
 _LITERAL = (bool, int, str, torch.dtype, torch.layout, torch.memory_format)
 
 
-def _is_same_memory(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.data_ptr(), a.dtype, a.shape, a.stride()) == (b.data_ptr(), b.dtype, b.shape, b.stride())
+class _Reading(TorchFunctionMode):
+    """Tells a recorder of what dispatch does not see: numbers that are read from a tensor."""
+
+    def __init__(self, recorder: Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "__array__", "__dlpack__"):
+            self.recorder.replayable = False
+        return func(*args, **(kwargs or {}))
 
 
-def read(head: str, lines: Sequence[str], writing: Counter[str]) -> Callable[..., None] | None:
+def _has_open_shape(func: OpOverload, args: Any) -> bool:
+    """Whether the shape of what comes out depends on values: other values would need other lines."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    by_number = func.overloadpacket.__name__ == "index"
+    return not by_number or any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Whether memory is seen in the same way; where it is, is known."""
+    return a is b or (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
+
+
+class Script:
+    """Recorded lines, ready to be run.
+
+    Parameters
+    ----------
+    function : callable
+        As `read` returns it; its first two arguments are memory and lists of memory.
+    recorder : Recorder
+        Who has named them.
+    """
+
+    def __init__(self, function: Callable[..., None], recorder: Recorder):
+        self.function, self.memory, self.lists = function, recorder.memory, recorder.lists
+
+    @torch.no_grad()
+    def __call__(self, *given: Any) -> None:
+        """Run the function, as it is read, on memory and what is given."""
+        with torch.jit.optimized_execution(False):
+            self.function(self.memory, self.lists, *given)
+
+
+def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
     """Turn lines of TorchScript into a function; None where PyTorch does not read them as they are.
+
+    Of an operation that it thinks to write to nothing in use TorchScript makes nothing: all that write are counted.
 
     Parameters
     ----------
     head : str
         The lines before, from `def` on; the others are put into their innermost block.
     lines : sequence of str
-    writing : Counter
-        How often which operations must be there. Of one that is thought to write to nothing in use TorchScript makes
-        nothing.
 
     >>> x = torch.zeros(2)
-    >>> double = read("def double(x: Tensor):", ["torch.ops.aten.add_(x, 1)"] * 2, Counter(add_=2))
+    >>> double = read("def double(x: Tensor):", ["torch.ops.aten.add_(x, 1)"] * 2)
     >>> double(x), x.tolist()
     (None, [2.0, 2.0])
-    >>> read("def nothing(x: Tensor):", ["torch.ops.aten.addd_(x, 1)"], Counter(addd_=1)) is None
+    >>> read("def nothing(x: Tensor):", ["torch.ops.aten.addd_(x, 1)"]) is None
     True
     """
     if len(lines) > MOST_LINES:
@@ -143,66 +206,31 @@ def read(head: str, lines: Sequence[str], writing: Counter[str]) -> Callable[...
     last = head.splitlines()[-1]
     indent = " " * (len(last) - len(last.lstrip()) + 4 * last.endswith(":"))
     function = _compiled("\n".join([head, *(indent + line for line in lines), ""]))
-    if function is None or any(_count(function, name) < n for name, n in writing.items()):
+    writing = Counter(name for line in lines if (name := _writes(line)))
+    if function is None or any(len(function.graph.findAllNodes(f"aten::{w}")) < n for w, n in writing.items()):
         return None
     return function
 
 
-@cache
+def _writes(line: str) -> str | None:
+    """The operation of a line that is there for what it writes, not for a result."""
+    _, found, call = line.partition("torch.ops.aten.")
+    if line.lstrip().startswith(("v", "w")) or not (found or line.endswith(")")):
+        return None
+    return call.partition("(")[0] if found else line.rpartition(".")[2].partition("(")[0]
+
+
+@lru_cache(64)
 def _compiled(source: str) -> Any:
     """The one function in `source`; equal ones are read once."""
     name = source.removeprefix("def ").partition("(")[0]
     try:
         return getattr(torch.jit.CompilationUnit(source), name)
-    except (RuntimeError, AttributeError):
+    except Exception:  # TorchScript is on its way out of PyTorch: whatever is wrong with it, there is a way without
         return None
 
 
-def _count(function: Any, name: str) -> int:
-    return len(function.graph.findAllNodes(f"aten::{name}"))
-
-
-class Untouched:
-    """Whether a module's Python code is free of memory: nobody would notice if it were not called the next time.
-
-    >>> module = nn.Linear(2, 1)
-    >>> untouched = Untouched(module)
-    >>> before = untouched.holds()
-    >>> module.calls = 1
-    >>> before, untouched.holds()
-    (True, False)
-    """
-
-    def __init__(self, module: nn.Module):
-        self.module, self._before = module, _attributes(module)
-
-    def holds(self) -> bool:
-        """Whether no hook watches the module, and it has the very attributes that it had."""
-        after = _attributes(self.module)
-        alike = len(self._before) == len(after)
-        return (
-            alike
-            and not any(_hooks(m) for m in self.module.modules())
-            and all(a == b and v is w for (a, v), (b, w) in zip(self._before, after, strict=True))
-        )
-
-
-_OF_TORCH = {"_parameters", "_buffers", "_modules"}  # swapped and put back while a module is mapped
-_CONTAINERS = (list, dict, set)
-
-
-def _attributes(module: nn.Module) -> list[tuple[str, Any]]:
-    """What the module could remember from one call for the next, the contents of containers too."""
-    values = [item for m in module.modules() for item in vars(m).items() if item[0] not in _OF_TORCH]
-    inside = [(name, v) for name, value in values if isinstance(value, _CONTAINERS) for v in _contents(value)]
-    return values + inside
-
-
-def _contents(container: Any) -> list[Any]:
-    return [*container.keys(), *container.values()] if isinstance(container, Mapping) else list(container)
-
-
-def _hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+@lru_cache(1)
+def can_replay() -> bool:
+    """Say whether this PyTorch has TorchScript at all."""
+    return read("def one(x: Tensor):", ["torch.ops.aten.add_(x, 1)"]) is not None

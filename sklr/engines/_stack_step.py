@@ -49,6 +49,7 @@ class StackedOptimizer:
     >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}], ["coupled"] * 2)
     >>> _ = optimizer.grads["w"].fill_(1.0)
     >>> optimizer.step(torch.tensor([[[0.5, 0.0]]]))
+    False
     >>> params["w"].tolist()
     [[[-0.5, -0.5, -0.5], [0.0, 0.0, 0.0]]]
     """
@@ -82,8 +83,8 @@ class StackedOptimizer:
     def n_cells(self) -> int:
         return self.params[self.names[0]].shape[0]
 
-    def step(self, lr: Tensor, cells: Sequence[int] | None = None) -> None:
-        """Move every run along its gradient.
+    def step(self, lr: Tensor, cells: Sequence[int] | None = None) -> bool:
+        """Move every run along its gradient; return whether the optimizer's state has moved in memory.
 
         Parameters
         ----------
@@ -93,11 +94,13 @@ class StackedOptimizer:
             The cells that take this step; the others keep their parameters and their optimizer's state.
         """
         self._decay_gradients()
+        n_parts = len(self._parts)
         if cells is not None and len(cells) < self.n_cells:
             self._split(set(cells))
             lr = lr * _mask(cells, self.n_cells, lr)
         for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
             self._move(self.params[name], update, lr[group], self._decoupled[group])
+        return len(self._parts) > n_parts
 
     def heavy_ball(self) -> HeavyBall | None:
         """The quick form of this optimizer, on the very same state; None unless it is momentum and nothing more.

@@ -2,9 +2,10 @@
 
 import pytest
 
-from sklr.engines import _stack_replay
+from sklr.engines import _stack_replay, _stack_replay_runs
 
 
 @pytest.fixture(autouse=True)
 def _recorded_early(monkeypatch):
-    monkeypatch.setattr(_stack_replay, "WORTH", 4)
+    monkeypatch.setattr(_stack_replay, "WORTH_STEPS", 4)
+    monkeypatch.setattr(_stack_replay_runs, "WORTH_RUNS", 1)

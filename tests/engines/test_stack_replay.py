@@ -2,9 +2,11 @@
 
 import copy
 import pickle
-from collections import Counter
+import random
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from engines.test_stack import (
@@ -25,8 +27,10 @@ from torch import nn
 from sklr.engines import _stack_replay, _stack_script
 from sklr.engines._packing import out_of_memory
 from sklr.engines._stack_batch import Batch
+from sklr.engines._stack_map import RunGradients
 from sklr.engines._stack_optim import is_steady
 from sklr.engines._stack_replay import Replay, Replays
+from sklr.engines._stack_replay_runs import RunReplay
 from sklr.engines._stack_script import Recorder, read
 
 UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
@@ -65,10 +69,10 @@ def compare(modules, n_replayed, lr=None, batches=None, **options):
         batches = Batch(*data(SHORT))
     lr = lr_of(len(batches.y)) if lr is None else lr
     torch.manual_seed(1)
-    replaying = stack_of(modules, **options)
+    replaying = stack_of(modules, **copy.deepcopy(options))
     losses = replaying.steps(lr, batches)
     torch.manual_seed(1)
-    plain = stack_of(modules, **options)
+    plain = stack_of(modules, **copy.deepcopy(options))
     assert torch.equal(losses, plainly(plain, lr, batches))
     assert_equal_states(replaying, plain)
     assert replaying._replays.n_replayed == n_replayed
@@ -141,16 +145,22 @@ class Counting(nn.Module):
     def __init__(self, where):
         super().__init__()
         self.layer, self.where, self.calls, self.seen = nn.Linear(8, 3), where, 0, []
+        self.notes = SimpleNamespace(last={"n": 0})
 
     def forward(self, x):
         if self.where == "list":
             self.seen.append(None)
             return self.layer(x) * 2
+        if self.where == "deep inside":
+            self.notes.last["n"] += 1
+            return self.layer(x) * 2
+        if self.where == "at random":
+            return self.layer(x) * (2 if random.random() < 2 else 3)
         self.calls += 1
         return self.layer(x) * (1 + self.calls // 1000) if self.where == "silently" else self.layer(x) / self.calls
 
 
-@pytest.mark.parametrize("where", ["list", "silently", "in the result"])
+@pytest.mark.parametrize("where", ["list", "silently", "in the result", "deep inside", "at random"])
 def test_a_module_that_remembers_is_called_each_time(where):
     compare(cells_of(lambda: Counting(where)), 0)
 
@@ -162,6 +172,32 @@ def test_hooks_are_called_each_time():
     before = len(calls)
     stack.steps(lr_of(SHORT), Batch(*data(SHORT)))
     assert len(calls) - before == SHORT
+
+
+class SwitchingSGD(torch.optim.SGD):
+    """Whose momentum changes after some steps."""
+
+    def step(self, closure=None):
+        self.n = getattr(self, "n", 0) + 1
+        for group in self.param_groups:
+            group["momentum"] = 0.5 if self.n < 8 else 0.9
+        return super().step(closure)
+
+
+class AnnealedLoss(nn.CrossEntropyLoss):
+    """Which counts its calls."""
+
+    n = 0
+
+    def forward(self, output, target):
+        self.n += 1
+        return super().forward(output, target) * (1 if self.n < 12 else 2)
+
+
+def test_optimizers_and_criteria_that_remember_are_called_each_time():
+    modules = cells_of(MODULES["layer norm"])
+    compare(modules, 0, optimizer=SwitchingSGD, kwargs={"momentum": 0.5})
+    compare(modules, 0, criterion=AnnealedLoss())
 
 
 class Constant(nn.Module):
@@ -228,12 +264,12 @@ def test_a_run_that_diverges_in_a_replay_changes_no_bit_of_another():
 
 
 def test_few_steps_are_not_worth_a_recording(monkeypatch):
-    monkeypatch.setattr(_stack_replay, "WORTH", 40)
+    monkeypatch.setattr(_stack_replay, "WORTH_STEPS", 40)
     stack, (x, y) = stack_of(cells_of(mlp)), data(SHORT)
     stack.steps(lr_of(SHORT), Batch(x, y), 20)
     assert stack._replays.n_replayed == 0
     stack.steps(lr_of(SHORT), Batch(x, y), 30)
-    assert stack._replays.n_replayed == SHORT - 2
+    assert stack._replays.n_replayed == SHORT - 3
 
 
 def test_without_torchscript_steps_stay_plain(monkeypatch):
@@ -254,21 +290,147 @@ def test_what_writes_must_not_be_left_out():
     assert Replay.of(recorder, losses) is None
 
 
-def test_a_number_that_python_could_act_on_ends_a_recording():
-    with Recorder([]) as recorder:
-        torch.ones(()).item()
+def test_memory_that_a_tensor_has_left_is_not_replayed_on():
+    tensor, places, calls = torch.zeros(2), torch.zeros(3, 2), []
+
+    def step(lr, batch):
+        calls.append(1)
+        tensor.data = places[len(calls) % 3]
+        return (tensor.add_(1) * lr).sum()
+
+    replays = Replays()
+    replays.steps(step, torch.ones(8), Batch(torch.ones(8, 1), torch.ones(8, 1)))
+    assert replays.n_replayed == 0
+    assert len(calls) == 8
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda t: t[0].item(), lambda t: bool(t[0]), lambda t: t.tolist(), lambda t: t.numpy(), np.asarray,
+        lambda t: t.nonzero(), lambda t: t[t > 0], lambda t: torch.equal(t, t),
+    ],
+)  # fmt: skip
+def test_what_python_could_act_on_ends_a_recording(look):
+    t = torch.ones(2)
+    with Recorder([t]) as recorder:
+        _ = t[torch.tensor([1])] + 1
+    assert recorder.replayable
+    with Recorder([t]) as recorder:
+        look(t)
     assert not recorder.replayable
-    assert recorder.lines[-1].endswith("_local_scalar_dense(v0)")
 
 
 def test_running_out_of_memory_in_a_replay_is_known_as_that():
-    replays, batches = Replays(nn.Identity()), Batch(torch.ones(6, 1), torch.ones(6, 1))
+    replays, batches = Replays(), Batch(torch.ones(6, 1), torch.ones(6, 1))
     replays.steps(lambda lr, batch: batch.x.sum() * lr, torch.ones(6), batches)
     (replay,) = replays._known.values()
-    replay.function = read(Replay.HEAD, ["losses[i].copy_(torch.ones([1 << 55]).sum())"], Counter())
+    replay.script.function = read(Replay.HEAD, ["losses[i].copy_(torch.ones([1 << 55]).sum())"])
     with pytest.raises(RuntimeError) as error:
         replay(torch.ones(6), batches)
     assert out_of_memory(error.value)
+
+
+def large(*layers):
+    """Of convolutions that are called run by run; `layers` come between the two."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 24, 24)), nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2), *layers,
+        nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 3),
+    )  # fmt: skip
+
+
+def pictures(n_cells, n_steps=5, n_rows=5):
+    x = torch.randn(n_steps, n_cells, n_rows, 576, dtype=torch.float64)
+    return Batch(x, torch.randint(0, 3, (n_steps, n_cells, n_rows)), torch.rand(n_steps, n_cells, n_rows).double())
+
+
+@pytest.mark.parametrize("layers", [(), (nn.BatchNorm2d(8),)], ids=["plain", "batch norm"])
+@pytest.mark.parametrize(("n_cells", "n_candidates"), [(2, 3), (3, 1), (1, 4), (1, 1)])
+def test_runs_one_by_one_are_replayed_too(layers, n_cells, n_candidates):
+    modules, batches = [large(*copy.deepcopy(layers)).double() for _ in range(n_cells)], pictures(n_cells)
+    if layers:
+        batches = Batch(batches.x, batches.y)  # padding would change what it normalises by
+    options = {"kwargs": {"momentum": 0.9}, "n_candidates": n_candidates, "example": (batches.x[0, 0], batches.y[0, 0])}
+    replaying, plain = (stack_of(modules, **options) for _ in range(2))
+    plain._run_gradients = RunGradients(plain._map, plain.loss)
+    lr = torch.tensor(LRS + LRS)[:n_candidates, None].expand(-1, n_cells).double()
+    for t in range(5):
+        assert torch.equal(*(stack.step(lr, batches.of_steps(t)) for stack in (replaying, plain)))
+    assert_equal_states(replaying, plain)
+    (replay,) = replaying._run_gradients._known.values()
+    assert isinstance(replay, RunReplay)
+    once = str(replay.script.function.code).partition("for run in")[0]
+    assert ("new_empty" in once) == (n_candidates > 1), "columns are made once for all candidates of a cell"
+
+
+class LookingUp(nn.Module):
+    """Which reads a number from its rows, out of PyTorch's sight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.table = large(), torch.tensor([1.0, 2.0])
+
+    def forward(self, x):
+        return self.layers(x) * self.table[int(np.asarray(x.detach())[0, 0] > 0)]
+
+
+def test_runs_that_read_numbers_are_not_replayed():
+    batches = pictures(2)
+    example = (batches.x[0, 0], batches.y[0, 0])
+    stack = stack_of([LookingUp().double() for _ in range(2)], example=example)
+    for t in range(4):
+        stack.step(rates(t)[:, :2], batches.of_steps(t))
+    assert list(stack._run_gradients._known.values()) == [None]
+
+
+def test_a_replay_is_tried_on_another_batch_first(monkeypatch):
+    def wrong(replay, params, constants, buffers, *rows):
+        return {n: torch.zeros_like(p) for n, p in params.items()}, torch.zeros(2, 3).double(), buffers
+
+    monkeypatch.setattr(RunReplay, "__call__", wrong)
+    batches = pictures(2)
+    stack = stack_of([large().double() for _ in range(2)], example=(batches.x[0, 0], batches.y[0, 0]))
+    losses = [stack.step(rates(t)[:, :2], batches.of_steps(t)) for t in range(4)]
+    assert list(stack._run_gradients._known.values()) == [None]
+    assert all((loss > 0).all() for loss in losses)
+
+
+class Shifting(nn.Module):
+    """One of whose buffers takes the other's place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+        self.register_buffer("now", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("before", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        if self.training:
+            self.before = self.now
+            self.now = 0.9 * self.now + x.detach().mean()
+        return self.layer(x) - self.before
+
+
+def test_a_buffer_may_take_anothers_place():
+    torch.manual_seed(1)
+    (x, y), modules = data(SHORT), cells_of(Shifting)
+    stack = compare(modules, SHORT - 3, batches=Batch(x, y))
+    alone = copy.deepcopy(modules[0]).train()
+    for t in range(SHORT):
+        alone(x[t, 0])
+    found = stack.load_run(0, 0, copy.deepcopy(alone))
+    assert torch.allclose(found.now, alone.now)
+    assert torch.allclose(found.before, alone.before)
+
+
+def test_cells_with_batches_of_two_sizes_do_not_end_recordings():
+    """With batch normalisation every epoch ends so; nothing moves in memory."""
+    stack, (x, y) = stack_of(cells_of(MODULES["batch norm"])), data(SHORT)
+    uneven = [Batch(x[0, :2, :5], y[0, :2, :5], cells=(0, 1)), Batch(x[0, 2:, :4], y[0, 2:, :4], cells=(2,))]
+    for _ in range(3):
+        stack.steps(lr_of(SHORT), Batch(x, y))
+        stack.step(rates(0), *uneven)
+    assert stack._replays.n_replayed == 3 * SHORT - 3
 
 
 def test_threads_replay_at_the_same_time():
