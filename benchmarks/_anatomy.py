@@ -30,7 +30,7 @@ PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's ga
     "gradients": [(ModelStack, "step")],
     "optimizer": [(StackedOptimizer, "step"), (HeavyBall, "step")],
     "loss": [(PreparedCrossEntropy, "__call__"), (PreparedAutograd, "__call__"), (StackedLoss, "__call__")],
-    "recording": [(Replays, "_record"), (ReplayedRuns, "_record")],
+    "recording": [(Replays, "_recorded"), (ReplayedRuns, "_recorded"), (ReplayedRuns, "_tried")],
     "gather": [(Feed, "_gathered")],
     "scoring": [(ScoredPack, "train_epoch"), (ScoredPack, "finish")],
     "set-up": [(StackedEngine, "unsupported"), (StackedEngine, "start")],
