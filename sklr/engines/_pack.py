@@ -133,9 +133,12 @@ class Pack:
         """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
         lr = np.zeros((len(sizes), len(self.members[0].lrs), len(self.in_stack), len(self.sides)))
         for i, m in enumerate(self.in_stack):
-            member = self.members[m]
-            for cell, n_steps in enumerate((sizes > 0).sum(axis=0)):
-                lr[:n_steps, :, i, cell] = np.multiply.outer(self._multipliers(m, cell, int(n_steps)), member.lrs)
+            member, known = self.members[m], dict[Any, np.ndarray]()
+            for cell, n_steps in enumerate((sizes > 0).sum(axis=0).tolist()):
+                key = (n_steps, cell if member.schedule.monitored() else None)  # else all cells have the same
+                if key not in known:
+                    known[key] = np.multiply.outer(self._multipliers(m, cell, n_steps), member.lrs)
+                lr[:n_steps, :, i, cell] = known[key]
         return lr
 
     def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:

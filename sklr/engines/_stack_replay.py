@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
@@ -77,9 +76,12 @@ class Replays:
         key, n_steps, losses = _key(lr, batches), len(lr), list[Tensor]()
         while len(losses) < n_steps and self._known.get(key) is None:
             i = len(losses)
-            record = key not in self._known and n_steps - i + n_more >= WORTH_STEPS
-            with _IN_PYTHON if record else nullcontext():
-                losses.append((self._recorded if record else _plainly)(step, lr[i], batches.of_steps(i), key))
+            shown = lr[i], batches.of_steps(i)
+            if key not in self._known and n_steps - i + n_more >= WORTH_STEPS:
+                with _IN_PYTHON:
+                    losses.append(self._recorded(step, *shown, key))
+            else:
+                losses.append(step(*shown))
         first = len(losses)
         if first == n_steps:
             return torch.stack(losses)
@@ -104,10 +106,6 @@ class Replays:
         else:
             self._known[key] = Replay.of(recorder, losses) if first is not None and first.equals(recorder) else None
         return losses
-
-
-def _plainly(step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:
-    return step(lr, batch)
 
 
 class Replay:

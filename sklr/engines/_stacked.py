@@ -46,10 +46,10 @@ class StackedEngine(Engine):
 
     Notes
     -----
-    On a CPU the tensor operations of a step are recorded and, if the next step does the very same, replayed from then on:
-    the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything from
-    call to call, draws random numbers in Python or reads numbers from tensors. What it does beyond its own attributes
-    (print, count in a global variable) is not noticed.
+    On a CPU the tensor operations of a step are recorded and, if the next step does the very same, replayed from then
+    on: the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything
+    from call to call, draws random numbers in Python or reads numbers from tensors. What it does beyond its own
+    attributes (print, count in a global variable) is not noticed.
 
     `compile` has been timed on one CPU core only, a step of 50 small runs: twice as fast with layer normalisation, a
     tenth faster with a convolution, and slower by up to a half for plain networks of Linear layers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import sha1
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -75,6 +75,7 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
     }
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
