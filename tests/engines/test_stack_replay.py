@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from engines.test_stack import (
+from test_stack import (
     CRITERIA,
     LRS,
     MODULES,
