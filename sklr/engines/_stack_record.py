@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sklr.engines._stack_chain import Chain, Dropout, Function, Linear, Operation
+from sklr.engines._untouched import is_hooked
 
 
 def record(module: nn.Module, x: Any) -> Chain | None:
@@ -46,8 +47,7 @@ def called() -> Iterator[set[str]]:
 
 
 def _is_stateful(module: nn.Module) -> bool:
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules())
-    return hooked or any(True for _ in module.buffers())
+    return any(map(is_hooked, module.modules())) or any(True for _ in module.buffers())
 
 
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:

@@ -24,9 +24,8 @@ Step = Callable[[Tensor, Batch], Tensor]
 
 WORTH_STEPS = 40  # about as many cost as much in Python as a recording does
 
-_IN_PYTHON = (
-    Lock()
-)  # threads that may soon do without Python take turns: they would wait for its lock at every operation
+# threads that will soon do without Python take turns until then: its lock would be passed on at every operation
+_IN_PYTHON = Lock()
 
 
 class Replays:

@@ -31,15 +31,21 @@ class Untouched:
 
     def __init__(self, *things: Any):
         self.things = things
-        self._before = list(_reached(things)), _states()
+        self._reached, self._states = list(_reached(things)), _states()
+        self._places = _places(self._reached)
 
     def holds(self) -> bool:
         """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module."""
-        reached, states = self._before
         now = list(_reached(self.things))
-        if len(now) > MOST or len(now) != len(reached) or states != _states() or _has_any_global_hook():
+        if len(now) > MOST or len(now) != len(self._reached) or self._states != _states() or _has_any_global_hook():
             return False
-        return all(map(_is_same, now, reached)) and not any(_is_watched(thing) for thing in now)
+        same = all(map(_is_same, now, self._reached)) and _places(now) == self._places
+        return same and not any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in now)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Say whether somebody watches this very module, not those in it."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _reached(things: Any) -> Iterator[Any]:
@@ -48,7 +54,7 @@ def _reached(things: Any) -> Iterator[Any]:
     waiting = deque([things])
     while waiting and len(seen) <= MOST:
         thing = waiting.popleft()
-        yield thing if not isinstance(thing, Tensor) else (thing, thing.data_ptr())
+        yield thing
         if id(thing) not in seen:
             seen.add(id(thing))
             waiting.extend(_inside(thing))
@@ -71,18 +77,20 @@ def _inside(thing: Any) -> list[Any]:
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple | bytes):
-        return type(a) is type(b) and len(a) == len(b) and (isinstance(a, tuple) or a == b)
-    return a is b
+    return a is b or (isinstance(a, bytes) and isinstance(b, bytes) and a == b)
+
+
+def _places(reached: list[Any]) -> list[int | None]:
+    return [_place(thing) for thing in reached if isinstance(thing, Tensor)]
+
+
+def _place(tensor: Tensor) -> int | None:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # what a module has kept of a call that was mapped has no memory of its own
+        return None
 
 
 def _states() -> tuple[Any, ...]:
     _, keys, *place = np.random.get_state(legacy=True)
     return random.getstate(), np.asarray(keys).tobytes(), tuple(place)
-
-
-def _is_watched(thing: Any) -> bool:
-    if not isinstance(thing, nn.Module):
-        return False
-    hooks = thing._forward_hooks, thing._forward_pre_hooks, thing._backward_hooks, thing._backward_pre_hooks
-    return any(map(bool, hooks))

@@ -32,6 +32,7 @@ from sklr.engines._stack_optim import is_steady
 from sklr.engines._stack_replay import Replay, Replays
 from sklr.engines._stack_replay_runs import RunReplay
 from sklr.engines._stack_script import Recorder, read
+from sklr.engines._untouched import Untouched
 
 UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
 SHORT = 12
@@ -154,15 +155,31 @@ class Counting(nn.Module):
         if self.where == "deep inside":
             self.notes.last["n"] += 1
             return self.layer(x) * 2
+        if self.where == "a tensor":
+            self.seen = [x.detach().clone()]
+            return self.layer(x) * 2
         if self.where == "at random":
             return self.layer(x) * (2 if random.random() < 2 else 3)
         self.calls += 1
         return self.layer(x) * (1 + self.calls // 1000) if self.where == "silently" else self.layer(x) / self.calls
 
 
-@pytest.mark.parametrize("where", ["list", "silently", "in the result", "deep inside", "at random"])
+@pytest.mark.parametrize("where", ["list", "silently", "in the result", "deep inside", "at random", "a tensor"])
 def test_a_module_that_remembers_is_called_each_time(where):
     compare(cells_of(lambda: Counting(where)), 0)
+
+
+@pytest.mark.parametrize("change", ["another tensor", "another place", "no change"])
+def test_a_tensor_is_as_it_was_where_it_was(change):
+    holder = SimpleNamespace(t=torch.zeros(2))
+    untouched = Untouched(holder)
+    holder.t.add_(1)
+    assert untouched.holds()
+    if change == "another tensor":
+        holder.t = holder.t.clone()
+    elif change == "another place":
+        holder.t.data = holder.t.clone()
+    assert untouched.holds() == (change == "no change")
 
 
 def test_hooks_are_called_each_time():
