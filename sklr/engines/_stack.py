@@ -18,7 +18,7 @@ from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import Named, RunGradients, RunMap, rng_kept
+from sklr.engines._stack_map import Named, RunGradients, RunMap, first_tensor, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
@@ -27,6 +27,7 @@ from sklr.engines._stack_replay_runs import ReplayedRuns
 from sklr.engines._stack_step import Groups, StackedOptimizer
 from sklr.engines._stack_traits import Traits, examine
 
+ROWS = 512  # evaluated at once, for no more memory than a step takes: a whole fold's activations can be gigabytes
 FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
 
 
@@ -219,10 +220,7 @@ class ModelStack:
         """
         if shared:
             x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
-        if self.traits.eval_chain is not None:
-            out = self._chain_outputs(x)
-        else:
-            out, _ = self._map(x, self.optimizer.params, self._constants, self._buffers, training=False)
+        out = self._mapped_outputs(x) if self.traits.eval_chain is None else self._chain_outputs(x)
         return tree_map(lambda t: t.transpose(0, 1), out)
 
     def keep(self, candidates: Sequence[int]) -> None:
@@ -300,6 +298,13 @@ class ModelStack:
         if (key := (x.shape[0], min(x.shape[1], Evaluation.BLOCK), *x.shape[2:])) not in self._evaluations:
             self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
         return self._evaluations[key](x)
+
+    def _mapped_outputs(self, x: Any) -> Any:
+        state = self.optimizer.params, self._constants, self._buffers
+        starts = range(0, first_tensor(x).shape[1], ROWS)
+        blocks = (tree_map(lambda t, start=start: t[:, start : start + ROWS], x) for start in starts)
+        found = [self._map(block, *state, training=False)[0] for block in blocks]
+        return tree_map(lambda *parts: torch.cat(parts, 2) if parts[0].dim() > 2 else parts[0], *found)
 
     def _forget_programs(self) -> None:
         self._programs.clear()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sklr.engines import _stack
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 
@@ -223,6 +224,32 @@ def test_optimizers_step_as_one_by_one(module, name):
         for i, entry in expected["state"].items():
             for key, value in entry.items():
                 assert torch.allclose(torch.as_tensor(state["state"][i][key]), torch.as_tensor(value), rtol=1e-8)
+
+
+@pytest.mark.parametrize("by_run", [False, True], ids=["mapped", "run by run"])
+def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(8, 3), nn.LayerNorm(3)
+
+        def forward(self, x):
+            seen.append(len(x))
+            return self.norm(self.linear(x)), self.linear.bias.sum()
+
+    monkeypatch.setattr(_stack, "ROWS", 10)
+    monkeypatch.setattr(_stack, "FEW_RUNS", 100 if by_run else 0)
+    modules = cells_of(Watched)
+    stack = stack_of(modules, lambda output, y: output[0].sum())
+    x, seen[:] = torch.rand(len(modules), 24, 8, dtype=torch.float64), []
+    outputs, _ = stack.outputs(x)
+    assert stack.run_by_run == by_run
+    assert max(seen) <= 10
+    for k in range(stack.n_candidates):
+        for c, module in enumerate(modules):
+            assert torch.allclose(outputs[k, c], module(x[c])[0], rtol=1e-12)
 
 
 def test_a_run_taken_out_of_the_stack_trains_on():
