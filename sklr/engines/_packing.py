@@ -42,7 +42,21 @@ def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[
     runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
     at_once = max(1, runs // n_cells)
     n_packs = min(n_members, max(-(-n_members // at_once), n_jobs if n_jobs > 1 else _n_threads(group)))
-    return [part.tolist() for part in np.array_split(np.arange(n_members), n_packs)]
+    return deal(n_members, n_packs)
+
+
+def deal(n_members: int, n_packs: int) -> list[list[int]]:
+    """Deal members out to packs of about equal size, there and back.
+
+    Neighbours are alike. When a pruner stops the lowest, the highest or every second of them, all packs lose as many,
+    and none is left to train on by itself.
+
+    >>> deal(8, 2), deal(4, 3)
+    ([[0, 3, 4, 7], [1, 2, 5, 6]], [[0], [1], [2, 3]])
+    """
+    turns = np.arange(n_members) % (2 * n_packs)
+    packs = np.minimum(turns, 2 * n_packs - 1 - turns)
+    return [np.flatnonzero(packs == i).tolist() for i in range(n_packs)]
 
 
 def _n_threads(group: Group) -> int:
