@@ -24,6 +24,7 @@ from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
 from sklr.engines._stack_replay import Replays
 from sklr.engines._stack_replay_runs import ReplayedRuns
+from sklr.engines._stack_state import FixedState, stacked
 from sklr.engines._stack_step import Groups, StackedOptimizer
 from sklr.engines._stack_traits import Traits, examine
 
@@ -98,8 +99,8 @@ class ModelStack:
         self.n_cells = len(modules)
         per_candidate = [optimizer_kwargs] * n_candidates if isinstance(optimizer_kwargs, Mapping) else optimizer_kwargs
         trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
-        self._constants, self._buffers = _constants(modules, n_candidates), _buffers(modules, n_candidates)
-        params = {name: _stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
+        self._state = FixedState(modules, n_candidates)
+        params = {name: stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
         decays = [decay_form(optimizer, own, groups) for own in per_candidate]
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
@@ -200,10 +201,10 @@ class ModelStack:
         in the way of compiling comes out before it, too.
         """
         if isinstance(self._run_gradients, CompiledGradients):
-            before = {name: t.clone() for name, t in self._buffers.items()}
+            before = {name: t.clone() for name, t in self._state.buffers.items()}
             with rng_kept(batches[0].x):
                 self._gradients(batches)
-            self._buffers = before
+            self._state.buffers = before
 
     @torch.no_grad()
     def outputs(self, x: Any, *, shared: bool = False) -> Any:
@@ -228,8 +229,7 @@ class ModelStack:
         candidates = [int(k) for k in candidates]
         self.optimizer.keep(candidates)
         index = torch.as_tensor(candidates, device=next(iter(self.optimizer.params.values())).device)
-        self._constants = {name: t.index_select(1, index) for name, t in self._constants.items()}
-        self._buffers = {name: t.index_select(0, index) for name, t in self._buffers.items()}
+        self._state.keep(index)
         self._forget_programs()
         self._run_gradients.forget()
 
@@ -237,10 +237,9 @@ class ModelStack:
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
         """Copy one run's parameters and buffers into `module`, and return it."""
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        for name, stacked in {**self.optimizer.params, **self._constants}.items():
-            state[name].copy_(stacked[cell, candidate])
-        for name, stacked in self._buffers.items():
-            state[name].copy_(stacked[candidate, cell])
+        trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}
+        for name, tensor in (trained | self._state.of_run(candidate, cell)).items():
+            state[name].copy_(tensor)
         return module
 
     def optimizer_state(self, candidate: int, cell: int) -> dict[str, Any]:
@@ -300,7 +299,7 @@ class ModelStack:
         return self._evaluations[key](x)
 
     def _mapped_outputs(self, x: Any) -> Any:
-        state = self.optimizer.params, self._constants, self._buffers
+        state = self.optimizer.params, self._state.constants, self._state.buffers
         starts = range(0, first_tensor(x).shape[1], ROWS)
         blocks = (tree_map(lambda t, start=start: t[:, start : start + ROWS], x) for start in starts)
         found = [self._map(block, *state, training=False)[0] for block in blocks]
@@ -335,28 +334,12 @@ class ModelStack:
         return self._mapped_gradients(batch, params, grads, index)
 
     def _mapped_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None) -> Tensor:
-        constants, buffers = self._constants, self._buffers
-        if index is not None:
-            constants = {name: t.index_select(0, index) for name, t in constants.items()}
-            buffers = {name: t.index_select(1, index) for name, t in buffers.items()}
+        constants, buffers = self._state.of_cells(index)
         found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
         for name, grad in found.items():
             grads[name].copy_(grad)
-        self._set_buffers(buffers, index)
+        self._state.update(buffers, index)
         return losses
-
-    def _set_buffers(self, buffers: Named, index: Tensor | None) -> None:
-        """Write buffers down where they are, for there replayed steps look for them; one may lie in another's place."""
-        places = {b.untyped_storage().data_ptr() for b in self._buffers.values()}
-        buffers = {n: b.clone() if b.untyped_storage().data_ptr() in places else b for n, b in buffers.items()}
-        for name, buffer in buffers.items():
-            own = self._buffers[name]
-            if index is not None:
-                own.index_copy_(1, index, buffer)
-            elif own.shape == buffer.shape and own.dtype == buffer.dtype:
-                own.copy_(buffer)
-            else:
-                self._buffers[name] = buffer
 
     @torch.no_grad()
     def _clip_gradients(self) -> None:
@@ -371,23 +354,3 @@ class ModelStack:
         if clip_value is not None:
             for grad in grads:
                 grad.clamp_(-clip_value, clip_value)
-
-
-def _stacked(per_cell: Sequence[Tensor], n_candidates: int) -> Tensor:
-    cells = torch.stack([t.detach() for t in per_cell]).unsqueeze(1)
-    return cells.expand(-1, n_candidates, *cells.shape[2:]).contiguous()
-
-
-def _constants(modules: Sequence[nn.Module], n_candidates: int) -> Named:
-    frozen = [name for name, p in modules[0].named_parameters() if not p.requires_grad]
-    return {name: _stacked([m.get_parameter(name) for m in modules], n_candidates) for name in frozen}
-
-
-def _buffers(modules: Sequence[nn.Module], n_candidates: int) -> Named:
-    """Buffers as (n_candidates, n_cells, *shape), unlike parameters: the order in which they are mapped over.
-
-    Batch normalisation writes its running statistics through a view of them, which another order would not allow.
-    """
-    names = [name for name, _ in modules[0].named_buffers()]
-    cells = {name: torch.stack([m.get_buffer(name) for m in modules]) for name in names}
-    return {name: t.expand(n_candidates, *t.shape).contiguous() for name, t in cells.items()}

@@ -54,7 +54,7 @@ def state_of(stack):
         for i, entry in stack.optimizer_state(k, c)["state"].items()
         for name, value in entry.items()
     }
-    return {**stack.optimizer.params, **stack._buffers, **entries}
+    return {**stack.optimizer.params, **stack._state.buffers, **entries}
 
 
 def assert_equal_states(a, b):
