@@ -25,14 +25,15 @@ from sklr.schedules import Constant, Schedule
 class Side(NamedTuple):
     """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
-    `weight` holds sample weights, shape (n_rows,), or None.
+    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random world.
     """
 
     net: NeuralNet
     epochs: Sequence[Epoch]
     x: Rows
     y: Rows
-    weight: Tensor | None = None
+    weight: Tensor | None
+    seed: int
 
 
 class Member(NamedTuple):
@@ -52,9 +53,8 @@ class Pack:
     stack : ModelStack
     members : sequence of Member, in the stack's order
     sides : sequence of Side, one per cell
+        The first one's seed is dropout's, in all packs: how candidates are packed changes nothing.
     max_epochs : int
-    seed : int
-        For dropout; equal in all packs of a search, so that how candidates are packed changes nothing.
 
     Attributes
     ----------
@@ -67,9 +67,9 @@ class Pack:
     diverged : dict from (member, cell) to (step, loss)
     """
 
-    def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int, seed: int):
+    def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int):
         self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
-        self.world = RandomStream(seed)
+        self.world = RandomStream(sides[0].seed)
         self._stack_rows()
         self.epoch, self.seconds = 0, 0.0
         self.alive = np.ones((len(members), len(sides)), dtype=bool)

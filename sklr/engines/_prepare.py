@@ -172,8 +172,9 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     world: Any = nullcontext()
     if hasattr(net, "start_fit"):
         X, y = net.start_fit(X, y, data.fit_params.get("sample_weight"))
+        seed = getattr(net.random_world(), "seed", cell.seed)  # its own, where it has one
     else:
-        world = RandomStream(cell.seed)
+        seed, world = cell.seed, RandomStream(cell.seed)
         with world:
             net.initialize()
         net.check_data(X, y)  # skorch's own classifiers find their classes in it
@@ -185,7 +186,7 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     weight = data.fit_params.get("sample_weight")
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
-    return Side(net, draw_epochs(net, len(dataset), net.max_epochs, world), x, targets, weight)
+    return Side(net, draw_epochs(net, len(dataset), net.max_epochs, world), x, targets, weight, seed)
 
 
 def _caster(net: NeuralNet) -> Any:
@@ -330,5 +331,7 @@ def _check_loss(stack: ModelStack, net: NeuralNet, x: Rows, y: Rows) -> None:
     found = stack.loss(outputs, map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), y), None)[0, 0]
     with torch.no_grad():
         wanted = net.get_loss(_infer(net, x), y, X=x, training=False)
-    if not torch.allclose(found, wanted.to(found), rtol=1e-4, equal_nan=True):
+    precision = stack.traits.precision
+    tolerance = 1e-4 if precision is None else 8 * torch.finfo(precision).eps
+    if not torch.allclose(found, wanted.to(found), rtol=tolerance, equal_nan=True):
         raise Unstackable(f"the loss of a batch is {found:.6g} in a stack and {wanted:.6g} in the net")

@@ -58,7 +58,7 @@ class ScoredPack:
         self.group, self.chosen = group, list(chosen)
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
-        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs, experiment.cells[0].seed)
+        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
         self.step_flops = step_flops(group, self.pack.stack)
         self.x_test = stack_rows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]

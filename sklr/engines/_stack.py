@@ -106,7 +106,7 @@ class ModelStack:
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self.traits = traits or examine(self.module, example, criterion, transform)
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
-        self.mixes_rows, self.thread_safe = self.traits.mixes_rows, not self.traits.draws
+        self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
         self._map = self._make_map()
         self._run_gradients = self._make_gradients(compile)
         self._programs: dict[Any, Program] = {}

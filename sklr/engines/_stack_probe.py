@@ -122,7 +122,7 @@ def _compared(
             pairs += [(f"{key!r} after a step", mine[key], theirs[key]) for key in theirs]
             pairs += _predictions(outputs, candidate, cell, alone, x1)
             for what, value, reference in pairs:
-                if not _close(value, reference):
+                if not _close(value, reference, stack.traits.precision):
                     return f"stacked training differs from training one by one ({what})"
     return None
 
@@ -145,10 +145,13 @@ def _step_alone(module: nn.Module, lr: float, x: Any, y: Any, criterion: Any, tr
     return loss.detach()
 
 
-def _close(value: Tensor, reference: Tensor) -> bool:
+def _close(value: Tensor, reference: Tensor, precision: torch.dtype | None) -> bool:
+    """Whether they agree to half the digits; in mixed precision, to all but three bits of the lower one."""
     if not reference.is_floating_point():
         return torch.equal(value, reference)
     tolerance = torch.finfo(reference.dtype).eps ** 0.5
+    if precision is not None:  # then a loss, too, may be of either precision
+        value, tolerance = value.to(reference.dtype), 8 * torch.finfo(precision).eps
     scale = float(reference.abs().max()) if reference.numel() else 0.0
     return torch.allclose(value, reference, rtol=tolerance, atol=tolerance * scale + 1e-30, equal_nan=True)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -37,27 +35,20 @@ def record(module: nn.Module, x: Any) -> Chain | None:
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
 
 
-@contextmanager
-def called() -> Iterator[set[str]]:
-    """The names of the torch functions called within, once it is left."""
-    names: set[str] = set()
-    with _Recorder() as recorder:
-        yield names
-    names.update(name for name, *_ in recorder.calls)
-
-
 def _is_stateful(module: nn.Module) -> bool:
     return any(map(is_hooked, module.modules())) or any(True for _ in module.buffers())
 
 
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
-    recorder = _Recorder()
+    recorder = CallRecorder(x.device.type)
     try:
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
             output = module(x)
     except Exception:  # whatever it is, the general lane will meet it and report it
         return None
+    if recorder.precision is not None:
+        return None  # it computes in other numbers than it is given
     operations: list[Operation] = []
     current: Any = x
     for name, args, kwargs, result in recorder.calls:
@@ -72,18 +63,44 @@ def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Ope
     return operations if plain and any(isinstance(op, Linear) for op in operations) else None
 
 
-class _Recorder(TorchFunctionMode):
-    """Writes down every torch call that makes a tensor, and questions about a shape pass."""
+class CallRecorder(TorchFunctionMode):
+    """Writes down every torch call that makes a tensor, and questions about a shape pass.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    device_type : str
+        Where the module works.
+
+    Attributes
+    ----------
+    calls : list of (name, args, kwargs, result)
+    precision : torch.dtype or None
+        To which `torch.autocast` casts, if it was on during a call.
+
+    >>> with CallRecorder("cpu") as recorder, torch.autocast("cpu"):
+    ...     _ = torch.ones(2).exp()
+    >>> sorted(recorder.names), recorder.precision
+    (['exp', 'ones'], torch.bfloat16)
+    """
+
+    def __init__(self, device_type: str) -> None:
         super().__init__()
+        self.device_type = device_type
+        self.precision: torch.dtype | None = None
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    @property
+    def names(self) -> set[str]:
+        """Of the functions called."""
+        return {name for name, *_ in self.calls}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if isinstance(result, Tensor) or name not in ("size", "dim", "__get__", "__len__"):
             self.calls.append((name, args, kwargs or {}, result))
+        if torch.is_autocast_enabled(self.device_type):
+            self.precision = torch.get_autocast_dtype(self.device_type)
         return result
 
 

@@ -13,8 +13,8 @@ from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import Chain
 from sklr.engines._stack_conv import OPERATIONS, ConvolutionMeter
 from sklr.engines._stack_loss import StackedLoss, Transform
-from sklr.engines._stack_map import call, mixes_rows, rng_kept
-from sklr.engines._stack_record import called, record
+from sklr.engines._stack_map import call, first_tensor, mixes_rows, rng_kept
+from sklr.engines._stack_record import CallRecorder, record
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Traits:
     loss : StackedLoss
     mixes_rows : bool
         Whether a row's part in the training depends on the batch's other rows.
+    precision : torch.dtype or None
+        To which `torch.autocast` casts where the module uses it.
     """
 
     chain: Chain | None
@@ -42,6 +44,12 @@ class Traits:
     large_convolutions: bool
     loss: StackedLoss
     mixes_rows: bool
+    precision: torch.dtype | None
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may train such modules: they share a generator, and autocast is of one thread."""
+        return not self.draws and self.precision is None
 
     @property
     def attention(self) -> bool:
@@ -66,9 +74,10 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
     with rng_kept(x):
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
         before = torch.random.get_rng_state()
-        with called() as names, ConvolutionMeter() as meter, torch.no_grad():
+        seen = CallRecorder(first_tensor(x).device.type)
+        with seen, ConvolutionMeter() as meter, torch.no_grad():
             output = call(copy.deepcopy(module), x)
         draws = not torch.equal(before, torch.random.get_rng_state())
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
-    return Traits(chain, eval_chain, names, draws, meter.large, loss, mixes)
+    return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision)

@@ -181,7 +181,7 @@ def _train_stacked(group: Group, ramp: Ramp) -> list[np.ndarray]:
     multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
     try:
-        pack = Pack(group.build([0]), [member], sides, group.max_epochs, seed=0)
+        pack = Pack(group.build([0]), [member], sides, group.max_epochs)
         with fitting_threads(step_flops(group, pack.stack)), pack.world:
             losses = pack.steps(positions, sizes, torch.from_numpy(lr))
     except (RuntimeError, MemoryError) as error:

@@ -504,6 +504,14 @@ def test_dropout_is_shared_by_the_candidates_of_a_cell():
     assert losses[0] == pytest.approx(losses[1], rel=0.2)  # in distribution only
 
 
+@pytest.mark.parametrize("engine", [StackedEngine, SequentialEngine])
+def test_a_nets_own_seed_repeats_its_training_whatever_the_cells_seeds(engine):
+    described = experiment(classifier(partial(Double, dropout=0.5), module__hidden=(8,), random_state=3))
+    cells = [replace(cell, seed=cell.seed + 1) for cell in described.cells]
+    first, again = (engine().start(e, LRS).finish() for e in (described, replace(described, cells=cells)))
+    assert [[o.history for o in row] for row in first] == [[o.history for o in row] for row in again]
+
+
 def test_skorchs_own_nets():
     class Module(nn.Module):
         def __init__(self):

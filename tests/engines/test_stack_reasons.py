@@ -46,6 +46,15 @@ def own_attention(m, x):
     return m.linear(F.scaled_dot_product_attention(h, h, h, dropout_p=0.2 if m.training else 0.0).flatten(1))
 
 
+def mixed(dtype, back, layer=lambda m, x: m.linear(x)):
+    def forward(m, x):
+        with torch.autocast("cpu", dtype=dtype):
+            h = layer(m, x)
+        return h.float() if back else h
+
+    return Custom(forward)
+
+
 STACKABLE = {
     "mlp": nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)),
     "dropout": nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Dropout(0.3), nn.Linear(5, 3)),
@@ -56,6 +65,8 @@ STACKABLE = {
     ),
     "attention with dropout": Custom(own_attention),
     "float64": nn.Linear(8, 3).double(),
+    "mixed precision": mixed(torch.bfloat16, back=True),
+    "half precision outputs": mixed(torch.float16, back=False),
     "reassigned buffer": Custom(remembering, mean=torch.zeros(())),
 }
 
@@ -78,6 +89,7 @@ UNSTACKABLE = {
     "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "depends on values of tensors"),
     "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "depends on values of tensors"),
     "state": (Custom(counting), "stacked training differs from training one by one"),
+    "state, mixed precision": (mixed(torch.bfloat16, True, counting), "stacked training differs from training one by"),
     "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "its randomness in training is not Dropout's"),
     "lazy": (nn.LazyLinear(3), "its lazy layers are not initialised yet"),
     "unused": (Custom(lambda m, x: m.linear(x), other=nn.Linear(2, 2)), "its parameter 'other.weight' is not used"),

@@ -23,6 +23,7 @@ from test_stack import (
     stack_of,
 )
 from torch import nn
+from torch.nn import functional as F
 
 from sklr.engines import _stack_replay, _stack_script
 from sklr.engines._packing import out_of_memory
@@ -133,6 +134,45 @@ class ByIndex(nn.Module):
 
 def test_arguments_of_every_kind():
     compare(cells_of(ByIndex), SHORT - 3)
+
+
+class Mixed(nn.Module):
+    """That computes in bfloat16 by `torch.autocast`, if asked."""
+
+    def __init__(self, enabled=True):
+        super().__init__()
+        self.layers, self.enabled = nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 3)), enabled
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.enabled):
+            return self.layers(x).float()
+
+
+def test_mixed_precision():
+    """It is trained in the lower one, of which the stack rounds other intermediate results."""
+    x, y = data(SHORT)
+    batches, lr, modules = Batch(x.float(), y), lr_of(SHORT), [Mixed() for _ in range(N_CELLS)]
+    stack = compare(modules, SHORT - 3, lr, batches, example=(batches.x[0, 0], y[0, 0]))
+    assert not stack.thread_safe
+    for c, start in enumerate(modules):
+        found = stack.load_run(len(LRS) - 1, c, copy.deepcopy(start))
+        mixed, full = copy.deepcopy(start), copy.deepcopy(start)
+        full.enabled = False
+        for module in (mixed, full):
+            optimizer = torch.optim.SGD(module.parameters())
+            for t in range(SHORT):
+                optimizer.param_groups[0]["lr"] = lr[t, 0, -1, c].item()
+                optimizer.zero_grad()
+                F.cross_entropy(module(batches.x[t, c]), y[t, c]).backward()
+                optimizer.step()
+        from_mixed, from_full = (
+            max(
+                float((a - b).detach().abs().max()) for a, b in zip(found.parameters(), other.parameters(), strict=True)
+            )
+            for other in (mixed, full)
+        )
+        assert from_mixed < 1e-3
+        assert from_full > 1e-5  # a hundred times what rounding does in float32
 
 
 @pytest.mark.parametrize("make", [lambda: mlp(nn.Dropout(0.5)), lambda: mlp(nn.LayerNorm(7), nn.Dropout(0.5))])
