@@ -17,7 +17,7 @@ Rows = Any  # a tensor, or a dict or list of tensors, whose first axis counts ro
 
 
 def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Rows:
-    """Apply a function to the tensors of equally built dicts and lists.
+    """Apply a function to the tensors of equally built dicts, lists and tuples.
 
     >>> map_tensors(torch.add, {"a": torch.ones(1)}, {"a": torch.ones(1)})
     {'a': tensor([2.])}
@@ -25,7 +25,8 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
     if isinstance(first, Mapping):
         return {name: map_tensors(function, *(rows[name] for rows in (first, *others))) for name in first}
     if isinstance(first, (list, tuple)):
-        return [map_tensors(function, *rows) for rows in zip(first, *others, strict=True)]
+        parts = [map_tensors(function, *rows) for rows in zip(first, *others, strict=True)]
+        return tuple(parts) if isinstance(first, tuple) else parts
     return function(first, *others)
 
 

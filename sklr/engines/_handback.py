@@ -42,19 +42,37 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
         net.check_data(place.data.X_train, place.data.y_train)
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
-    _restore_optimizer(net, pack.stack.optimizer_state(i, cell), pack.history[m][cell], pack.members[m].lrs)
+    net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
+    _restore_lrs(net, pack.history[m][cell], pack.members[m].lrs)
     if pack.members[m].schedule != Constant():
         _mark_schedule(net)
     _restore_history(net, pack.history[m][cell], len(place.side.epochs[0]))
     return estimator
 
 
-def _restore_optimizer(net: NeuralNet, state: dict, history: Sequence[EpochRow], peaks: Sequence[float]) -> None:
-    net.optimizer_.load_state_dict(state)
+def show_progress(net: NeuralNet, history: Sequence[EpochRow], peaks: Sequence[float], n_batches: int) -> None:
+    """Let a net have the history and the learning rates of a run, for those that look at more than its predictions."""
+    net.initialize_history()
+    _restore_history(net, history, n_batches)
+    _restore_lrs(net, history, peaks)
+
+
+def _restore_lrs(net: NeuralNet, history: Sequence[EpochRow], peaks: Sequence[float]) -> None:
     last = history[-1].lr if history else peaks[0]
     for group, peak in zip(net.optimizer_.param_groups, peaks, strict=True):
         group["initial_lr"] = peak
         group["lr"] = peak * (last / peaks[0] if peaks[0] else 1.0)
+
+
+def _with_frozen(net: NeuralNet, state: dict) -> dict:
+    """Number parameters as the net's own optimizer does, which has those that are not trained, too."""
+    groups, own = net.optimizer_.param_groups, net.optimizer_.state_dict()["param_groups"]
+    pairs = [zip(group["params"], numbered["params"], strict=True) for group, numbered in zip(groups, own, strict=True)]
+    trained = [number for group in pairs for p, number in group if p.requires_grad]
+    return {
+        "state": {trained[i]: entry for i, entry in state["state"].items()},
+        "param_groups": [{**g, "params": o["params"]} for g, o in zip(state["param_groups"], own, strict=True)],
+    }
 
 
 def _mark_schedule(net: NeuralNet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,10 +105,10 @@ def run_bytes(group: Group) -> int:
 def _forward_few_rows(group: Group) -> float:
     """Run the first cell's module on a few rows, in evaluation mode; return how many times more a full batch has."""
     side = group.places[0].side
-    module, size = side.net.module_, max(map(len, side.epochs[0]))
-    few, training = min(size, 8), module.training
+    size = max(map(len, side.epochs[0]))
+    few = min(size, 8)
+    module = copy.deepcopy(side.net.module_)  # it may keep what it computes
     call(module.eval(), map_tensors(lambda rows: rows[:few], side.x))
-    module.train(training)
     return size / few
 
 

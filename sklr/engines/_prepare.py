@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,7 @@ from sklr.engines._pack import Member, Side
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
 from sklr.engines._stack import ModelStack
+from sklr.engines._stack_checks import check_loss, check_sides, infer
 from sklr.engines._stack_optim import is_steady, optimizer_reasons
 from sklr.engines._stack_probe import module_reasons
 from sklr.schedules import resolve_schedule
@@ -162,19 +163,18 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
     side = _side(net, cell, data)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject, score_data = (net, data) if predictions_do else (estimator, raw)
-    x_test = all_rows(net, net.get_dataset(_as_predicted(net, data.X_test)))[0]
+    x_test = map_tensors(_caster(net), all_rows(net, net.get_dataset(_as_predicted(net, data.X_test)))[0])
     return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
 
 
 def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     X, y = data.X_train, data.y_train
     net.set_params(verbose=0)
-    world: Any = nullcontext()
     if hasattr(net, "start_fit"):
         X, y = net.start_fit(X, y, data.fit_params.get("sample_weight"))
-        seed = getattr(net.random_world(), "seed", cell.seed)  # its own, where it has one
+        world: Any = net.random_world()
     else:
-        seed, world = cell.seed, RandomStream(cell.seed)
+        world = RandomStream(cell.seed)
         with world:
             net.initialize()
         net.check_data(X, y)  # skorch's own classifiers find their classes in it
@@ -186,7 +186,10 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     weight = data.fit_params.get("sample_weight")
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
-    return Side(net, draw_epochs(net, len(dataset), net.max_epochs, world), x, targets, weight, seed)
+    epochs = draw_epochs(net, len(dataset), net.max_epochs, world)
+    if not epochs or not all(epochs):
+        raise Unstackable("there is no batch to train on in some epoch")
+    return Side(net, epochs, x, targets, weight, getattr(world, "seed", cell.seed))
 
 
 def _caster(net: NeuralNet) -> Any:
@@ -203,10 +206,11 @@ def _world(places: list[Place]) -> World:
     net = places[0].side.net
     if sum(p.requires_grad for p in net.criterion_.parameters()):
         raise Unstackable("the criterion has parameters of its own to learn")
-    x = map_tensors(lambda rows: rows[:8], places[0].side.x)
-    output = _infer(net, x)
+    few = _spread(len(places[0].side.y), 8)
+    x = map_tensors(lambda rows: rows[few], places[0].side.x)
+    output = infer(net, x)
     places = [place._replace(side=place.side._replace(y=_targets(net, place.side.y, output))) for place in places]
-    y = map_tensors(lambda rows: rows[:8], places[0].side.y)
+    y = map_tensors(lambda rows: rows[few], places[0].side.y)
     optimizer, groups, own_lrs = _optimizer(net)
     transform = _transform(net)
     reasons = module_reasons(net.module_, x, y, net.criterion_, transform=transform)
@@ -214,7 +218,7 @@ def _world(places: list[Place]) -> World:
     if reasons:
         raise Unstackable(*dict.fromkeys(reasons))
     stack_args = {
-        "criterion": net.criterion_,
+        "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
         "optimizer": optimizer,
         "example": (x, y),
         "groups": groups,
@@ -222,7 +226,8 @@ def _world(places: list[Place]) -> World:
         **_clipping(net),
     }
     stack = _build(places, [_optimizer_kwargs(net)], stack_args)
-    _check_loss(stack, net, x, y)
+    check_loss(stack, net, x, y)
+    check_sides(stack, net, [place.side for place in places])
     return World(places, {**stack_args, "traits": stack.traits}, own_lrs, stack.thread_safe)
 
 
@@ -242,10 +247,9 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) 
     return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe, steady)
 
 
-def _infer(net: NeuralNet, x: Rows) -> Rows:
-    net._set_training(False)
-    with torch.no_grad():
-        return net.infer(x)
+def _spread(n_rows: int, n: int) -> Tensor:
+    """Return the numbers of `n` rows, evenly spread: rows in order of their class are then of several."""
+    return torch.linspace(0, n_rows - 1, min(n, n_rows)).long()
 
 
 def _first(output: Any) -> Any:
@@ -286,14 +290,14 @@ def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
 
 def _optimizer(net: NeuralNet) -> tuple[type, Any, list[dict[str, float]]]:
     """Return the optimizer's class, its parameter groups by name, and what each group says about its lr."""
-    names = {id(p): name for name, p in net.module_.named_parameters()}
+    names = {id(p): name for name, p in net.module_.named_parameters() if p.requires_grad}
     (param_groups,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
-    groups = [
-        ([names[id(p)] for p in group["params"]], {k: v for k, v in group.items() if k not in ("params", "lr")})
-        for group in param_groups
-    ]
+    trained = [[names[id(p)] for p in group["params"] if id(p) in names] for group in param_groups]
+    others = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in param_groups]
+    if not all(trained):
+        raise Unstackable("there is nothing to train in some parameter group")
     own = [{k: v for k, v in group.items() if k in ("lr", "lr_multiplier")} for group in param_groups]
-    return type(net.optimizer_), groups, own
+    return type(net.optimizer_), list(zip(trained, others, strict=True)), own
 
 
 def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
@@ -322,16 +326,3 @@ def _clipping(net: NeuralNet) -> dict[str, Any]:
             norm_type = callback.gradient_clip_norm_type
             return {"clip_norm": callback.gradient_clip_value, "clip_norm_type": norm_type}
     return {}
-
-
-def _check_loss(stack: ModelStack, net: NeuralNet, x: Rows, y: Rows) -> None:
-    """Refuse if the stack's loss is not the net's own: a loss that `get_loss` alone knows of, say."""
-    many = map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), x)
-    outputs = map_tensors(lambda out: out.transpose(0, 1), stack.outputs(many))
-    found = stack.loss(outputs, map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), y), None)[0, 0]
-    with torch.no_grad():
-        wanted = net.get_loss(_infer(net, x), y, X=x, training=False)
-    precision = stack.traits.precision
-    tolerance = 1e-4 if precision is None else 8 * torch.finfo(precision).eps
-    if not torch.allclose(found, wanted.to(found), rtol=tolerance, equal_nan=True):
-        raise Unstackable(f"the loss of a batch is {found:.6g} in a stack and {wanted:.6g} in the net")

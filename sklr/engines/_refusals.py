@@ -7,6 +7,7 @@ from typing import Any
 import skorch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
+from torch.utils.data import default_collate
 
 from sklr import nets
 from sklr._net_parts import NetParts
@@ -41,6 +42,9 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
         reasons.append("train_split holds rows out of each training")
     if not loads_plainly(net):
         reasons.append("iterator_train is not torch's DataLoader")
+    for part in ("iterator_train", "iterator_valid"):
+        if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
+            reasons.append(f"{part}__collate_fn makes batches in a way of its own")
     if net.compile:
         reasons.append("compile=True compiles each module")
     allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()

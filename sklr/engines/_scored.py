@@ -14,7 +14,7 @@ from torch import Tensor
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, epoch_positions, map_tensors, stack_rows
-from sklr.engines._handback import fitted_estimator
+from sklr.engines._handback import fitted_estimator, show_progress
 from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
 from sklr.engines._prepare import Group, as_inferred
@@ -99,12 +99,14 @@ class ScoredPack:
                     history[-1] = history[-1]._replace(valid_score=float(scores[i]))
 
     def _follow_one(self, cell: int, i: int, outputs: Rows) -> float:
-        score = partial(self.scorers[cell].score, outputs, self._loader(cell, i))
-        return quietly(lambda: pick_score(score(), self.experiment.metric))
+        return quietly(lambda: pick_score(self._score_run(cell, i, outputs), self.experiment.metric))
 
-    def _loader(self, cell: int, i: int) -> partial:
-        """What copies the weights of a run, by its place in the stack, into a module."""
-        return partial(self.pack.stack.load_run, i, cell)
+    def _score_run(self, cell: int, i: int, outputs: Rows, train: bool = False) -> Scores:
+        """Score a run, by its place in the stack, on the rows that these outputs are for."""
+        scorer, m, batches = self.scorers[cell], self.pack.in_stack[i], self.pack.sides[cell].epochs[0]
+        if not scorer.by_answers:
+            show_progress(scorer.net, self.pack.history[m][cell], self.pack.members[m].lrs, len(batches))
+        return scorer.score(outputs, partial(self.pack.stack.load_run, i, cell), train)
 
     def _outputs(self, x: Rows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
@@ -119,7 +121,8 @@ class ScoredPack:
         return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
-        return map_tensors(lambda t: t[:, cell, : n_rows[cell]], outputs)
+        # what a module returns beside its outputs may be one number for all rows
+        return map_tensors(lambda t: t[:, cell, : n_rows[cell]] if t.dim() > 2 else t[:, cell], outputs)
 
     def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
         """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
@@ -187,17 +190,16 @@ class ScoredPack:
         quick = [scorer.quick.exact(self._rows_of(tests, k, self.n_test)) for k, scorer in enumerate(self.scorers)]
         for m, cell in np.argwhere(mask):
             start = time.time()
-            i, scorer, known = self.pack.in_stack.index(m), self.scorers[cell], quick[cell]
-            load = self._loader(cell, i)
+            i, known = self.pack.in_stack.index(m), quick[cell]
             if known is None:
-                test = scorer.score(map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)), load)  # noqa: B023
+                test = self._score_run(cell, i, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
             else:
                 test = float(known[i])
             seconds = shared + time.time() - start
             train: Scores | None = None
             if trains is not None:
                 rows = map_tensors(lambda t: t[i], self._rows_of(trains, cell, n_train))  # noqa: B023
-                train = scorer.score(rows, load, train=True)
+                train = self._score_run(cell, i, rows, train=True)
             self._record(m, cell, status, reason, test, train, seconds)
 
     def _record(

@@ -253,7 +253,7 @@ class ModelStack:
             self.module,
             attention=traits.attention,
             pictures=on_cpu and traits.pictures,
-            run_by_run=on_cpu and (few or traits.large_convolutions),
+            run_by_run=on_cpu and (few or traits.large_convolutions) and not traits.keeps,
         )
 
     def _make_replays(self) -> Replays:

@@ -45,7 +45,7 @@ class RowLoss:
         total = (total if weight is None else total * weight.unsqueeze(1)).sum(2)
         if not self.mean:
             return total
-        return total / self._divisor(targets, weight, n_per_row, outputs.dtype).unsqueeze(1)
+        return total / _or_one(self._divisor(targets, weight, n_per_row, outputs.dtype), weight).unsqueeze(1)
 
     def _divisor(self, targets: Tensor, weight: Tensor | None, n_per_row: int, dtype: torch.dtype) -> Tensor:
         """What "mean" divides by: Tensor (n_cells,)."""
@@ -79,7 +79,7 @@ class RowLoss:
         if weight is not None:
             share = share * weight
         if self.mean:
-            share = share / share.sum(-1, keepdim=True)
+            share = share / _or_one(share.sum(-1), weight).unsqueeze(-1)
         labels, share = torch.where(kept, targets, 0).unsqueeze(-2), share.unsqueeze(-2)
         one_hot = share.new_zeros(*targets.shape[:-1], n_classes, targets.shape[-1])
         return labels, share, one_hot.scatter_(-2, labels, -share)
@@ -96,6 +96,11 @@ class RowLoss:
         else:
             losses = self.per_element(outputs.flatten(0, 2), targets.flatten(0, 2))
         return losses.reshape(*lead, n_rows, -1)
+
+
+def _or_one(divisor: Tensor, weight: Tensor | None) -> Tensor:
+    """The divisor, and 1 where no row weighs anything: the loss is then 0."""
+    return divisor if weight is None else torch.where(weight.sum(-1) == 0, torch.ones_like(divisor), divisor)
 
 
 class WholeLoss:
@@ -135,7 +140,8 @@ class StackedLoss:
     def __init__(self, criterion: Any, output: Any, target: Any, transform: Transform | None = None):
         self.transform = _stacked_transform(transform, output)
         output = output if transform is None else transform(output)
-        self.reduce = RowLoss(criterion) if _is_row_loss(criterion, output, target) else WholeLoss(criterion)
+        by_row = _is_row_loss(copy.deepcopy(criterion), output, target)  # a copy: it may count its calls
+        self.reduce = RowLoss(criterion) if by_row else WholeLoss(criterion)
         self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
         self.n_out = output.shape[-1] if isinstance(output, Tensor) and output.dim() else 0
 
@@ -232,8 +238,13 @@ def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> boo
 
 
 def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
-    """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows."""
-    if getattr(criterion, "reduction", None) not in ("mean", "sum") or not isinstance(output, Tensor):
+    """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows.
+
+    Asked of PyTorch's own only: what the mean of another one divides by, a few rows cannot tell.
+    """
+    if type(criterion).__module__ != nn.CrossEntropyLoss.__module__ or not isinstance(output, Tensor):
+        return False
+    if getattr(criterion, "reduction", None) not in ("mean", "sum"):
         return False
     if not isinstance(target, Tensor) or output.shape[:1] != target.shape[:1]:
         return False

@@ -171,10 +171,14 @@ class RunGradients:
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:
-    """Whether the first row's training output changes when the other rows do."""
-    first_row_only = tree_map(lambda t: t[:1].expand_as(t).contiguous(), x)
+    """Whether the first row's output changes, in the module's present mode, when the other rows do."""
+
+    def others_changed(t: Tensor) -> Tensor:
+        first = t[:1].expand_as(t[1:])
+        return torch.cat([t[:1], 2 * first + 1 if t.is_floating_point() else first])
+
     outputs = []
-    for rows in (x, first_row_only):
+    for rows in (x, tree_map(others_changed, x)):
         with rng_kept(x), torch.no_grad():
             outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
     return not torch.allclose(outputs[0], outputs[1], rtol=1e-5, equal_nan=True)

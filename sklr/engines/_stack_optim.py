@@ -106,9 +106,12 @@ def _trial(
     alone = [{n: p.clone().requires_grad_() for n, p in start.items()} for _ in lrs]
     optimizers = [_alone(optimizer, kwargs, overrides, names, run) for run in alone]
     recorders = []
-    for multiplier in (0.5, 1.0, 0.25, 0.0, 1.5, 1.0):
+    is_known = optimizer.__module__.startswith("torch.optim.")  # another may do something every tenth step
+    multipliers = (0.5, 1.0, 0.25, 0.0, 1.5, 1.0) * (1 if is_known else 8)
+    for step, multiplier in enumerate(multipliers):
+        scale = 1.0 if step < 6 else 10.0 ** (step % 7 - 3)  # or clip
         for n, s in shapes.items():
-            grad = torch.randn(s, generator=draw, dtype=torch.float64)
+            grad = scale * torch.randn(s, generator=draw, dtype=torch.float64)
             together.grads[n].copy_(grad)
             for run in alone:
                 run[n].grad = grad.clone()

@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import call, rng_kept
+from sklr.engines._stack_map import call, mixes_rows, rng_kept
+from sklr.engines._stack_traits import Traits, examine
+from sklr.engines._untouched import Untouched, is_hooked
 
 _LRS = (0.0, 0.5)
 
@@ -77,21 +79,31 @@ def _structure(module: nn.Module) -> list[str]:
 
 def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> str | None:
     _step_alone(copy.deepcopy(module), 0.0, x, y, criterion, transform)
+    if mixes_rows(copy.deepcopy(module).eval(), x):
+        return "what it predicts for a row depends on the other rows of the batch"
+    if _counts_predictions(copy.deepcopy(module).eval(), x):
+        return "it remembers something of its calls in evaluation mode, and a stack makes others"
+    traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
+    if traits.counts and traits.mixes_rows:
+        return "it or its criterion remembers something of its calls, of which a step on uneven folds takes several"
     modules = [copy.deepcopy(module), _shifted(module)]
     x2, y2 = (tree_map(lambda t: torch.stack([t, t.flip(0)]), data) for data in (x, y))
     if not _is_random(module, x):
-        return _compared(modules, x, y, x2, y2, criterion, transform)
+        return _compared(_stack(modules, x, y, criterion, transform, traits), modules, x2, y2, criterion, transform)
     # Masks differ between a stack and a single run: see that they work, and compare without them.
-    _stack(modules, x, y, criterion, transform).step(_rates(), Batch(x2, y2))
+    _stack(modules, x, y, criterion, transform, traits).step(_rates(), Batch(x2, y2))
     with _NoDropout():
         modules = [_calm_attention(m) for m in modules]
         if _is_random(modules[0], x):
             return "its randomness in training is not Dropout's, so it cannot be compared with training one by one"
-        return _compared(modules, x, y, x2, y2, criterion, transform)
+        return _compared(_stack(modules, x, y, criterion, transform), modules, x2, y2, criterion, transform)
 
 
-def _stack(modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None) -> ModelStack:
-    return ModelStack(modules, len(_LRS), criterion, torch.optim.SGD, {}, example=(x, y), transform=transform)
+def _stack(
+    modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None, traits: Traits | None = None
+) -> ModelStack:
+    sgd = torch.optim.SGD
+    return ModelStack(modules, len(_LRS), criterion, sgd, {}, example=(x, y), transform=transform, traits=traits)
 
 
 def _rates() -> Tensor:
@@ -99,16 +111,9 @@ def _rates() -> Tensor:
 
 
 def _compared(
-    modules: list[nn.Module],
-    example_x: Any,
-    example_y: Any,
-    x: Any,
-    y: Any,
-    criterion: Any,
-    transform: Transform | None,
+    stack: ModelStack, modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None
 ) -> str | None:
     """The first difference between a stack after one step and its runs trained by themselves."""
-    stack = _stack(modules, example_x, example_y, criterion, transform)
     losses = stack.step(_rates(), Batch(x, y))
     outputs, own = stack.outputs(x), copy.deepcopy(modules[0])
     for candidate, lr in enumerate(_LRS):
@@ -127,6 +132,14 @@ def _compared(
     return None
 
 
+def _counts_predictions(module: nn.Module, x: Any) -> bool:
+    with torch.no_grad():
+        call(module, x)
+        untouched = Untouched(module)
+        call(module, x)
+    return not any(map(is_hooked, module.modules())) and not untouched.holds(strict=False)
+
+
 def _predictions(outputs: Any, candidate: int, cell: int, alone: nn.Module, x: Any) -> list[tuple[str, Any, Any]]:
     with torch.no_grad():
         expected = tree_flatten(call(alone.eval(), x))[0]
@@ -136,7 +149,7 @@ def _predictions(outputs: Any, candidate: int, cell: int, alone: nn.Module, x: A
 
 def _step_alone(module: nn.Module, lr: float, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Tensor:
     output = call(module.train(), x)
-    loss = criterion(output if transform is None else transform(output), y)
+    loss = copy.deepcopy(criterion)(output if transform is None else transform(output), y)
     loss.backward()
     torch.optim.SGD(module.parameters(), lr=lr).step()
     unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sklr.engines._stack_chain import Chain, Dropout, Function, Linear, Operation
-from sklr.engines._untouched import is_hooked
+from sklr.engines._untouched import Untouched, is_hooked
 
 
 def record(module: nn.Module, x: Any) -> Chain | None:
@@ -27,8 +27,8 @@ def record(module: nn.Module, x: Any) -> Chain | None:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or _is_stateful(module):
         return None
     names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
-    first, second = (_operations(module, x, names) for _ in range(2))
-    if first is None or first != second:
+    first, untouched = _operations(module, x, names), Untouched(module)
+    if first is None or first != _operations(module, x, names) or not untouched.holds(strict=False):
         return None
     used = [n for op in first if isinstance(op, Linear) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]

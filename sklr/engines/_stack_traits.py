@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import Chain
@@ -15,6 +16,7 @@ from sklr.engines._stack_conv import OPERATIONS, ConvolutionMeter
 from sklr.engines._stack_loss import StackedLoss, Transform
 from sklr.engines._stack_map import call, first_tensor, mixes_rows, rng_kept
 from sklr.engines._stack_record import CallRecorder, record
+from sklr.engines._untouched import Untouched
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class Traits:
         Whether a row's part in the training depends on the batch's other rows.
     precision : torch.dtype or None
         To which `torch.autocast` casts where the module uses it.
+    keeps, counts : bool
+        Whether Python code keeps something of a call, and whether that is more than tensors. Where a module keeps
+        anything it must not be called for one run after another.
     """
 
     chain: Chain | None
@@ -45,6 +50,8 @@ class Traits:
     loss: StackedLoss
     mixes_rows: bool
     precision: torch.dtype | None
+    keeps: bool
+    counts: bool
 
     @property
     def thread_safe(self) -> bool:
@@ -80,4 +87,20 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         draws = not torch.equal(before, torch.random.get_rng_state())
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
-    return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision)
+        keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
+    return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision, keeps, counts)
+
+
+def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, bool]:
+    """Whether a call keeps anything, and more than tensors; the first one may, it is the time to set up."""
+    x, y = example
+
+    def step() -> None:
+        with torch.no_grad():
+            outputs = call(module, x)
+            loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)
+
+    step()
+    untouched = Untouched(module, loss)
+    step()
+    return not untouched.holds(), not untouched.holds(strict=False)

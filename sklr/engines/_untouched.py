@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -34,12 +38,17 @@ class Untouched:
         self._reached, self._states = list(_reached(things)), _states()
         self._places = _places(self._reached)
 
-    def holds(self) -> bool:
-        """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module."""
+    def holds(self, *, strict: bool = True) -> bool:
+        """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module.
+
+        If not `strict`, another tensor in the place of one is no change, nor is what nobody can tell.
+        """
         now = list(_reached(self.things))
         if len(now) > MOST or len(now) != len(self._reached) or self._states != _states() or _has_any_global_hook():
             return False
-        same = all(map(_is_same, now, self._reached)) and _places(now) == self._places
+        if strict and _places(now) != self._places:
+            return False
+        same = all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
         return same and not any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in now)
 
 
@@ -60,7 +69,10 @@ def _reached(things: Any) -> Iterator[Any]:
             waiting.extend(_inside(thing))
 
 
-_CLOSED = (Tensor, type, str, bytes, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+_CLOSED = (
+    Tensor, type, str, bytes, int, float, complex, types.NoneType, types.ModuleType, types.BuiltinFunctionType,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
 _OF_TORCH = {"_parameters", "_buffers", "training"}  # set and put back while a module is at work
 
 
@@ -73,11 +85,35 @@ def _inside(thing: Any) -> list[Any]:
         return list(thing)
     if isinstance(thing, np.ndarray):
         return [thing.tobytes()]
-    return [value for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH]
+    if isinstance(thing, weakref.ref):
+        return [thing()]
+    if isinstance(thing, types.MethodType):
+        return [thing.__self__, thing.__func__]
+    if isinstance(thing, types.FunctionType):
+        return [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
+    if isinstance(thing, partial):
+        return [thing.func, thing.args, thing.keywords]
+    if hasattr(thing, "__dict__") and not isinstance(thing, random.Random):
+        return [value for name, value in vars(thing).items() if name not in _OF_TORCH]
+    return [_pickled(thing)]
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b or (isinstance(a, bytes) and isinstance(b, bytes) and a == b)
+class _Unknown:
+    """What nobody can tell: another one each time."""
+
+
+def _pickled(thing: Any) -> bytes | _Unknown:
+    """What a counter or a generator of random numbers is worth."""
+    try:
+        return pickle.dumps(thing)
+    except Exception:  # anything may be raised by foreign code
+        return _Unknown()
+
+
+def _is_same(a: Any, b: Any, strict: bool) -> bool:
+    if isinstance(a, bytes) and isinstance(b, bytes):
+        return a == b
+    return a is b or (not strict and type(a) is type(b) and isinstance(a, Tensor | _Unknown))
 
 
 def _places(reached: list[Any]) -> list[int | None]:

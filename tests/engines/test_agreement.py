@@ -1,7 +1,9 @@
 """The stacked engine against the sequential one, the reference: weights, histories, scores, statuses."""
 
+import time
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -420,13 +422,17 @@ def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monke
 
 
 def test_an_error_in_a_thread_ends_the_training_at_once(two_threads, monkeypatch):
-    train, epochs = Pack.train_epoch, []
+    train, epochs, failing = Pack.train_epoch, [], Event()
 
     def fail(pack, **options):
         epochs.append(pack.epoch)
-        if pack.in_stack == [0, 1] and len(epochs) > 2:
+        if pack.epoch == 1 and pack.in_stack == [0, 1]:
+            failing.set()
             raise RuntimeError("a kernel is missing")
         train(pack, **options)
+        if pack.epoch == 2:
+            failing.wait(10)
+            time.sleep(0.2)  # until the others have heard of it
 
     monkeypatch.setattr(Pack, "train_epoch", fail)
     candidates = [{"lr": 0.01}, {"lr": 0.02}, {"lr": 0.1}]

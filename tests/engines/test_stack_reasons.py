@@ -31,13 +31,43 @@ class Custom(nn.Module):
         return self.forward_(self, x)
 
 
+class Mistaken(torch.autograd.Function):
+    """The identity, with a rule for mapping that is wrong."""
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return Mistaken.apply(1.2 * x), in_dims[0]
+
+
+def mistaken(m, x):
+    return Mistaken.apply(m.linear(x))
+
+
 def counting(m, x):
-    m.calls += 1
-    return m.linear(x) * m.calls
+    m.calls += m.training
+    return m.linear(x) * (1 + m.calls)
+
+
+def counting_predictions(m, x):
+    m.calls += not m.training
+    return m.linear(x) * (1 + m.calls // 100)
 
 
 def remembering(m, x):
-    m.mean = 0.9 * m.mean + 0.1 * x.mean()
+    if m.training:
+        m.mean = 0.9 * m.mean + 0.1 * x.mean()
     return m.linear(x) - m.mean
 
 
@@ -65,6 +95,7 @@ STACKABLE = {
     ),
     "attention with dropout": Custom(own_attention),
     "float64": nn.Linear(8, 3).double(),
+    "counted steps": Custom(counting),
     "mixed precision": mixed(torch.bfloat16, back=True),
     "half precision outputs": mixed(torch.float16, back=False),
     "reassigned buffer": Custom(remembering, mean=torch.zeros(())),
@@ -88,8 +119,11 @@ UNSTACKABLE = {
                    rnn=nn.GRU(4, 4, batch_first=True)), "aten::gru cannot be batched by torch.func"),
     "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "depends on values of tensors"),
     "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "depends on values of tensors"),
-    "state": (Custom(counting), "stacked training differs from training one by one"),
-    "state, mixed precision": (mixed(torch.bfloat16, True, counting), "stacked training differs from training one by"),
+    "mistaken": (Custom(mistaken), "stacked training differs from training one by one"),
+    "mistaken, mixed": (mixed(torch.bfloat16, True, mistaken), "stacked training differs from"),
+    "counted predictions": (Custom(counting_predictions), "it remembers something of its calls in evaluation mode"),
+    "batch statistics": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, track_running_stats=False)),
+                         "what it predicts for a row depends on the other rows of the batch"),
     "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "its randomness in training is not Dropout's"),
     "lazy": (nn.LazyLinear(3), "its lazy layers are not initialised yet"),
     "unused": (Custom(lambda m, x: m.linear(x), other=nn.Linear(2, 2)), "its parameter 'other.weight' is not used"),
