@@ -70,7 +70,7 @@ def _reached(things: Any) -> Iterator[Any]:
 
 
 _CLOSED = (
-    Tensor, type, str, bytes, int, float, complex, types.NoneType, types.ModuleType, types.BuiltinFunctionType,
+    Tensor, type, str, bytes, int, float, complex, types.NoneType, types.ModuleType,
     torch.dtype, torch.device, torch.layout, torch.memory_format,
 )  # fmt: skip
 _OF_TORCH = {"_parameters", "_buffers", "training"}  # set and put back while a module is at work
@@ -87,8 +87,8 @@ def _inside(thing: Any) -> list[Any]:
         return [thing.tobytes()]
     if isinstance(thing, weakref.ref):
         return [thing()]
-    if isinstance(thing, types.MethodType):
-        return [thing.__self__, thing.__func__]
+    if isinstance(thing, types.MethodType | types.BuiltinMethodType):
+        return [thing.__self__, getattr(thing, "__func__", None)]
     if isinstance(thing, types.FunctionType):
         return [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
     if isinstance(thing, partial):

@@ -1,0 +1,288 @@
+"""Modules, losses, batches and scorers that are not as usual: trained as one by one, or refused beforehand."""
+
+import itertools
+import random
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from skorch.helper import SliceDict
+from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
+from torch import nn
+from torch.nn import functional as F
+
+from sklr.engines import _stack, _stack_traits
+from sklr.engines._sequential import SequentialEngine
+from sklr.engines._stack_optim import optimizer_reasons
+from sklr.engines._stacked import StackedEngine
+from sklr.engines._untouched import Untouched
+
+SMALL = partial(classifier, module__hidden=(8,))
+
+
+def made(build, forward):
+    """A class of modules in float64, by what they have and what they do."""
+
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            build(self)
+            self.double()
+
+        def forward(self, *args, **kwargs):
+            return forward(self, *args, **kwargs)
+
+    return Made
+
+
+def two_layers(m):
+    m.a, m.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+
+class OwnWeights(nn.Module):
+    """That divides by the weights of the classes, as PyTorch's own does, but does not say so."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction, self.weight = reduction, torch.tensor([1.0, 2.0, 5.0]).double()
+
+    def forward(self, output, target):
+        return F.cross_entropy(output, target, weight=self.weight, reduction=self.reduction)
+
+
+def test_what_a_custom_mean_divides_by_is_its_own_affair():
+    order = np.argsort(Y, kind="stable")  # the first rows are of one class
+    assert_agree(*both(SMALL(criterion=OwnWeights), X=X[order], y=Y[order]))
+
+
+def test_a_batch_of_rows_that_weigh_nothing():
+    weight = np.ones(len(X))
+    weight[::2] = weight[1:60:4] = 0
+    stacked, alone = both(SMALL(batch_size=2), fit_params={"sample_weight": weight})
+    assert_agree(stacked, alone)
+    assert {outcome.status for row in stacked for outcome in row} == {"ok"}
+
+
+def stepping(m, x):
+    m.steps += m.training
+    return m.b(torch.relu(m.a(x))) * (1 if m.steps < 7 else 2)
+
+
+def keeping(m, x):
+    m.h = torch.relu(m.a(x))
+    return m.b(m.h)
+
+
+def with_counter(m):
+    two_layers(m)
+    m.steps = 0
+
+
+@pytest.mark.parametrize("n_cells", [1, 3])
+def test_a_module_that_counts_its_steps_is_not_called_run_by_run(n_cells):
+    described = experiment(classifier(made(with_counter, stepping)))
+    described = replace(described, cells=described.cells[:n_cells])
+    candidates = LRS[:2]
+    training = StackedEngine().start(described, candidates)
+    assert not training.packs[0].pack.stack.run_by_run
+    assert_agree(training.finish(), SequentialEngine().start(described, candidates).finish())
+
+
+def test_nor_one_with_large_convolutions(monkeypatch):
+    monkeypatch.setattr(_stack, "FEW_RUNS", 0)
+    monkeypatch.setattr(_stack_traits.ConvolutionMeter, "large", True)
+    for forward, by_run in ((stepping, False), (lambda m, x: m.b(F.layer_norm(m.a(x), (8,))), True)):
+        described = experiment(classifier(made(with_counter, forward)))
+        training = StackedEngine().start(described, LRS)
+        assert training.packs[0].pack.stack.run_by_run == by_run
+        assert_agree(training.finish(), SequentialEngine().start(described, LRS).finish())
+
+
+def test_a_module_may_keep_what_it_computes():
+    assert_agree(*both(classifier(made(two_layers, keeping))))
+
+
+class Slotted:
+    __slots__ = ("n",)
+
+    def __init__(self):
+        self.n = 0
+
+    def move(self):
+        self.n += 1
+        return self.n
+
+
+SOURCES = {
+    "count": lambda: partial(next, itertools.count()),
+    "Random": lambda: random.Random(0).random,
+    "Generator": lambda: np.random.default_rng(0).random,
+    "slots": lambda: Slotted().move,
+    "closure": lambda: (lambda seen: lambda: seen.append(1))([]),
+    "lambda": lambda: (lambda source: lambda: source.random())(random.Random(0)),
+    "torch.Generator": lambda: partial(torch.rand, 1, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_whatever_moves_on_is_seen(source):
+    module = SimpleNamespace(source=source(), tensor=torch.zeros(2))
+    untouched = Untouched(module)
+    assert untouched.holds()
+    module.tensor.add_(1)
+    assert untouched.holds()
+    module.source()
+    assert not untouched.holds()
+
+
+def test_what_nobody_can_tell_is_no_change_unless_asked_strictly():
+    untouched = Untouched(SimpleNamespace(unknown=(i for i in range(3))))
+    assert (untouched.holds(), untouched.holds(strict=False)) == (False, True)
+
+
+def rarely(m, x):
+    if m.training and m.draw() < 0.2:
+        x = x / 2
+    return m.b(torch.relu(m.a(x)))
+
+
+def with_generator(m):
+    two_layers(m)
+    m.draw = np.random.default_rng(1).random
+
+
+def test_a_generator_of_the_modules_own_is_asked_at_every_step():
+    assert_agree(*both(classifier(made(with_generator, rarely), max_epochs=6)))
+
+
+def test_a_sampler_draws_from_the_nets_own_stream():
+    sampler = torch.utils.data.WeightedRandomSampler(np.linspace(0.1, 1, 60), 50)
+    net = SMALL(iterator_train__sampler=sampler, iterator_train__shuffle=False, random_state=0)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    assert_agree(*both(net))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_inputs_of_another_dtype_are_cast_for_scores_too():
+    double = partial(made, lambda m: setattr(m, "a", nn.Linear(6, 3)))
+    assert_agree(*both(classifier(double(lambda m, x: m.a(x))), X=torch.from_numpy(X).float()))
+    named = classifier(made(lambda m: setattr(m, "a", nn.Linear(3, 3)), lambda m, left, right: m.a(left) + m.a(right)))
+    halves = SliceDict(left=X[:, :3].astype("float32"), right=X[:, 3:])
+    assert_agree(*both(named, X=halves))
+
+
+class Penalised(nn.Module):
+    def forward(self, output, target):
+        return F.cross_entropy(output[0], target) + output[1]
+
+
+def test_a_number_beside_the_outputs():
+    module = made(two_layers, lambda m, x: (m.b(torch.relu(m.a(x))), m.a(x).square().mean()))
+    assert_agree(*both(classifier(module, criterion=Penalised), scoring="accuracy"))
+
+
+def frozen(m):
+    two_layers(m)
+    m.a.requires_grad_(False)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_frozen_layers_stay_as_they_are(optimizer):
+    net = classifier(made(frozen, lambda m, x: m.b(torch.relu(m.a(x)))), optimizer=optimizer)
+    stacked, alone = both(net, LRS[1:])
+    assert_agree(stacked, alone)
+    ours, theirs = (outcomes[0][0].estimator.partial_fit(X, Y) for outcomes in (stacked, alone))
+    torch.testing.assert_close(ours.module_.b.weight, theirs.module_.b.weight, rtol=1e-9, atol=0)
+    assert torch.equal(ours.module_.a.weight, theirs.module_.a.weight)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda net: len(net.history_),
+        lambda net: net.history_[-1]["train_loss"],
+        lambda net: net.optimizer_.param_groups[0]["lr"],
+    ],
+    ids=["epochs", "loss", "lr"],
+)
+def test_scorers_may_look_at_the_training(look):
+    assert_agree(*both(SMALL(schedule="cosine"), scoring=lambda net, X, y: float(look(net)), return_train_score=True))
+
+
+def centred(m, x):
+    return m.b(torch.relu(m.a(x - x.mean(0) if m.training else x)))
+
+
+def test_a_batch_mean_is_found_where_the_first_rows_are_alike():
+    rows = X.copy()
+    rows[:20] = 0
+    assert_agree(*both(classifier(made(two_layers, centred)), X=rows))
+
+
+class Slow(torch.optim.SGD):
+    """That looks back every tenth step."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr=lr)
+        self.n, self.start = 0, [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        self.n += 1
+        if self.n % 10 == 0:
+            for p, start in zip(self.param_groups[0]["params"], self.start, strict=True):
+                p.copy_((p + start) / 2)
+
+
+class Clipping(torch.optim.SGD):
+    def step(self):
+        torch.nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], 20.0)
+        super().step()
+
+
+@pytest.mark.parametrize("optimizer", [Slow, Clipping])
+def test_what_an_optimizer_does_rarely_is_found_out(optimizer):
+    (reason,) = optimizer_reasons(optimizer, {})
+    assert "not elementwise and proportional to lr" in reason
+
+
+class Whole(nn.Module):
+    reduction = "mean"
+
+    def forward(self, output, target):
+        return F.cross_entropy(output, target, reduction=self.reduction) + output.mean(0).square().sum()
+
+
+class Counting(nn.CrossEntropyLoss):
+    n = 0
+
+    def forward(self, output, target):
+        self.n += 1
+        return super().forward(output, target) * self.n
+
+
+def doubled(items):
+    X, y = torch.utils.data.default_collate(items)
+    return 2 * X, y
+
+
+REFUSED = {
+    "collating": (SMALL(iterator_train__collate_fn=doubled), {}, "iterator_train__collate_fn makes batches"),
+    "validating": (SMALL(iterator_valid__collate_fn=doubled), {}, "iterator_valid__collate_fn makes batches"),
+    "weights": (SMALL(criterion=Whole), {"fit_params": {"sample_weight": np.ones(101)}}, "sample_weight has no place"),
+    "one row": (SMALL(partial(Double, batch_norm=True), batch_size=2), {}, "cannot be trained on a batch of 1 rows"),
+    "no batch": (SMALL(batch_size=500, iterator_train__drop_last=True), {}, "there is no batch to train on"),
+    "no epoch": (SMALL(max_epochs=0), {}, "there is no batch to train on"),
+    "counted losses": (SMALL(criterion=Counting), {}, "remembers something of its calls"),
+}
+
+
+@pytest.mark.parametrize(("net", "given", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_would_go_wrong_on_the_way_is_a_reason_before(net, given, words):
+    reasons = StackedEngine().unsupported(experiment(net, **given), LRS)
+    assert any(words in reason for reason in reasons), reasons
