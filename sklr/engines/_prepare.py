@@ -27,7 +27,7 @@ from sklr.engines._sequential import fit_heads
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_checks import check_loss, check_sides, infer
 from sklr.engines._stack_optim import is_steady, optimizer_reasons
-from sklr.engines._stack_probe import module_reasons
+from sklr.engines._stack_probe import probe
 from sklr.schedules import resolve_schedule
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
@@ -213,7 +213,7 @@ def _world(places: list[Place]) -> World:
     y = map_tensors(lambda rows: rows[few], places[0].side.y)
     optimizer, groups, own_lrs = _optimizer(net)
     transform = _transform(net)
-    reasons = module_reasons(net.module_, x, y, net.criterion_, transform=transform)
+    reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
     reasons += optimizer_reasons(optimizer, _optimizer_kwargs(net), groups)
     if reasons:
         raise Unstackable(*dict.fromkeys(reasons))
@@ -223,12 +223,13 @@ def _world(places: list[Place]) -> World:
         "example": (x, y),
         "groups": groups,
         "transform": transform,
+        "traits": traits,
         **_clipping(net),
     }
     stack = _build(places, [_optimizer_kwargs(net)], stack_args)
     check_loss(stack, net, x, y)
     check_sides(stack, net, [place.side for place in places])
-    return World(places, {**stack_args, "traits": stack.traits}, own_lrs, stack.thread_safe)
+    return World(places, stack_args, own_lrs, stack.thread_safe)
 
 
 def _build(places: Sequence[Place], optimizer_kwargs: Sequence[Mapping[str, Any]], args: dict[str, Any]) -> ModelStack:

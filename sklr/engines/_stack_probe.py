@@ -25,7 +25,20 @@ _LRS = (0.0, 0.5)
 def module_reasons(
     module: nn.Module, x: Any, y: Any, criterion: Any, *, transform: Transform | None = None
 ) -> list[str]:
-    """Say why copies of this module cannot be trained as a stack; empty means that they can.
+    """Say why copies of this module cannot be trained as a stack, as `probe` finds out; empty means that they can.
+
+    >>> module_reasons(nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0]), nn.CrossEntropyLoss())
+    []
+    >>> module_reasons(nn.Linear(3, 2).requires_grad_(False), torch.rand(4, 3), torch.rand(4, 2), nn.MSELoss())
+    ['module Linear: it has no trainable parameter']
+    """
+    return probe(module, x, y, criterion, transform=transform)[0]
+
+
+def probe(
+    module: nn.Module, x: Any, y: Any, criterion: Any, *, transform: Transform | None = None
+) -> tuple[list[str], Traits | None]:
+    """Find out why copies of this module cannot be trained as a stack, and what stacks of them need to know.
 
     Four runs (two cells, two learning rates) take one step of plain gradient descent stacked and one by one;
     losses, parameters, buffers and predictions must agree. The module, the criterion and the global random state
@@ -40,24 +53,28 @@ def module_reasons(
     transform : callable, optional
         As `ModelStack` takes it.
 
-    >>> module_reasons(nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0]), nn.CrossEntropyLoss())
-    []
-    >>> module_reasons(nn.Linear(3, 2).requires_grad_(False), torch.rand(4, 3), torch.rand(4, 2), nn.MSELoss())
-    ['module Linear: it has no trainable parameter']
+    Returns
+    -------
+    reasons : list of str
+        Empty if they can.
+    traits : Traits or None
+        None if there is a reason.
     """
     name = type(module).__name__
     reasons = [f"module {name}: {what}" for what in _structure(module)]
     if any(p.requires_grad for p in _parameters(criterion)):
         reasons.append(f"criterion {type(criterion).__name__}: it has trainable parameters of its own")
     if reasons:
-        return reasons
+        return reasons, None
     with rng_kept(x), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            problem = _trial(module, x, y, criterion, transform)
+            return [], _trial(module, x, y, criterion, transform)
+        except _Unfit as unfit:
+            problem = str(unfit)
         except Exception as error:  # anything may be raised by foreign code: each is a reason, none a crash
             problem = _explained(error)
-    return [f"module {name}: {problem}"] if problem else []
+    return [f"module {name}: {problem}"], None
 
 
 def _structure(module: nn.Module) -> list[str]:
@@ -77,26 +94,44 @@ def _structure(module: nn.Module) -> list[str]:
     return reasons
 
 
-def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> str | None:
+class _Unfit(Exception):
+    """A stack would do something else; the argument says what."""
+
+
+def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Traits:
+    """Find the traits out; raise if training as a stack differs."""
     _step_alone(copy.deepcopy(module), 0.0, x, y, criterion, transform)
-    if mixes_rows(copy.deepcopy(module).eval(), x):
-        return "what it predicts for a row depends on the other rows of the batch"
-    if _counts_predictions(copy.deepcopy(module).eval(), x):
-        return "it remembers something of its calls in evaluation mode, and a stack makes others"
     traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
+    if traits.eval_chain is None:
+        _check_evaluation(copy.deepcopy(module).eval(), x)
     if traits.counts and traits.mixes_rows:
-        return "it or its criterion remembers something of its calls, of which a step on uneven folds takes several"
+        raise _Unfit("it or its criterion remembers something of its calls, and a step on uneven folds takes several")
     modules = [copy.deepcopy(module), _shifted(module)]
     x2, y2 = (tree_map(lambda t: torch.stack([t, t.flip(0)]), data) for data in (x, y))
-    if not _is_random(module, x):
-        return _compared(_stack(modules, x, y, criterion, transform, traits), modules, x2, y2, criterion, transform)
+    if not (traits.draws if traits.chain is not None else _is_random(module, x)):
+        stack = _stack(modules, x, y, criterion, transform, traits)
+        _compare(stack, modules, x2, y2, criterion, transform)
+        return traits
     # Masks differ between a stack and a single run: see that they work, and compare without them.
     _stack(modules, x, y, criterion, transform, traits).step(_rates(), Batch(x2, y2))
     with _NoDropout():
         modules = [_calm_attention(m) for m in modules]
         if _is_random(modules[0], x):
-            return "its randomness in training is not Dropout's, so it cannot be compared with training one by one"
-        return _compared(_stack(modules, x, y, criterion, transform), modules, x2, y2, criterion, transform)
+            raise _Unfit("its randomness in training is not Dropout's, so it cannot be compared with one by one")
+        _compare(_stack(modules, x, y, criterion, transform), modules, x2, y2, criterion, transform)
+    return traits
+
+
+def _check_evaluation(module: nn.Module, x: Any) -> None:
+    """A stack evaluates other batches than one by one, and fewer."""
+    if mixes_rows(module, x):
+        raise _Unfit("what it predicts for a row depends on the other rows of the batch")
+    with torch.no_grad():
+        call(module, x)
+        untouched = Untouched(module)
+        call(module, x)
+    if not any(map(is_hooked, module.modules())) and not untouched.holds(strict=False):
+        raise _Unfit("it remembers something of its calls in evaluation mode, and a stack makes others")
 
 
 def _stack(
@@ -110,10 +145,10 @@ def _rates() -> Tensor:
     return torch.tensor(_LRS).unsqueeze(1).expand(-1, 2)
 
 
-def _compared(
+def _compare(
     stack: ModelStack, modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None
-) -> str | None:
-    """The first difference between a stack after one step and its runs trained by themselves."""
+) -> None:
+    """Raise at the first difference between a stack after one step and its runs trained by themselves."""
     losses = stack.step(_rates(), Batch(x, y))
     outputs, own = stack.outputs(x), copy.deepcopy(modules[0])
     for candidate, lr in enumerate(_LRS):
@@ -128,16 +163,7 @@ def _compared(
             pairs += _predictions(outputs, candidate, cell, alone, x1)
             for what, value, reference in pairs:
                 if not _close(value, reference, stack.traits.precision):
-                    return f"stacked training differs from training one by one ({what})"
-    return None
-
-
-def _counts_predictions(module: nn.Module, x: Any) -> bool:
-    with torch.no_grad():
-        call(module, x)
-        untouched = Untouched(module)
-        call(module, x)
-    return not any(map(is_hooked, module.modules())) and not untouched.holds(strict=False)
+                    raise _Unfit(f"stacked training differs from training one by one ({what})")
 
 
 def _predictions(outputs: Any, candidate: int, cell: int, alone: nn.Module, x: Any) -> list[tuple[str, Any, Any]]:
