@@ -85,6 +85,8 @@ def _inside(thing: Any) -> list[Any]:
         return list(thing)
     if isinstance(thing, np.ndarray):
         return [thing.tobytes()]
+    if isinstance(thing, torch.Generator):
+        return [thing.get_state().numpy().tobytes()]
     if isinstance(thing, weakref.ref):
         return [thing()]
     if isinstance(thing, types.MethodType | types.BuiltinMethodType):
