@@ -41,20 +41,25 @@ class Untouched:
     def holds(self, *, strict: bool = True) -> bool:
         """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module.
 
-        If not `strict`, another tensor in the place of one is no change, nor is what nobody can tell.
+        If not `strict`, another tensor in the place of one is no change, nor is what nobody can tell, and those who
+        watch do as they like.
         """
         now = list(_reached(self.things))
-        if len(now) > MOST or len(now) != len(self._reached) or self._states != _states() or _has_any_global_hook():
-            return False
+        unclear = len(now) > MOST or _has_any_global_hook() or any(map(is_hooked, _modules(now)))
+        if unclear or len(now) != len(self._reached) or self._states != _states():
+            return unclear and not strict
         if strict and _places(now) != self._places:
             return False
-        same = all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
-        return same and not any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in now)
+        return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
 
 
 def is_hooked(module: nn.Module) -> bool:
     """Say whether somebody watches this very module, not those in it."""
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
+def _modules(things: list[Any]) -> Iterator[nn.Module]:
+    return (thing for thing in things if isinstance(thing, nn.Module))
 
 
 def _reached(things: Any) -> Iterator[Any]:

@@ -143,6 +143,18 @@ def test_what_nobody_can_tell_is_no_change_unless_asked_strictly():
     assert (untouched.holds(), untouched.holds(strict=False)) == (False, True)
 
 
+def test_a_module_with_a_large_vocabulary_or_a_watcher_is_no_less_stackable():
+    def with_words(m):
+        two_layers(m)
+        m.words, m.seen = {str(i): i for i in range(30_000)}, []
+        m.a.register_forward_hook(lambda module, inputs, output: m.seen.append(len(output)))
+
+    def forward(m, x):
+        return m.b(torch.relu(m.a(x - x.mean(0) if m.training else x)))
+
+    assert_agree(*both(classifier(made(with_words, forward))))
+
+
 def rarely(m, x):
     if m.training and m.draw() < 0.2:
         x = x / 2
