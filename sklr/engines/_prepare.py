@@ -14,6 +14,7 @@ from joblib import hash as joblib_hash
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sklr import _net_data
 from sklr._net_parts import NetParts
@@ -206,7 +207,7 @@ def _world(places: list[Place]) -> World:
     net = places[0].side.net
     if sum(p.requires_grad for p in net.criterion_.parameters()):
         raise Unstackable("the criterion has parameters of its own to learn")
-    few = _spread(len(places[0].side.y), 8)
+    few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
     x = map_tensors(lambda rows: rows[few], places[0].side.x)
     output = infer(net, x)
     places = [place._replace(side=place.side._replace(y=_targets(net, place.side.y, output))) for place in places]
@@ -250,7 +251,8 @@ def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) 
 
 def _spread(n_rows: int, n: int) -> Tensor:
     """Return the numbers of `n` rows, evenly spread: rows in order of their class are then of several."""
-    return torch.linspace(0, n_rows - 1, min(n, n_rows)).long()
+    n = min(n, n_rows)
+    return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
 
 
 def _first(output: Any) -> Any:

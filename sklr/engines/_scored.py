@@ -121,8 +121,10 @@ class ScoredPack:
         return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
-        # what a module returns beside its outputs may be one number for all rows
-        return map_tensors(lambda t: t[:, cell, : n_rows[cell]] if t.dim() > 2 else t[:, cell], outputs)
+        def of_cell(t: Tensor) -> Tensor:  # what a module returns beside its outputs may be one number for all rows
+            return t[:, cell, : n_rows[cell]] if t.dim() > 2 and t.shape[2] == max(n_rows) else t[:, cell]
+
+        return map_tensors(of_cell, outputs)
 
     def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
         """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""

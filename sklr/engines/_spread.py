@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -9,11 +10,23 @@ from typing import Any
 
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel
+from skorch import NeuralNet
 
 from sklr.exceptions import LostWorkerWarning
 
 Call = tuple[Callable, tuple, dict]  # what scikit-learn's `delayed` makes
 MAX_DEATHS = 3  # in a row, without any call coming back: then it is the call that kills its worker
+
+
+def can_travel(net: NeuralNet) -> bool:
+    """Say whether a worker could make out an initialised net: not if its module is a script's or a notebook's own.
+
+    joblib sends such classes along, but skorch pickles an initialised net's parts by itself, by their names.
+    """
+    try:
+        return b"__main__" not in pickle.dumps(net)
+    except Exception:  # a class within a function, say
+        return False
 
 
 def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iterator[tuple[int, Any]]:

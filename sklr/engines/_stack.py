@@ -18,7 +18,7 @@ from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import Named, RunGradients, RunMap, first_tensor, rng_kept
+from sklr.engines._stack_map import Named, RunGradients, RunMap, first_tensor, n_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
@@ -300,10 +300,17 @@ class ModelStack:
 
     def _mapped_outputs(self, x: Any) -> Any:
         state = self.optimizer.params, self._state.constants, self._state.buffers
-        starts = range(0, first_tensor(x).shape[1], ROWS)
-        blocks = (tree_map(lambda t, start=start: t[:, start : start + ROWS], x) for start in starts)
-        found = [self._map(block, *state, training=False)[0] for block in blocks]
-        return tree_map(lambda *parts: torch.cat(parts, 2) if parts[0].dim() > 2 else parts[0], *found)
+        blocks = torch.arange(first_tensor(x).shape[1]).tensor_split(-(-first_tensor(x).shape[1] // ROWS))
+        found = [
+            self._map(tree_map(lambda t, rows=rows: t[:, rows[0] : rows[-1] + 1], x), *state, training=False)[0]
+            for rows in blocks  # of about equal size: none is a single row, whose axis a module may drop
+        ]
+        sizes = list(map(len, blocks))
+
+        def joined(*parts: Tensor) -> Tensor:
+            return torch.cat(parts, 2) if [*map(n_rows, parts)] == sizes else parts[0]
+
+        return tree_map(joined, *found)
 
     def _forget_programs(self) -> None:
         self._programs.clear()

@@ -171,17 +171,18 @@ class RunGradients:
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:
-    """Whether the first row's output changes, in the module's present mode, when the other rows do."""
-
-    def others_changed(t: Tensor) -> Tensor:
-        first = t[:1].expand_as(t[1:])
-        return torch.cat([t[:1], 2 * first + 1 if t.is_floating_point() else first])
-
+    """Whether the first row's output changes, in the module's present mode, when others take the other rows' places."""
     outputs = []
-    for rows in (x, tree_map(others_changed, x)):
+    for other in (None, 0, -1):  # rows that there are: not every number is a category
+        rows = x if other is None else tree_map(lambda t, k=other: torch.cat([t[:1], t[k].expand_as(t[1:])]), x)
         with rng_kept(x), torch.no_grad():
             outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
-    return not torch.allclose(outputs[0], outputs[1], rtol=1e-5, equal_nan=True)
+    return not all(torch.allclose(outputs[0], changed, rtol=1e-5, equal_nan=True) for changed in outputs[1:])
+
+
+def n_rows(outputs: Tensor) -> int | None:
+    """How many rows outputs (..., ..., n_rows, ...) of many runs have; None for one number of each."""
+    return outputs.shape[2] if outputs.dim() > 2 else None
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -19,7 +19,7 @@ from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, prepare
 from sklr.engines._refusals import Unstackable
 from sklr.engines._scored import ScoredPack
-from sklr.engines._spread import spread
+from sklr.engines._spread import can_travel, spread
 from sklr.engines._verbose import Label, print_end
 from sklr.exceptions import EngineError, OutOfMemoryWarning
 from sklr.results import Outcome
@@ -117,7 +117,8 @@ class StackedTraining(Training):
         in_process: bool,
     ):
         self.experiment, self.candidates, self.contexts = experiment, candidates, contexts
-        self.n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
+        n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
+        self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
         self.packs = [
             ScoredPack(experiment, candidates, home, chosen)
             for group in groups

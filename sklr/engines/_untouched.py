@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
 import pickle
 import random
 import types
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -16,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-MOST = 20_000  # objects to look at; beyond, nothing is said to be untouched
+MOST = 20_000  # objects to look at; who has more is not said to be untouched, unless those will do
 
 
 class Untouched:
     """Whether things, and all that can be reached from them, are as they were.
 
-    Compared are objects, not what they are worth: a counter, a list that grows, a tensor that is another one. Tensors
-    may be written to, for that is an operation on tensors.
+    A change is a counter, a list that grows, a tensor that is another one. Tensors may be written to, for that is an
+    operation on tensors.
 
     >>> module = nn.Linear(2, 1)
     >>> untouched = Untouched(module)
@@ -45,10 +49,9 @@ class Untouched:
         watch do as they like.
         """
         now = list(_reached(self.things))
-        unclear = len(now) > MOST or _has_any_global_hook() or any(map(is_hooked, _modules(now)))
-        if unclear or len(now) != len(self._reached) or self._states != _states():
-            return unclear and not strict
-        if strict and _places(now) != self._places:
+        if len(now) != len(self._reached) or self._states != _states():
+            return False
+        if strict and (len(now) > MOST or _places(now) != self._places or _is_watched(now)):
             return False
         return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
 
@@ -58,8 +61,8 @@ def is_hooked(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def _modules(things: list[Any]) -> Iterator[nn.Module]:
-    return (thing for thing in things if isinstance(thing, nn.Module))
+def _is_watched(things: list[Any]) -> bool:
+    return _has_any_global_hook() or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
 def _reached(things: Any) -> Iterator[Any]:
@@ -74,11 +77,13 @@ def _reached(things: Any) -> Iterator[Any]:
             waiting.extend(_inside(thing))
 
 
-_CLOSED = (
-    Tensor, type, str, bytes, int, float, complex, types.NoneType, types.ModuleType,
-    torch.dtype, torch.device, torch.layout, torch.memory_format,
-)  # fmt: skip
-_OF_TORCH = {"_parameters", "_buffers", "training"}  # set and put back while a module is at work
+_NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
+_CLOSED = (*_NUMBERS, Tensor, type, types.ModuleType, logging.Logger, io.IOBase)
+_CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+_OF_TORCH = {  # set and put back while a module is at work; and those who watch
+    "_parameters", "_buffers", "training",
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+}  # fmt: skip
 
 
 def _inside(thing: Any) -> list[Any]:
@@ -86,41 +91,58 @@ def _inside(thing: Any) -> list[Any]:
         return []
     if isinstance(thing, Mapping):
         return [*thing.keys(), *thing.values()]
-    if isinstance(thing, list | tuple | set | frozenset | deque):
+    if isinstance(thing, _CONTAINERS):
         return list(thing)
     if isinstance(thing, np.ndarray):
-        return [thing.tobytes()]
+        return [_digest(thing.tobytes())]
     if isinstance(thing, torch.Generator):
-        return [thing.get_state().numpy().tobytes()]
+        return [_digest(thing.get_state().numpy().tobytes())]
     if isinstance(thing, weakref.ref):
         return [thing()]
     if isinstance(thing, types.MethodType | types.BuiltinMethodType):
         return [thing.__self__, getattr(thing, "__func__", None)]
     if isinstance(thing, types.FunctionType):
-        return [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
+        return [*cells, *vars(thing).values()]
     if isinstance(thing, partial):
         return [thing.func, thing.args, thing.keywords]
-    if hasattr(thing, "__dict__") and not isinstance(thing, random.Random):
-        return [value for name, value in vars(thing).items() if name not in _OF_TORCH]
-    return [_pickled(thing)]
+    found = [value for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH]
+    found += [getattr(thing, name, None) for cls in type(thing).__mro__ for name in _slots(cls)]
+    return found if found and not isinstance(thing, random.Random) else _worth(thing)
+
+
+def _slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
 
 
 class _Unknown:
     """What nobody can tell: another one each time."""
 
 
-def _pickled(thing: Any) -> bytes | _Unknown:
-    """What a counter or a generator of random numbers is worth."""
+def _worth(thing: Any) -> list[Any]:
+    """Return what a counter or a generator of random numbers has come to."""
     try:
-        return pickle.dumps(thing)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [_digest(pickle.dumps(thing))]
     except Exception:  # anything may be raised by foreign code
-        return _Unknown()
+        return [_Unknown()] if isinstance(thing, Iterator) else []
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data).digest()
 
 
 def _is_same(a: Any, b: Any, strict: bool) -> bool:
-    if isinstance(a, bytes) and isinstance(b, bytes):
-        return a == b
-    return a is b or (not strict and type(a) is type(b) and isinstance(a, Tensor | _Unknown))
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, _NUMBERS):
+        return bool(a == b)
+    # of containers all that is in them is compared, too
+    return isinstance(a, _CONTAINERS) or (not strict and isinstance(a, Tensor | _Unknown))
 
 
 def _places(reached: list[Any]) -> list[int | None]:

@@ -1,6 +1,7 @@
 """Modules, losses, batches and scorers that are not as usual: trained as one by one, or refused beforehand."""
 
 import itertools
+import logging
 import random
 from dataclasses import replace
 from functools import partial
@@ -138,16 +139,62 @@ def test_whatever_moves_on_is_seen(source):
     assert not untouched.holds()
 
 
+def test_what_is_made_anew_and_equal_is_no_change():
+    module = SimpleNamespace(
+        shape=torch.Size([2, 1000]), kept=[torch.zeros(1)], mean=0.5 + 1000, log=logging.getLogger("x")
+    )
+    untouched = Untouched(module)
+    module.shape, module.mean = torch.Size([2, 1000]), 1000 + 0.5
+    assert untouched.holds()
+    module.kept = [torch.zeros(1)]
+    assert (untouched.holds(), untouched.holds(strict=False)) == (False, True)
+    module.kept.append(1)
+    assert not untouched.holds(strict=False)
+
+
+def noting(m, x):
+    m.shape, m.kept, m.mean = x.shape, {"h": x.detach()}, 1000.5
+    codes = m.codes(x[:, 0].long())
+    return m.b(torch.relu(m.a(x[:, 1:]))) + codes
+
+
+def with_codes(m):
+    m.a, m.b, m.codes = nn.Linear(5, 8), nn.Linear(8, 3), nn.Embedding(3, 3)
+
+
+def test_codes_among_the_numbers_and_notes_of_the_last_batch():
+    rows = X.copy()
+    rows[:, 0] = np.arange(len(X)) % 3
+    assert_agree(*both(classifier(made(with_codes, noting)), X=rows))
+
+
+@pytest.mark.parametrize("n_rows", [40, 41, 61])
+def test_a_module_may_drop_the_axis_of_a_single_row(n_rows, monkeypatch):
+    monkeypatch.setattr(_stack, "ROWS", 20)
+    stack = _stack.ModelStack(
+        [made(lambda m: setattr(m, "a", nn.Linear(6, 1)), lambda m, x: (m.a(x).exp().squeeze(), m.a.weight[0]))()], 3,
+        lambda output, target: (output[0] - target).square().mean(), torch.optim.SGD, {},
+        example=(torch.rand(4, 6).double(), torch.rand(4).double()),
+    )  # fmt: skip
+    x = torch.rand(1, n_rows, 6).double()
+    found, beside = stack.outputs(x)
+    assert (found.shape, beside.shape) == ((3, 1, n_rows), (3, 1, 6))
+    assert torch.equal(found[0, 0], stack.module(x[0])[0])
+
+
 def test_what_nobody_can_tell_is_no_change_unless_asked_strictly():
     untouched = Untouched(SimpleNamespace(unknown=(i for i in range(3))))
     assert (untouched.holds(), untouched.holds(strict=False)) == (False, True)
 
 
+SEEN = []
+
+
 def test_a_module_with_a_large_vocabulary_or_a_watcher_is_no_less_stackable():
     def with_words(m):
         two_layers(m)
-        m.words, m.seen = {str(i): i for i in range(30_000)}, []
-        m.a.register_forward_hook(lambda module, inputs, output: m.seen.append(len(output)))
+        m.words = {str(i): i for i in range(30_000)}
+        m.a.register_forward_hook(lambda module, inputs, output: SEEN.append(len(output)))
 
     def forward(m, x):
         return m.b(torch.relu(m.a(x - x.mean(0) if m.training else x)))

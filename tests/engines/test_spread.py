@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.datasets import load_iris
 from sklearn.utils.parallel import delayed
+from torch import nn
 
-from sklr import LostWorkerWarning, LRGridSearchCV
-from sklr.engines._spread import spread
+from sklr import MLP, LostWorkerWarning, LRGridSearchCV, NeuralNetClassifier
+from sklr.engines._spread import can_travel, spread
 
 X, Y = load_iris(return_X_y=True)
 
@@ -48,3 +51,44 @@ def test_a_search_goes_on(tmp_path):
         search.fit(X, Y)
     assert 4 <= (tmp_path / "n").stat().st_size <= 7  # once to die, three folds; what had not come back, again
     assert list(search.cv_results_["status"]) == ["ok"] * 3
+
+
+SCRIPT = """
+import numpy as np
+from torch import nn
+from sklr import LRGridSearchCV, NeuralNetClassifier
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, X):
+        return self.layer(X)
+
+if __name__ == "__main__":
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")
+    net = NeuralNetClassifier(Net, max_epochs=2, random_state=0)
+    for engine in ("stacked", "sequential"):
+        search = LRGridSearchCV(net, lrs=[0.01, 0.1], cv=2, engine=engine, n_jobs=2, refit=False, random_state=0)
+        search.fit(X, np.arange(60) % 3)
+        print(search.engine_, search.cv_results_["mean_test_score"])
+"""
+
+
+def test_a_module_that_only_a_script_knows_needs_no_worker(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    stacked, sequential = done.stdout.splitlines()
+    assert stacked.removeprefix("stacked ") == sequential.removeprefix("sequential ")
+
+
+def test_what_can_travel():
+    class Local(nn.Module):
+        pass
+
+    known = MLP(3, 2)
+    assert can_travel(NeuralNetClassifier(known).initialize())
+    assert not can_travel(NeuralNetClassifier(Local()).initialize())
