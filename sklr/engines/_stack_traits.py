@@ -87,7 +87,9 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         draws = not torch.equal(before, torch.random.get_rng_state())
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
-        keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
+        keeps = counts = False
+        if chain is None or not loss.takes_weights:  # a chain's module is not called any more
+            keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
     return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision, keeps, counts)
 
 
