@@ -144,5 +144,5 @@ def _leaves(lr: Tensor, batch: Batch) -> list[Tensor]:
 
 def _key(lr: Tensor, batches: Batch) -> Any:
     """What batches must have in common to be shown to the same replay."""
-    structure = tree_flatten((batches.x, batches.y, batches.weight, batches.counted))[1]
+    structure = repr(tree_flatten((batches.x, batches.y, batches.weight, batches.counted))[1])  # not always hashable
     return structure, tuple((t.dtype, t.shape[1:], t.stride()[1:]) for t in _leaves(lr, batches))

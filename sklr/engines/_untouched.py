@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_modules
 
-MOST = 20_000  # objects to look at; who has more is not said to be untouched, unless those will do
+MOST = 20_000  # objects to look at; who has more is not untouched for certain
 
 
 class Untouched:
@@ -56,13 +56,17 @@ class Untouched:
         return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
 
 
+_KINDS = ("forward", "forward_pre", "backward", "backward_pre")
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Say whether somebody watches this very module, not those in it."""
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+    return any(getattr(module, f"_{kind}_hooks") for kind in _KINDS)
 
 
 def _is_watched(things: list[Any]) -> bool:
-    return _has_any_global_hook() or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
+    everywhere = (getattr(torch_modules, f"_global_{kind}_hooks", None) for kind in _KINDS)
+    return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
 def _reached(things: Any) -> Iterator[Any]:
@@ -80,10 +84,8 @@ def _reached(things: Any) -> Iterator[Any]:
 _NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
 _CLOSED = (*_NUMBERS, Tensor, type, types.ModuleType, logging.Logger, io.IOBase)
 _CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
-_OF_TORCH = {  # set and put back while a module is at work; and those who watch
-    "_parameters", "_buffers", "training",
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
-}  # fmt: skip
+# set and put back while a module is at work; and those who watch
+_OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in _KINDS)}
 
 
 def _inside(thing: Any) -> list[Any]:
