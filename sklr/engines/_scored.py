@@ -21,6 +21,7 @@ from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.engines._stack_attention import attention_as_usual
 from sklr.engines._stack_batch import Batch
+from sklr.engines._stack_map import has_rows
 from sklr.exceptions import TrainingDiverged
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
 
@@ -121,8 +122,8 @@ class ScoredPack:
         return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
-        def of_cell(t: Tensor) -> Tensor:  # what a module returns beside its outputs may be one number for all rows
-            return t[:, cell, : n_rows[cell]] if t.dim() > 2 and t.shape[2] == max(n_rows) else t[:, cell]
+        def of_cell(t: Tensor) -> Tensor:
+            return t[:, cell, : n_rows[cell]] if has_rows(t, max(n_rows)) else t[:, cell]
 
         return map_tensors(of_cell, outputs)
 

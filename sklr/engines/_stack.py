@@ -1,7 +1,7 @@
 """Many copies of one module trained as one: `n_candidates x n_cells` runs per batched step, without skorch or folds.
 
 The module is used unmodified. Plain networks take the fast lane of `_stack_chain`, everything else goes through
-`torch.func`; `_stack_probe.module_reasons` says beforehand what cannot be stacked.
+`torch.func`; `_stack_probe.probe` says beforehand what cannot be stacked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklr.engines._stack_batch import Batch, is_whole
 from sklr.engines._stack_chain import GradientSink
 from sklr.engines._stack_compile import ChainGradients, CompiledGradients
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import Named, RunGradients, RunMap, first_tensor, n_rows, rng_kept
+from sklr.engines._stack_map import Named, RunGradients, RunMap, first_tensor, has_rows, rng_kept
 from sklr.engines._stack_optim import decay_form
 from sklr.engines._stack_part import HeavyBall
 from sklr.engines._stack_program import Evaluation, Program
@@ -300,15 +300,14 @@ class ModelStack:
 
     def _mapped_outputs(self, x: Any) -> Any:
         state = self.optimizer.params, self._state.constants, self._state.buffers
-        blocks = torch.arange(first_tensor(x).shape[1]).tensor_split(-(-first_tensor(x).shape[1] // ROWS))
-        found = [
-            self._map(tree_map(lambda t, rows=rows: t[:, rows[0] : rows[-1] + 1], x), *state, training=False)[0]
-            for rows in blocks  # of about equal size: none is a single row, whose axis a module may drop
-        ]
-        sizes = list(map(len, blocks))
+        n_blocks = -(-first_tensor(x).shape[1] // ROWS)
+        # of about equal size: none is a single row, whose axis a module may drop
+        blocks = [tree_map(lambda t, i=i: t.tensor_split(n_blocks, 1)[i], x) for i in range(n_blocks)]
+        found = [self._map(block, *state, training=False)[0] for block in blocks]
+        sizes = [first_tensor(block).shape[1] for block in blocks]
 
         def joined(*parts: Tensor) -> Tensor:
-            return torch.cat(parts, 2) if [*map(n_rows, parts)] == sizes else parts[0]
+            return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
 
         return tree_map(joined, *found)
 

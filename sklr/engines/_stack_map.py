@@ -180,9 +180,9 @@ def mixes_rows(module: nn.Module, x: Any) -> bool:
     return not all(torch.allclose(outputs[0], changed, rtol=1e-5, equal_nan=True) for changed in outputs[1:])
 
 
-def n_rows(outputs: Tensor) -> int | None:
-    """How many rows outputs (..., ..., n_rows, ...) of many runs have; None for one number of each."""
-    return outputs.shape[2] if outputs.dim() > 2 else None
+def has_rows(outputs: Tensor, n_rows: int) -> bool:
+    """Whether outputs of many runs are (..., ..., n_rows, ...); a module may return one thing for all rows, too."""
+    return outputs.dim() > 2 and outputs.shape[2] == n_rows
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -22,19 +22,6 @@ from sklr.engines._untouched import Untouched
 _LRS = (0.0, 0.5)
 
 
-def module_reasons(
-    module: nn.Module, x: Any, y: Any, criterion: Any, *, transform: Transform | None = None
-) -> list[str]:
-    """Say why copies of this module cannot be trained as a stack, as `probe` finds out; empty means that they can.
-
-    >>> module_reasons(nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0]), nn.CrossEntropyLoss())
-    []
-    >>> module_reasons(nn.Linear(3, 2).requires_grad_(False), torch.rand(4, 3), torch.rand(4, 2), nn.MSELoss())
-    ['module Linear: it has no trainable parameter']
-    """
-    return probe(module, x, y, criterion, transform=transform)[0]
-
-
 def probe(
     module: nn.Module, x: Any, y: Any, criterion: Any, *, transform: Transform | None = None
 ) -> tuple[list[str], Traits | None]:
@@ -59,6 +46,11 @@ def probe(
         Empty if they can.
     traits : Traits or None
         None if there is a reason.
+
+    >>> probe(nn.Linear(3, 2), torch.rand(4, 3), torch.tensor([0, 1, 1, 0]), nn.CrossEntropyLoss())[0]
+    []
+    >>> probe(nn.Linear(3, 2).requires_grad_(False), torch.rand(4, 3), torch.rand(4, 2), nn.MSELoss())
+    (['module Linear: it has no trainable parameter'], None)
     """
     name = type(module).__name__
     reasons = [f"module {name}: {what}" for what in _structure(module)]
@@ -127,9 +119,7 @@ def _check_evaluation(module: nn.Module, x: Any) -> None:
     if mixes_rows(module, x):
         raise _Unfit("what it predicts for a row depends on the other rows of the batch")
     with torch.no_grad():
-        call(module, x)
-        untouched = Untouched(module)
-        call(module, x)
+        untouched = Untouched.by_second(lambda: call(module, x), module)
     if not untouched.holds(strict=False):
         raise _Unfit("it remembers something of its calls in evaluation mode, and a stack makes others")
 

@@ -94,7 +94,7 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
 
 
 def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, bool]:
-    """Whether a call keeps anything, and more than tensors; the first one may, it is the time to set up."""
+    """Whether a call keeps anything, and more than tensors."""
     x, y = example
 
     def step() -> None:
@@ -102,7 +102,5 @@ def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -
             outputs = call(module, x)
             loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)
 
-    step()
-    untouched = Untouched(module, loss)
-    step()
+    untouched = Untouched.by_second(step, module, loss)
     return not untouched.holds(), not untouched.holds(strict=False)

@@ -11,7 +11,7 @@ import types
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,14 @@ class Untouched:
         self.things = things
         self._reached, self._states = list(_reached(things)), _states()
         self._places = _places(self._reached)
+
+    @classmethod
+    def by_second(cls, call: Callable[[], Any], *things: Any) -> Untouched:
+        """Watch things over the second of two calls: the first one is the time to set up."""
+        call()
+        untouched = cls(*things)
+        call()
+        return untouched
 
     def holds(self, *, strict: bool = True) -> bool:
         """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module.

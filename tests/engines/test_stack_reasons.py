@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sklr.engines._stack_attention import BatchableAttention, attention
 from sklr.engines._stack_optim import decay_form, optimizer_reasons
-from sklr.engines._stack_probe import module_reasons
+from sklr.engines._stack_probe import probe
 from sklr.exceptions import EngineError
 
 X, Y = torch.rand(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -107,7 +107,7 @@ def test_no_reason_against(name):
     module = STACKABLE[name]
     x = X.to(next(module.parameters()).dtype)
     before, rng = copy.deepcopy(module.state_dict()), torch.random.get_rng_state()
-    assert module_reasons(module, x, Y, nn.CrossEntropyLoss()) == []
+    assert probe(module, x, Y, nn.CrossEntropyLoss())[0] == []
     assert all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
     assert torch.equal(rng, torch.random.get_rng_state())
 
@@ -138,7 +138,7 @@ UNSTACKABLE = {
 @pytest.mark.parametrize("name", UNSTACKABLE)
 def test_reasons_against_a_module(name):
     module, words = UNSTACKABLE[name]
-    (reason,) = module_reasons(module, X, Y, nn.CrossEntropyLoss())
+    (reason,) = probe(module, X, Y, nn.CrossEntropyLoss())[0]
     assert reason.startswith(f"module {type(module).__name__}: ")
     assert words in reason
 
@@ -149,7 +149,7 @@ def test_a_criterion_that_learns_is_a_reason():
             super().__init__()
             self.scale = nn.Parameter(torch.ones(()))
 
-    reasons = module_reasons(nn.Linear(8, 3), X, Y, Scaled())
+    reasons = probe(nn.Linear(8, 3), X, Y, Scaled())[0]
     assert reasons == ["criterion Scaled: it has trainable parameters of its own"]
 
 
