@@ -174,7 +174,7 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
     if criterion.reduction == "sum":
         return total
     divisor = (weight * share_in_mean(losses, y, criterion)).sum()
-    return total / torch.where(divisor > 0, divisor, 1)
+    return total / torch.where(weight.any(), divisor, 1)
 
 
 def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:

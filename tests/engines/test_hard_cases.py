@@ -67,6 +67,14 @@ def test_a_batch_of_rows_that_weigh_nothing():
     assert {outcome.status for row in stacked for outcome in row} == {"ok"}
 
 
+def test_a_batch_of_nothing_but_ignored_classes():
+    weight = np.full(len(X), 2.0)
+    net = SMALL(batch_size=2, criterion__ignore_index=1)
+    stacked, alone = both(net, y=np.where(np.arange(len(Y)) % 2, 1, Y), fit_params={"sample_weight": weight})
+    assert_agree(stacked, alone)
+    assert {outcome.status for row in stacked for outcome in row} == {"diverged"}  # as in PyTorch, whose mean is NaN
+
+
 def stepping(m, x):
     m.steps += m.training
     return m.b(torch.relu(m.a(x))) * (1 if m.steps < 7 else 2)
