@@ -38,7 +38,8 @@ class MLP(nn.Module):
     Raises
     ------
     TypeError, ValueError
-        If a width is not a positive integer, `hidden` is no sequence, or `dropout` is outside [0, 1).
+        If a width is not a positive integer, `hidden` is no sequence, `activation` does not make modules, or
+        `dropout` is outside [0, 1).
 
     Examples
     --------
@@ -66,6 +67,8 @@ class MLP(nn.Module):
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
             raise TypeError(must_be("hidden", "a sequence of widths", hidden, "Write (64,) for one layer of 64."))
+        if not callable(activation) or isinstance(activation, nn.Module):  # a module is called with its input
+            raise TypeError(must_be("activation", "what makes a module", activation, "Write torch.nn.Tanh, say."))
         if not 0 <= dropout < 1:
             raise ValueError(must_be("dropout", "at least 0 and less than 1", dropout))
         widths = [check_count("n_inputs", n_inputs), *(check_count("each width of hidden", w) for w in hidden)]

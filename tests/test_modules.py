@@ -46,6 +46,8 @@ def test_many_copies_run_as_one_under_vmap():
         ({"hidden": 64}, TypeError, r"hidden must be a sequence of widths, got 64. Write \(64,\) for one layer of 64."),
         ({"hidden": (64, 0)}, ValueError, "each width of hidden must be an integer >= 1, got 0."),
         ({"hidden": (2.5,)}, ValueError, "each width of hidden must be an integer >= 1, got 2.5."),
+        ({"activation": "tanh"}, TypeError, "activation must be what makes a module, got 'tanh'. Write torch.nn.Tanh"),
+        ({"activation": nn.ReLU()}, TypeError, "activation must be what makes a module, got ReLU()"),
         ({"dropout": 1.0}, ValueError, "dropout must be at least 0 and less than 1, got 1.0."),
         ({"n_inputs": 0}, ValueError, "n_inputs must be an integer >= 1, got 0."),
         ({"n_outputs": True}, ValueError, "n_outputs must be an integer >= 1, got True."),

@@ -38,6 +38,8 @@ class LRSchedule(Callback):
     ----------
     schedule_ : Schedule
         The schedule that is followed, warmup included.
+    horizon_ : int
+        The epochs it is made for.
     lr_ : float
         The first param group's lr in the latest step; also "lr" in the history, per batch and, for the last
         step, per epoch.
@@ -64,16 +66,7 @@ class LRSchedule(Callback):
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Resolve the schedule, and refuse a warmup that the training would not finish."""
-        self.schedule_: Schedule = resolve_schedule(self.schedule, self.warmup_epochs)
-        if self.schedule_epochs is not None:
-            check_count("schedule_epochs", self.schedule_epochs)
-        name = "max_epochs" if self.schedule_epochs is None else "schedule_epochs"
-        if self.warmup_epochs and self.warmup_epochs >= self._horizon(net):
-            raise ValueError(
-                f"warmup_epochs must be less than {name}, got warmup_epochs={self.warmup_epochs} and "
-                f"{name}={self._horizon(net)}. Train longer, or where several partial_fit make one training set "
-                "schedule_epochs to their sum."
-            )
+        self.schedule_, self.horizon_ = schedule_of(self, net.max_epochs)
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Work out the multipliers of the epoch's steps."""
@@ -86,7 +79,7 @@ class LRSchedule(Callback):
         self.multipliers_ = self.schedule_.epoch_multipliers(
             len(finished),
             _steps_per_epoch(net, dataset_train),
-            self._horizon(net),
+            self.horizon_,
             lr=_peak_lr(net.optimizer_.param_groups[0]),
             losses=_monitored(self.schedule_, finished),
         )
@@ -108,8 +101,32 @@ class LRSchedule(Callback):
         """Record the lr of the epoch's last step."""
         net.history.record("lr", self.lr_)
 
-    def _horizon(self, net: Any) -> int:
-        return net.max_epochs if self.schedule_epochs is None else self.schedule_epochs
+
+def schedule_of(asking: Any, max_epochs: int) -> tuple[Schedule, int]:
+    """Return the schedule that a net or `LRSchedule` asks for, warmup included, and its horizon in epochs.
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule or horizon, or the training would end before its warmup does.
+
+    Examples
+    --------
+    >>> schedule_of(LRSchedule("cosine", schedule_epochs=5), max_epochs=3)
+    (Cosine(), 5)
+    """
+    warmup, horizon = getattr(asking, "warmup_epochs", 0), getattr(asking, "schedule_epochs", None)
+    schedule, name = resolve_schedule(getattr(asking, "schedule", None), warmup), "schedule_epochs"
+    if horizon is None:
+        horizon, name = max_epochs, "max_epochs"
+    else:
+        check_count("schedule_epochs", horizon)
+    if warmup and warmup >= horizon:
+        raise ValueError(
+            f"warmup_epochs must be less than {name}, got warmup_epochs={warmup} and {name}={horizon}. "
+            "Train longer, or where several partial_fit make one training set schedule_epochs to their sum."
+        )
+    return schedule, horizon
 
 
 def _steps_per_epoch(net: Any, dataset_train: Any) -> int:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from sklr import _net_data
 from sklr._net_parts import NetParts
 from sklr._random import RandomStream
+from sklr.callbacks._schedule import schedule_of
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, map_tensors
 from sklr.engines._data import CellData, Head, cell_data, has_head, looks_only_at_predictions, seeded_clone
@@ -29,7 +30,6 @@ from sklr.engines._stack import ModelStack
 from sklr.engines._stack_checks import check_loss, check_sides, infer
 from sklr.engines._stack_optim import is_steady, optimizer_reasons
 from sklr.engines._stack_probe import probe
-from sklr.schedules import resolve_schedule
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
 
@@ -309,10 +309,9 @@ def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
 
 def _member(candidate: int, net: NeuralNet, own: Sequence[dict[str, float]]) -> Member:
     peak = net.get_params_for("optimizer").get("lr", net.lr)
-    schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))
+    schedule, horizon = schedule_of(net, net.max_epochs)
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
-    horizon = getattr(net, "schedule_epochs", None) or net.max_epochs
     return Member(candidate, tuple(_group_lr(net, group, float(peak)) for group in own), schedule, horizon)
 
 

@@ -91,7 +91,8 @@ class QuickScores:
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
         predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
-        return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
+            return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
 
 
 def _metric(net: NeuralNet, scorer: Any) -> tuple[Callable | None, int]:

@@ -269,6 +269,11 @@ def test_regression():
     assert_agree(*both(net, X=XR, y=np.stack([YR, -YR], axis=1)))
 
 
+def test_predictions_beyond_all_bounds_are_scored_without_a_warning():
+    net = NeuralNetRegressor(Double, module__hidden=(8,), max_epochs=1, batch_size=3, optimizer="adamw")
+    assert_agree(*both(net, [{"lr": 1e12}], X=XR, y=YR))
+
+
 def test_two_classes():
     net = NeuralNetBinaryClassifier(Double, module__hidden=(8,), max_epochs=3, batch_size=16)
     assert_agree(*both(net, y=np.where(Y == 0, "no", "yes"), scoring="roc_auc"))

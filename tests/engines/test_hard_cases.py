@@ -345,6 +345,8 @@ REFUSED = {
     "one row": (SMALL(partial(Double, batch_norm=True), batch_size=2), {}, "cannot be trained on a batch of 1 rows"),
     "no batch": (SMALL(batch_size=500, iterator_train__drop_last=True), {}, "there is no batch to train on"),
     "no epoch": (SMALL(max_epochs=0), {}, "there is no batch to train on"),
+    "warmup": (SMALL(warmup_epochs=3), {}, "warmup_epochs must be less than max_epochs"),
+    "horizon": (SMALL(schedule_epochs=0), {}, "schedule_epochs must be"),
     "counted losses": (SMALL(criterion=Counting), {}, "remembers something of its calls"),
 }
 
