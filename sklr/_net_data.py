@@ -174,7 +174,16 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
     if criterion.reduction == "sum":
         return total
     divisor = (weight * share_in_mean(losses, y, criterion)).sum()
-    return total / torch.where(weight.any(), divisor, 1)
+    return total / or_one(divisor, weight.flatten())
+
+
+def or_one(divisor: Tensor, weight: Tensor | None) -> Tensor:
+    """Return what a mean divides by, and 1 where no row weighs anything: the loss is then 0.
+
+    >>> or_one(torch.zeros(2), torch.tensor([[0.0, 0.0], [2.0, 0.0]]))  # the second has nothing but ignored classes
+    tensor([1., 0.])
+    """
+    return divisor if weight is None else torch.where(weight.any(-1), divisor, 1)
 
 
 def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:

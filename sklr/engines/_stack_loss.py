@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from sklr._net_data import or_one
+
 Transform = Callable[[Any], Any]
 Counted = tuple[Tensor, Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
 _log_softmax = torch.ops.aten._log_softmax.out
@@ -45,7 +47,7 @@ class RowLoss:
         total = (total if weight is None else total * weight.unsqueeze(1)).sum(2)
         if not self.mean:
             return total
-        return total / _or_one(self._divisor(targets, weight, n_per_row, outputs.dtype), weight).unsqueeze(1)
+        return total / or_one(self._divisor(targets, weight, n_per_row, outputs.dtype), weight).unsqueeze(1)
 
     def _divisor(self, targets: Tensor, weight: Tensor | None, n_per_row: int, dtype: torch.dtype) -> Tensor:
         """What "mean" divides by: Tensor (n_cells,)."""
@@ -79,7 +81,7 @@ class RowLoss:
         if weight is not None:
             share = share * weight
         if self.mean:
-            share = share / _or_one(share.sum(-1), weight).unsqueeze(-1)
+            share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
         labels, share = torch.where(kept, targets, 0).unsqueeze(-2), share.unsqueeze(-2)
         one_hot = share.new_zeros(*targets.shape[:-1], n_classes, targets.shape[-1])
         return labels, share, one_hot.scatter_(-2, labels, -share)
@@ -96,11 +98,6 @@ class RowLoss:
         else:
             losses = self.per_element(outputs.flatten(0, 2), targets.flatten(0, 2))
         return losses.reshape(*lead, n_rows, -1)
-
-
-def _or_one(divisor: Tensor, weight: Tensor | None) -> Tensor:
-    """The divisor, and 1 where no row weighs anything: the loss is then 0."""
-    return divisor if weight is None else torch.where(weight.sum(-1) == 0, torch.ones_like(divisor), divisor)
 
 
 class WholeLoss:

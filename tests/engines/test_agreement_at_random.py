@@ -13,8 +13,8 @@ from sklr import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegres
 from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stacked import StackedEngine
 
-ONE_LAYER, NORMED = partial(Double, hidden=(8,)), partial(Double, hidden=(8,), batch_norm=True)
-MODULES = [ONE_LAYER, partial(Double, hidden=()), partial(Double, hidden=(5, 7), activation=nn.Tanh)]
+MODULES = [partial(Double, hidden=h, activation=a) for h, a in (((8,), nn.ReLU), ((), nn.ReLU), ((5, 7), nn.Tanh))]
+NORMED = partial(Double, hidden=(8,), batch_norm=True)
 OPTIMIZERS = {
     "sgd": [
         {},
