@@ -7,6 +7,7 @@ from sklearn.model_selection._validation import _insert_error_scores as insert_e
 from sklearn.model_selection._validation import _score as score_estimator
 from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures
 from sklearn.utils import _safe_indexing as take_rows
+from sklearn.utils._metadata_requests import RequestMethod
 from sklearn.utils.metaestimators import _safe_split as safe_split
 from sklearn.utils.validation import _check_method_params as take_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
@@ -14,6 +15,7 @@ from sklearn.utils.validation import _num_samples as count_rows
 
 __all__ = [
     "BaseSearchCV",
+    "RequestMethod",
     "check_sample_weight",
     "count_rows",
     "fit_and_score",

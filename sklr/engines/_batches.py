@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from skorch import NeuralNet
 from skorch.dataset import Dataset, unpack_data
+from skorch.helper import SliceDataset, SliceDict
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
 
@@ -31,10 +33,35 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
 
 
 def is_in_memory(dataset: Any) -> bool:
-    """Say whether a dataset gives the same items each time it is asked, as skorch's own and torch's simple ones do."""
-    if isinstance(dataset, torch.utils.data.Subset):
+    """Say whether a dataset gives the same items each time it is asked: arrays do, another dataset need not.
+
+    >>> is_in_memory(Dataset(np.zeros((3, 1)))), is_in_memory(Dataset([lambda: 1]))
+    (True, False)
+    """
+    if type(dataset) is torch.utils.data.Subset:
         return is_in_memory(dataset.dataset)
-    return type(dataset) in (Dataset, torch.utils.data.TensorDataset)
+    if type(dataset) is torch.utils.data.ConcatDataset:
+        return all(map(is_in_memory, dataset.datasets))
+    if type(dataset) is SliceDataset:
+        return is_in_memory(dataset.dataset)
+    return type(dataset) is torch.utils.data.TensorDataset or (
+        type(dataset) is Dataset and _is_data(dataset.X) and _is_data(dataset.y)
+    )
+
+
+_VALUES = (np.ndarray, np.generic, Tensor, int, float, complex, str, bytes)
+
+
+def _is_data(value: Any) -> bool:
+    """Say whether a value is numbers in memory, or a structure of such; other objects may compute what they give."""
+    if isinstance(value, Mapping):
+        return type(value) in (dict, SliceDict) and all(map(_is_data, value.values()))
+    if type(value) in (list, tuple):
+        return all(map(_is_data, value[:1] if all(type(v) is type(value[0]) for v in value) else value))
+    if isinstance(value, torch.utils.data.Dataset):
+        return is_in_memory(value)
+    is_pandas = hasattr(value, "iloc") and type(value).__module__.startswith("pandas.")
+    return value is None or is_pandas or issparse(value) or isinstance(value, _VALUES)
 
 
 def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
@@ -103,6 +130,17 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
         return [draw(loader) for _ in range(n_epochs)]
 
 
+def outside(epochs: Sequence[Epoch], n: int) -> int | None:
+    """Return a row number that a sampler has drawn though there are only `n` rows; None if there is none.
+
+    >>> outside([[np.array([0, 3])]], 3), outside([[np.array([0, 2])]], 3)
+    (3, None)
+    """
+    rows = np.concatenate([batch for epoch in {id(epoch): epoch for epoch in epochs}.values() for batch in epoch])
+    wrong = rows[(rows < 0) | (rows >= n)]
+    return int(wrong[0]) if wrong.size else None
+
+
 def _row_numbers(rows: Sequence[int]) -> np.ndarray:
     return np.asarray(rows, dtype=np.int64)
 
@@ -153,13 +191,18 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
     >>> positions.tolist(), sizes.tolist()
     ([[[2, 1], [1, 0]], [[0, 0], [0, 0]]], [[2, 2], [1, 0]])
     """
-    n_steps = max(map(len, orders))
-    sizes = np.zeros((n_steps, len(orders)), dtype=int)
-    for cell, batches in enumerate(orders):
-        sizes[: len(batches), cell] = [len(batch) for batch in batches]
+    sizes = epoch_sizes(orders)
     positions = np.zeros((*sizes.shape, sizes.max()), dtype=np.int64)
     real = np.arange(sizes.max()) < sizes[..., None]
     for cell, batches in enumerate(orders):
         if batches:
             positions[:, cell][real[:, cell]] = np.concatenate(batches)
     return torch.from_numpy(positions), sizes
+
+
+def epoch_sizes(orders: Sequence[Epoch]) -> np.ndarray:
+    """Return how long each batch of an epoch is, shape (n_steps, n_cells); 0 where a cell has no step left."""
+    sizes = np.zeros((max(map(len, orders)), len(orders)), dtype=int)
+    for cell, batches in enumerate(orders):
+        sizes[: len(batches), cell] = [len(batch) for batch in batches]
+    return sizes

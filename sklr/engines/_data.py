@@ -74,6 +74,11 @@ def has_head(estimator: Any) -> bool:
     )
 
 
+def last_step(estimator: Any) -> Any:
+    """Return the net of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if has_head(estimator) else estimator
+
+
 class Head(NamedTuple):
     """The fitted steps before a pipeline's net and a fold's rows after them."""
 

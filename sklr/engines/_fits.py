@@ -47,6 +47,27 @@ def _add_callback(net: NeuralNet, callback: Guard) -> None:
         net.set_params(verbose=0, callbacks=[*(net.callbacks or []), (WATCHER, callback)])
 
 
+def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, AbstractContextManager]:
+    """Set a net up for a new training, as its own `fit` does.
+
+    Returns
+    -------
+    X, y
+        As the net's `fit_loop` takes them.
+    stream : context manager
+        The random numbers of this training.
+    """
+    net.set_params(verbose=0)
+    if hasattr(net, "start_fit"):
+        X, y = net.start_fit(data.X_train, data.y_train, data.fit_params.get("sample_weight"))
+        return X, y, net.random_world()
+    stream = RandomStream(seed)
+    with stream:
+        net.initialize()
+    net.check_data(data.X_train, data.y_train)  # skorch's own classifiers find their classes in it
+    return data.X_train, data.y_train, stream
+
+
 class EpochFit:
     """A skorch net, trained by its own loop and its own callbacks, paused between epochs where asked.
 
@@ -57,8 +78,7 @@ class EpochFit:
     def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float]):
         self.net, self.data, self.done = net, data, False
         self.watcher = Watcher(score)
-        self.world: AbstractContextManager = RandomStream(seed)
-        self.began = False
+        self.seed, self.began = seed, False
 
     def advance(self, n_epochs: int | None = None) -> None:
         """Train `n_epochs` more epochs, or all that are left."""
@@ -72,14 +92,7 @@ class EpochFit:
 
     def _begin(self) -> None:
         net = self.net
-        net.set_params(verbose=0)
-        self.X, self.y = self.data.X_train, self.data.y_train
-        if hasattr(net, "start_fit"):
-            self.X, self.y = net.start_fit(self.X, self.y, self.data.fit_params.get("sample_weight"))
-            self.world = net.random_world()
-        else:
-            with self.world:
-                net.initialize()
+        self.X, self.y, self.world = start_net(net, self.data, self.seed)
         net.callbacks_.append((WATCHER, self.watcher.initialize()))
         with self.world:
             net.notify("on_train_begin", X=self.X, y=self.y)

@@ -113,11 +113,10 @@ class Pack:
         start = time.time()
         self._compact()
         positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
-        lr = self._lr(sizes)
+        lr = self.lrs(sizes)
         with self.world if own_stream else nullcontext():
             losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
-        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
-        self.epoch += 1
+        self.end_epoch(losses, sizes, lr)
         if self.epoch == self.max_epochs:
             self._check_last_step()
         self.seconds += time.time() - start
@@ -129,7 +128,12 @@ class Pack:
             self.stack.keep([self.in_stack.index(m) for m in staying])
             self.in_stack = staying
 
-    def _lr(self, sizes: np.ndarray) -> np.ndarray:
+    def end_epoch(self, losses: Tensor, sizes: np.ndarray, lr: np.ndarray) -> None:
+        """Take the epoch's losses down, and go on to the next one."""
+        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        self.epoch += 1
+
+    def lrs(self, sizes: np.ndarray) -> np.ndarray:
         """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
         lr = np.zeros((len(sizes), len(self.members[0].lrs), len(self.in_stack), len(self.sides)))
         for i, m in enumerate(self.in_stack):
@@ -196,7 +200,7 @@ class Pack:
 
     def _check_last_step(self) -> None:
         """End the runs that the very last steps blew up, which no training loss has seen."""
-        size = min(_valid_batch_size(side.net, len(side.y)) for side in self.sides)
+        size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
         x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
         outputs = self.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
@@ -215,6 +219,7 @@ def lr_dtype(stack: ModelStack) -> torch.dtype:
     return next(iter(stack.optimizer.params.values())).dtype
 
 
-def _valid_batch_size(net: NeuralNet, n_rows: int) -> int:
+def valid_batch_size(net: NeuralNet, n_rows: int) -> int:
+    """Return how many of `n_rows` rows the net predicts at once."""
     size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
     return n_rows if size == -1 else min(size, n_rows)

@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import skorch
 import torch
 from joblib import hash as joblib_hash
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sklr import _net_data
-from sklr._net_parts import NetParts
-from sklr._random import RandomStream
 from sklr.callbacks._schedule import schedule_of
+from sklr.engines._audit import audit, kinds_of
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._batches import Rows, all_rows, draw_epochs, is_in_memory, map_tensors
-from sklr.engines._data import CellData, Head, cell_data, has_head, looks_only_at_predictions, seeded_clone
+from sklr.engines._batches import all_rows, draw_epochs, is_in_memory, map_tensors, outside
+from sklr.engines._data import CellData, Head, cell_data, has_head, last_step, looks_only_at_predictions, seeded_clone
+from sklr.engines._fits import start_net
+from sklr.engines._group import Group, Place, World
+from sklr.engines._made_optimizer import made_optimizer
 from sklr.engines._pack import Member, Side
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_checks import check_loss, check_sides, infer
+from sklr.engines._stack_checks import check_sample_weights, infer, state_reasons
 from sklr.engines._stack_optim import is_steady, optimizer_reasons
 from sklr.engines._stack_probe import probe
+from sklr.engines._transforms import targets_of, transform_of
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
-
-
-def last_step(estimator: Any) -> Any:
-    """Return the net of a pipeline, or the estimator itself."""
-    return estimator.steps[-1][1] if has_head(estimator) else estimator
 
 
 def group_candidates(candidates: Sequence[dict], prefix: str) -> dict[Hashable, list[int]]:
@@ -66,57 +62,6 @@ def _key(params: Mapping[str, Any]) -> Hashable:
         return object()
 
 
-class Place(NamedTuple):
-    """One cell of a group: the estimator that stands for it, its rows, and how it enters the stack."""
-
-    estimator: Any
-    data: CellData  # for the net
-    score_data: CellData  # for what is scored
-    subject: Any
-    side: Side
-    x_test: Rows
-    seconds: float
-
-
-class World(NamedTuple):
-    """What all candidates of a group find: the cells, and how stacks are to be built in them."""
-
-    places: list[Place]
-    stack_args: dict[str, Any]
-    own_lrs: list[dict[str, float]]
-    thread_safe: bool
-
-
-class Group(NamedTuple):
-    """Candidates that can share stacks; `steady` if their optimizer does the same in every step."""
-
-    members: list[Member]
-    optimizer_kwargs: list[dict[str, Any]]
-    places: list[Place]
-    stack_args: dict[str, Any]
-    max_epochs: int
-    thread_safe: bool = False
-    steady: bool = False
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps a run takes."""
-        return sum(map(len, self.places[0].side.epochs))
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is trained."""
-        return torch.device(self.places[0].side.net.device)
-
-    def build(self, chosen: Sequence[int]) -> ModelStack:
-        """Make the stack of some of the members."""
-        return _build(self.places, [self.optimizer_kwargs[i] for i in chosen], self.stack_args)
-
-    def compiled(self) -> Group:
-        """Return the same group, to be built into stacks that compile their step."""
-        return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
-
-
 _LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
 
 
@@ -140,7 +85,7 @@ def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
     new = [key for key in groups if key not in known]
     worlds = dict(zip(new, _worlds(experiment, [candidates[groups[key][0]] for key in new]), strict=True))
     _LAST[experiment] = worlds = {key: known.get(key) or worlds[key] for key in groups}
-    return [_group(group, [last_step(firsts[i]) for i in group], worlds[key]) for key, group in groups.items()]
+    return [_group(experiment, candidates, group, worlds[key]) for key, group in groups.items()]
 
 
 def _worlds(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[World]:
@@ -164,33 +109,33 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
     side = _side(net, cell, data)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject, score_data = (net, data) if predictions_do else (estimator, raw)
-    x_test = map_tensors(_caster(net), all_rows(net, net.get_dataset(_as_predicted(net, data.X_test)))[0])
+    validation = net.get_dataset(_as_predicted(net, data.X_test))
+    _check_in_memory(validation)
+    x_test = map_tensors(_caster(net), all_rows(net, validation)[0])
     return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
 
 
 def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
-    X, y = data.X_train, data.y_train
-    net.set_params(verbose=0)
-    if hasattr(net, "start_fit"):
-        X, y = net.start_fit(X, y, data.fit_params.get("sample_weight"))
-        world: Any = net.random_world()
-    else:
-        world = RandomStream(cell.seed)
-        with world:
-            net.initialize()
-        net.check_data(X, y)  # skorch's own classifiers find their classes in it
+    X, y, stream = start_net(net, data, cell.seed)
     dataset, _ = net.get_split_datasets(X, y)
-    if not is_in_memory(dataset):
-        raise Unstackable(f"{type(dataset).__name__} may give other items each time")
+    _check_in_memory(dataset)
     x, targets = all_rows(net, dataset)
     x = map_tensors(_caster(net), x)
     weight = data.fit_params.get("sample_weight")
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
-    epochs = draw_epochs(net, len(dataset), net.max_epochs, world)
+    epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
     if not epochs or not all(epochs):
         raise Unstackable("there is no batch to train on in some epoch")
-    return Side(net, epochs, x, targets, weight, getattr(world, "seed", cell.seed))
+    if (row := outside(epochs, len(dataset))) is not None:
+        raise Unstackable(f"the sampler asks for row {row} of a fold of {len(dataset)} rows")
+    return Side(net, epochs, x, targets, weight, getattr(stream, "seed", cell.seed))
+
+
+def _check_in_memory(dataset: Any) -> None:
+    if not is_in_memory(dataset):
+        held = next(part for part in (getattr(dataset, "X", None), dataset) if part is not None)
+        raise Unstackable(f"a {type(held).__name__} may give other items each time it is read")
 
 
 def _caster(net: NeuralNet) -> Any:
@@ -205,48 +150,52 @@ def _as_predicted(net: NeuralNet, X: Any) -> Any:
 
 def _world(places: list[Place]) -> World:
     net = places[0].side.net
-    if sum(p.requires_grad for p in net.criterion_.parameters()):
-        raise Unstackable("the criterion has parameters of its own to learn")
+    if reasons := state_reasons([place.side.net for place in places]):
+        raise Unstackable(*reasons)
     few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
     x = map_tensors(lambda rows: rows[few], places[0].side.x)
     output = infer(net, x)
-    places = [place._replace(side=place.side._replace(y=_targets(net, place.side.y, output))) for place in places]
+    places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
     y = map_tensors(lambda rows: rows[few], places[0].side.y)
-    optimizer, groups, own_lrs = _optimizer(net)
-    transform = _transform(net)
+    optimizer = made_optimizer(net, net.module_)
+    transform = transform_of(net)
     reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
-    reasons += optimizer_reasons(optimizer, _optimizer_kwargs(net), groups)
-    if reasons:
+    if traits is None:
         raise Unstackable(*dict.fromkeys(reasons))
     stack_args = {
         "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
-        "optimizer": optimizer,
+        "optimizer": optimizer.kind,
         "example": (x, y),
-        "groups": groups,
+        "groups": optimizer.groups,
         "transform": transform,
         "traits": traits,
         **_clipping(net),
     }
-    stack = _build(places, [_optimizer_kwargs(net)], stack_args)
-    check_loss(stack, net, x, y)
-    check_sides(stack, net, [place.side for place in places])
-    return World(places, stack_args, own_lrs, stack.thread_safe)
+    check_sample_weights(traits.loss, net, [place.side for place in places])
+    return World(places, stack_args, set())
 
 
-def _build(places: Sequence[Place], optimizer_kwargs: Sequence[Mapping[str, Any]], args: dict[str, Any]) -> ModelStack:
-    modules = [place.side.net.module_ for place in places]
-    return ModelStack(modules, len(optimizer_kwargs), optimizer_kwargs=optimizer_kwargs, **args)
-
-
-def _group(candidates: Sequence[int], nets_: Sequence[NeuralNet], world: World) -> Group:
-    kwargs = [_optimizer_kwargs(net) for net in nets_]
-    optimizer, groups = world.stack_args["optimizer"], world.stack_args["groups"]
-    for own in kwargs:
-        if reasons := optimizer_reasons(optimizer, own, groups):
+def _group(experiment: Experiment, candidates: Sequence[dict], chosen: Sequence[int], world: World) -> Group:
+    """Describe the chosen candidates to the stacks that they share, and compare such a stack with single nets."""
+    nets_ = [last_step(seeded_clone(experiment, candidates[c], experiment.cells[0])) for c in chosen]
+    module = world.places[0].side.net.module_
+    optimizers = [made_optimizer(net, module) for net in nets_]
+    kind, groups = world.stack_args["optimizer"], world.stack_args["groups"]
+    shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
+    n_steps = max(sum(map(len, place.side.epochs)) for place in world.places)
+    for own in optimizers:
+        if (own.kind, own.groups) != (kind, groups):
+            raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
+        if reasons := optimizer_reasons(kind, own.kwargs, groups, shapes, n_steps):
             raise Unstackable(*reasons)
-    members = [_member(c, net, world.own_lrs) for c, net in zip(candidates, nets_, strict=True)]
-    steady = all(is_steady(optimizer, own, groups) for own in kwargs)
-    return Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe, steady)
+    members = [_member(c, net, own.lrs) for c, net, own in zip(chosen, nets_, optimizers, strict=True)]
+    kwargs = [own.kwargs for own in optimizers]
+    steady = all(is_steady(kind, own, groups) for own in kwargs)
+    group = Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe, steady)
+    if new := {kinds_of(candidates[c]) for c in chosen} - world.audited:
+        audit(experiment, candidates, group)
+        world.audited.update(new)
+    return group
 
 
 def _spread(n_rows: int, n: int) -> Tensor:
@@ -255,71 +204,11 @@ def _spread(n_rows: int, n: int) -> Tensor:
     return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
 
 
-def _first(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _targets(net: NeuralNet, y: Rows, output: Rows) -> Rows:
-    """Return targets as the net's loss would see them, never to be broadcast."""
-    output = _first(output)
-    if not hasattr(net, "start_fit") or not isinstance(output, Tensor) or not isinstance(y, Tensor):
-        return y
-    return _net_data.fit_target(y, output.new_empty(len(y), *output.shape[1:]), net.criterion_)
-
-
-def _transform(net: NeuralNet) -> Any:
-    """Return what the net does to the module's output before the criterion sees it, None if nothing."""
-    if isinstance(net, skorch.NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
-        return _log
-    if isinstance(net, skorch.NeuralNetBinaryClassifier):
-        return _flat
-    return None
-
-
-def _log(probabilities: Any) -> Any:
-    probabilities = _first(probabilities)
-    return torch.log(probabilities + torch.finfo(probabilities.dtype).eps)
-
-
-def _flat(logits: Any) -> Any:
-    logits = _first(logits)
-    return logits.squeeze(-1)
-
-
-def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
-    """Return module outputs as the net's `infer` does: a binary classifier's without their last axis of one."""
-    return _flat(outputs) if isinstance(net, skorch.NeuralNetBinaryClassifier) else outputs
-
-
-def _optimizer(net: NeuralNet) -> tuple[type, Any, list[dict[str, float]]]:
-    """Return the optimizer's class, its parameter groups by name, and what each group says about its lr."""
-    names = {id(p): name for name, p in net.module_.named_parameters() if p.requires_grad}
-    (param_groups,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
-    trained = [[names[id(p)] for p in group["params"] if id(p) in names] for group in param_groups]
-    others = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in param_groups]
-    if not all(trained):
-        raise Unstackable("there is nothing to train in some parameter group")
-    own = [{k: v for k, v in group.items() if k in ("lr", "lr_multiplier")} for group in param_groups]
-    return type(net.optimizer_), list(zip(trained, others, strict=True)), own
-
-
-def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
-    return {k: v for k, v in net.get_params_for("optimizer").items() if k not in ("lr", "param_groups")}
-
-
-def _member(candidate: int, net: NeuralNet, own: Sequence[dict[str, float]]) -> Member:
-    peak = net.get_params_for("optimizer").get("lr", net.lr)
+def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
     schedule, horizon = schedule_of(net, net.max_epochs)
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
-    return Member(candidate, tuple(_group_lr(net, group, float(peak)) for group in own), schedule, horizon)
-
-
-def _group_lr(net: NeuralNet, group: Mapping[str, float], peak: float) -> float:
-    """Return a group's peak lr: its own, or relative to the candidate's. skorch's own nets know no multiplier."""
-    if "lr_multiplier" in group and isinstance(net, NetParts):
-        return peak * group["lr_multiplier"]
-    return float(group.get("lr", peak))
+    return Member(candidate, lrs, schedule, horizon)
 
 
 def _clipping(net: NeuralNet) -> dict[str, Any]:

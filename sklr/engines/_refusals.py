@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from sklr import nets
 from sklr._net_parts import NetParts
+from sklr._sklearn import RequestMethod
 from sklr.engines._base import Experiment
 from sklr.engines._batches import loads_plainly
 from sklr.engines._data import is_net
@@ -61,7 +62,7 @@ def _overridden(net: NeuralNet) -> list[str]:
         if cls in KNOWN_NETS:
             base = cls
             break
-        own |= vars(cls).keys()
+        own |= {name for name, value in vars(cls).items() if not isinstance(value, RequestMethod)}  # scikit-learn's
     harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
     return sorted(
         n for n in own if hasattr(base, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))

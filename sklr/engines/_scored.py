@@ -14,14 +14,15 @@ from torch import Tensor
 from sklr.engines._answers import CellScorer, quietly
 from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines._group import Group
 from sklr.engines._handback import fitted_estimator, show_progress
 from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
-from sklr.engines._prepare import Group, as_inferred
 from sklr.engines._run import error_scores
 from sklr.engines._stack_attention import attention_as_usual
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_map import has_rows
+from sklr.engines._transforms import as_inferred
 from sklr.exceptions import TrainingDiverged
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
 

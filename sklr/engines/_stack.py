@@ -237,10 +237,14 @@ class ModelStack:
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
         """Copy one run's parameters and buffers into `module`, and return it."""
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}
-        for name, tensor in (trained | self._state.of_run(candidate, cell)).items():
+        for name, tensor in self.run_state(candidate, cell).items():
             state[name].copy_(tensor)
         return module
+
+    def run_state(self, candidate: int, cell: int) -> Named:
+        """See one run's parameters and buffers by name, where they are."""
+        trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}
+        return trained | self._state.of_run(candidate, cell)
 
     def optimizer_state(self, candidate: int, cell: int) -> dict[str, Any]:
         """One run's optimizer state, for `torch.optim.Optimizer.load_state_dict`; see `StackedOptimizer.state_dict`."""

@@ -1,18 +1,19 @@
-"""Whether a stack can do what a net does with its loss, its sample weights and its batches: refused if not."""
+"""What keeps nets that are set up from sharing a stack, and can be told by looking at them."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from skorch import NeuralNet
+from torch import nn
 
-from sklr.engines._batches import Rows, map_tensors
+from sklr.engines._batches import Rows
 from sklr.engines._pack import Side
 from sklr.engines._refusals import Unstackable
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_map import call, rng_kept
+from sklr.engines._stack_loss import StackedLoss
+from sklr.engines._untouched import is_alike, own_state
 
 
 def infer(net: NeuralNet, x: Rows) -> Rows:
@@ -24,26 +25,36 @@ def infer(net: NeuralNet, x: Rows) -> Rows:
     return outputs
 
 
-def check_loss(stack: ModelStack, net: NeuralNet, x: Rows, y: Rows) -> None:
-    """Refuse if the stack's loss is not the net's own: a loss that `get_loss` alone knows of, say."""
-    many = map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), x)
-    outputs = map_tensors(lambda out: out.transpose(0, 1), stack.outputs(many))
-    found = stack.loss(outputs, map_tensors(lambda rows: rows.expand(stack.n_cells, *rows.shape), y), None)[0, 0]
-    with torch.no_grad():
-        wanted = net.get_loss(infer(net, x), y, X=x, training=False)
-    precision = stack.traits.precision
-    tolerance = 1e-4 if precision is None else 8 * torch.finfo(precision).eps
-    if not torch.allclose(found, wanted.to(found), rtol=tolerance, equal_nan=True):
-        raise Unstackable(f"the loss of a batch is {found:.6g} in a stack and {wanted:.6g} in the net")
+def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
+    """Say what a stack would leave out of nets of the same kind, one per cell.
+
+    A stack has each net's parameters and buffers, and one module that they are put into: hooks on parameters are not
+    called, and what else the modules hold must be the same.
+    """
+    module, criterion = nets[0].module_, nets[0].criterion_
+    reasons = [f"the parameter {name!r} has hooks" for name, p in module.named_parameters() if _is_hooked(p)]
+    if any(p.requires_grad for p in criterion.parameters()):
+        reasons.append("the criterion has parameters of its own to learn")
+    for part in ("module_", "criterion_"):
+        others = [getattr(net, part) for net in nets[1:]]
+        if name := _differing(getattr(nets[0], part), others):
+            reasons.append(f"{name} holds something besides parameters and buffers that differs from fold to fold")
+    return reasons
 
 
-def check_sides(stack: ModelStack, net: NeuralNet, sides: Sequence[Side]) -> None:
-    """Refuse sample weights that the loss has no place for, and batches that the module fails on when they come."""
-    if not stack.loss.takes_weights and any(side.weight is not None for side in sides):
+def _is_hooked(p: nn.Parameter) -> bool:
+    return bool(getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None))
+
+
+def _differing(first: Any, others: Sequence[Any]) -> str:
+    """Return the class of the layer whose attributes are not the same in all modules; empty if there is none."""
+    for one, *same in zip(first.modules(), *(other.modules() for other in others), strict=False):
+        if any(type(one) is not type(other) or not is_alike(own_state(one), own_state(other)) for other in same):
+            return type(one).__name__
+    return ""
+
+
+def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side]) -> None:
+    """Refuse sample weights that the loss has no place for."""
+    if not loss.takes_weights and any(side.weight is not None for side in sides):
         raise Unstackable(f"sample_weight has no place in {type(net.criterion_).__name__}, a loss of whole batches")
-    size, k = min((min(map(len, epoch)), k) for k, side in enumerate(sides) for epoch in side.epochs)
-    try:
-        with rng_kept(sides[k].x), torch.no_grad():
-            call(copy.deepcopy(net.module_).train(), map_tensors(lambda rows: rows[:size], sides[k].x))
-    except Exception as error:  # whatever it is, the sequential engine meets it in its run and records it
-        raise Unstackable(f"the module cannot be trained on a batch of {size} rows: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,12 +25,37 @@ class OptimizerTraits(NamedTuple):
 
 _KNOWN: WeakKeyDictionary[type, dict[str, OptimizerTraits]] = WeakKeyDictionary()  # by class, then by its arguments
 
+MOST_NUMBERS = 3e8  # moved in the trial of an optimizer that is not PyTorch's: about a second
+_MULTIPLIERS = (0.5, 1.0, 0.25, 0.0, 1.5, 1.0)  # of the learning rates, from step to step
 
-def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
+Shapes = Mapping[str, Sequence[int]]
+
+
+def is_native(optimizer: type) -> bool:
+    """Say whether an optimizer is PyTorch's own: it does the same for every shape, in every step."""
+    return optimizer.__module__.startswith("torch.optim.")
+
+
+def optimizer_reasons(
+    optimizer: type,
+    kwargs: Mapping[str, Any],
+    groups: Groups | None = None,
+    shapes: Shapes | None = None,
+    n_steps: int = 0,
+) -> list[str]:
     """Say why runs cannot share this optimizer; empty means that they can.
 
     Two runs of different learning rates, both changing from step to step, are stepped together and one by one
     on two small parameters in float64; eligible optimizers agree to rounding.
+
+    Parameters
+    ----------
+    optimizer, kwargs, groups
+        As `ModelStack` takes them.
+    shapes : dict of str to tuple of int, optional
+        The parameters'. An optimizer that is not PyTorch's may go by shapes, or do something every so many steps: it
+        is tried on these shapes, for as many steps as will be taken.
+    n_steps : int
 
     >>> optimizer_reasons(torch.optim.AdamW, {"weight_decay": 0.1})
     []
@@ -38,7 +63,9 @@ def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups
     ['optimizer Rprop: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it']
     """
     try:
-        decay_form(optimizer, kwargs, groups)
+        form = decay_form(optimizer, kwargs, groups)
+        if shapes is not None and not is_native(optimizer):
+            _check_at_length(optimizer, kwargs, groups or [(list(shapes), {})], form, shapes, n_steps)
     except EngineError as error:
         return [str(error)]
     return []
@@ -67,75 +94,107 @@ def is_steady(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None 
 def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -> OptimizerTraits:
     """Find out, and remember the answer for equal arguments."""
     overrides = [override for _, override in groups] if groups else [{}]
+    return _remembered(optimizer, (dict(kwargs), overrides), lambda: _found_traits(optimizer, kwargs, overrides))
+
+
+def _remembered(optimizer: type, given: Any, find: Callable[[], OptimizerTraits]) -> OptimizerTraits:
     try:
-        known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash((dict(kwargs), overrides))
+        known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash(given)
     except Exception:  # no class, or arguments that cannot be compared
-        return _found_traits(optimizer, kwargs, overrides)
+        return find()
     if key not in known:
-        known[key] = _found_traits(optimizer, kwargs, overrides)
+        known[key] = find()
     return known[key]
 
 
 def _found_traits(
     optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]
 ) -> OptimizerTraits:
-    name = getattr(optimizer, "__name__", repr(optimizer))
+    groups = [([f"w{g}", f"b{g}"], override) for g, override in enumerate(overrides)]
+    shapes = {name: shape for (w, b), _ in groups for name, shape in ((w, (3, 4)), (b, (5,)))}
+    n_steps = len(_MULTIPLIERS) * (1 if is_native(optimizer) else 8)  # another may do something every tenth step
     for form in DECAYS:
-        try:
-            error, steady = _trial(optimizer, kwargs, overrides, form)
-        except Exception as problem:  # a foreign optimizer may raise anything
-            raise EngineError(f"optimizer {name}: a trial of its step failed ({_first_line(problem)})") from problem
+        error, steady = _tried(optimizer, kwargs, groups, form, shapes, n_steps)
         if error < 1e-9:
             return OptimizerTraits(form, steady)
     raise EngineError(
-        f"optimizer {name}: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it"
+        f"optimizer {_name(optimizer)}: its step is not elementwise and proportional to lr, so runs of several lrs "
+        "cannot share it"
     )
 
 
+def _check_at_length(
+    optimizer: type, kwargs: Mapping[str, Any], groups: Groups, form: str, shapes: Shapes, n_steps: int
+) -> None:
+    n_numbers = n_steps * sum(math.prod(shape) for shape in shapes.values())
+    if n_numbers > MOST_NUMBERS:
+        raise EngineError(
+            f"optimizer {_name(optimizer)}: it is not PyTorch's own, and its {n_steps} steps are too many to be tried "
+            "beforehand"
+        )
+    key = dict(kwargs), [(list(names), override) for names, override in groups], form, dict(shapes), n_steps
+
+    def find() -> OptimizerTraits:
+        error, steady = _tried(optimizer, kwargs, groups, form, shapes, n_steps)
+        if error < 1e-9:
+            return OptimizerTraits(form, steady)
+        raise EngineError(
+            f"optimizer {_name(optimizer)}: in {n_steps} steps on parameters of these shapes it does something that is "
+            "not elementwise and proportional to lr, so runs of several lrs cannot share it"
+        )
+
+    _remembered(optimizer, key, find)
+
+
+def _tried(optimizer: type, *given: Any) -> tuple[float, bool]:
+    try:
+        return _trial(optimizer, *given)
+    except Exception as problem:  # a foreign optimizer may raise anything
+        name = _name(optimizer)
+        raise EngineError(f"optimizer {name}: a trial of its step failed ({_first_line(problem)})") from problem
+
+
+def _name(optimizer: Any) -> str:
+    return getattr(optimizer, "__name__", repr(optimizer))
+
+
 def _trial(
-    optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]], form: str
+    optimizer: type, kwargs: Mapping[str, Any], groups: Groups, form: str, shapes: Shapes, n_steps: int
 ) -> tuple[float, bool]:
     """Largest relative difference between two runs stepped together and one by one, and whether steps were the same."""
-    names = [(f"w{g}", f"b{g}") for g in range(len(overrides))]
     draw = torch.Generator().manual_seed(0)
-    shapes = {name: shape for w, b in names for name, shape in ((w, (3, 4)), (b, (5,)))}
-    start = {n: torch.randn(s, generator=draw, dtype=torch.float64) for n, s in shapes.items()}
+    start = {n: torch.randn(tuple(s), generator=draw, dtype=torch.float64) for n, s in shapes.items()}
     stacked = {n: torch.stack([p, p]).unsqueeze(0) for n, p in start.items()}
-    together = StackedOptimizer(stacked, optimizer, [kwargs] * 2, [form] * 2, list(zip(names, overrides, strict=True)))
+    together = StackedOptimizer(stacked, optimizer, [kwargs] * 2, [form] * 2, groups)
     lrs = torch.tensor([0.3, 0.002], dtype=torch.float64)
     alone = [{n: p.clone().requires_grad_() for n, p in start.items()} for _ in lrs]
-    optimizers = [_alone(optimizer, kwargs, overrides, names, run) for run in alone]
-    recorders = []
-    is_known = optimizer.__module__.startswith("torch.optim.")  # another may do something every tenth step
-    multipliers = (0.5, 1.0, 0.25, 0.0, 1.5, 1.0) * (1 if is_known else 8)
-    for step, multiplier in enumerate(multipliers):
-        scale = 1.0 if step < 6 else 10.0 ** (step % 7 - 3)  # or clip
-        for n, s in shapes.items():
-            grad = scale * torch.randn(s, generator=draw, dtype=torch.float64)
+    optimizers = [_alone(optimizer, kwargs, groups, run) for run in alone]
+    recorders: list[Recorder] = []
+    for step in range(n_steps):
+        multiplier = _MULTIPLIERS[step % len(_MULTIPLIERS)]
+        scale = 1.0 if step < len(_MULTIPLIERS) else 10.0 ** (step % 7 - 3)  # or clip
+        for n, p in start.items():
+            grad = scale * torch.randn(p.shape, generator=draw, dtype=torch.float64)
             together.grads[n].copy_(grad)
             for run in alone:
                 run[n].grad = grad.clone()
-        lr = (lrs * multiplier).expand(len(overrides), 1, 2)
+        lr = (lrs * multiplier).expand(len(groups), 1, 2)
         with Recorder([lr]) as recorder:
             together.step(lr)
-        recorders.append(recorder)
-        for one, lr in zip(optimizers, lrs, strict=True):
+        recorders = [*recorders[-1:], recorder]
+        for one, own_lr in zip(optimizers, lrs, strict=True):
             for group in one.param_groups:
-                group["lr"] = float(lr) * multiplier
+                group["lr"] = float(own_lr) * multiplier
             one.step()
     error = max(_relative(stacked[n][0, r], run[n].detach()) for r, run in enumerate(alone) for n in start)
-    return error, recorders[-2].equals(recorders[-1])
+    return error, recorders[0].equals(recorders[-1])
 
 
 def _alone(
-    optimizer: type,
-    kwargs: Mapping[str, Any],
-    overrides: Sequence[Mapping[str, Any]],
-    names: Sequence[tuple[str, str]],
-    run: Mapping[str, Tensor],
+    optimizer: type, kwargs: Mapping[str, Any], groups: Groups, run: Mapping[str, Tensor]
 ) -> torch.optim.Optimizer:
-    groups = [{**override, "params": [run[n] for n in own]} for own, override in zip(names, overrides, strict=True)]
-    return optimizer(groups, lr=0.1, **{k: v for k, v in kwargs.items() if k != "lr"})
+    described = [{**override, "params": [run[n] for n in names]} for names, override in groups]
+    return optimizer(described, lr=0.1, **{k: v for k, v in kwargs.items() if k != "lr"})
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:

@@ -8,12 +8,8 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch import nn
 
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Transform
 from sklr.engines._stack_map import call, mixes_rows, rng_kept
 from sklr.engines._stack_traits import Traits, examine
@@ -65,7 +61,7 @@ def probe(
         except _Unfit as unfit:
             problem = str(unfit)
         except Exception as error:  # anything may be raised by foreign code: each is a reason, none a crash
-            problem = _explained(error)
+            problem = explained(error)
     return [f"module {name}: {problem}"], None
 
 
@@ -91,26 +87,12 @@ class _Unfit(Exception):
 
 
 def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Traits:
-    """Find the traits out; raise if training as a stack differs."""
-    _step_alone(copy.deepcopy(module), 0.0, x, y, criterion, transform)
+    """Find the traits out; raise if a stack would call the module at other times than a net does, and that matters."""
     traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
     if traits.eval_chain is None:
         _check_evaluation(copy.deepcopy(module).eval(), x)
     if traits.counts and traits.mixes_rows:
         raise _Unfit("it or its criterion remembers something of its calls, and a step on uneven folds takes several")
-    modules = [copy.deepcopy(module), _shifted(module)]
-    x2, y2 = (tree_map(lambda t: torch.stack([t, t.flip(0)]), data) for data in (x, y))
-    if not (traits.draws if traits.chain is not None else _is_random(module, x)):
-        stack = _stack(modules, x, y, criterion, transform, traits)
-        _compare(stack, modules, x2, y2, criterion, transform)
-        return traits
-    # Masks differ between a stack and a single run: see that they work, and compare without them.
-    _stack(modules, x, y, criterion, transform, traits).step(_rates(), Batch(x2, y2))
-    with _NoDropout():
-        modules = [_calm_attention(m) for m in modules]
-        if _is_random(modules[0], x):
-            raise _Unfit("its randomness in training is not Dropout's, so it cannot be compared with one by one")
-        _compare(_stack(modules, x, y, criterion, transform), modules, x2, y2, criterion, transform)
     return traits
 
 
@@ -124,117 +106,11 @@ def _check_evaluation(module: nn.Module, x: Any) -> None:
         raise _Unfit("it remembers something of its calls in evaluation mode, and a stack makes others")
 
 
-def _stack(
-    modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None, traits: Traits | None = None
-) -> ModelStack:
-    sgd = torch.optim.SGD
-    return ModelStack(modules, len(_LRS), criterion, sgd, {}, example=(x, y), transform=transform, traits=traits)
-
-
-def _rates() -> Tensor:
-    return torch.tensor(_LRS).unsqueeze(1).expand(-1, 2)
-
-
-def _compare(
-    stack: ModelStack, modules: list[nn.Module], x: Any, y: Any, criterion: Any, transform: Transform | None
-) -> None:
-    """Raise at the first difference between a stack after one step and its runs trained by themselves."""
-    losses = stack.step(_rates(), Batch(x, y))
-    outputs, own = stack.outputs(x), copy.deepcopy(modules[0])
-    for candidate, lr in enumerate(_LRS):
-        for cell, start in enumerate(modules):
-            alone = copy.deepcopy(start)
-            x1, y1 = tree_map(lambda t, c=cell: t[c], x), tree_map(lambda t, c=cell: t[c], y)
-            loss = _step_alone(alone, lr, x1, y1, criterion, transform)
-            stack.load_run(candidate, cell, own)
-            pairs = [("loss", losses[candidate, cell], loss)]
-            mine, theirs = own.state_dict(), alone.state_dict()
-            pairs += [(f"{key!r} after a step", mine[key], theirs[key]) for key in theirs]
-            pairs += _predictions(outputs, candidate, cell, alone, x1)
-            for what, value, reference in pairs:
-                if not _close(value, reference, stack.traits.precision):
-                    raise _Unfit(f"stacked training differs from training one by one ({what})")
-
-
-def _predictions(outputs: Any, candidate: int, cell: int, alone: nn.Module, x: Any) -> list[tuple[str, Any, Any]]:
-    with torch.no_grad():
-        expected = tree_flatten(call(alone.eval(), x))[0]
-    found = [t[candidate, cell] for t in tree_flatten(outputs)[0]]
-    return [("prediction", a, b) for a, b in zip(found, expected, strict=True)]
-
-
-def _step_alone(module: nn.Module, lr: float, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Tensor:
-    output = call(module.train(), x)
-    loss = copy.deepcopy(criterion)(output if transform is None else transform(output), y)
-    loss.backward()
-    torch.optim.SGD(module.parameters(), lr=lr).step()
-    unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
-    if unused:
-        raise ValueError(f"its parameter {unused[0]!r} is not used")
-    return loss.detach()
-
-
-def _close(value: Tensor, reference: Tensor, precision: torch.dtype | None) -> bool:
-    """Whether they agree to half the digits; in mixed precision, to all but three bits of the lower one."""
-    if not reference.is_floating_point():
-        return torch.equal(value, reference)
-    tolerance = torch.finfo(reference.dtype).eps ** 0.5
-    if precision is not None:  # then a loss, too, may be of either precision
-        value, tolerance = value.to(reference.dtype), 8 * torch.finfo(precision).eps
-    scale = float(reference.abs().max()) if reference.numel() else 0.0
-    return torch.allclose(value, reference, rtol=tolerance, atol=tolerance * scale + 1e-30, equal_nan=True)
-
-
-def _shifted(module: nn.Module) -> nn.Module:
-    """A copy with other weights, so that a mix-up of cells shows."""
-    other = copy.deepcopy(module)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.mul_(0.9)
-    return other
-
-
-def _is_random(module: nn.Module, x: Any) -> bool:
-    def outputs() -> list[Tensor]:
-        with torch.no_grad():
-            return tree_flatten(call(copy.deepcopy(module).train(), x))[0]
-
-    return any(not torch.equal(a, b) for a, b in zip(outputs(), outputs(), strict=True))
-
-
-class _NoDropout(TorchFunctionMode):
-    """Within it, dropout does nothing."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _DROPOUTS:
-            return args[0]
-        if func is nn.functional.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args, {**(kwargs or {})}
-            if len(args) <= 4:
-                kwargs["dropout_p"] = 0.0
-        return func(*args, **(kwargs or {}))
-
-
-_DROPOUTS = (
-    nn.functional.dropout, nn.functional.dropout1d, nn.functional.dropout2d, nn.functional.dropout3d,
-    nn.functional.alpha_dropout, nn.functional.feature_alpha_dropout, torch.dropout,
-)  # fmt: skip
-
-
-def _calm_attention(module: nn.Module) -> nn.Module:
-    """A copy whose attention layers, which do their dropout out of a mode's sight, drop nothing."""
-    calm = copy.deepcopy(module)
-    for m in calm.modules():
-        if isinstance(m, nn.MultiheadAttention):
-            m.dropout = 0.0
-    return calm
-
-
 def _parameters(thing: Any) -> list[Any]:
     return list(thing.parameters()) if isinstance(thing, nn.Module) else []
 
 
-def _explained(error: Exception) -> str:
+def explained(error: Exception) -> str:
     """What the error means to a user, in one line."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     operation = re.search(r"aten::\w+", text)

@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -169,3 +170,30 @@ def _place(tensor: Tensor) -> int | None:
 def _states() -> tuple[Any, ...]:
     _, keys, *place = np.random.get_state(legacy=True)
     return random.getstate(), np.asarray(keys).tobytes(), tuple(place)
+
+
+def own_state(module: nn.Module) -> dict[str, Any]:
+    """Return what a module holds besides parameters, buffers and other modules."""
+    return {name: value for name, value in vars(module).items() if name not in _OF_TORCH and name != "_modules"}
+
+
+def is_alike(a: Any, b: Any) -> bool:
+    """Say whether two things, and all that can be reached from them, are of the same kinds and values.
+
+    >>> is_alike({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
+    True
+    >>> is_alike({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
+    False
+    """
+    pairs = zip_longest(_reached(a), _reached(b), fillvalue=_Unknown())
+    return all(a is b or (type(a) is type(b) and _has_same_value(a, b)) for a, b in pairs)
+
+
+def _has_same_value(a: Any, b: Any) -> bool:
+    if isinstance(a, _NUMBERS):
+        return bool(a == b) or a != a
+    if isinstance(a, nn.Parameter):
+        return True  # an attribute that holds a parameter, as layers of PyTorch's do
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
+    return True

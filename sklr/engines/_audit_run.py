@@ -1,0 +1,108 @@
+"""A run of an audit that is trained the plain way, step by step: skorch's net, optimizer, callbacks and DataLoader."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from sklr._random import global_state
+from sklr.engines._batches import Epoch
+from sklr.engines._data import CellData
+from sklr.engines._fits import start_net
+from sklr.engines._refusals import Unstackable
+
+
+class PlainRun:
+    """One candidate in one cell, as the sequential engine would train it, on batches that are chosen for it.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        With the candidate's parameters and the cell's seed, not set up yet.
+    data : CellData
+        The cell's rows.
+    seed : int
+        The cell's.
+    """
+
+    def __init__(self, net: NeuralNet, data: CellData, seed: int):
+        self.net = net
+        X, y, self.stream = start_net(net, data, seed)
+        if (weight := data.fit_params.get("sample_weight")) is not None:
+            net._sample_weight = np.asarray(weight)
+        self.dataset, _ = net.get_split_datasets(X, y)
+        self.batches: Iterator[Any] = iter(())
+        self.first_loss = float("nan")
+        with self.stream:
+            net.notify("on_train_begin", X=X, y=y)
+
+    def begin_epoch(self, rows: Epoch) -> None:
+        """Begin an epoch whose batches hold these rows."""
+        with self.stream:
+            self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
+            self.batches = _batches_of(self.net, self.dataset, rows)
+
+    def step(self) -> float:
+        """Take the step on the next batch; return its loss.
+
+        Raises
+        ------
+        Unstackable
+            If the step draws random numbers.
+        """
+        net = self.net
+        with self.stream:
+            batch, before = next(self.batches), _random_states()
+            net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
+            if _random_states() != before:
+                raise Unstackable("a training step draws random numbers that are not dropout's")
+        loss = float(net.history[-1, "batches", -1, "train_loss"])
+        if self.first_loss != self.first_loss:
+            self.first_loss = loss
+        return loss
+
+    def end_epoch(self) -> None:
+        """End the epoch, so that schedules move on."""
+        with self.stream:
+            self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches the DataLoader says that it has; schedules rely on it."""
+        return len(self.net.get_iterator(self.dataset, training=True))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return copies of the module's parameters, by name."""
+        return {name: p.detach().clone() for name, p in self.net.module_.named_parameters()}
+
+    @property
+    def lrs(self) -> list[float]:
+        """The learning rate of each parameter group in the last step."""
+        return [float(group["lr"]) for group in self.net.optimizer_.param_groups]
+
+    def predictions(self, X: Any) -> list[Tensor]:
+        """Return the tensors that the module returns for validation rows, batches put together where they have rows."""
+        with self.stream:
+            batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
+        return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _batches_of(net: NeuralNet, dataset: Any, rows: Epoch) -> Iterator[Any]:
+    """Yield batches as the net's own DataLoader makes them, of these rows instead of those that it would draw."""
+    batches = net.get_iterator(dataset, training=True)
+    loader = getattr(batches, "batches", batches)  # sample weights come with a loader inside
+    vars(loader)["batch_sampler"] = [batch.tolist() for batch in rows]  # a DataLoader's own __setattr__ refuses this
+    loader.num_workers = 0  # a few batches are not worth a worker
+    return iter(batches)
+
+
+def _random_states() -> tuple[Any, ...]:
+    cpu, cuda, (_, keys, *place) = global_state()
+    return cpu.numpy().tobytes(), [t.numpy().tobytes() for t in cuda], keys.tobytes(), place, random.getstate()

@@ -1,0 +1,95 @@
+"""The optimizer that a net makes, described so that a stack can make it again for many runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from skorch import NeuralNet
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from sklr._named import resolve_optimizer
+from sklr._net_parts import NetParts
+from sklr.engines._refusals import Unstackable
+from sklr.engines._stack_optim import is_native
+from sklr.engines._stack_step import Groups
+
+_OF_GROUP = ("params", "lr", "lr_multiplier", "initial_lr")  # what a stack sets itself, or need not know
+
+
+class MadeOptimizer(NamedTuple):
+    """An optimizer's class, its arguments but for the learning rate, and its parameter groups.
+
+    `groups` holds the names of the parameters and what a group says beyond `kwargs`; `lrs` each group's learning rate.
+    """
+
+    kind: type
+    kwargs: dict[str, Any]
+    groups: Groups
+    lrs: tuple[float, ...]
+
+
+def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
+    """Have a net make its optimizer for a module's parameters, as `initialize` does, and describe it.
+
+    However the optimizer is given (class, name, partial, function), what counts is what comes out.
+
+    Raises
+    ------
+    Unstackable
+        If a stack could not make it again.
+    """
+    args, kwargs = net.get_params_for_optimizer("optimizer", list(module.named_parameters()))
+    given = [dict(group) for group in args[0]]  # an optimizer fills the others in
+    factory = resolve_optimizer(net.optimizer) if isinstance(net, NetParts) else net.optimizer
+    optimizer = factory(*args, **kwargs)
+    names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
+    trained = [[names[id(p)] for p in group["params"] if id(p) in names] for group in optimizer.param_groups]
+    if not all(trained):
+        raise Unstackable("there is nothing to train in some parameter group")
+    if _is_hooked(optimizer):
+        raise Unstackable(f"{type(optimizer).__name__} has hooks, or a step of its own")
+    if is_native(type(optimizer)):
+        known = _native_kwargs(optimizer)
+        own = [_beyond(known, group, set(g)) for group, g in zip(optimizer.param_groups, given, strict=True)]
+    else:
+        known = _given_kwargs(factory, optimizer, kwargs)
+        own = [_beyond({}, group, set()) for group in given]
+    lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
+    return MadeOptimizer(type(optimizer), known, list(zip(trained, own, strict=True)), lrs)
+
+
+def _native_kwargs(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    named = inspect.signature(type(optimizer)).parameters
+    return {name: value for name, value in optimizer.defaults.items() if name in named and name not in _OF_GROUP}
+
+
+def _given_kwargs(factory: Any, optimizer: torch.optim.Optimizer, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of an optimizer that may not tell them itself."""
+    bound: dict[str, Any] = {}
+    while isinstance(factory, partial) and not factory.args:
+        bound, factory = {**factory.keywords, **bound}, factory.func
+    if factory is not type(optimizer):
+        name = type(optimizer).__name__
+        raise Unstackable(f"{name} is made by a function, and is not PyTorch's own; give optimizer={name}, the class")
+    return {name: value for name, value in {**bound, **given}.items() if name not in _OF_GROUP}
+
+
+def _beyond(known: Mapping[str, Any], group: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    """Return what a group was given, or has otherwise than the optimizer."""
+    own = {name: value for name, value in group.items() if name not in _OF_GROUP}
+    return {n: v for n, v in own.items() if n in given or n not in known or not _equal(v, known[n])}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and not isinstance(a, torch.Tensor) and a == b)
+
+
+def _is_hooked(optimizer: torch.optim.Optimizer) -> bool:
+    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    everywhere = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+    return any(getattr(optimizer, name, None) for name in hooks) or bool(everywhere) or "step" in vars(optimizer)

@@ -1,0 +1,60 @@
+"""By how much two trainings of one step may differ: by rounding and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NOISE = 64  # times the precision: what rounding leaves of a gradient, relative to the largest one
+TYPICAL = 0.1  # of the largest error allowed: the root mean square of all errors
+
+
+class Tolerance:
+    """Whether what a stack computes is what a single net computes, but for rounding.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of the parameters.
+    precision : torch.dtype or None
+        To which `torch.autocast` casts during the step, if it does.
+
+    >>> same = Tolerance(torch.float32, None).same
+    >>> same(torch.tensor([1.0, 1e-9]), torch.tensor([1.0, 0.0])), same(torch.tensor([1.001]), torch.tensor([1.0]))
+    (True, False)
+    """
+
+    def __init__(self, dtype: torch.dtype, precision: torch.dtype | None):
+        self.eps = torch.finfo(dtype).eps
+        self.share = self.eps**0.5 if precision is None else 8 * torch.finfo(precision).eps
+        self.noise = NOISE * self.eps if precision is None else self.share
+        self.typical = TYPICAL if precision is None else 1.0
+
+    def same(self, found: Tensor, expected: Tensor, scale: float = 0.0) -> bool:
+        """Say whether values agree to half their digits, relative to the largest of them, or to a larger `scale`."""
+        if found.shape != expected.shape:
+            return False
+        if not expected.is_floating_point():
+            return torch.equal(found.to(expected.dtype), expected)
+        found, expected = found.double(), expected.double()
+        finite = expected[expected.isfinite()]
+        scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
+        return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
+
+    def same_update(
+        self, found: Tensor, expected: Tensor, before: Tensor, gradient: Tensor | None, largest: float
+    ) -> bool:
+        """Say whether a step has moved a parameter to the same place, relative to how far it has moved.
+
+        An optimizer that divides a gradient by its own size makes anything of one that is rounding alone: the
+        smaller a gradient is beside the `largest` one of the step, the less is asked.
+        """
+        if gradient is None:
+            return torch.equal(found, expected)
+        size = (expected - before).abs().max()
+        if not torch.isfinite(size):
+            return torch.equal(found.isfinite(), expected.isfinite())
+        noise = torch.where(gradient == 0, 0.0, self.noise * largest / gradient.abs())
+        allowed = size * (self.share + noise) + 4 * self.eps * expected.abs() + 1e-30
+        errors = (found - expected).abs() / allowed
+        return bool((errors.max() <= 1) & (errors.square().mean().sqrt() <= self.typical))
