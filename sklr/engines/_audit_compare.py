@@ -131,11 +131,10 @@ class Comparison:
         """Compare parameters and buffers of a run; with what parameters were `before`, as updates of these."""
         found, module = self.pack.stack.run_state(run.member, run.cell), run.plain.net.module_
         named = dict(module.named_parameters())
-        gradients = {name: p.grad for name, p in named.items() if before}
-        largest = max((float(g.abs().max()) for g in gradients.values() if g is not None and g.numel()), default=0.0)
+        noise = run.plain.gradient_noise(self.tolerance) if before else {}
         for name, own in {**named, **dict(module.named_buffers())}.items():
-            if name in before and own.requires_grad:
-                same = self.tolerance.same_update(found[name], own.detach(), before[name], gradients[name], largest)
+            if name in noise:
+                same = self.tolerance.same_update(found[name], own.detach(), before[name], noise[name])
             else:
                 same = self.tolerance.same(found[name], own.detach())
             if not same:

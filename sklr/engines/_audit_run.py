@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from sklr._random import global_state
@@ -17,6 +17,7 @@ from sklr.engines._batches import Epoch
 from sklr.engines._data import CellData
 from sklr.engines._fits import start_net
 from sklr.engines._refusals import Unstackable
+from sklr.engines._tolerance import Tolerance
 
 
 class PlainRun:
@@ -40,6 +41,8 @@ class PlainRun:
         self.dataset, _ = net.get_split_datasets(X, y)
         self.batches: Iterator[Any] = iter(())
         self.first_loss = float("nan")
+        self.noise: dict[str, Tensor] = {}
+        self.criterion_state = _buffers(net.criterion_)
         with self.stream:
             net.notify("on_train_begin", X=X, y=y)
 
@@ -69,7 +72,16 @@ class PlainRun:
         return loss
 
     def end_epoch(self) -> None:
-        """End the epoch, so that schedules move on."""
+        """End the epoch, so that schedules move on.
+
+        Raises
+        ------
+        Unstackable
+            If the criterion's buffers have changed: a stack calls it once for all runs, or several times for some.
+        """
+        for name, value in self.net.criterion_.named_buffers():
+            if not torch.equal(value, self.criterion_state.get(name, value)):
+                raise Unstackable(f"{type(self.net.criterion_).__name__} changes its buffer {name!r} at every call")
         with self.stream:
             self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
 
@@ -77,6 +89,15 @@ class PlainRun:
     def n_batches(self) -> int:
         """How many batches the DataLoader says that it has; schedules rely on it."""
         return len(self.net.get_iterator(self.dataset, training=True))
+
+    def gradient_noise(self, tolerance: Tolerance) -> dict[str, Tensor]:
+        """Return how much of each parameter's gradients may have been rounding up to now, by name."""
+        found = {name: p.grad for name, p in self.net.module_.named_parameters() if p.grad is not None}
+        largest = max((float(grad.abs().max()) for grad in found.values() if grad.numel()), default=0.0)
+        for name, grad in found.items():
+            noise = tolerance.noise_in(grad, largest)
+            self.noise[name] = torch.maximum(noise, self.noise[name]) if name in self.noise else noise
+        return {name: self.noise[name] for name in found}
 
     def parameters(self) -> dict[str, Tensor]:
         """Return copies of the module's parameters, by name."""
@@ -92,6 +113,10 @@ class PlainRun:
         with self.stream:
             batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
         return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _buffers(criterion: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in criterion.named_buffers()}
 
 
 def _batches_of(net: NeuralNet, dataset: Any, rows: Epoch) -> Iterator[Any]:

@@ -41,20 +41,28 @@ class Tolerance:
         scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
 
-    def same_update(
-        self, found: Tensor, expected: Tensor, before: Tensor, gradient: Tensor | None, largest: float
-    ) -> bool:
+    def same_update(self, found: Tensor, expected: Tensor, before: Tensor, noise: Tensor) -> bool:
         """Say whether a step has moved a parameter to the same place, relative to how far it has moved.
 
-        An optimizer that divides a gradient by its own size makes anything of one that is rounding alone: the
-        smaller a gradient is beside the `largest` one of the step, the less is asked.
+        `noise` is what `noise_in` has found in its gradients so far: an optimizer that divides a gradient by its own
+        size makes anything of one that is rounding alone.
         """
-        if gradient is None:
-            return torch.equal(found, expected)
         size = (expected - before).abs().max()
         if not torch.isfinite(size):
             return torch.equal(found.isfinite(), expected.isfinite())
-        noise = torch.where(gradient == 0, 0.0, self.noise * largest / gradient.abs())
         allowed = size * (self.share + noise) + 4 * self.eps * expected.abs() + 1e-30
         errors = (found - expected).abs() / allowed
         return bool((errors.max() <= 1) & (errors.square().mean().sqrt() <= self.typical))
+
+    def noise_in(self, gradient: Tensor, largest: float) -> Tensor:
+        """Return which share of each gradient may be rounding, when the `largest` one of all parameters is this.
+
+        A gradient of exactly 0 has none, but for one among others that are rounding.
+
+        >>> [round(n, 5) for n in Tolerance(torch.float32, None).noise_in(torch.tensor([1.0, 0.0]), 10.0).tolist()]
+        [8e-05, 0.0]
+        """
+        sizes = gradient.abs()
+        most = sizes.max() if sizes.numel() else sizes.sum()
+        sizes = torch.where((sizes == 0) & (most <= self.noise * largest), most, sizes)
+        return torch.where(sizes == 0, 0.0, self.noise * largest / sizes)

@@ -1,0 +1,346 @@
+"""The audit: a stack that does anything else than the nets would is found out before any training."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skorch.helper import SliceDataset
+from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
+from torch import nn
+
+from sklr.engines import _feed, _pack, _stack, _stack_loss, _stack_replay, _stack_state, _stack_step
+from sklr.engines._audit import choose_candidates, choose_cells
+from sklr.engines._audit_plan import rare_rows
+from sklr.engines._stacked import StackedEngine
+
+MOMENTUM = classifier(optimizer__momentum=0.9, optimizer__weight_decay=0.01)
+NORMED = classifier(partial(Double, batch_norm=True), module__hidden=(8,), optimizer="adam")
+UNEVEN = classifier(batch_size=12)  # folds of 67 and 68 rows: the last batches are of 7 and 8 rows, and are masked
+LONG = classifier(optimizer__momentum=0.9, max_epochs=12)  # steps enough to be recorded
+
+
+def wrapped(owner, name, around):
+    """Return a mutation that has a method's result, or its arguments, changed by `around(original, *args)`."""
+
+    def mutate(patch):
+        original = getattr(owner, name)
+        patch.setattr(owner, name, lambda *args, **kwargs: around(original, *args, **kwargs))
+
+    return mutate
+
+
+def one_steps_lr(step, self, positions, sizes, lr, n_more=0):
+    self.n_taken = getattr(self, "n_taken", 0) + 1
+    return step(self, positions, sizes, lr * (1.001 if self.n_taken == 3 else 1), n_more)
+
+
+def one_cells_weights(stacked, per_cell, n_candidates):
+    found = stacked(per_cell, n_candidates)
+    found[-1] *= 1.001
+    return found
+
+
+def another_candidates_lr(lrs, self, sizes):
+    return lrs(self, sizes)[:, :, ::-1].copy()
+
+
+def late_lrs(lrs, self, sizes):
+    return np.roll(lrs(self, sizes), 1, axis=0)
+
+
+def unmasked(masked, self, weight, sizes):
+    return torch.ones_like(masked(self, weight, sizes))
+
+
+def one_row_twice(masked, self, weight, sizes):
+    found = masked(self, weight, sizes)
+    found[..., 0] *= 2
+    return found
+
+
+def without_momentum(init, self, params, optimizer, kwargs, decays, groups=None):
+    init(self, params, optimizer, [{**own, "momentum": 0.0} for own in kwargs], decays, groups)
+
+
+def without_decay(init, self, params, optimizer, kwargs, decays, groups=None):
+    init(self, params, optimizer, [{**own, "weight_decay": 0.0} for own in kwargs], decays, groups)
+
+
+def another_row(gathered, self, steps, n_rows):
+    self.places[0, -1, 0] = self.places[0, -1, 1]
+    return gathered(self, steps, n_rows)
+
+
+def no_update(update, self, buffers, index):
+    pass
+
+
+def cells_swapped(outputs, self, x, **kwargs):
+    return outputs(self, x, **kwargs).flip(1)
+
+
+def nearly(outputs, self, x, **kwargs):
+    return outputs(self, x, **kwargs) * (1 + 1e-6)
+
+
+def a_line_less(of, recorder, losses):
+    recorder.lines = [line for line in recorder.lines if "addcmul_" not in line] + recorder.lines[-1:]
+    return of(recorder, losses)
+
+
+def one_parameter_less(step, self, lr, *args):
+    before = self.params[self.names[0]].clone()
+    moved = step(self, lr, *args)
+    self.params[self.names[0]].copy_(before)
+    return moved
+
+
+def scaled(call, self, outputs, targets, weight):
+    return call(self, outputs, targets, weight) * (1 + 1e-5)
+
+
+MUTATIONS = {
+    "one step's lr": (MOMENTUM, wrapped(_pack.Pack, "steps", one_steps_lr)),
+    "one cell's weights": (MOMENTUM, wrapped(_stack, "stacked", one_cells_weights)),
+    "lrs of candidates mixed up": (MOMENTUM, wrapped(_pack.Pack, "lrs", another_candidates_lr)),
+    "a schedule one step late": (classifier(schedule="cosine"), wrapped(_pack.Pack, "lrs", late_lrs)),
+    "padding not masked": (UNEVEN, wrapped(_feed.Feed, "_masked", unmasked)),
+    "one row's weight": (UNEVEN, wrapped(_feed.Feed, "_masked", one_row_twice)),
+    "momentum dropped": (MOMENTUM, wrapped(_stack_step.StackedOptimizer, "__init__", without_momentum)),
+    "weight decay dropped": (MOMENTUM, wrapped(_stack_step.StackedOptimizer, "__init__", without_decay)),
+    "another row in a batch": (MOMENTUM, wrapped(_feed.Feed, "_gathered", another_row)),
+    "running statistics not kept": (NORMED, wrapped(_stack_state.FixedState, "update", no_update)),
+    "a parameter that is not trained": (NORMED, wrapped(_stack_step.StackedOptimizer, "step", one_parameter_less)),
+    "predictions of another cell": (MOMENTUM, wrapped(_stack.ModelStack, "outputs", cells_swapped)),
+    "predictions a little off": (MOMENTUM, wrapped(_stack.ModelStack, "outputs", nearly)),
+    "a recording without its step": (LONG, wrapped(_stack_replay.Replay, "of", a_line_less)),
+    "clipping dropped": (
+        classifier(clip=0.01),
+        wrapped(_stack.ModelStack, "_clip_gradients", lambda clip, self: None),
+    ),
+    "a loss a little off": (NORMED, wrapped(_stack_loss.StackedLoss, "__call__", scaled)),
+}
+
+
+@pytest.mark.parametrize(("net", "mutate"), MUTATIONS.values(), ids=MUTATIONS)
+def test_a_stack_that_is_wrong_in_one_place_is_found_out(net, mutate, monkeypatch):
+    assert StackedEngine().unsupported(experiment(net), LRS) == []
+    mutate(monkeypatch)
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert "raised" not in reason
+    assert "trial step failed" not in reason
+
+
+class Quirky(nn.Module):
+    """A small net with habits that a stack may not share, by name."""
+
+    def __init__(self, habits=(), n_tokens=9):
+        super().__init__()
+        self.habits = habits
+        self.tokens = nn.Embedding(
+            n_tokens,
+            4,
+            padding_idx=0 if "padding" in habits else None,
+            max_norm=0.5 if "max_norm" in habits else None,
+        )
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.register_buffer("shift", torch.rand(6) if "drawn buffer" in habits else torch.zeros(6))
+        self.scale = float(torch.rand(())) + 0.5 if "drawn scale" in habits else 1.0
+        self.order = torch.randperm(6) if "drawn order" in habits else torch.arange(6)
+        self.settings = {"mask": (torch.rand(6) > 0.3).double() if "drawn mask" in habits else torch.ones(6).double()}
+        self.double()
+        if "masked gradient" in habits:
+            self.a.weight.register_hook(lambda g: g * (torch.arange(4) > 1))
+        if "clamped weights" in habits:
+            self.b.weight.register_post_accumulate_grad_hook(lambda p: p.data.clamp_(-0.2, 0.2))
+        if "noted" in habits:
+            self.a.register_forward_hook(lambda layer, inputs, output: output * 2)
+
+    def forward(self, X):
+        h = torch.relu(self.a(self.tokens(X).mean(1)) * self.scale)[:, self.order] * self.settings["mask"] + self.shift
+        if "mean of the batch" in self.habits:
+            h = h * (8 / len(X))
+        if "positions" in self.habits:
+            h = h + torch.arange(len(X)).unsqueeze(1) / 100
+        if "small batches" in self.habits and len(X) < 6:
+            h = h / 2
+        if "large batches" in self.habits and len(X) > 20:
+            h = h / 2
+        return self.b(h)
+
+
+HABITS = [
+    "padding", "max_norm", "drawn buffer", "drawn scale", "drawn order", "drawn mask", "masked gradient",
+    "clamped weights", "noted", "mean of the batch", "positions", "small batches", "large batches",
+]  # fmt: skip
+
+
+class CountingLoss(nn.CrossEntropyLoss):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, output, target):
+        self.calls += self.training
+        return super().forward(output, target) * (1 + self.calls / 10)
+
+
+class Centred(torch.optim.SGD):
+    """Gradient centralisation, of matrices with more than four columns alone."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.dim() == 2 and p.shape[1] > 4:
+                    p.grad.sub_(p.grad.mean(1, keepdim=True))
+        return super().step(closure)
+
+
+class LookAhead(torch.optim.SGD):
+    """That goes back half of the way every so many steps."""
+
+    def __init__(self, params, lr=0.1, every=50, **kwargs):
+        super().__init__(params, lr=lr, **kwargs)
+        self.every, self.n_taken = every, 0
+        self.slow = [p.detach().clone() for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        self.n_taken += 1
+        if self.n_taken % self.every == 0:
+            for p, slow in zip((p for group in self.param_groups for p in group["params"]), self.slow, strict=True):
+                p.copy_(slow.lerp_(p, 0.5))
+
+
+def made_by_a_function(params, lr, **kwargs):
+    return torch.optim.Adam(params, lr=lr, betas=(0.7, 0.9), **kwargs)
+
+
+def with_a_habit(params, lr, **kwargs):
+    optimizer = torch.optim.SGD(params, lr=lr, momentum=0.8, **kwargs)
+    optimizer.register_step_post_hook(lambda optimizer, args, kwargs: None)
+    return optimizer
+
+
+OPTIMIZERS = [
+    torch.optim.SGD,
+    "adam",
+    partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    partial(partial(torch.optim.AdamW, weight_decay=0.3), betas=(0.5, 0.9)),
+    lambda params, lr, **kwargs: torch.optim.RMSprop(params, lr=lr, alpha=0.5, **kwargs),
+    made_by_a_function,
+    with_a_habit,
+    Centred,
+    LookAhead,
+    partial(LookAhead, every=7, momentum=0.5),
+    partial(LookAhead, every=1000),
+    lambda params, lr, **kwargs: LookAhead(params, lr=lr, every=3),
+]
+N_ROWS = 62
+TOKENS = np.random.default_rng(0).integers(1, 9, (N_ROWS, 5))
+TOKENS[::9, 4] = 0
+LABELS = np.arange(N_ROWS) % 3
+SAMPLERS = {
+    "none": None,
+    "weighted": torch.utils.data.WeightedRandomSampler(np.linspace(1, 2, 41), 30),
+    "few rows": torch.utils.data.SubsetRandomSampler(range(25)),
+    "too many rows": torch.utils.data.WeightedRandomSampler(np.ones(N_ROWS), 30),
+}
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sets(st.sampled_from(HABITS), max_size=2),
+    st.sampled_from(OPTIMIZERS),
+    st.sampled_from([5, 8, 13, 25]),
+    st.sampled_from(["none", "none", *SAMPLERS]),
+    st.booleans(),
+)
+def test_whatever_a_net_does_the_stack_does_or_is_refused(habits, optimizer, batch_size, sampler, counts):
+    net = classifier(
+        Quirky,
+        module__habits=tuple(habits),
+        criterion=CountingLoss if counts else nn.CrossEntropyLoss,
+        optimizer=optimizer,
+        batch_size=batch_size,
+    )
+    if sampler != "none":
+        net.set_params(iterator_train__sampler=SAMPLERS[sampler], iterator_train__shuffle=False)
+    described = experiment(net, X=TOKENS, y=LABELS)
+    if not StackedEngine().unsupported(described, LRS[1:]):
+        assert_agree(*both(net, LRS[1:], X=TOKENS, y=LABELS), rtol=1e-6)
+
+
+STACKED = {
+    "a partial": classifier(optimizer=partial(torch.optim.SGD, momentum=0.9)),
+    "a function": classifier(optimizer=made_by_a_function),
+    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[4]),
+    "a subclass that does nothing of its own": classifier(optimizer=partial(LookAhead, every=1000)),
+    "a forward hook": classifier(partial(Quirky, ("noted",))),
+    "a buffer drawn for each cell": classifier(partial(Quirky, ("drawn buffer",))),
+    "a subclass of a net": type("Plain", (type(classifier()),), {})(Double, module__hidden=(8,), max_epochs=2),
+}
+
+
+@pytest.mark.parametrize("net", STACKED.values(), ids=STACKED)
+def test_what_a_stack_can_do_is_not_refused(net):
+    rows = {"X": TOKENS, "y": LABELS} if "Quirky" in repr(net.module) else {}
+    assert_agree(*both(net, **rows), rtol=1e-6)
+
+
+REFUSED = {
+    "padding": (Quirky, "padding", "'tokens.weight'"),
+    "hooks": (Quirky, "masked gradient", "the parameter 'a.weight' has hooks"),
+    "attributes": (Quirky, "drawn scale", "differs from fold to fold"),
+    "nested attributes": (Quirky, "drawn mask", "differs from fold to fold"),
+    "rows": (Quirky, "mean of the batch", "in a stack and"),
+    "few rows": (Quirky, "small batches", ""),
+}
+
+
+@pytest.mark.parametrize(("module", "habit", "words"), REFUSED.values(), ids=REFUSED)
+def test_the_reason_says_what_differs(module, habit, words):
+    net = classifier(module, module__habits=(habit,), batch_size=8)
+    reasons = StackedEngine().unsupported(experiment(net, X=TOKENS, y=LABELS), LRS)
+    assert reasons
+    assert words in reasons[0]
+
+
+def test_a_dataset_that_computes_its_items_is_not_frozen():
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, i):
+            return torch.from_numpy(X[i]) + torch.randn(6).double(), int(Y[i])
+
+    net = classifier(module__n_inputs=6, module__n_outputs=3)
+    (reason,) = StackedEngine().unsupported(experiment(net, X=SliceDataset(Noisy(), 0)), LRS)
+    assert "may give other items each time" in reason
+    fixed = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    assert_agree(*both(net, X=SliceDataset(fixed, 0)))
+
+
+def test_cells_and_candidates_that_are_audited_differ():
+    described = experiment(classifier())
+    sides = [type("Side", (), {"epochs": [[np.zeros(n)]]}) for n in (5, 5, 6)]
+    assert choose_cells(described.cells, sides) == [0, 2]
+    assert choose_cells(described.cells[:1], sides) == [0]
+    candidates = [{"lr": lr, "momentum": m} for lr in (0.1, 1.0) for m in (0.0, 0.9)]
+    chosen = [candidates[i] for i in choose_candidates(candidates)]
+    assert {c["momentum"] for c in chosen} == {0.0, 0.9}
+    assert len({c["lr"] for c in chosen}) > 1
+
+
+@given(st.integers(2, 40), st.integers(1, 4), st.integers(2, 12), st.randoms(use_true_random=False))
+def test_rare_rows_hold_every_value(n_rows, n_columns, n_values, random):
+    tokens = torch.tensor([[random.randrange(n_values) for _ in range(n_columns)] for _ in range(n_rows)])
+    seen = np.array([random.randrange(n_rows)])
+    rows = rare_rows([tokens, tokens.double()], seen)
+    for column in range(n_columns):
+        assert set(tokens[:, column].tolist()) == set(tokens[np.concatenate([seen, rows])][:, column].tolist())
