@@ -58,7 +58,7 @@ def _is_data(value: Any) -> bool:
         return type(value) in (dict, SliceDict) and all(map(_is_data, value.values()))
     if type(value) in (list, tuple):
         return all(map(_is_data, value[:1] if all(type(v) is type(value[0]) for v in value) else value))
-    if isinstance(value, torch.utils.data.Dataset):
+    if isinstance(value, torch.utils.data.Dataset | SliceDataset):
         return is_in_memory(value)
     is_pandas = hasattr(value, "iloc") and type(value).__module__.startswith("pandas.")
     return value is None or is_pandas or issparse(value) or isinstance(value, _VALUES)
