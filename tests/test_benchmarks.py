@@ -45,6 +45,14 @@ def test_engines(tmp_path):
     assert all(goal["claim"] in printed for goal in found["goals"])
 
 
+def test_audit(tmp_path):
+    path = tmp_path / "audit.json"
+    printed = run_quickly("bench_audit.py", "--json", path)
+    results = json.loads(path.read_text())["results"]
+    assert all(0 < found["audit"][0] < found["search"][0] for found in results.values())
+    assert all(name in printed for name in results)
+
+
 def test_selection():
     assert "coverage" in run_quickly("bench_selection.py").lower()
 
