@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from joblib import parallel_config
 
 from sklr._validation import must_be
+from sklr._warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
@@ -173,7 +173,7 @@ class Batches:
         new = [reason for reason in reasons if reason not in self.stacking.reasons]
         self.stacking.reasons += new
         if new and self.verbose > 0:
-            warnings.warn(f"Some fits are run one by one: {'; '.join(new)}.", UserWarning, stacklevel=2)
+            warn(f"Some fits are run one by one: {'; '.join(new)}.", UserWarning)
 
 
 def _untold(task: Task) -> Task:

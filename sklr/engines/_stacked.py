@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -12,6 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
+from sklr._warnings import warn
 from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._devices import on_each_device
@@ -164,11 +164,10 @@ class StackedTraining(Training):
         if len(self.packs) > before and not self.warned:
             self.warned = True
             largest = max(scored.pack.alive.size for scored in self.packs)
-            warnings.warn(
+            warn(
                 f"A stack of runs did not fit into memory; it was halved, to at most {largest} runs. "
                 f"StackedEngine(max_stack={largest}) starts with that.",
                 OutOfMemoryWarning,
-                stacklevel=2,
             )
 
     def _report(self, n_epochs: int) -> EpochReport:

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from sklr._validation import check_flag, must_be
+from sklr._warnings import warn
 from sklr.exceptions import StorageError, StorageWarning, StudyError
 
 PATIENCE = 60.0  # seconds a storage may be away in mid-search: a database server restarts in less
@@ -120,7 +121,7 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
     if len(whole) < len(lines):
         n_lost = len(lines) - len(whole)
         message = f"{n_lost} line(s) of the journal {path.name} were not whole and have been dropped; the rest is kept."
-        warnings.warn(message, StorageWarning, stacklevel=2)
+        warn(message, StorageWarning)
 
 
 def _is_whole(line: bytes) -> bool:
