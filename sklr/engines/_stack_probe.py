@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sklr.engines._explain import explained
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Transform
@@ -65,7 +65,7 @@ def probe(
         except _Unfit as unfit:
             problem = str(unfit)
         except Exception as error:  # anything may be raised by foreign code: each is a reason, none a crash
-            problem = _explained(error)
+            problem = explained(error, module)
     return [f"module {name}: {problem}"], None
 
 
@@ -170,7 +170,7 @@ def _step_alone(module: nn.Module, lr: float, x: Any, y: Any, criterion: Any, tr
     torch.optim.SGD(module.parameters(), lr=lr).step()
     unused = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
-        raise ValueError(f"its parameter {unused[0]!r} is not used")
+        raise _Unfit(f"its parameter {unused[0]!r} is not used")
     return loss.detach()
 
 
@@ -232,14 +232,3 @@ def _calm_attention(module: nn.Module) -> nn.Module:
 
 def _parameters(thing: Any) -> list[Any]:
     return list(thing.parameters()) if isinstance(thing, nn.Module) else []
-
-
-def _explained(error: Exception) -> str:
-    """What the error means to a user, in one line."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    operation = re.search(r"aten::\w+", text)
-    if "atching rule" in text and operation:
-        return f"{operation[0]} cannot be batched by torch.func"
-    if ".item()" in text or "data-dependent control flow" in text:
-        return "its forward pass depends on values of tensors (.item() or an if), which cannot be batched"
-    return f"a trial step failed ({text[:200]})"
