@@ -97,7 +97,7 @@ def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transfo
     if traits.eval_chain is None:
         _check_evaluation(copy.deepcopy(module).eval(), x)
     if traits.counts and traits.mixes_rows:
-        raise _Unfit("it or its criterion remembers something of its calls, and a step on uneven folds takes several")
+        raise _Unfit(f"it or its criterion {traits.counts}, and a step on uneven folds takes several calls")
     modules = [copy.deepcopy(module), _shifted(module)]
     x2, y2 = (tree_map(lambda t: torch.stack([t, t.flip(0)]), data) for data in (x, y))
     if not (traits.draws if traits.chain is not None else _is_random(module, x)):
@@ -109,19 +109,21 @@ def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transfo
     with _NoDropout():
         modules = [_calm_attention(m) for m in modules]
         if _is_random(modules[0], x):
-            raise _Unfit("its randomness in training is not Dropout's, so it cannot be compared with one by one")
+            raise _Unfit(
+                "it draws random numbers in training by other means than Dropout, so a stack cannot be compared with it"
+            )
         _compare(_stack(modules, x, y, criterion, transform), modules, x2, y2, criterion, transform)
     return traits
 
 
 def _check_evaluation(module: nn.Module, x: Any) -> None:
     """A stack evaluates other batches than one by one, and fewer."""
-    if mixes_rows(module, x):
-        raise _Unfit("what it predicts for a row depends on the other rows of the batch")
     with torch.no_grad():
         untouched = Untouched.by_second(lambda: call(module, x), module)
-    if not untouched.holds(strict=False):
-        raise _Unfit("it remembers something of its calls in evaluation mode, and a stack makes others")
+    if changed := untouched.what_changed():
+        raise _Unfit(f"in evaluation mode it {changed}, and a stack calls it at other times")
+    if mixes_rows(module, x):
+        raise _Unfit("what it predicts for a row depends on the other rows of the batch")
 
 
 def _stack(
