@@ -116,8 +116,9 @@ def _subject(place: _Place, module: nn.Module | None) -> str:
         return "it"
     if module is not None and type(place.root) is not type(module):
         return type(place.root).__name__
-    path = next((name for name, layer in place.root.named_modules() if layer is place.layer), "")
-    return f"the layer {path!r} ({type(place.layer).__name__})" if path else "it"
+    known = next((name for name, layer in place.root.named_modules() if layer is place.layer), None)
+    kind = type(place.layer).__name__
+    return f"the layer {known!r} ({kind})" if known else kind if known is None else "it"
 
 
 def _place(error: Exception) -> _Place:

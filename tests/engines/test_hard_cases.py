@@ -347,7 +347,7 @@ REFUSED = {
     "no epoch": (SMALL(max_epochs=0), {}, "there is no batch to train on"),
     "warmup": (SMALL(warmup_epochs=3), {}, "warmup_epochs must be less than max_epochs"),
     "horizon": (SMALL(schedule_epochs=0), {}, "schedule_epochs must be"),
-    "counted losses": (SMALL(criterion=Counting), {}, "remembers something of its calls"),
+    "counted losses": (SMALL(criterion=Counting), {}, "it or its criterion changes its attribute"),
 }
 
 
