@@ -117,6 +117,9 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
         yield batches.stacking
 
 
+_ALONE = "a fit shares its estimator, its data and its splits with no other, and a stack of one gains nothing"
+
+
 class Batches:
     """Runs batches of calls: what can be stacked is, the rest goes its usual way."""
 
@@ -141,7 +144,8 @@ class Batches:
     def _stack(self, block: Block, n_jobs: int | None) -> dict[int, dict | None]:
         """Return the results of the fits that went through a stack, by number; None for those that diverged in it."""
         if len(block.fits) == 1:
-            return {}  # alone, it is faster as it is
+            self._note([_ALONE])
+            return {}
         try:
             ended, reasons = self._train(block, n_jobs)
         except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
