@@ -15,6 +15,7 @@ from sklr._warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
+from sklr.engines._explain import first_line
 from sklr.results import OK
 
 __all__ = ["Stacking", "stacked"]
@@ -149,7 +150,7 @@ class Batches:
         try:
             ended, reasons = self._train(block, n_jobs)
         except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
-            ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {error}"]
+            ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {first_line(error)}"]
         parts = block.parts() if reasons else []
         if len(parts) > 1:
             for part in parts:

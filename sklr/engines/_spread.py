@@ -68,7 +68,7 @@ def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iter
             if deaths >= MAX_DEATHS:
                 raise
             n_lost = len(taken) - came
-            message = f"A worker process died ({type(error).__name__}); its part of {n_lost} trainings is done again."
+            message = f"A worker process died ({type(error).__name__}); {n_lost} unfinished trainings start again."
             warn(message, LostWorkerWarning)
         else:
             return

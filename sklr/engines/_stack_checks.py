@@ -9,6 +9,7 @@ import torch
 from skorch import NeuralNet
 
 from sklr.engines._batches import Rows, map_tensors
+from sklr.engines._explain import first_line
 from sklr.engines._pack import Side
 from sklr.engines._refusals import Unstackable
 from sklr.engines._stack import ModelStack
@@ -40,10 +41,10 @@ def check_loss(stack: ModelStack, net: NeuralNet, x: Rows, y: Rows) -> None:
 def check_sides(stack: ModelStack, net: NeuralNet, sides: Sequence[Side]) -> None:
     """Refuse sample weights that the loss has no place for, and batches that the module fails on when they come."""
     if not stack.loss.takes_weights and any(side.weight is not None for side in sides):
-        raise Unstackable(f"sample_weight has no place in {type(net.criterion_).__name__}, a loss of whole batches")
+        raise Unstackable(f"{type(net.criterion_).__name__} is a loss of whole batches and takes no sample_weight")
     size, k = min((min(map(len, epoch)), k) for k, side in enumerate(sides) for epoch in side.epochs)
     try:
         with rng_kept(sides[k].x), torch.no_grad():
             call(copy.deepcopy(net.module_).train(), map_tensors(lambda rows: rows[:size], sides[k].x))
     except Exception as error:  # whatever it is, the sequential engine meets it in its run and records it
-        raise Unstackable(f"the module cannot be trained on a batch of {size} rows: {error}") from error
+        raise Unstackable(f"the module cannot be trained on a batch of {size} rows: {first_line(error)}") from error

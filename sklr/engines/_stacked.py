@@ -15,6 +15,7 @@ from sklr._warnings import warn
 from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._devices import on_each_device
+from sklr.engines._explain import first_line
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, prepare
 from sklr.engines._refusals import Unstackable
@@ -77,7 +78,7 @@ class StackedEngine(Engine):
         except Unstackable as refusal:
             return list(refusal.args)
         except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
-            return [f"setting the nets up raised {type(error).__name__}: {error}"]
+            return [f"setting the nets up raised {type(error).__name__}: {first_line(error)}"]
         return []
 
     def start(

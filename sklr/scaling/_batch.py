@@ -198,11 +198,11 @@ def _scale(old: int, new: int, noise_scale: float | None) -> float:
 def _warn_if_far(old: int, new: int, noise_scale: float | None) -> None:
     if noise_scale is None and new > FAR * old:
         advice = "Measure sklr.transfer.gradient_noise_scale and give it as noise_scale."
-        message = f"batch_size grows {new / old:g} times, and the rule ends somewhere. {advice}"
+        message = f"batch_size grows {new / old:g} times, further than the rule is known to hold. {advice}"
         warn(message, TransferWarning)
     elif noise_scale is not None and new > noise_scale:
         warn(
-            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule ends: the other "
+            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule stops holding: the other "
             "hyper-parameters change no further than for a batch of that size. Search around this learning rate.",
             TransferWarning,
         )
