@@ -51,7 +51,7 @@ class LabelNet(BaseNet):
         codes = data.class_codes(y, classes)
         if codes is None and (self._given_classes() is None or y.dtype.kind not in "iu"):
             unknown = np.setdiff1d(y, classes).tolist()
-            advice = "Name all labels there will be, by `classes` in the first partial_fit."
+            advice = "Pass all labels as `classes` to the first partial_fit."
             raise ValueError(must_be("y", f"of the known classes {classes.tolist()}", unknown, advice))
         return codes  # None where `classes` merely names the numbers in y, as it may in skorch
 

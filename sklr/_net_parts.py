@@ -129,7 +129,7 @@ class NetParts(NeuralNet):
         super().check_training_readiness()
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
-            advice = "It is the number of rows in a part; a batch sampler, or -1 for all rows, does not say it."
+            advice = "It sets the number of rows in a part, which a batch sampler, or -1 for all rows, does not."
             raise ValueError(must_be("batch_size", "at least 1 for accumulate_steps", self.batch_size, advice))
 
     def rows_at_once(self, epoch: int) -> int | None:

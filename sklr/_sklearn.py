@@ -5,7 +5,6 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.model_selection._validation import _insert_error_scores as insert_error_scores
 from sklearn.model_selection._validation import _score as score_estimator
-from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures
 from sklearn.utils import _safe_indexing as take_rows
 from sklearn.utils._metadata_requests import RequestMethod
 from sklearn.utils.metaestimators import _safe_split as safe_split
@@ -25,5 +24,4 @@ __all__ = [
     "score_estimator",
     "take_params",
     "take_rows",
-    "warn_or_raise_about_fit_failures",
 ]

@@ -33,10 +33,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.parallel import Parallel, delayed
 from skopt import BayesSearchCV
+from skorch.callbacks import Callback
 from torch import nn
 
 import sklr
 from sklr import MLP, NeuralNetClassifier, NeuralNetRegressor
+from sklr.accelerate._fits import Fingerprints
 from sklr.engines import StackedEngine
 
 X, y = make_classification(90, 5, n_informative=4, n_redundant=0, random_state=0)
@@ -395,3 +397,75 @@ def test_an_engine_that_breaks_down_leaves_the_fits_to_be_run_one_by_one():
         np.testing.assert_array_equal(cross_val_score(net(), X, y, cv=FOLDS), plain)
     assert stacking.n_single == 3
     assert stacking.reasons == ["training in a stack raised ArithmeticError: out of luck"]
+
+
+def module_of_a_local_class():
+    class Local(nn.Sequential):
+        """One that no pickle can name."""
+
+    return Local(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+
+
+MODULES = {
+    "Sequential": lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double(),
+    "MLP": lambda: MLP(5, 2, hidden=(4,), dtype=torch.float64),
+    "local class": module_of_a_local_class,
+}
+
+
+@pytest.mark.parametrize("kind", ["sklr", "skorch"])
+@pytest.mark.parametrize("module", MODULES)
+def test_clones_of_a_module_instance_share_a_stack(kind, module):
+    made = MODULES[module]()
+    estimator = skorch_net(made).set_params(iterator_train__shuffle=False) if kind == "skorch" else NeuralNetClassifier(
+        made, max_epochs=3, batch_size=16, random_state=0
+    )  # fmt: skip
+    search = GridSearchCV(estimator, {"lr": LRS}, cv=FOLDS, refit=False)
+    data = (X if kind == "sklr" else X.astype(np.float64)), y
+    plain = search.fit(*data).cv_results_["mean_test_score"]
+    with sklr.stacked() as stacking:
+        found = search.fit(*data).cv_results_["mean_test_score"]
+    assert (stacking.n_stacked, stacking.n_single, stacking.reasons) == (9, 0, [])
+    np.testing.assert_allclose(found, plain)
+
+
+def test_modules_with_other_weights_are_not_taken_for_equal():
+    torch.manual_seed(0)
+    prints = Fingerprints()
+    first, second = (nn.Linear(2, 2) for _ in range(2))
+    assert prints.of(first) == prints.of(clone(first, safe=False)) != prints.of(second)
+    frozen = clone(first, safe=False).requires_grad_(False)
+    assert prints.of(first) != prints.of(frozen)
+    assert prints.of(nn.ReLU()) != prints.of(nn.Tanh())
+
+
+def test_a_dict_with_something_that_cannot_be_hashed_equals_itself_alone():
+    prints = Fingerprints()
+    dicts = [{"lr": lr, "rows": (i for i in range(3))} for lr in (0.1, 0.2)]
+    assert prints.of(dicts[0]) != prints.of(dicts[1])
+    assert prints.of_params(dicts[0]) != prints.of_params(dicts[1])
+
+
+class Unpicklable(Callback):
+    """Equals only itself: a clone is another one."""
+
+    def __deepcopy__(self, memo):
+        return Unpicklable()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("not to be sent away")
+
+
+@pytest.mark.parametrize(
+    ("search", "n_single"),
+    [
+        (GridSearchCV(net(), {"lr": [0.1]}, cv=[(np.arange(60), np.arange(60, 90))], refit=False), 1),
+        (GridSearchCV(net(callbacks=[("odd", Unpicklable())]), {"lr": [0.1, 0.2]}, cv=2, refit=False), 4),
+    ],
+    ids=["one fit", "parameters that equal themselves alone"],
+)
+def test_fits_that_are_not_stacked_always_have_a_reason(search, n_single):
+    with sklr.stacked() as stacking:
+        search.fit(X, y)
+    assert (stacking.n_stacked, stacking.n_single) == (0, n_single)
+    assert [reason.partition(" its ")[0] for reason in stacking.reasons] == ["a fit shares"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +11,11 @@ from typing import Any
 from joblib import parallel_config
 
 from sklr._validation import must_be
+from sklr._warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
+from sklr.engines._explain import first_line
 from sklr.results import OK
 
 __all__ = ["Stacking", "stacked"]
@@ -117,6 +118,9 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
         yield batches.stacking
 
 
+_ALONE = "a fit shares its estimator, its data and its splits with no other, and a stack of one gains nothing"
+
+
 class Batches:
     """Runs batches of calls: what can be stacked is, the rest goes its usual way."""
 
@@ -141,11 +145,12 @@ class Batches:
     def _stack(self, block: Block, n_jobs: int | None) -> dict[int, dict | None]:
         """Return the results of the fits that went through a stack, by number; None for those that diverged in it."""
         if len(block.fits) == 1:
-            return {}  # alone, it is faster as it is
+            self._note([_ALONE])
+            return {}
         try:
             ended, reasons = self._train(block, n_jobs)
         except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
-            ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {error}"]
+            ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {first_line(error)}"]
         parts = block.parts() if reasons else []
         if len(parts) > 1:
             for part in parts:
@@ -173,7 +178,7 @@ class Batches:
         new = [reason for reason in reasons if reason not in self.stacking.reasons]
         self.stacking.reasons += new
         if new and self.verbose > 0:
-            warnings.warn(f"Some fits are run one by one: {'; '.join(new)}.", UserWarning, stacklevel=2)
+            warn(f"Some fits are run one by one: {'; '.join(new)}.", UserWarning)
 
 
 def _untold(task: Task) -> Task:

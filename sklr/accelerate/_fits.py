@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pickle import PicklingError
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from joblib import hash as joblib_hash
+from joblib.hashing import NumpyHasher
 from sklearn.pipeline import Pipeline
+from torch import Tensor
 
 from sklr._sklearn import fit_and_score
 from sklr.engines._base import Cell, Experiment
@@ -160,9 +163,28 @@ class Fingerprints:
         return _hash(params) or tuple((name, self.of(params[name])) for name in sorted(params))
 
 
+class _Hasher(NumpyHasher):
+    """joblib's, but tensors are compared by their values, and classes and functions, local ones too, by identity.
+
+    joblib hashes a tensor's storage, which is another one in every clone of a module instance.
+    """
+
+    def save(self, obj: Any) -> None:
+        """Add an object to what is hashed."""
+        if isinstance(obj, Tensor):
+            values = obj.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+            obj = (type(obj), str(obj.dtype), str(obj.device), tuple(obj.shape), obj.requires_grad, values)
+        elif isinstance(obj, (type, FunctionType)):
+            obj = ("identity", id(obj))
+        try:
+            super().save(obj)
+        except TypeError as error:  # joblib would take it for keys without an order, and hash a dict without its values
+            raise PicklingError(str(error)) from error
+
+
 def _hash(value: Any) -> str | None:
     try:
-        return joblib_hash(value)
+        return _Hasher(hash_name="md5").hash(value)
     except Exception:  # pickling runs code of the value's own
         return None
 

@@ -22,10 +22,10 @@ from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import Rows, epoch_positions, epoch_sizes, map_tensors, stack_rows
 from sklr.engines._data import last_step, seeded_clone
 from sklr.engines._dropout import stop_attention_dropout
+from sklr.engines._explain import explained, first_line
 from sklr.engines._group import Group, Place
 from sklr.engines._pack import Pack, Side, lr_dtype, valid_batch_size
 from sklr.engines._refusals import Unstackable
-from sklr.engines._stack_probe import explained
 from sklr.engines._tolerance import Tolerance
 from sklr.engines._transforms import as_inferred
 
@@ -168,14 +168,18 @@ def _step_alone(plain: PlainRun, n_rows: int) -> float:
     except Unstackable:
         raise
     except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
-        raise Unstackable(f"the module cannot be trained on a batch of {n_rows} rows: {_first_line(error)}") from error
+        raise Unstackable(
+            f"the module cannot be trained on a batch of {n_rows} rows: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
     try:
         return plain.predictions(X)
     except Exception as error:  # likewise
-        raise Unstackable(f"the module cannot predict the validation rows: {_first_line(error)}") from error
+        raise Unstackable(
+            f"the module cannot predict the validation rows: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 @contextmanager
@@ -184,11 +188,7 @@ def _stacking(module: nn.Module, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # anything may be raised by foreign code that is called in an unusual way
-        raise Unstackable(f"{what} of several {type(module).__name__} at once: {explained(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        raise Unstackable(f"{what} of several {type(module).__name__} at once: {explained(error, module)}") from error
 
 
 def _differs(what: str, stacked: float, alone: float) -> str:

@@ -45,7 +45,7 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
         reasons.append("iterator_train is not torch's DataLoader")
     for part in ("iterator_train", "iterator_valid"):
         if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
-            reasons.append(f"{part}__collate_fn makes batches in a way of its own")
+            reasons.append(f"{part}__collate_fn is not torch's default_collate")
     if net.compile:
         reasons.append("compile=True compiles each module")
     allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -12,6 +11,7 @@ from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel
 from skorch import NeuralNet
 
+from sklr._warnings import warn
 from sklr.exceptions import LostWorkerWarning
 
 Call = tuple[Callable, tuple, dict]  # what scikit-learn's `delayed` makes
@@ -68,8 +68,8 @@ def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iter
             if deaths >= MAX_DEATHS:
                 raise
             n_lost = len(taken) - came
-            message = f"A worker process died ({type(error).__name__}); its part of {n_lost} trainings is done again."
-            warnings.warn(message, LostWorkerWarning, stacklevel=2)
+            message = f"A worker process died ({type(error).__name__}); {n_lost} unfinished trainings start again."
+            warn(message, LostWorkerWarning)
         else:
             return
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from skorch import NeuralNet
@@ -13,7 +12,7 @@ from sklr.engines._batches import Rows
 from sklr.engines._pack import Side
 from sklr.engines._refusals import Unstackable
 from sklr.engines._stack_loss import StackedLoss
-from sklr.engines._untouched import is_alike, own_state
+from sklr.engines._untouched import difference, own_state
 
 
 def infer(net: NeuralNet, x: Rows) -> Rows:
@@ -36,9 +35,8 @@ def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
     if any(p.requires_grad for p in criterion.parameters()):
         reasons.append("the criterion has parameters of its own to learn")
     for part in ("module_", "criterion_"):
-        others = [getattr(net, part) for net in nets[1:]]
-        if name := _differing(getattr(nets[0], part), others):
-            reasons.append(f"{name} holds something besides parameters and buffers that differs from fold to fold")
+        if where := _differing([getattr(net, part) for net in nets]):
+            reasons.append(f"{where} is not the same in all folds, and is no parameter or buffer")
     return reasons
 
 
@@ -46,15 +44,20 @@ def _is_hooked(p: nn.Parameter) -> bool:
     return bool(getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None))
 
 
-def _differing(first: Any, others: Sequence[Any]) -> str:
-    """Return the class of the layer whose attributes are not the same in all modules; empty if there is none."""
-    for one, *same in zip(first.modules(), *(other.modules() for other in others), strict=False):
-        if any(type(one) is not type(other) or not is_alike(own_state(one), own_state(other)) for other in same):
-            return type(one).__name__
+def _differing(modules: Sequence[nn.Module]) -> str:
+    """Return the attribute of a layer that is not the same in all modules; empty if there is none."""
+    for (name, one), *others in zip(*(module.named_modules() for module in modules), strict=False):
+        for _, other in others:
+            if type(one) is not type(other):
+                return f"the layer {name!r}"
+            path = difference(own_state(one), own_state(other))
+            if path is not None:
+                attribute = ".".join(filter(None, [name, path[len("[0]") :].strip("[]'\"").partition("'")[0]]))
+                return f"the attribute {attribute!r} of {type(modules[0]).__name__}"
     return ""
 
 
 def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side]) -> None:
     """Refuse sample weights that the loss has no place for."""
     if not loss.takes_weights and any(side.weight is not None for side in sides):
-        raise Unstackable(f"sample_weight has no place in {type(net.criterion_).__name__}, a loss of whole batches")
+        raise Unstackable(f"{type(net.criterion_).__name__} is a loss of whole batches and takes no sample_weight")

@@ -1,31 +1,28 @@
-"""Whether a module can be trained as a stack, found out by training it for one step on one small batch."""
+"""What a stack needs to know of a module, and what no stack can do, found out by calling it on one small batch."""
 
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 from typing import Any
 
 import torch
 from torch import nn
 
+from sklr.engines._explain import explained
 from sklr.engines._stack_loss import Transform
 from sklr.engines._stack_map import call, mixes_rows, rng_kept
 from sklr.engines._stack_traits import Traits, examine
 from sklr.engines._untouched import Untouched
 
-_LRS = (0.0, 0.5)
-
 
 def probe(
     module: nn.Module, x: Any, y: Any, criterion: Any, *, transform: Transform | None = None
 ) -> tuple[list[str], Traits | None]:
-    """Find out why copies of this module cannot be trained as a stack, and what stacks of them need to know.
+    """Find out what stacks of such a module need to know, and what keeps it from being stacked at all.
 
-    Four runs (two cells, two learning rates) take one step of plain gradient descent stacked and one by one;
-    losses, parameters, buffers and predictions must agree. The module, the criterion and the global random state
-    are left as found.
+    That a stack then trains what a net would is left to the audit. The module, the criterion and the global random
+    state are left as found.
 
     Parameters
     ----------
@@ -61,7 +58,7 @@ def probe(
         except _Unfit as unfit:
             problem = str(unfit)
         except Exception as error:  # anything may be raised by foreign code: each is a reason, none a crash
-            problem = explained(error)
+            problem = explained(error, module)
     return [f"module {name}: {problem}"], None
 
 
@@ -92,30 +89,19 @@ def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transfo
     if traits.eval_chain is None:
         _check_evaluation(copy.deepcopy(module).eval(), x)
     if traits.counts and traits.mixes_rows:
-        raise _Unfit("it or its criterion remembers something of its calls, and a step on uneven folds takes several")
+        raise _Unfit(f"it or its criterion {traits.counts}, and a step on uneven folds takes several calls")
     return traits
 
 
 def _check_evaluation(module: nn.Module, x: Any) -> None:
     """A stack evaluates other batches than one by one, and fewer."""
-    if mixes_rows(module, x):
-        raise _Unfit("what it predicts for a row depends on the other rows of the batch")
     with torch.no_grad():
         untouched = Untouched.by_second(lambda: call(module, x), module)
-    if not untouched.holds(strict=False):
-        raise _Unfit("it remembers something of its calls in evaluation mode, and a stack makes others")
+    if changed := untouched.what_changed():
+        raise _Unfit(f"in evaluation mode it {changed}, and a stack calls it at other times")
+    if mixes_rows(module, x):
+        raise _Unfit("what it predicts for a row depends on the other rows of the batch")
 
 
 def _parameters(thing: Any) -> list[Any]:
     return list(thing.parameters()) if isinstance(thing, nn.Module) else []
-
-
-def explained(error: Exception) -> str:
-    """What the error means to a user, in one line."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    operation = re.search(r"aten::\w+", text)
-    if "atching rule" in text and operation:
-        return f"{operation[0]} cannot be batched by torch.func"
-    if ".item()" in text or "data-dependent control flow" in text:
-        return "its forward pass depends on values of tensors (.item() or an if), which cannot be batched"
-    return f"a trial step failed ({text[:200]})"

@@ -37,9 +37,10 @@ class Traits:
         Whether a row's part in the training depends on the batch's other rows.
     precision : torch.dtype or None
         To which `torch.autocast` casts where the module uses it.
-    keeps, counts : bool
-        Whether Python code keeps something of a call, and whether that is more than tensors. Where a module keeps
-        anything it must not be called for one run after another.
+    keeps : bool
+        Whether Python code keeps something of a call: then it must not be called for one run after another.
+    counts : str
+        Where that is more than tensors, what, in words: it "changes its attribute 'n_calls' ..."; else empty.
     """
 
     chain: Chain | None
@@ -51,7 +52,7 @@ class Traits:
     mixes_rows: bool
     precision: torch.dtype | None
     keeps: bool
-    counts: bool
+    counts: str
 
     @property
     def thread_safe(self) -> bool:
@@ -87,14 +88,14 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         draws = not torch.equal(before, torch.random.get_rng_state())
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
-        keeps = counts = False
+        keeps, counts = False, ""
         if chain is None or not loss.takes_weights:  # a chain's module is not called any more
             keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
     return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision, keeps, counts)
 
 
-def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, bool]:
-    """Whether a call keeps anything, and more than tensors."""
+def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, str]:
+    """Whether a call keeps anything; and if that is more than tensors, what, in words."""
     x, y = example
 
     def step() -> None:
@@ -103,4 +104,4 @@ def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -
             loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)
 
     untouched = Untouched.by_second(step, module, loss)
-    return not untouched.holds(), not untouched.holds(strict=False)
+    return not untouched.holds(), untouched.what_changed()

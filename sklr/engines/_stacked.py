@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -12,9 +11,11 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
+from sklr._warnings import warn
 from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._devices import on_each_device
+from sklr.engines._explain import first_line
 from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
 from sklr.engines._prepare import Group, prepare
 from sklr.engines._refusals import Unstackable
@@ -77,7 +78,7 @@ class StackedEngine(Engine):
         except Unstackable as refusal:
             return list(refusal.args)
         except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
-            return [f"setting the nets up raised {type(error).__name__}: {error}"]
+            return [f"setting the nets up raised {type(error).__name__}: {first_line(error)}"]
         return []
 
     def start(
@@ -164,11 +165,10 @@ class StackedTraining(Training):
         if len(self.packs) > before and not self.warned:
             self.warned = True
             largest = max(scored.pack.alive.size for scored in self.packs)
-            warnings.warn(
+            warn(
                 f"A stack of runs did not fit into memory; it was halved, to at most {largest} runs. "
                 f"StackedEngine(max_stack={largest}) starts with that.",
                 OutOfMemoryWarning,
-                stacklevel=2,
             )
 
     def _report(self, n_epochs: int) -> EpochReport:

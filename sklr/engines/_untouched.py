@@ -7,13 +7,13 @@ import io
 import logging
 import pickle
 import random
+import re
 import types
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,14 @@ class Untouched:
     >>> module.calls = {"n": [1]}
     >>> before, untouched.holds()
     (True, False)
+    >>> untouched.what_changed()
+    "changes its attribute 'calls' each time it is called"
     """
 
     def __init__(self, *things: Any):
         self.things = things
-        self._reached, self._states = list(_reached(things)), _states()
+        self._paths, self._reached = _walk(things)
+        self._states = _states()
         self._places = _places(self._reached)
 
     @classmethod
@@ -57,12 +60,26 @@ class Untouched:
         If not `strict`, another tensor in the place of one is no change, nor is what nobody can tell, and those who
         watch do as they like.
         """
-        now = list(_reached(self.things))
+        _, now = _walk(self.things)
         if len(now) != len(self._reached) or self._states != _states():
             return False
         if strict and (len(now) > MOST or _places(now) != self._places or _is_watched(now)):
             return False
         return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
+
+    def what_changed(self) -> str:
+        """Say in words what does not hold if not strict, to be read after "it"; empty if all does."""
+        if self.holds(strict=False):
+            return ""
+        for source, before, now in zip(_GENERATORS, self._states, _states(), strict=True):
+            if before != now:
+                return f"draws random numbers from {source} each time it is called"
+        before = dict(zip(self._paths, self._reached, strict=True))
+        now = dict(zip(*_walk(self.things), strict=True))
+        paths = [*now, *(path for path in before if path not in now)]
+        return _told(
+            next((p for p in paths if not _is_same(now.get(p, _GONE), before.get(p, _GONE), strict=False)), "")
+        )
 
 
 _KINDS = ("forward", "forward_pre", "backward", "backward_pre")
@@ -78,16 +95,31 @@ def _is_watched(things: list[Any]) -> bool:
     return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
-def _reached(things: Any) -> Iterator[Any]:
-    """Yield every object in reach, each once, up to a few more than can be looked at."""
+def _walk(things: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
+    """Return every object in reach with its path, up to a few more than can be looked at."""
     seen: set[int] = set()
-    waiting = deque([things])
+    paths: list[str] = []
+    reached: list[Any] = []
+    waiting = deque([("", things)])
     while waiting and len(seen) <= MOST:
-        thing = waiting.popleft()
-        yield thing
+        path, thing = waiting.popleft()
+        paths.append(path)
+        reached.append(thing)
         if id(thing) not in seen:
             seen.add(id(thing))
-            waiting.extend(_inside(thing))
+            waiting.extend((path + step, value) for step, value in _inside(thing))
+    return paths, reached
+
+
+def _told(path: str) -> str:
+    """Return in words that what is at a path has changed: the attribute that holds it, as a user would write it.
+
+    >>> _told("[0]._modules['encoder'].calls['n'][3]")
+    "changes its attribute 'encoder.calls' each time it is called"
+    """
+    path = re.sub(r"\._modules\['([^']+)'\]", r".\1", re.sub(r"^\[\d+\]", "", path))
+    name = re.match(r"(\.\w+)*", path)[0].removeprefix(".")  # type: ignore[index] # it always matches
+    return f"changes its attribute {name!r} each time it is called" if name else "changes each time it is called"
 
 
 _NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
@@ -97,34 +129,46 @@ _CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 _OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in _KINDS)}
 
 
-def _inside(thing: Any) -> list[Any]:
+def _inside(thing: Any) -> list[tuple[str, Any]]:
+    """Return what an object holds, each with the step that leads there from it."""
     if isinstance(thing, _CLOSED):
         return []
     if isinstance(thing, Mapping):
-        return [*thing.keys(), *thing.values()]
+        names = [f"[{key!r}]" if isinstance(key, str) else f"[{i}]" for i, key in enumerate(thing)]
+        steps = [*(f"{name}<key>" for name in names), *names]
+        return list(zip(steps, [*thing.keys(), *thing.values()], strict=True))
     if isinstance(thing, _CONTAINERS):
-        return list(thing)
-    if isinstance(thing, np.ndarray):
-        return [_digest(thing.tobytes())]
-    if isinstance(thing, torch.Generator):
-        return [_digest(thing.get_state().numpy().tobytes())]
-    if isinstance(thing, weakref.ref):
-        return [thing()]
-    if isinstance(thing, types.MethodType | types.BuiltinMethodType):
-        return [thing.__self__, getattr(thing, "__func__", None)]
+        return _numbered(thing)
     if isinstance(thing, types.FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
-        return [*cells, *vars(thing).values()]
-    if isinstance(thing, partial):
-        return [thing.func, thing.args, thing.keywords]
-    found = [value for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH]
-    found += [getattr(thing, name, None) for cls in type(thing).__mro__ for name in _slots(cls)]
-    return found if found and not isinstance(thing, random.Random) else _worth(thing)
+        return _numbered([*cells, *vars(thing).values()])
+    for kind, parts in _PARTS.items():
+        if isinstance(thing, kind):
+            return _numbered(parts(thing))
+    found = [(f".{name}", value) for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH]
+    found += [(f".{name}", getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
+    return found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
+
+
+def _numbered(things: Iterable[Any]) -> list[tuple[str, Any]]:
+    return [(f"[{i}]", thing) for i, thing in enumerate(things)]
+
+
+_PARTS: dict[Any, Callable[[Any], list[Any]]] = {
+    np.ndarray: lambda array: [_digest(array.tobytes())],
+    torch.Generator: lambda generator: [_digest(generator.get_state().numpy().tobytes())],
+    weakref.ref: lambda ref: [ref()],
+    types.MethodType | types.BuiltinMethodType: lambda m: [m.__self__, getattr(m, "__func__", None)],
+    partial: lambda p: [p.func, p.args, p.keywords],
+}
 
 
 def _slots(cls: type) -> list[str]:
     slots = vars(cls).get("__slots__", ())
     return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
+
+
+_GONE = object()
 
 
 class _Unknown:
@@ -167,9 +211,13 @@ def _place(tensor: Tensor) -> int | None:
         return None
 
 
-def _states() -> tuple[Any, ...]:
+_GENERATORS = ("Python's random module", "NumPy")
+
+
+def _states() -> tuple[Any, Any]:
+    """Return how the global generators of `_GENERATORS` stand."""
     _, keys, *place = np.random.get_state(legacy=True)
-    return random.getstate(), np.asarray(keys).tobytes(), tuple(place)
+    return random.getstate(), (np.asarray(keys).tobytes(), tuple(place))
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:
@@ -177,23 +225,27 @@ def own_state(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_TORCH and name != "_modules"}
 
 
-def is_alike(a: Any, b: Any) -> bool:
-    """Say whether two things, and all that can be reached from them, are of the same kinds and values.
+def difference(a: Any, b: Any) -> str | None:
+    """Return the path to the first thing in reach from `a` that is another kind or value in `b`; None if all are alike.
 
-    >>> is_alike({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
-    True
-    >>> is_alike({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
-    False
+    >>> difference({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
+    >>> difference({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
+    "['order']"
     """
-    pairs = zip_longest(_reached(a), _reached(b), fillvalue=_Unknown())
-    return all(a is b or (type(a) is type(b) and _has_same_value(a, b)) for a, b in pairs)
+    (paths, ours), (_, theirs) = _walk((a,)), _walk((b,))
+    for path, one, other in zip(paths, ours, theirs, strict=False):
+        if not _is_alike(one, other):
+            return path
+    return None if len(ours) == len(theirs) else ""
 
 
-def _has_same_value(a: Any, b: Any) -> bool:
+def _is_alike(a: Any, b: Any) -> bool:
+    if a is b or isinstance(a, nn.Parameter):  # parameters are compared elsewhere
+        return True
+    if type(a) is not type(b):
+        return False
     if isinstance(a, _NUMBERS):
-        return bool(a == b) or a != a
-    if isinstance(a, nn.Parameter):
-        return True  # an attribute that holds a parameter, as layers of PyTorch's do
+        return bool(a == b or a != a)
     if isinstance(a, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
     return True

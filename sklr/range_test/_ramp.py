@@ -27,6 +27,7 @@ from sklr.engines import Engine, SequentialEngine
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import epoch_positions
 from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.engines._explain import first_line
 from sklr.engines._fits import EpochFit
 from sklr.engines._pack import Pack
 from sklr.engines._packing import fitting_threads, out_of_memory, step_flops
@@ -169,7 +170,7 @@ def _one_group(experiment: Experiment, n_steps: int) -> Group:
     except Unstackable:
         raise
     except Exception as error:  # whatever it is, training one by one meets it again, or does without
-        raise Unstackable(f"setting the nets up raised {type(error).__name__}: {error}") from error
+        raise Unstackable(f"setting the nets up raised {type(error).__name__}: {first_line(error)}") from error
     return group
 
 

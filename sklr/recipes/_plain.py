@@ -35,7 +35,7 @@ def net_of(estimator: Any) -> Any:
     net = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     if not isinstance(net, NetParts):
         rule = "one of sklr's nets, or a Pipeline that ends in one"
-        raise TypeError(must_be("net", rule, type(net).__name__, "skorch's own know no warmup and no schedule."))
+        raise TypeError(must_be("net", rule, type(net).__name__, "skorch's own nets have no warmup and no schedule."))
     return net
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from sklr._named import resolve_optimizer
 from sklr._shown import ShownAsText
 from sklr._validation import check_count, must_be, unknown_name
+from sklr._warnings import warn
 from sklr.exceptions import TransferWarning
 
 FAR = 8  # times the batch size: papers that go further measured where the rule ends, or warmed up for epochs
@@ -198,14 +198,13 @@ def _scale(old: int, new: int, noise_scale: float | None) -> float:
 def _warn_if_far(old: int, new: int, noise_scale: float | None) -> None:
     if noise_scale is None and new > FAR * old:
         advice = "Measure sklr.transfer.gradient_noise_scale and give it as noise_scale."
-        message = f"batch_size grows {new / old:g} times, and the rule ends somewhere. {advice}"
-        warnings.warn(message, TransferWarning, stacklevel=3)
+        message = f"batch_size grows {new / old:g} times, further than the rule is known to hold. {advice}"
+        warn(message, TransferWarning)
     elif noise_scale is not None and new > noise_scale:
-        warnings.warn(
-            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule ends: the other "
+        warn(
+            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule stops holding: the other "
             "hyper-parameters change no further than for a batch of that size. Search around this learning rate.",
             TransferWarning,
-            stacklevel=3,
         )
 
 

@@ -239,7 +239,7 @@ def mup_param_groups(
     ['lr', 'module', 'optimizer__param_groups']
     >>> mup_param_groups(MLP(8, 2, hidden=(256,)), MLP(8, 2, hidden=(64, 64)), 0.01, "adam")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: module must be of the same parameters as base_module, got 'layers.4.bias' in one of them alone. ...
+    ValueError: module must have the same parameters as base_module, got 'layers.4.bias' in only one of them. ...
     """
     check_positive("lr", lr)
     kind = check_optimizer(optimizer)
@@ -273,7 +273,7 @@ def _check_same_names(named: Mapping[str, Any], names: list[str], what: str) -> 
     if alone:
         advice = "Change widths alone, not the depth."
         raise ValueError(
-            f"{what} must be of the same parameters as base_module, got {alone[0]!r} in one of them alone. {advice}"
+            f"{what} must have the same parameters as base_module, got {alone[0]!r} in only one of them. {advice}"
         )
 
 

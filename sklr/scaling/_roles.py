@@ -87,9 +87,7 @@ def _declared(name: str, role: str, shape: tuple[int, ...], old: tuple[int, ...]
 def _unclassified(name: str, shape: tuple[int, ...], old: tuple[int, ...], owner: nn.Module) -> ValueError:
     what = f"{name!r} of {type(owner).__name__}, {old} to {shape}"
     advice = f"Say what it is: roles={{{name!r}: 'hidden'}}, or 'input', 'output', 'vector', 'fixed'."
-    return ValueError(
-        f"every parameter that grows must be the weight or bias of one layer that is known, got {what}. {advice}"
-    )
+    return ValueError(f"every parameter that grows must be the weight or bias of one known layer, got {what}. {advice}")
 
 
 def _bias_fan_in(name: str, module: nn.Module, base: nn.Module, owners: list[nn.Module]) -> float:

@@ -59,7 +59,7 @@ class Book:
         if different:
             name = self.study.study_name
             raise StudyError(
-                f"The study {name!r} is of another search, so it cannot be gone on with. "
+                f"The study {name!r} belongs to a different search and cannot be resumed. "
                 f"{'; '.join(different)}. Restore that, or use another study_name."
             )
 

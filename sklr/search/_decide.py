@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklr._warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.search._record import Record
 from sklr.selection import Choice, LRCurve, choose, corrected_score, edge, lr_curve
@@ -55,11 +55,10 @@ def warn_at_edge(curve: LRCurve, extended: bool) -> None:
         return
     end = "lowest" if side == "low" else "highest"
     advice = f"extend=True went on for {MAX_DECADES} decades." if extended else "Search further with extend=True."
-    warnings.warn(
+    warn(
         f"The best learning rate, {curve.lr[curve.best]:.3g}, is the {end} that was tried: a better one may lie "
         f"{'below' if side == 'low' else 'above'}. {advice}",
         EdgeOfRangeWarning,
-        stacklevel=7,  # the line that called `fit`
     )
 
 

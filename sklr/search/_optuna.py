@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import check_count, must_be
+from sklr._warnings import warn
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._cover import batch_size, start_size
 from sklr.search._dimensions import Range
@@ -347,5 +347,5 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         except catch as error:
             setting.ledger.abandon()
             message = f"A trial failed with {error!r}. The search goes on, since catch names that error."
-            warnings.warn(message, FitFailedWarning, stacklevel=2)
+            warn(message, FitFailedWarning)
             return np.full(len(candidates), np.nan)

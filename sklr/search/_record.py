@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sklr._sklearn import insert_error_scores, warn_or_raise_about_fit_failures
+from sklr._sklearn import insert_error_scores
+from sklr._warnings import warn
 from sklr.exceptions import AllDivergedError, DivergedWarning
 from sklr.results import (
     DIVERGED,
@@ -23,6 +24,7 @@ from sklr.results import (
     rank_last,
     split_rows,
 )
+from sklr.search._failures import Failure, causes_text, failures, report_failures
 
 
 class Record:
@@ -92,12 +94,10 @@ class Record:
         """Return scikit-learn's `cv_results_`, with a `status` column, diverged candidates ranked last."""
         rows = split_rows(self._shown(), self.n_seeds)
         diverged = self._marked(DIVERGED)
-        self._raise_if_nothing_trained(diverged)
-        if not diverged.any():
-            warn_or_raise_about_fit_failures(rows, error_score)
-        elif any(row["fit_error"] for row in rows):
-            survivors = [row for row, gone in zip(rows, np.repeat(diverged, self._n_splits), strict=True) if not gone]
-            warn_or_raise_about_fit_failures(survivors, error_score)
+        errors = [row["fit_error"] for row in rows]
+        params = [candidate for candidate in self.candidates for _ in range(self._n_splits)]
+        self._raise_if_nothing_trained(diverged, failures(errors, params))
+        report_failures(errors, params, error_score)
         if scoring_is_callable:
             insert_error_scores(rows, error_score)
         with warnings.catch_warnings():
@@ -123,23 +123,24 @@ class Record:
     def _only_diverged_are_nan(self, diverged: np.ndarray) -> bool:
         return bool(np.isfinite(self.cell_scores()[~(diverged | self._marked(STOPPED))]).all())
 
-    def _raise_if_nothing_trained(self, diverged: np.ndarray) -> None:
+    def _raise_if_nothing_trained(self, diverged: np.ndarray, failed: list[Failure]) -> None:
         if not (diverged | self._marked(FAILED)).all() or not diverged.any():
             return
         status = candidate_status(self.outcomes[0])
+        of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "
             f"{self.candidates[0]}, {status}. Search smaller learning rates, add warmup, or scale the features."
+            f"{of_failed}"
         )
 
     def _warn_about(self, diverged: np.ndarray) -> None:
         if diverged.any():
             n_runs = sum(outcome.status == DIVERGED for row in self.outcomes for outcome in row)
-            warnings.warn(
+            warn(
                 f"{diverged.sum()} of {len(diverged)} candidates diverged ({n_runs} runs); they rank last. "
                 "cv_results_['status'] says where.",
                 DivergedWarning,
-                stacklevel=7,  # where `fit` was called, past scikit-learn's wrapper of it
             )
 
 
@@ -157,9 +158,8 @@ def _nan_for(scores: Any) -> Any:
 
 def warn_about_refit(params: dict) -> None:
     """Warn that the chosen candidate, trained on all rows, diverged."""
-    warnings.warn(
+    warn(
         f"The refit with {params} diverged, though that candidate trained well on the folds. "
         "Set refit=False and train with a smaller learning rate, or with warmup.",
         DivergedWarning,
-        stacklevel=5,
     )

@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from sklr._validation import check_flag, must_be
+from sklr._warnings import warn
 from sklr.exceptions import StorageError, StorageWarning, StudyError
 
 PATIENCE = 60.0  # seconds a storage may be away in mid-search: a database server restarts in less
@@ -40,12 +41,12 @@ def check_storage(storage: Any, study_name: Any, resume: Any) -> None:
                 raise ValueError(must_be(what, "left out where there is no storage", value, advice))
         return
     if resume and study_name is None:
-        raise ValueError(must_be("study_name", "given where resume=True", None, "Name the study to go on with."))
+        raise ValueError(must_be("study_name", "given where resume=True", None, "Name the study to resume."))
     if not isinstance(storage, BaseStorage):
         _address(storage)
     elif isinstance(storage, RDBStorage) and not _is_sqlite(storage) and storage.get_heartbeat_interval() is None:
         advice = "Write RDBStorage(url, heartbeat_interval=60), or give the URL itself."
-        raise ValueError(must_be("storage", "made with a heartbeat where it is a server's", storage, advice))
+        raise ValueError(must_be("storage", "made with heartbeat_interval for a database server", storage, advice))
 
 
 def _address(storage: Any) -> tuple[str, str]:
@@ -119,8 +120,8 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
         lock.release()
     if len(whole) < len(lines):
         n_lost = len(lines) - len(whole)
-        message = f"{n_lost} line(s) of the journal {path.name} were not whole and have been dropped; the rest is kept."
-        warnings.warn(message, StorageWarning, stacklevel=2)
+        message = f"{n_lost} line(s) of the journal {path.name} were incomplete and are removed; the rest is kept."
+        warn(message, StorageWarning)
 
 
 def _is_whole(line: bytes) -> bool:
@@ -153,7 +154,7 @@ def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tup
         return optuna.create_study(storage=storage, study_name=name, direction="maximize"), storage, True
     except DuplicatedStudyError as error:
         if not resume:
-            advice = "Use resume=True to go on with it, or another name."
+            advice = "Use resume=True to resume it, or another name."
             raise StudyError(must_be("study_name", "one that the storage does not have yet", name, advice)) from error
     return optuna.load_study(storage=storage, study_name=name), storage, False
 

@@ -296,8 +296,8 @@ def test_what_a_stack_can_do_is_not_refused(net):
 REFUSED = {
     "padding": (Quirky, "padding", "'tokens.weight'"),
     "hooks": (Quirky, "masked gradient", "the parameter 'a.weight' has hooks"),
-    "attributes": (Quirky, "drawn scale", "differs from fold to fold"),
-    "nested attributes": (Quirky, "drawn mask", "differs from fold to fold"),
+    "attributes": (Quirky, "drawn scale", "is not the same in all folds"),
+    "nested attributes": (Quirky, "drawn mask", "is not the same in all folds"),
     "rows": (Quirky, "mean of the batch", "in a stack and"),
     "few rows": (Quirky, "small batches", ""),
 }

@@ -341,13 +341,13 @@ def doubled(items):
 REFUSED = {
     "collating": (SMALL(iterator_train__collate_fn=doubled), {}, "iterator_train__collate_fn makes batches"),
     "validating": (SMALL(iterator_valid__collate_fn=doubled), {}, "iterator_valid__collate_fn makes batches"),
-    "weights": (SMALL(criterion=Whole), {"fit_params": {"sample_weight": np.ones(101)}}, "sample_weight has no place"),
+    "weights": (SMALL(criterion=Whole), {"fit_params": {"sample_weight": np.ones(101)}}, "takes no sample_weight"),
     "one row": (SMALL(partial(Double, batch_norm=True), batch_size=2), {}, "cannot be trained on a batch of 1 rows"),
     "no batch": (SMALL(batch_size=500, iterator_train__drop_last=True), {}, "there is no batch to train on"),
     "no epoch": (SMALL(max_epochs=0), {}, "there is no batch to train on"),
     "warmup": (SMALL(warmup_epochs=3), {}, "warmup_epochs must be less than max_epochs"),
     "horizon": (SMALL(schedule_epochs=0), {}, "schedule_epochs must be"),
-    "counted losses": (SMALL(criterion=Counting), {}, "remembers something of its calls"),
+    "counted losses": (SMALL(criterion=Counting), {}, "it or its criterion changes its attribute"),
 }
 
 

@@ -47,7 +47,7 @@ class Dies(ClassifierMixin, BaseEstimator):
 
 def test_a_search_goes_on(tmp_path):
     search = LRGridSearchCV(Dies(str(tmp_path / "n")), lrs=[0.01, 0.1, 1.0], cv=3, n_jobs=2, refit=False)
-    with pytest.warns(LostWorkerWarning, match="A worker process died .* is done again"):
+    with pytest.warns(LostWorkerWarning, match="A worker process died .* start again"):
         search.fit(X, Y)
     assert 4 <= (tmp_path / "n").stat().st_size <= 7  # once to die, three folds; what had not come back, again
     assert list(search.cv_results_["status"]) == ["ok"] * 3

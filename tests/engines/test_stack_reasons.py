@@ -114,24 +114,25 @@ def test_no_reason_against(name):
 
 UNSTACKABLE = {
     "LSTM": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
-                    rnn=nn.LSTM(4, 4, batch_first=True)), "aten::lstm cannot be batched by torch.func"),
+                    rnn=nn.LSTM(4, 4, batch_first=True)), "(LSTM) uses an operation that PyTorch cannot vec"),
     "GRU": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
-                   rnn=nn.GRU(4, 4, batch_first=True)), "aten::gru cannot be batched by torch.func"),
-    "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "depends on values of tensors"),
-    "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "depends on values of tensors"),
+                   rnn=nn.GRU(4, 4, batch_first=True)), "(GRU) uses an operation that PyTorch cannot vec"),
+    "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "it reads a tensor's value in Python"),
+    "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "it reads a tensor's value in Python"),
     "mistaken": (Custom(mistaken), "stacked training differs from training one by one"),
     "mistaken, mixed": (mixed(torch.bfloat16, True, mistaken), "stacked training differs from"),
-    "counted predictions": (Custom(counting_predictions), "it remembers something of its calls in evaluation mode"),
+    "counted predictions": (Custom(counting_predictions), "in evaluation mode it changes its attribute"),
     "batch statistics": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, track_running_stats=False)),
                          "what it predicts for a row depends on the other rows of the batch"),
-    "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "its randomness in training is not Dropout's"),
+    "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "it draws random numbers in training by other"),
     "lazy": (nn.LazyLinear(3), "its lazy layers are not initialised yet"),
     "unused": (Custom(lambda m, x: m.linear(x), other=nn.Linear(2, 2)), "its parameter 'other.weight' is not used"),
     "frozen": (nn.Linear(8, 3).requires_grad_(False), "it has no trainable parameter"),
     "mixed": (nn.Sequential(nn.Linear(8, 3), nn.Linear(3, 3).double()), "its parameters are of several kinds"),
     "sparse": (nn.Sequential(nn.Embedding(3, 2, sparse=True), nn.Linear(2, 3)), "its gradients are sparse"),
-    "broken": (nn.Linear(7, 3), "a trial step failed"),
-    "cumulative": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, momentum=None)), "depends on values of tensors"),
+    "broken": (nn.Linear(7, 3), "it raises RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    "cumulative": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, momentum=None)),
+                   "the layer '1' (BatchNorm1d) has momentum=None"),
 }  # fmt: skip
 
 

@@ -143,13 +143,13 @@ def test_another_search_under_the_name_is_refused(tmp_path, changed, said):
     search_of("grid", **kept(tmp_path, "lr.log")).fit(X, Y)
     data = {"X": changed.pop("X", X), "y": changed.pop("y", Y)}
     other = search_of("grid", **kept(tmp_path, "lr.log", resume=True)).set_params(**changed)
-    with pytest.raises(StudyError, match=f"The study 'lr' is of another search.*{said}.*another study_name"):
+    with pytest.raises(StudyError, match=f"The study 'lr' belongs to a different search.*{said}.*another study_name"):
         other.fit(**data)
 
 
 def test_a_name_is_used_once_unless_resuming(tmp_path):
     search = search_of("grid", **kept(tmp_path)).fit(X, Y)
-    with pytest.raises(StudyError, match=r"study_name must be one that .* Use resume=True to go on with it"):
+    with pytest.raises(StudyError, match=r"study_name must be one that .* Use resume=True to resume it"):
         search.fit(X, Y)
     unnamed = search_of("grid", storage=str(tmp_path / "lr.db"))
     assert unnamed.fit(X, Y).study_.study_name != unnamed.fit(X, Y).study_.study_name
@@ -165,7 +165,7 @@ def test_a_half_written_line_is_dropped(tmp_path):
     first = search_of("grid", **kept(tmp_path, "lr.log")).fit(X, Y)
     path = tmp_path / "lr.log"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.warns(StorageWarning, match=r"1 line\(s\) of the journal lr.log were not whole"):
+    with pytest.warns(StorageWarning, match=r"1 line\(s\) of the journal lr.log were incomplete"):
         again = search_of("grid", **kept(tmp_path, "lr.log", resume=True)).fit(X, Y)
     assert comparable(again.cv_results_) == comparable(first.cv_results_)
     assert len(opened(path).trials) == 8

@@ -1,0 +1,101 @@
+"""What a search says of fits that failed: the causes first, their tracebacks last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sklearn.exceptions import FitFailedWarning
+
+from sklr._warnings import warn
+
+MOST_CAUSES = 5  # told; the commonest ones
+LONGEST = 500  # characters of a cause or of a candidate's parameters
+
+
+class Failure(NamedTuple):
+    """One cause of failed fits: what the exception said, how many fits ended so, and the first of them."""
+
+    cause: str
+    n_fits: int
+    params: dict[str, Any]
+    traceback: str
+
+
+def cause_of(traceback: str) -> str:
+    r"""Return the exception of a formatted traceback, its type and its message on one line.
+
+    >>> frame = '  File "net.py", line 3, in fit\n    raise ValueError(1)\n'
+    >>> cause_of(f"Traceback (most recent call last):\n{frame}ValueError: lr is high.\nLower it.\n")
+    'ValueError: lr is high. Lower it.'
+    """
+    lines = traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+    said = next((i for i, line in enumerate(lines) if line[:1] not in (" ", "")), len(lines) - 1)
+    name, _, rest = " ".join(" ".join(lines[said:]).split()).partition(":")
+    return _short(f"{name.rpartition('.')[2]}:{rest}" if rest else name)
+
+
+def failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]]) -> list[Failure]:
+    """Return the distinct causes, the commonest first.
+
+    Parameters
+    ----------
+    errors : sequence of str or None
+        The traceback of every fit, None for one that succeeded.
+    params : sequence of dict
+        The candidate of every fit.
+    """
+    found: dict[str, Failure] = {}
+    for error, candidate in zip(errors, params, strict=True):
+        if error is not None:
+            cause = cause_of(error)
+            known = found.get(cause, Failure(cause, 0, candidate, error))
+            found[cause] = known._replace(n_fits=known.n_fits + 1)
+    return sorted(found.values(), key=lambda failure: -failure.n_fits)
+
+
+def causes_text(found: Sequence[Failure]) -> str:
+    """Return the causes in words, each with the number of its fits and a candidate, after "... fits failed"."""
+    if len(found) == 1:
+        return f": {found[0].cause}\nThe first of them has the parameters {_short(repr(found[0].params))}."
+    lines = [
+        f"- {_fits(f.n_fits)}, the first of them with {_short(repr(f.params))}: {f.cause}" for f in found[:MOST_CAUSES]
+    ]
+    more = [f"- and {len(found) - MOST_CAUSES} more"] if len(found) > MOST_CAUSES else []
+    return "\n".join([f", with {len(found)} different errors:", *lines, *more])
+
+
+def report_failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]], error_score: Any) -> None:
+    """Warn where some fits failed, as scikit-learn does.
+
+    Raises
+    ------
+    ValueError
+        If all failed.
+    """
+    found = failures(errors, params)
+    if not found:
+        return
+    n_failed = sum(failure.n_fits for failure in found)
+    if n_failed == len(errors):
+        advice = "It is likely that the estimator is misconfigured. Set error_score='raise' to stop at the first error."
+        raise ValueError(f"All the {_fits(n_failed)} failed{causes_text(found)}\n{advice}\n\n{_tracebacks(found)}")
+    advice = (
+        f"The score of these fits is set to {error_score}. "
+        "If they are not expected to fail, set error_score='raise' to stop at the first error."
+    )
+    head = f"{_fits(n_failed)} failed out of a total of {len(errors)}"
+    warn(f"{head}{causes_text(found)}\n{advice}\n\n{_tracebacks(found)}", FitFailedWarning)
+
+
+def _tracebacks(found: Sequence[Failure]) -> str:
+    rule = "-" * 80
+    return "\n".join(f"{rule}\nThe first of {_fits(f.n_fits)}:\n{f.traceback}" for f in found[:MOST_CAUSES])
+
+
+def _fits(n: int) -> str:
+    return f"{n} fit{'s' * (n != 1)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

@@ -1,0 +1,121 @@
+"""What a search says of fits that failed."""
+
+import traceback
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import FitFailedWarning
+from strategies import X, Y, grid
+
+from sklr.exceptions import AllDivergedError
+from sklr.results import DIVERGED, FAILED, Outcome
+from sklr.search._failures import LONGEST, MOST_CAUSES, cause_of, report_failures
+from sklr.search._record import Record
+
+
+def raised(error):
+    try:
+        raise error
+    except Exception:
+        return traceback.format_exc()
+
+
+def chained():
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise ValueError("outer\nsecond line") from inner
+    except ValueError:
+        return traceback.format_exc()
+
+
+CAUSES = [
+    (raised(ValueError("lr is high: 3")), "ValueError: lr is high: 3"),
+    (raised(RuntimeError()), "RuntimeError"),
+    (raised(KeyError("lr")), "KeyError: 'lr'"),
+    (raised(AllDivergedError("gone")), "AllDivergedError: gone"),
+    (raised(ValueError("X has NaN.\n\n  Drop it.\n")), "ValueError: X has NaN. Drop it."),
+    (raised(ValueError("x" * 9999)), f"ValueError: {'x' * LONGEST}"[: LONGEST - 3] + "..."),
+    (chained(), "ValueError: outer second line"),
+    ("a note left by hand", "a note left by hand"),
+    (raised(ExceptionGroup("two", [ValueError("a"), ValueError("b")])), None),
+]
+
+
+@pytest.mark.parametrize(("text", "cause"), CAUSES)
+def test_the_cause_of_a_traceback_is_its_exception_on_one_line(text, cause):
+    found = cause_of(text)
+    assert found
+    assert "\n" not in found
+    assert len(found) <= LONGEST
+    assert cause is None or found == cause
+
+
+def test_nothing_is_said_where_nothing_failed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_failures([None, None], [{}, {}], np.nan)
+
+
+def test_the_commonest_causes_come_first_and_every_traceback_once_at_the_end():
+    errors = [raised(ValueError(f"number {k}")) for k in range(8) for _ in range(k + 1)]
+    params = [{"lr": k} for k in range(8) for _ in range(k + 1)]
+    with pytest.raises(ValueError, match="All the 36 fits failed, with 8 different errors:\n") as found:
+        report_failures(errors, params, np.nan)
+    head, *tracebacks = str(found.value).split("-" * 80)
+    told = [line for line in head.splitlines() if line.startswith("- ")]
+    assert told == [
+        *(f"- {k + 1} fits, the first of them with {{'lr': {k}}}: ValueError: number {k}" for k in (7, 6, 5, 4, 3)),
+        "- and 3 more",
+    ]
+    assert [text.strip().splitlines()[-1] for text in tracebacks] == [
+        line.partition(": ")[2].partition(": ")[2] for line in told[:-1]
+    ]
+    assert len(tracebacks) == MOST_CAUSES
+
+
+def test_one_fit_alone_that_failed_is_one_fit():
+    with pytest.warns(
+        FitFailedWarning, match="^1 fit failed out of a total of 2: OSError: disk\nThe first of them has"
+    ):
+        report_failures([None, raised(OSError("disk"))], [{}, {"lr": 1}], 0.0)
+
+
+class Picky(ClassifierMixin, BaseEstimator):
+    """Takes one value of `kind` alone."""
+
+    def __init__(self, kind="a"):
+        self.kind = kind
+
+    def fit(self, X, y):
+        if self.kind != "a":
+            raise ValueError(f"kind must be 'a', got {self.kind!r}.")
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.zeros(len(X), dtype=int)
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_a_search_tells_each_cause_with_one_of_its_candidates():
+    with pytest.warns(FitFailedWarning) as caught:
+        grid(Picky(), "kind", ["a", "b", "c"], cv=2).fit(X, Y)
+    [said] = [str(w.message) for w in caught if w.category is FitFailedWarning]
+    assert said.splitlines()[:3] == [
+        "4 fits failed out of a total of 6, with 2 different errors:",
+        "- 2 fits, the first of them with {'kind': 'b'}: ValueError: kind must be 'a', got 'b'.",
+        "- 2 fits, the first of them with {'kind': 'c'}: ValueError: kind must be 'a', got 'c'.",
+    ]
+    assert said.count("Traceback (most recent call last)") == 2
+
+
+def test_where_all_diverged_or_failed_the_cause_of_the_failures_is_named():
+    record = Record(n_seeds=1, metric=None)
+    failed = Outcome(np.nan, FAILED, "failed", fit_error=raised(ValueError("out of memory")))
+    record.add([{"lr": 1}, {"lr": 2}], [[Outcome(np.nan, DIVERGED, "diverged at step 3: loss nan")], [failed]])
+    with pytest.raises(AllDivergedError, match="Some fits failed: ValueError: out of memory\n"):
+        record.cv_results(None, np.nan, False)
