@@ -70,7 +70,7 @@ class Comparison:
         """Raise `Unstackable` at the first difference."""
         for run in self.runs:
             self._check_length(run)
-            self._check_state(run, "the initial value of", {})
+            self._check_state(run, "before the first step", {})
         for epoch in range(len(self.plan[0])):
             self._compare_epoch(epoch)
             self._compare_predictions()
@@ -92,13 +92,13 @@ class Comparison:
         training = [run for run in self.runs if sizes[0, run.cell]]
         before = [run.plain.parameters() for run in training]
         expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
-        with _stacking(self.pack.stack.module, "a training step"):
+        with _stacking(self.pack.stack.module):
             losses = self.pack.steps(positions, sizes, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
             where = f" on a batch of {sizes[0, run.cell]} rows"
             self._check_lrs(run, lr[0, :, run.member, run.cell])
             self._check_loss(run, losses[0, run.member, run.cell], loss, where)
-            self._check_state(run, f"a step{where} changes", old)
+            self._check_state(run, f"after a step{where}", old)
             self.pack.stack.load_run(run.member, run.cell, run.plain.net.module_)
         return losses
 
@@ -127,7 +127,7 @@ class Comparison:
         if not self.tolerance.same(found, torch.tensor(expected, dtype=torch.float64).to(found), scale):
             raise Unstackable(_differs(f"the loss{where}", float(found), expected))
 
-    def _check_state(self, run: _Run, what: str, before: Mapping[str, Tensor]) -> None:
+    def _check_state(self, run: _Run, when: str, before: Mapping[str, Tensor]) -> None:
         """Compare parameters and buffers of a run; with what parameters were `before`, as updates of these."""
         found, module = self.pack.stack.run_state(run.member, run.cell), run.plain.net.module_
         named = dict(module.named_parameters())
@@ -138,11 +138,11 @@ class Comparison:
             else:
                 same = self.tolerance.same(found[name], own.detach())
             if not same:
-                raise Unstackable(f"{what} {name!r} otherwise in a stack than one by one")
+                raise run.plain.unfit(f"has another {name!r} {when} in a stack than one by one")
 
     def _compare_predictions(self) -> None:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
-        with _stacking(self.pack.stack.module, "a prediction"):
+        with _stacking(self.pack.stack.module):
             found = tree_leaves(as_inferred(self.sides[0].net, self.pack.outputs(self.x_test)))
         for run in self.runs:
             rows, place = self.rows[run.cell], self.places[run.cell]
@@ -183,12 +183,12 @@ def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
 
 
 @contextmanager
-def _stacking(module: nn.Module, what: str) -> Iterator[None]:
+def _stacking(module: nn.Module) -> Iterator[None]:
     """Turn any error of a stack into a reason: single nets have just done the same without one."""
     try:
         yield
     except Exception as error:  # anything may be raised by foreign code that is called in an unusual way
-        raise Unstackable(f"{what} of several {type(module).__name__} at once: {explained(error, module)}") from error
+        raise Unstackable(f"module {type(module).__name__}: {explained(error, module)}") from error
 
 
 def _differs(what: str, stacked: float, alone: float) -> str:

@@ -58,18 +58,24 @@ class PlainRun:
         Raises
         ------
         Unstackable
-            If the step draws random numbers.
+            If the step draws random numbers, or leaves a parameter out.
         """
         net = self.net
         with self.stream:
             batch, before = next(self.batches), _random_states()
             net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
             if _random_states() != before:
-                raise Unstackable("a training step draws random numbers that are not dropout's")
+                raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
+        if unused := [n for n, p in net.module_.named_parameters() if p.requires_grad and p.grad is None]:
+            raise self.unfit(f"has a parameter {unused[0]!r} that a step does not use")
         loss = float(net.history[-1, "batches", -1, "train_loss"])
         if self.first_loss != self.first_loss:
             self.first_loss = loss
         return loss
+
+    def unfit(self, what: str) -> Unstackable:
+        """Return the refusal that says something of the module."""
+        return Unstackable(f"module {type(self.net.module_).__name__}: it {what}")
 
     def end_epoch(self) -> None:
         """End the epoch, so that schedules move on.

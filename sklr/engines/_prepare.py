@@ -27,10 +27,10 @@ from sklr.engines._made_optimizer import made_optimizer
 from sklr.engines._pack import Member, Side
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
-from sklr.engines._stack_checks import check_sample_weights, infer, state_reasons
+from sklr.engines._stack_checks import check_sample_weights, predicted, state_reasons
 from sklr.engines._stack_optim import is_steady, optimizer_reasons
 from sklr.engines._stack_probe import probe
-from sklr.engines._transforms import targets_of, transform_of
+from sklr.engines._transforms import as_inferred, targets_of, transform_of
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
 
@@ -154,14 +154,14 @@ def _world(places: list[Place]) -> World:
         raise Unstackable(*reasons)
     few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
     x = map_tensors(lambda rows: rows[few], places[0].side.x)
-    output = infer(net, x)
+    output = as_inferred(net, predicted(net.module_, x))
     places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
     y = map_tensors(lambda rows: rows[few], places[0].side.y)
-    optimizer = made_optimizer(net, net.module_)
     transform = transform_of(net)
     reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
     if traits is None:
         raise Unstackable(*dict.fromkeys(reasons))
+    optimizer = made_optimizer(net, net.module_)
     stack_args = {
         "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
         "optimizer": optimizer.kind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,16 +13,14 @@ from sklr.engines._batches import Rows
 from sklr.engines._pack import Side
 from sklr.engines._refusals import Unstackable
 from sklr.engines._stack_loss import StackedLoss
+from sklr.engines._stack_map import call
 from sklr.engines._untouched import difference, own_state
 
 
-def infer(net: NeuralNet, x: Rows) -> Rows:
-    """Return what the net's module says to a batch in evaluation mode; it is left in training mode."""
-    net._set_training(False)
-    with torch.no_grad():
-        outputs = net.infer(x)
-    net._set_training(True)
-    return outputs
+@torch.no_grad()
+def predicted(module: nn.Module, x: Rows) -> Rows:
+    """Return what a module says to a batch in evaluation mode; a copy of it is called, for it may note its calls."""
+    return call(copy.deepcopy(module).eval(), x)
 
 
 def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:

@@ -230,7 +230,7 @@ def difference(a: Any, b: Any) -> str | None:
 
     >>> difference({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
     >>> difference({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
-    "['order']"
+    "[0]['order']"
     """
     (paths, ours), (_, theirs) = _walk((a,)), _walk((b,))
     for path, one, other in zip(paths, ours, theirs, strict=False):

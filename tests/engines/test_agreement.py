@@ -1,5 +1,6 @@
 """The stacked engine against the sequential one, the reference: weights, histories, scores, statuses."""
 
+import copy
 import time
 from dataclasses import replace
 from functools import partial
@@ -62,6 +63,15 @@ def both(estimator, candidates=LRS, **kwargs):
     engine = StackedEngine()
     assert engine.unsupported(described, candidates) == []
     return engine.start(described, candidates).finish(), SequentialEngine().start(described, candidates).finish()
+
+
+def reasons_against(module, X, y, criterion=nn.CrossEntropyLoss, **params):
+    """Why copies of a module cannot be trained as a stack."""
+    net = NeuralNetClassifier(
+        lambda: copy.deepcopy(module), criterion=criterion, max_epochs=2, random_state=0, **params
+    )
+    described = experiment(net, X=np.asarray(X, dtype="float32"), y=np.asarray(y), scoring="accuracy")
+    return StackedEngine().unsupported(described, LRS[:2])
 
 
 def net_of(estimator):
