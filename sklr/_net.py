@@ -91,6 +91,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         X_, y_ = self._take_data(X, y, reset=fresh, classes=classes)
         if not self.initialized_:
             self.initialize()
+        self._take_new_groups()
         data_ = self._ready(X_), self._ready(y_)
         self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="partial_fit", **fit_params)
         return self
@@ -108,6 +109,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self._check_weights(y, _checked_weights(sample_weight, X))
         if anew:
             self.initialize()
+        self._take_new_groups()
         return self._ready(X), self._ready(y)
 
     def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:

@@ -19,6 +19,7 @@ from sklr._named import best_device, resolve_criterion, resolve_optimizer
 from sklr._random import RandomStream
 from sklr._validation import check_count, must_be
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
+from sklr.callbacks._net_lr import group_options
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
 _WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
@@ -57,6 +58,7 @@ class NetParts(NeuralNet):
     _world: RandomStream | None = None  # initial weights, dropout and all else that a training draws
     _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
     _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
+    _new_groups = False  # whether optimizer__param_groups was set since the optimizer was made
 
     def __init__(
         self,
@@ -194,6 +196,7 @@ class NetParts(NeuralNet):
         named = self.get_all_learnable_params()
         args, kwargs = self.get_params_for_optimizer("optimizer", named)
         self.optimizer_ = resolve_optimizer(self.optimizer)(*args, **kwargs)
+        self._new_groups = False
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, dict[str, Any]]:
@@ -224,14 +227,19 @@ class NetParts(NeuralNet):
         return {**super().get_params(deep=deep, **kwargs), "device": vars(self)["device"]}
 
     def set_params(self, **params: Any) -> NetParts:
-        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once."""
+        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once.
+
+        What a parameter group sets for itself, its lr for one, stays. New `optimizer__param_groups` take effect when
+        training goes on.
+        """
         if not self.initialized_ and "callbacks" in params:  # skorch would initialize them, and so refuse nonsense
             self.callbacks = params.pop("callbacks")
+        options = {name: params.pop(name) for name in list(params) if self.initialized_ and _is_option(name)}
+        vars(self).update(options)  # skorch would forget them at the next fit
         # new parameters of the module draw weights anew: those that the seed gives, and no one else's
         with nullcontext() if self._world is None else RandomStream(self._world.seed):
             super().set_params(**params)
-        if self.initialized_ and params.keys() & {"lr", "optimizer__lr"}:
-            _scale_groups(self.optimizer_.param_groups, params.get("optimizer__lr", params.get("lr")))
+        self._set_options(options)
         schedule = dict(getattr(self, "callbacks_", [])).get("lr_schedule")
         if isinstance(schedule, LRSchedule):
             schedule.set_params(**{name: params[name] for name in _SCHEDULE_PARAMS if name in params})
@@ -239,6 +247,27 @@ class NetParts(NeuralNet):
         if isinstance(clipping, GradientClipping) and "clip" in params:
             clipping.set_params(clip=params["clip"])
         return self
+
+    def _set_options(self, options: dict[str, Any]) -> None:
+        """Give the optimizer's groups new options, but for those that a group sets for itself."""
+        self._new_groups |= "optimizer__param_groups" in options
+        if not options or self._new_groups or getattr(self, "optimizer_", None) is None:
+            return  # the optimizer is made anew when training goes on, if it can
+        new = {name.removeprefix("optimizer__"): value for name, value in options.items()}
+        lr, is_new = self.get_params_for("optimizer").get("lr", self.lr), new.pop("lr", None) is not None
+        for group, own in zip(self.optimizer_.param_groups, group_options(self), strict=True):
+            group.update({name: value for name, value in new.items() if name not in own})
+            if is_new and ("lr" not in own or "lr_multiplier" in own):
+                group["lr"] = lr * own["lr_multiplier"] if "lr_multiplier" in own else lr
+                group.pop("scheduled_lr", None)  # it is a new peak, even if a schedule had come to just that
+
+    def _take_new_groups(self) -> None:
+        """Make the optimizer anew if its parameter groups are to be others; what it knows of each parameter stays."""
+        if self._new_groups:
+            before = self.optimizer_
+            self._initialize_optimizer()
+            if type(self.optimizer_) is type(before):
+                self.optimizer_.state.update(before.state)
 
     def trim_for_prediction(self) -> None:
         """Drop all that only training needs, as in skorch; predictions stay what they were."""
@@ -263,6 +292,15 @@ class NetParts(NeuralNet):
             state |= {"device_": state["device"]} if "device_" in state else {}  # a fitted net's may not exist here
         super().__setstate__(state)
         self.device = asked
+
+
+def _is_option(name: str) -> bool:
+    """Say whether a parameter is the optimizer's, for all its groups; skorch names a single one by its number.
+
+    >>> [_is_option(name) for name in ("lr", "optimizer__momentum", "optimizer__param_groups__0__lr", "optimizer")]
+    [True, True, False, False]
+    """
+    return name == "lr" or (name.startswith("optimizer__") and "__" not in name.removeprefix("optimizer__"))
 
 
 def _clips(callback: Any) -> bool:

@@ -308,11 +308,11 @@ def _optimizer_kwargs(net: NeuralNet) -> dict[str, Any]:
 
 
 def _member(candidate: int, net: NeuralNet, own: Sequence[dict[str, float]]) -> Member:
-    peak = net.get_params_for("optimizer").get("lr", net.lr)
+    peak = float(net.get_params_for("optimizer").get("lr", net.lr))
     schedule, horizon = schedule_of(net, net.max_epochs)
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
-    return Member(candidate, tuple(_group_lr(net, group, float(peak)) for group in own), schedule, horizon)
+    return Member(candidate, peak, tuple(_group_lr(net, group, peak) for group in own), schedule, horizon)
 
 
 def _group_lr(net: NeuralNet, group: Mapping[str, float], peak: float) -> float:

@@ -16,6 +16,7 @@ from skorch import NeuralNet
 from sklr._divergence import exploded
 from sklr._random import RandomStream
 from sklr.callbacks import StopOnDivergence
+from sklr.callbacks._net_lr import NetLR
 from sklr.exceptions import TrainingDiverged
 from sklr.results import EpochRow
 
@@ -51,9 +52,13 @@ class Watcher(Guard):
         self.lr = np.nan
         self.interrupted = False  # by Ctrl-C while scoring
 
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Find out which parameter groups follow the net's lr."""
+        self.net_lr = NetLR(net)
+
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Read the lr just before the optimizer uses it: schedulers change it before and after."""
-        self.lr = net.optimizer_.param_groups[0]["lr"]
+        """Read the net's lr just before the optimizer uses it: schedulers change it before and after."""
+        self.lr = self.net_lr.now(net)
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Add the epoch's row, without drawing from the training's random stream."""
