@@ -21,6 +21,7 @@ from sklr._net_accumulate import accumulated_step
 from sklr._net_parts import NetParts
 from sklr._sklearn import check_sample_weight
 from sklr.callbacks import Resume, finished_epochs
+from sklr.callbacks._epochs import no_batches
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -40,6 +41,9 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _sample_weight: Any = None
     _batch_weight: Tensor | None = None
     _told: ToldCallbacks | None = None
+    _bce: Any = None  # what makes probabilities of outputs that a binary cross entropy is given
+    _two_columns = False  # whether one such output a row gives predictions for two classes
+    _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
     _brought_along = 0  # epochs of this training that came out of a file
 
     @with_callbacks
@@ -177,6 +181,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self.check_data(X, y)
         if reset:
             n_inputs, n_targets = data.sample_shape(X, y)
+            self._n_targets = n_targets
             found = {"n_inputs": n_inputs, "n_outputs": self._n_outputs(n_targets)}
             self._widths = {name: width for name, width in found.items() if width is not None}
         self._met_data = True
@@ -243,6 +248,24 @@ class BaseNet(CallbackSupportMixin, NetParts):
         dtype = data.float_dtype(self.module_)
         x = to_tensor(x, device=self.device)
         return super().infer(x if dtype is None else data.cast_floats(x, dtype), **fit_params)
+
+    def initialize_criterion(self) -> BaseNet:
+        """Create the criterion, as in skorch, and remember what it takes for probabilities."""
+        super().initialize_criterion()
+        self._bce = data.bce_probabilities(self.criterion_)
+        return self
+
+    def _get_predict_nonlinearity(self) -> Any:
+        """Return what makes predictions of outputs: skorch's, but in float32 at least, and in the targets' shape."""
+        if self.predict_nonlinearity == "auto" and self._bce is not None:
+            return partial(data.in_float32, partial(data.bce_columns, self._bce, self._two_columns))
+        return partial(data.in_float32, super()._get_predict_nonlinearity())
+
+    def run_single_epoch(self, iterator: Any, training: bool, *args: Any, **kwargs: Any) -> None:
+        """Train or validate for an epoch, as in skorch; one without a batch to train on is an error."""
+        super().run_single_epoch(iterator, training, *args, **kwargs)
+        if training and not self.history[-1].get("train_batch_count"):
+            raise no_batches(self, len(self.history), iterator)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute loss and gradient of a step, as in skorch; with `accumulate_steps` its batch in parts."""

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def group_options(net: Any) -> list[dict[str, Any]]:
-    """Return what `optimizer__param_groups` sets for each group of a net's optimizer; nothing for the group of the rest."""
+    """Return what `optimizer__param_groups` sets for each group of a net's optimizer; nothing for that of the rest."""
     (given,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
     options = [{name: value for name, value in group.items() if name != "params"} for group in given]
     n_groups = len(net.optimizer_.param_groups)

@@ -9,7 +9,7 @@ import torch
 from skorch.callbacks import Callback
 
 from sklr._validation import check_count
-from sklr.callbacks._epochs import finished_epochs
+from sklr.callbacks._epochs import finished_epochs, no_batches
 from sklr.callbacks._net_lr import NetLR, peak_lr
 from sklr.schedules import Schedule, resolve_schedule
 
@@ -19,10 +19,9 @@ class LRSchedule(Callback):
 
     Every param group's lr is its own peak times the schedule's multiplier, set anew before each step. Learning
     rates that a schedule names outright (`max_lr`, `eta_min`, `min_lr`) are meant for the net's lr, and groups keep
-    their ratio to it. The moment is read from the net's history, so a training continued by `partial_fit` or from a checkpoint
-    (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
-    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the
-    new peak.
+    their ratio to it. The moment is read from the net's history, so a training continued by `partial_fit` or from a
+    checkpoint (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
+    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the new peak.
 
     Without a schedule or warmup the lr is only recorded, so that skorch's own `LRScheduler` may be at work.
 
@@ -133,13 +132,17 @@ def schedule_of(asking: Any, max_epochs: int) -> tuple[Schedule, int]:
 
 
 def _steps_per_epoch(net: Any, dataset_train: Any) -> int:
+    batches = net.get_iterator(dataset_train, training=True)
     try:
-        return len(net.get_iterator(dataset_train, training=True))
+        n_steps = len(batches)
     except TypeError as error:  # an IterableDataset without a length
         raise TypeError(
             f"the training data must have a length for a schedule or warmup, got {dataset_train!r}. "
             "Give the dataset a __len__, or leave schedule and warmup_epochs out."
         ) from error
+    if not n_steps:
+        raise no_batches(net, len(net.history), batches)
+    return n_steps
 
 
 def _monitored(schedule: Schedule, finished: list[dict[str, Any]]) -> list[float]:

@@ -37,7 +37,7 @@ class Side(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What sets a candidate apart in its pack: its peak lr, that of each parameter group, a schedule and its horizon."""
+    """What sets a candidate apart in its pack: its peak lr and those of its groups, a schedule and its horizon."""
 
     candidate: int
     lr: float
