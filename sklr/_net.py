@@ -18,10 +18,13 @@ from torch.utils.data import DataLoader
 from sklr import _net_data as data
 from sklr._callback_bridge import ToldCallbacks, raised_by_callback
 from sklr._net_accumulate import accumulated_step
+from sklr._net_conflicts import conflicts
 from sklr._net_parts import NetParts
 from sklr._sklearn import check_sample_weight
+from sklr._validation import warn_user
 from sklr.callbacks import Resume, finished_epochs
 from sklr.callbacks._epochs import no_batches
+from sklr.exceptions import SettingsWarning
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -67,6 +70,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         self
         """
         data_ = self.start_fit(X, y, sample_weight)
+        self._warn_of_conflicts()
         self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="fit", **fit_params)
         return self
 
@@ -96,6 +100,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         if not self.initialized_:
             self.initialize()
         self._take_new_groups()
+        self._warn_of_conflicts()
         data_ = self._ready(X_), self._ready(y_)
         self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="partial_fit", **fit_params)
         return self
@@ -115,6 +120,10 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self.initialize()
         self._take_new_groups()
         return self._ready(X), self._ready(y)
+
+    def _warn_of_conflicts(self) -> None:
+        for message in conflicts(self):
+            warn_user(message, SettingsWarning)
 
     def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
         """Train until the epochs are over or a callback ends it; a Ctrl-C is passed on, once all is tidy."""

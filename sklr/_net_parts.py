@@ -15,11 +15,13 @@ from skorch.callbacks import GradientNormClipping
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
-from sklr._named import best_device, resolve_criterion, resolve_optimizer
+from sklr._named import best_device, check_device, resolve_criterion, resolve_optimizer
+from sklr._net_instances import check_arguments, copied, counterparts
 from sklr._random import RandomStream
 from sklr._validation import check_count, must_be
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
 from sklr.callbacks._net_lr import group_options
+from sklr.schedules import resolve_schedule
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
 _WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
@@ -129,6 +131,12 @@ class NetParts(NeuralNet):
     def check_training_readiness(self) -> None:
         """Check what skorch checks, and the parameters that no part of the net checks for itself."""
         super().check_training_readiness()
+        check_device(vars(self)["device"])
+        resolve_schedule(self.schedule, self.warmup_epochs)
+        resolve_optimizer(self.optimizer)
+        resolve_criterion(self.criterion)
+        if not isinstance(self.module, torch.nn.Module):
+            check_arguments("module__", self.module, self.get_params_for("module"))
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
             advice = "It is the number of rows in a part; a batch sampler, or -1 for all rows, does not say it."
@@ -186,8 +194,16 @@ class NetParts(NeuralNet):
         return params
 
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
-        """Return a module or criterion, made from a class, a name or an instance; widths are filled in."""
-        if instance_or_cls is self.module and not isinstance(self.module, torch.nn.Module):
+        """Return a module or criterion, made from a class, a name or an instance; widths are filled in.
+
+        Of an instance a copy is made, so that the user's own is never trained and every training starts from it.
+        """
+        is_module = instance_or_cls is self.module
+        known = {} if is_module else counterparts(self.module, getattr(self, "module_", None))
+        kwargs = {name: known.get(id(value), value) for name, value in kwargs.items()}
+        if isinstance(instance_or_cls, torch.nn.Module):
+            return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
+        if is_module:
             kwargs = {**_wanted(self.module, self._widths), **kwargs}
         return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
 

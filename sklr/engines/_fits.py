@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from sklr._callback_bridge import raised_by_callback
 from sklr._random import RandomStream
 from sklr.engines._data import CellData, is_net
 from sklr.engines._watch import CatchUp, Guard, Watcher, ctrl_c_comes_through
+from sklr.exceptions import SettingsWarning
 
 WATCHER = "sklr_watcher"  # its name among the net's callbacks, which must not be one of the user's
 
@@ -38,7 +40,8 @@ class WholeFit:
     def advance(self, n_epochs: int | None = None) -> None:
         """Fit; there is nothing to pause for."""
         X, y, params = self.data.X_train, self.data.y_train, self.data.fit_params
-        with self.world, ctrl_c_comes_through():
+        with self.world, ctrl_c_comes_through(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SettingsWarning)  # said once for a search, not for each of its fits
             _ = self.estimator.fit(X, **params) if y is None else self.estimator.fit(X, y, **params)
         self.done = True
 
