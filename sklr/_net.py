@@ -51,7 +51,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **fit_params: Any) -> BaseNet:
-        """Train from the start: initial weights anew, then `max_epochs` epochs.
+        """Train from the start: initial weights anew, or those of a module instance, then `max_epochs` epochs.
 
         Parameters
         ----------

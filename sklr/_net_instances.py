@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -72,3 +73,13 @@ def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
     for name in given:
         if name not in names:
             raise unknown_name(f"a parameter {what}... of {getattr(make, '__name__', make)}", name, names)
+
+
+def wanted_widths(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
+    """Return the widths that a module's constructor names and that no one bound before."""
+    try:
+        named = inspect.signature(module).parameters
+    except (TypeError, ValueError):  # not every callable tells
+        return {}
+    bound = getattr(module, "keywords", {})
+    return {name: width for name, width in widths.items() if name in named and name not in bound}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +14,7 @@ from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
 from sklr._named import best_device, check_device, resolve_criterion, resolve_optimizer
-from sklr._net_instances import check_arguments, copied, counterparts
+from sklr._net_instances import check_arguments, copied, counterparts, wanted_widths
 from sklr._random import RandomStream
 from sklr._validation import check_count, must_be
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
@@ -204,7 +202,7 @@ class NetParts(NeuralNet):
         if isinstance(instance_or_cls, torch.nn.Module):
             return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
         if is_module:
-            kwargs = {**_wanted(self.module, self._widths), **kwargs}
+            kwargs = {**wanted_widths(self.module, self._widths), **kwargs}
         return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
@@ -346,13 +344,3 @@ def _scale_groups(groups: list[dict[str, Any]], lr: Any) -> None:
     for group in groups:
         if "lr_multiplier" in group:
             group["lr"] = lr * group["lr_multiplier"]
-
-
-def _wanted(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
-    """Return the widths that a module's constructor names and that no one bound before."""
-    try:
-        named = inspect.signature(module).parameters
-    except (TypeError, ValueError):  # not every callable tells
-        return {}
-    bound = getattr(module, "keywords", {})
-    return {name: width for name, width in widths.items() if name in named and name not in bound}

@@ -48,7 +48,8 @@ class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
     ----------
     module : class, callable or torch.nn.Module
         The module, or what makes one. Its parameters are set as `module__...`; those named `n_inputs` and
-        `n_outputs` (features and classes) are found at `fit` if not set.
+        `n_outputs` (features and classes) are found at `fit` if not set. Of an instance the net trains a copy, and
+        every `fit` starts from the weights that the instance has, whatever the seed.
     criterion : class, str or torch.nn.Module, default=torch.nn.CrossEntropyLoss
         The loss, by class or by name ("cross_entropy", "nll", ...), with `criterion__...` parameters.
     classes : None or list, default=None
@@ -98,7 +99,7 @@ use_caching, torch_load_kwargs
     module_, criterion_, optimizer_ : torch.nn.Module and torch.optim.Optimizer
         The parts in use.
     history_ : skorch.history.History
-        One row an epoch, with `lr` (that of its last step) and `train_loss` among others.
+        One row an epoch, with `lr` (the net's, in its last step) and `train_loss` among others.
 
     Notes
     -----
