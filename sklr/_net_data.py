@@ -81,7 +81,7 @@ def widened(x: Any) -> Any:
 
 
 def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
-    """Return a function of outputs, computed and answered in at least float32."""
+    """Return what a function makes of outputs, computed and handed back in at least float32."""
     return widened(nonlinearity(widened(x)))
 
 

@@ -50,7 +50,7 @@ def counterparts(instance: Any, own: Any) -> dict[int, Any]:
     own = getattr(own, "_orig_mod", own)  # a compiled one has it inside
     if not isinstance(instance, nn.Module) or type(instance) is not type(own):
         return {}
-    pairs = [*zip(instance.modules(), own.modules(), strict=False)]
+    pairs: list[tuple[Any, Any]] = [*zip(instance.modules(), own.modules(), strict=False)]
     pairs += zip(instance.parameters(), own.parameters(), strict=False)
     return {id(before): after for before, after in pairs if type(before) is type(after)}
 

@@ -249,7 +249,7 @@ class NetParts(NeuralNet):
         if not self.initialized_ and "callbacks" in params:  # skorch would initialize them, and so refuse nonsense
             self.callbacks = params.pop("callbacks")
         options = {name: params.pop(name) for name in list(params) if self.initialized_ and _is_option(name)}
-        vars(self).update(options)  # skorch would forget them at the next fit
+        self.__dict__.update(options)  # skorch would forget them at the next fit
         # new parameters of the module draw weights anew: those that the seed gives, and no one else's
         with nullcontext() if self._world is None else RandomStream(self._world.seed):
             super().set_params(**params)
