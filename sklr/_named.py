@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sklr._validation import unknown_name
+from sklr._validation import must_be, unknown_name
 
 ALSO_CALLED = {  # what torch.nn.functional, Keras and scikit-learn call them
     "binary_cross_entropy": "bce",
@@ -64,6 +64,24 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: Any) -> Any:
+    """Return a device that can be computed on here, or "auto", or say that there is none such; None is skorch's.
+
+    >>> check_device("cpu"), check_device(None)
+    ('cpu', None)
+    >>> check_device("cup")
+    Traceback (most recent call last):
+    ValueError: device must be one that PyTorch can use here, got 'cup'. Use 'auto' or 'cpu'.
+    """
+    try:
+        if device is not None and device != "auto":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, ImportError, NotImplementedError) as error:
+        rule = "one that PyTorch can use here"
+        raise ValueError(must_be("device", rule, device, "Use 'auto' or 'cpu'.")) from error
+    return device
 
 
 def _is_optimizer(value: Any) -> bool:

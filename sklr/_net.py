@@ -18,9 +18,13 @@ from torch.utils.data import DataLoader
 from sklr import _net_data as data
 from sklr._callback_bridge import ToldCallbacks, raised_by_callback
 from sklr._net_accumulate import accumulated_step
+from sklr._net_conflicts import conflicts
 from sklr._net_parts import NetParts
 from sklr._sklearn import check_sample_weight
+from sklr._validation import warn_user
 from sklr.callbacks import Resume, finished_epochs
+from sklr.callbacks._epochs import no_batches
+from sklr.exceptions import SettingsWarning
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -40,11 +44,14 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _sample_weight: Any = None
     _batch_weight: Tensor | None = None
     _told: ToldCallbacks | None = None
+    _bce: Any = None  # what makes probabilities of outputs that a binary cross entropy is given
+    _two_columns = False  # whether one such output a row gives predictions for two classes
+    _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
     _brought_along = 0  # epochs of this training that came out of a file
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **fit_params: Any) -> BaseNet:
-        """Train from the start: initial weights anew, then `max_epochs` epochs.
+        """Train from the start: initial weights anew, or those of a module instance, then `max_epochs` epochs.
 
         Parameters
         ----------
@@ -63,6 +70,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         self
         """
         data_ = self.start_fit(X, y, sample_weight)
+        self._warn_of_conflicts()
         self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="fit", **fit_params)
         return self
 
@@ -91,6 +99,8 @@ class BaseNet(CallbackSupportMixin, NetParts):
         X_, y_ = self._take_data(X, y, reset=fresh, classes=classes)
         if not self.initialized_:
             self.initialize()
+        self._take_new_groups()
+        self._warn_of_conflicts()
         data_ = self._ready(X_), self._ready(y_)
         self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="partial_fit", **fit_params)
         return self
@@ -108,7 +118,12 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self._check_weights(y, _checked_weights(sample_weight, X))
         if anew:
             self.initialize()
+        self._take_new_groups()
         return self._ready(X), self._ready(y)
+
+    def _warn_of_conflicts(self) -> None:
+        for message in conflicts(self):
+            warn_user(message, SettingsWarning)
 
     def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
         """Train until the epochs are over or a callback ends it; a Ctrl-C is passed on, once all is tidy."""
@@ -175,6 +190,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self.check_data(X, y)
         if reset:
             n_inputs, n_targets = data.sample_shape(X, y)
+            self._n_targets = n_targets
             found = {"n_inputs": n_inputs, "n_outputs": self._n_outputs(n_targets)}
             self._widths = {name: width for name, width in found.items() if width is not None}
         self._met_data = True
@@ -241,6 +257,24 @@ class BaseNet(CallbackSupportMixin, NetParts):
         dtype = data.float_dtype(self.module_)
         x = to_tensor(x, device=self.device)
         return super().infer(x if dtype is None else data.cast_floats(x, dtype), **fit_params)
+
+    def initialize_criterion(self) -> BaseNet:
+        """Create the criterion, as in skorch, and remember what it takes for probabilities."""
+        super().initialize_criterion()
+        self._bce = data.bce_probabilities(self.criterion_)
+        return self
+
+    def _get_predict_nonlinearity(self) -> Any:
+        """Return what makes predictions of outputs: skorch's, but in float32 at least, and in the targets' shape."""
+        if self.predict_nonlinearity == "auto" and self._bce is not None:
+            return partial(data.in_float32, partial(data.bce_columns, self._bce, self._two_columns))
+        return partial(data.in_float32, super()._get_predict_nonlinearity())
+
+    def run_single_epoch(self, iterator: Any, training: bool, *args: Any, **kwargs: Any) -> None:
+        """Train or validate for an epoch, as in skorch; one without a batch to train on is an error."""
+        super().run_single_epoch(iterator, training, *args, **kwargs)
+        if training and not self.history[-1].get("train_batch_count"):
+            raise no_batches(self, len(self.history), iterator)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute loss and gradient of a step, as in skorch; with `accumulate_steps` its batch in parts."""

@@ -70,6 +70,44 @@ def cast_floats(x: Any, dtype: torch.dtype | None) -> Any:
     return [cast_floats(value, dtype) for value in x] if isinstance(x, list) else x
 
 
+def widened(x: Any) -> Any:
+    """Return outputs in at least float32: bfloat16 is unknown to NumPy, and half precision is too little for scores.
+
+    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    narrow = isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4
+    return x.float() if narrow else x
+
+
+def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
+    """Return what a function makes of outputs, computed and handed back in at least float32."""
+    return widened(nonlinearity(widened(x)))
+
+
+def bce_probabilities(criterion: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes probabilities of the outputs that a binary cross entropy is given, None for other losses."""
+    if isinstance(criterion, nn.BCEWithLogitsLoss):
+        return torch.sigmoid
+    return torch.clone if isinstance(criterion, nn.BCELoss) else None
+
+
+def bce_columns(probabilities: Callable[[Tensor], Tensor], two_columns: bool, x: Tensor) -> Tensor:
+    """Return the probabilities of outputs trained by a binary cross entropy, in the outputs' shape.
+
+    With `two_columns`, for classes 0 and 1, those of both where there is one output per row.
+
+    >>> logits = torch.zeros(3, 1)
+    >>> [bce_columns(torch.sigmoid, two, x).shape[1:] for two in (True, False) for x in (logits, torch.zeros(3, 5))]
+    [torch.Size([2]), torch.Size([5]), torch.Size([1]), torch.Size([5])]
+    """
+    found = probabilities(x)
+    if not two_columns or found.numel() != len(found):
+        return found
+    positive = found.reshape(len(found))
+    return torch.stack((1 - positive, positive), 1)
+
+
 def float_dtype(module: nn.Module) -> torch.dtype | None:
     """Return the floating-point dtype a module computes in, that of its first such parameter; None without one."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)

@@ -16,6 +16,7 @@ from sklr._validation import must_be
 class LabelNet(BaseNet):
     """A net that trains on the positions of labels in `classes_`, and gives the labels back."""
 
+    _two_columns = True
     _encoded = False  # whether the datasets hold the positions of labels in classes_, not what the user gave
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:

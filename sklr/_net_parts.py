@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,10 +13,13 @@ from skorch.callbacks import GradientNormClipping
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
-from sklr._named import best_device, resolve_criterion, resolve_optimizer
+from sklr._named import best_device, check_device, resolve_criterion, resolve_optimizer
+from sklr._net_instances import check_arguments, copied, counterparts, wanted_widths
 from sklr._random import RandomStream
 from sklr._validation import check_count, must_be
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
+from sklr.callbacks._net_lr import group_options
+from sklr.schedules import resolve_schedule
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
 _WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
@@ -57,6 +58,7 @@ class NetParts(NeuralNet):
     _world: RandomStream | None = None  # initial weights, dropout and all else that a training draws
     _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
     _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
+    _new_groups = False  # whether optimizer__param_groups was set since the optimizer was made
 
     def __init__(
         self,
@@ -127,6 +129,12 @@ class NetParts(NeuralNet):
     def check_training_readiness(self) -> None:
         """Check what skorch checks, and the parameters that no part of the net checks for itself."""
         super().check_training_readiness()
+        check_device(vars(self)["device"])
+        resolve_schedule(self.schedule, self.warmup_epochs)
+        resolve_optimizer(self.optimizer)
+        resolve_criterion(self.criterion)
+        if not isinstance(self.module, torch.nn.Module):
+            check_arguments("module__", self.module, self.get_params_for("module"))
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
             advice = "It sets the number of rows in a part, which a batch sampler, or -1 for all rows, does not."
@@ -184,9 +192,17 @@ class NetParts(NeuralNet):
         return params
 
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
-        """Return a module or criterion, made from a class, a name or an instance; widths are filled in."""
-        if instance_or_cls is self.module and not isinstance(self.module, torch.nn.Module):
-            kwargs = {**_wanted(self.module, self._widths), **kwargs}
+        """Return a module or criterion, made from a class, a name or an instance; widths are filled in.
+
+        Of an instance a copy is made, so that the user's own is never trained and every training starts from it.
+        """
+        is_module = instance_or_cls is self.module
+        known = {} if is_module else counterparts(self.module, getattr(self, "module_", None))
+        kwargs = {name: known.get(id(value), value) for name, value in kwargs.items()}
+        if isinstance(instance_or_cls, torch.nn.Module):
+            return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
+        if is_module:
+            kwargs = {**wanted_widths(self.module, self._widths), **kwargs}
         return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
@@ -194,6 +210,7 @@ class NetParts(NeuralNet):
         named = self.get_all_learnable_params()
         args, kwargs = self.get_params_for_optimizer("optimizer", named)
         self.optimizer_ = resolve_optimizer(self.optimizer)(*args, **kwargs)
+        self._new_groups = False
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, dict[str, Any]]:
@@ -224,14 +241,19 @@ class NetParts(NeuralNet):
         return {**super().get_params(deep=deep, **kwargs), "device": vars(self)["device"]}
 
     def set_params(self, **params: Any) -> NetParts:
-        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once."""
+        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once.
+
+        What a parameter group sets for itself, its lr for one, stays. New `optimizer__param_groups` take effect when
+        training goes on.
+        """
         if not self.initialized_ and "callbacks" in params:  # skorch would initialize them, and so refuse nonsense
             self.callbacks = params.pop("callbacks")
+        options = {name: params.pop(name) for name in list(params) if self.initialized_ and _is_option(name)}
+        self.__dict__.update(options)  # skorch would forget them at the next fit
         # new parameters of the module draw weights anew: those that the seed gives, and no one else's
         with nullcontext() if self._world is None else RandomStream(self._world.seed):
             super().set_params(**params)
-        if self.initialized_ and params.keys() & {"lr", "optimizer__lr"}:
-            _scale_groups(self.optimizer_.param_groups, params.get("optimizer__lr", params.get("lr")))
+        self._set_options(options)
         schedule = dict(getattr(self, "callbacks_", [])).get("lr_schedule")
         if isinstance(schedule, LRSchedule):
             schedule.set_params(**{name: params[name] for name in _SCHEDULE_PARAMS if name in params})
@@ -239,6 +261,27 @@ class NetParts(NeuralNet):
         if isinstance(clipping, GradientClipping) and "clip" in params:
             clipping.set_params(clip=params["clip"])
         return self
+
+    def _set_options(self, options: dict[str, Any]) -> None:
+        """Give the optimizer's groups new options, but for those that a group sets for itself."""
+        self._new_groups |= "optimizer__param_groups" in options
+        if not options or self._new_groups or getattr(self, "optimizer_", None) is None:
+            return  # the optimizer is made anew when training goes on, if it can
+        new = {name.removeprefix("optimizer__"): value for name, value in options.items()}
+        lr, is_new = self.get_params_for("optimizer").get("lr", self.lr), new.pop("lr", None) is not None
+        for group, own in zip(self.optimizer_.param_groups, group_options(self), strict=True):
+            group.update({name: value for name, value in new.items() if name not in own})
+            if is_new and ("lr" not in own or "lr_multiplier" in own):
+                group["lr"] = lr * own["lr_multiplier"] if "lr_multiplier" in own else lr
+                group.pop("scheduled_lr", None)  # it is a new peak, even if a schedule had come to just that
+
+    def _take_new_groups(self) -> None:
+        """Make the optimizer anew if its parameter groups are to be others; what it knows of each parameter stays."""
+        if self._new_groups:
+            before = self.optimizer_
+            self._initialize_optimizer()
+            if type(self.optimizer_) is type(before):
+                self.optimizer_.state.update(before.state)
 
     def trim_for_prediction(self) -> None:
         """Drop all that only training needs, as in skorch; predictions stay what they were."""
@@ -263,6 +306,15 @@ class NetParts(NeuralNet):
             state |= {"device_": state["device"]} if "device_" in state else {}  # a fitted net's may not exist here
         super().__setstate__(state)
         self.device = asked
+
+
+def _is_option(name: str) -> bool:
+    """Say whether a parameter is the optimizer's, for all its groups; skorch names a single one by its number.
+
+    >>> [_is_option(name) for name in ("lr", "optimizer__momentum", "optimizer__param_groups__0__lr", "optimizer")]
+    [True, True, False, False]
+    """
+    return name == "lr" or (name.startswith("optimizer__") and "__" not in name.removeprefix("optimizer__"))
 
 
 def _clips(callback: Any) -> bool:
@@ -292,13 +344,3 @@ def _scale_groups(groups: list[dict[str, Any]], lr: Any) -> None:
     for group in groups:
         if "lr_multiplier" in group:
             group["lr"] = lr * group["lr_multiplier"]
-
-
-def _wanted(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
-    """Return the widths that a module's constructor names and that no one bound before."""
-    try:
-        named = inspect.signature(module).parameters
-    except (TypeError, ValueError):  # not every callable tells
-        return {}
-    bound = getattr(module, "keywords", {})
-    return {name: width for name, width in widths.items() if name in named and name not in bound}

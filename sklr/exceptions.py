@@ -48,6 +48,10 @@ class EdgeOfRangeWarning(UserWarning):
     """The best learning rate lies at an end of the range that was searched; a better one may lie beyond."""
 
 
+class SettingsWarning(UserWarning):
+    """A setting has no effect, as another overrides it, or does not act as it says beside another."""
+
+
 class StorageError(SklrError):
     """The storage of a search went away and did not come back; what has finished is in the search's attributes."""
 

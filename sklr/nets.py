@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sklr._callback_bridge import raised_by_callback
 from sklr._net import BaseNet
+from sklr._net_data import widened
 from sklr._net_labels import LabelNet
 from sklr._validation import must_be
 
@@ -47,7 +48,8 @@ class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
     ----------
     module : class, callable or torch.nn.Module
         The module, or what makes one. Its parameters are set as `module__...`; those named `n_inputs` and
-        `n_outputs` (features and classes) are found at `fit` if not set.
+        `n_outputs` (features and classes) are found at `fit` if not set. Of an instance the net trains a copy, and
+        every `fit` starts from the weights that the instance has, whatever the seed.
     criterion : class, str or torch.nn.Module, default=torch.nn.CrossEntropyLoss
         The loss, by class or by name ("cross_entropy", "nll", ...), with `criterion__...` parameters.
     classes : None or list, default=None
@@ -97,7 +99,7 @@ use_caching, torch_load_kwargs
     module_, criterion_, optimizer_ : torch.nn.Module and torch.optim.Optimizer
         The parts in use.
     history_ : skorch.history.History
-        One row an epoch, with `lr` (that of its last step) and `train_loss` among others.
+        One row an epoch, with `lr` (the net's, in its last step) and `train_loss` among others.
 
     Notes
     -----
@@ -152,7 +154,7 @@ use_caching, torch_load_kwargs
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class, shape (n_samples, n_classes).
+        """Return the probability of each class, shape (n_samples, n_classes), or that of each of several labels.
 
         Outputs that a module has beyond the classes seen are left out, and the others rescaled.
         """
@@ -163,8 +165,16 @@ use_caching, torch_load_kwargs
         return proba[:, :n_classes] / proba[:, :n_classes].sum(axis=1, keepdims=True)
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable label of each sample, shape (n_samples,)."""
+        """Return the most probable label of each sample, shape (n_samples,).
+
+        Where a sample has several labels, each 0 or 1, and the loss is a binary cross entropy: those that are more
+        probable than not, shape (n_samples, n_labels).
+        """
         proba = self.predict_proba(X)
+        if self._bce is not None and ((self._n_targets or 1) > 1 or proba.ndim > 2 or proba.shape[1] > 2):
+            numbers = (proba > 0.5).astype(np.int64)
+            labels = getattr(self, "classes_inferred_", numbers)
+            return numbers.astype(labels.dtype) if np.array_equal(labels, [0, 1]) else numbers
         return self._decode((proba[:, : len(self.classes_)] if self._encoded else proba).argmax(axis=1))
 
 
@@ -231,7 +241,7 @@ class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
         self.check_is_fitted()
         if self.predict_nonlinearity == "auto" and isinstance(self.criterion_, nn.BCEWithLogitsLoss):
             logits = self.forward(X)
-            logits = (logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
+            logits = widened(logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
         else:
             logits = logit(self.predict_proba(X)[:, 1])
         return logits - logit(self.threshold)
@@ -248,7 +258,7 @@ class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
 
     skorch's `NeuralNetRegressor` with what `NeuralNetClassifier` tells of; parameters not named here are as
     there. A target of shape (n_samples,) meets a module's output of shape (n_samples, 1) row by row, and
-    predictions have the shape of the targets seen at `fit`.
+    predictions have the shape of the targets seen at `fit`; with a binary cross entropy they are probabilities.
 
     Parameters
     ----------

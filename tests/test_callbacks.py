@@ -13,6 +13,7 @@ from skorch.callbacks import LRScheduler
 from skorch.dataset import ValidSplit
 from torch.optim import lr_scheduler as tls
 
+from sklr import MLP, nets
 from sklr._divergence import EXPLODED_FACTOR, exploded
 from sklr.callbacks import LRSchedule, StopOnDivergence, finished_epochs
 from sklr.exceptions import TrainingDiverged
@@ -128,7 +129,41 @@ def test_every_group_is_scaled_from_its_own_lr():
     shape = 1 - np.arange(6) / 6
     np.testing.assert_allclose(net.optimizer_.used, np.outer(shape, [0.5, 0.1]))
     assert [group["initial_lr"] for group in net.optimizer_.param_groups] == [0.5, 0.1]
-    np.testing.assert_allclose(batch_lrs(net), 0.5 * shape)  # of the first group
+    np.testing.assert_allclose(batch_lrs(net), 0.1 * shape)  # the net's, not that of the first group
+
+
+ABSOLUTE = [
+    TorchSchedule(tls.OneCycleLR, by="step", max_lr=0.2, total_steps=10),
+    TorchSchedule(tls.CyclicLR, by="step", base_lr=1e-5, max_lr=1e-3, step_size_up=5),
+    partial(tls.CosineAnnealingLR, T_max=3, eta_min=0.02),
+    Plateau(patience=0, threshold=0.9, min_lr=0.05),
+]
+GROUPS = [{"lr_multiplier": 0.1}, {"lr": 0.7}, {"lr_multiplier": 3}, {}, {"lr_multiplier": 0}]
+
+
+@pytest.mark.parametrize("first", GROUPS, ids=str)
+@pytest.mark.parametrize("second", [*GROUPS[:4], None], ids=str)
+@pytest.mark.parametrize("schedule", [*ABSOLUTE, None, "cosine"], ids=label)
+def test_no_group_stands_for_the_net(schedule, first, second):
+    groups = [("layers.0.*", first), *([] if second is None else [("layers.*", second)])]
+    net = grouped_net(schedule).fit(X, y)
+    grouped = grouped_net(schedule, groups).fit(X, y)
+    if not isinstance(schedule, Plateau):  # which listens to the losses, and they are others
+        np.testing.assert_allclose(grouped.history_[:, "lr"], net.history_[:, "lr"], rtol=1e-12)
+        np.testing.assert_allclose(batch_lrs(grouped), used_lrs(net), rtol=1e-12)
+    shares = [options.get("lr", 0.1 * options.get("lr_multiplier", 1)) / 0.1 for _, options in groups] + [1.0]
+    used = np.array(grouped.optimizer_.used)
+    np.testing.assert_allclose(used, np.outer(batch_lrs(grouped), shares[: used.shape[1]]), rtol=1e-9)
+
+
+def grouped_net(schedule, groups=(), lr=0.1):
+    params = {"module__hidden": (2,), "optimizer": RecordingSGD, "max_epochs": 4, "batch_size": 4, "random_state": 0}
+    return nets.NeuralNetRegressor(MLP, lr=lr, schedule=schedule, optimizer__param_groups=list(groups), **params)
+
+
+def test_the_max_lr_of_a_scheduler_is_the_nets_not_that_of_the_first_group():
+    net = grouped_net(ABSOLUTE[0], [("layers.0.*", {"lr_multiplier": 0.1})], lr=0.2).fit(X, y)
+    np.testing.assert_allclose(np.max(net.optimizer_.used, axis=0), [0.02, 0.2])
 
 
 def test_a_new_lr_between_two_fits_becomes_the_peak():

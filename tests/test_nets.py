@@ -706,14 +706,35 @@ class TestParameters:
         net.set_params(schedule=lambda epoch: 0.5).partial_fit(*blobs)
         assert net.history_[-1, "lr"] == 0.0005
 
+    def test_what_a_group_sets_for_itself_stays_and_new_groups_come_with_the_next_training(self, blobs):
+        def options(net, name="lr"):
+            return [group[name] for group in net.optimizer_.param_groups]
+
+        own = {"lr": 0.5, "momentum": 0.1}
+        groups = [("layers.0.weight", own), ("layers.0.bias", {"lr_multiplier": 0.1})]
+        params = {"optimizer": "sgd", "lr": 0.01, "optimizer__momentum": 0.9, "max_epochs": 1}
+        net = classifier(optimizer__param_groups=groups, **params).fit(*blobs)
+        net.set_params(lr=0.02, optimizer__momentum=0.8)
+        assert options(net) == pytest.approx([0.5, 0.002, 0.02])
+        assert options(net, "momentum") == [0.1, 0.8, 0.8]
+        net.set_params(optimizer__param_groups__0__lr=0.6).partial_fit(*blobs)  # unless it is named
+        assert options(net) == pytest.approx([0.6, 0.002, 0.02])
+        momentum = {name: net.optimizer_.state[p] for name, p in net.module_.named_parameters()}
+        net.set_params(optimizer__param_groups=[("layers.0.*", {"lr": 0.7})])
+        assert options(net) == pytest.approx([0.6, 0.002, 0.02])
+        net.max_epochs = 0
+        net.partial_fit(*blobs)
+        assert options(net) == [0.7, 0.02]
+        assert all(net.optimizer_.state[p] is momentum[name] for name, p in net.module_.named_parameters())
+        net.max_epochs = 1
+        assert options(net.fit(*blobs), "momentum") == [0.8, 0.8]  # what was set is not forgotten by a fit
+
     def test_widths_that_were_set_or_bound_are_kept(self, blobs):
         X, y = blobs
         net = classifier(module__n_outputs=5).fit(X, y)
         assert net.module_.layers[-1].out_features == 5
         bound = classifier(lambda n_inputs: MLP(n_inputs, 3)).fit(X, y)
         assert bound.module_.layers[0].in_features == 4
-        instance = MLP(4, 3)
-        assert classifier(instance).fit(X, y).module_ is instance
 
     def test_module_parameters_set_on_a_fitted_net_make_the_module_anew(self, blobs):
         net = classifier().fit(*blobs).set_params(module__hidden=(7,))

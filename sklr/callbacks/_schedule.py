@@ -9,18 +9,19 @@ import torch
 from skorch.callbacks import Callback
 
 from sklr._validation import check_count
-from sklr.callbacks._epochs import finished_epochs
+from sklr.callbacks._epochs import finished_epochs, no_batches
+from sklr.callbacks._net_lr import NetLR, peak_lr
 from sklr.schedules import Schedule, resolve_schedule
 
 
 class LRSchedule(Callback):
     """Move the learning rate of any skorch net along a schedule, and write the lr used into its history.
 
-    Every param group's lr is its own peak times the schedule's multiplier, set anew before each step. The
-    moment is read from the net's history, so a training continued by `partial_fit` or from a checkpoint
-    (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
-    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the
-    new peak.
+    Every param group's lr is its own peak times the schedule's multiplier, set anew before each step. Learning
+    rates that a schedule names outright (`max_lr`, `eta_min`, `min_lr`) are meant for the net's lr, and groups keep
+    their ratio to it. The moment is read from the net's history, so a training continued by `partial_fit` or from a
+    checkpoint (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
+    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the new peak.
 
     Without a schedule or warmup the lr is only recorded, so that skorch's own `LRScheduler` may be at work.
 
@@ -41,8 +42,8 @@ class LRSchedule(Callback):
     horizon_ : int
         The epochs it is made for.
     lr_ : float
-        The first param group's lr in the latest step; also "lr" in the history, per batch and, for the last
-        step, per epoch.
+        The net's lr in the latest step, whatever single groups have; also "lr" in the history, per batch and, for
+        the last step, per epoch.
 
     Examples
     --------
@@ -67,12 +68,13 @@ class LRSchedule(Callback):
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Resolve the schedule, and refuse a warmup that the training would not finish."""
         self.schedule_, self.horizon_ = schedule_of(self, net.max_epochs)
+        self.net_lr_ = NetLR(net)
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Work out the multipliers of the epoch's steps."""
         self.step_ = 0
         self.multipliers_: np.ndarray | None = None
-        self.lr_ = float(net.optimizer_.param_groups[0]["lr"])
+        self.lr_ = self.net_lr_.now(net)
         if self.schedule is None and not self.warmup_epochs:
             return
         finished = finished_epochs(net)
@@ -80,7 +82,7 @@ class LRSchedule(Callback):
             len(finished),
             _steps_per_epoch(net, dataset_train),
             self.horizon_,
-            lr=_peak_lr(net.optimizer_.param_groups[0]),
+            lr=self.net_lr_.peak(net),
             losses=_monitored(self.schedule_, finished),
         )
 
@@ -94,7 +96,7 @@ class LRSchedule(Callback):
             for group in net.optimizer_.param_groups:
                 _scale(group, multiplier)
         self.step_ += 1
-        self.lr_ = float(net.optimizer_.param_groups[0]["lr"])
+        self.lr_ = self.net_lr_.now(net)
         net.history.record_batch("lr", self.lr_)
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
@@ -130,13 +132,17 @@ def schedule_of(asking: Any, max_epochs: int) -> tuple[Schedule, int]:
 
 
 def _steps_per_epoch(net: Any, dataset_train: Any) -> int:
+    batches = net.get_iterator(dataset_train, training=True)
     try:
-        return len(net.get_iterator(dataset_train, training=True))
+        n_steps = len(batches)
     except TypeError as error:  # an IterableDataset without a length
         raise TypeError(
             f"the training data must have a length for a schedule or warmup, got {dataset_train!r}. "
             "Give the dataset a __len__, or leave schedule and warmup_epochs out."
         ) from error
+    if not n_steps:
+        raise no_batches(net, len(net.history), batches)
+    return n_steps
 
 
 def _monitored(schedule: Schedule, finished: list[dict[str, Any]]) -> list[float]:
@@ -150,14 +156,8 @@ def _monitored(schedule: Schedule, finished: list[dict[str, Any]]) -> list[float
     return [row[name] for row in finished]
 
 
-def _peak_lr(group: dict[str, Any]) -> float:
-    """Return the lr that multipliers refer to: kept in the group, or what someone set since we last wrote."""
-    lr = float(group["lr"])
-    return float(group["initial_lr"]) if lr == group.get("scheduled_lr") else lr
-
-
 def _scale(group: dict[str, Any], multiplier: float) -> None:
-    peak = _peak_lr(group)
+    peak = peak_lr(group)
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(peak * multiplier)  # compiled and captured steps hold on to the tensor
     else:

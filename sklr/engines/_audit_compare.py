@@ -78,12 +78,13 @@ class Comparison:
     def _compare_epoch(self, epoch: int) -> None:
         orders = [epochs[epoch] for epochs in self.plan]
         positions, sizes = epoch_positions(orders)
-        lr, losses = self._lrs(epoch, sizes), []
+        multipliers, losses = self._multipliers(epoch, sizes), []
+        lr = self.pack.lrs(multipliers)
         for run in self.runs:
             run.plain.begin_epoch(orders[run.cell])
         for i in range(len(sizes)):
             losses.append(self._compare_step(positions[i : i + 1], sizes[i : i + 1], lr[i : i + 1]))
-        self.pack.end_epoch(torch.cat(losses), sizes, lr)
+        self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
         for run in self.runs:
             run.plain.end_epoch()
 
@@ -102,14 +103,14 @@ class Comparison:
             self.pack.stack.load_run(run.member, run.cell, run.plain.net.module_)
         return losses
 
-    def _lrs(self, epoch: int, sizes: np.ndarray) -> np.ndarray:
-        """Return the learning rates of the audit's steps: those of the epoch's first ones, then of its last one."""
+    def _multipliers(self, epoch: int, sizes: np.ndarray) -> np.ndarray:
+        """Return what schedules make of the audit's steps: those of the epoch's first ones, then of its last one."""
         real = epoch_sizes([side.epochs[epoch] for side in self.sides])
-        lrs = self.pack.lrs(real)
-        found = np.zeros((len(sizes), *lrs.shape[1:]))
+        known = self.pack.epoch_multipliers(real)
+        found = np.zeros((len(sizes), *known.shape[1:]))
         for k in range(len(self.sides)):
             taken = np.flatnonzero(sizes[:, k])
-            found[taken, ..., k] = lrs[np.minimum(np.arange(len(taken)), np.count_nonzero(real[:, k]) - 1), ..., k]
+            found[taken, ..., k] = known[np.minimum(np.arange(len(taken)), np.count_nonzero(real[:, k]) - 1), ..., k]
         return found
 
     def _check_length(self, run: _Run) -> None:

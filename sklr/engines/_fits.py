@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 
 from sklr._callback_bridge import raised_by_callback
 from sklr._random import RandomStream
 from sklr.engines._data import CellData, is_net
-from sklr.engines._watch import Guard, Watcher, ctrl_c_comes_through
+from sklr.engines._watch import CatchUp, Guard, Watcher, ctrl_c_comes_through
+from sklr.exceptions import SettingsWarning
 
 WATCHER = "sklr_watcher"  # its name among the net's callbacks, which must not be one of the user's
 
@@ -32,19 +35,22 @@ class WholeFit:
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
         for net in nets:
             # a net that its owner clones must not take the watcher along, nor the data behind it
-            _add_callback(net, self.watcher if net is last else Guard())
+            _add_callbacks(net, *([CatchUp(self.watcher), self.watcher] if net is last else [Guard()]))
 
     def advance(self, n_epochs: int | None = None) -> None:
         """Fit; there is nothing to pause for."""
         X, y, params = self.data.X_train, self.data.y_train, self.data.fit_params
-        with self.world, ctrl_c_comes_through():
+        with self.world, ctrl_c_comes_through(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SettingsWarning)  # said once for a search, not for each of its fits
             _ = self.estimator.fit(X, **params) if y is None else self.estimator.fit(X, y, **params)
         self.done = True
 
 
-def _add_callback(net: NeuralNet, callback: Guard) -> None:
+def _add_callbacks(net: NeuralNet, *callbacks: Callback) -> None:
+    """Add one callback after the net's own, or one before and one after them."""
     if net.callbacks != "disable":
-        net.set_params(verbose=0, callbacks=[*(net.callbacks or []), (WATCHER, callback)])
+        *before, after = ((f"{WATCHER}_{i}", callback) for i, callback in enumerate(callbacks))
+        net.set_params(verbose=0, callbacks=[*before, *(net.callbacks or []), after])
 
 
 def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, AbstractContextManager]:
@@ -109,6 +115,7 @@ class EpochFit:
 
     def _end(self) -> None:
         self.done = True
+        self.watcher.catch_up(self.net)
         with self.world:
             self.net.notify("on_train_end", X=self.X, y=self.y)
         self.net.callbacks_.pop()

@@ -10,7 +10,7 @@ from skorch import NeuralNet
 from sklr._random import RandomStream
 from sklr.engines._base import Experiment
 from sklr.engines._data import has_head, seeded_clone
-from sklr.engines._pack import Pack
+from sklr.engines._pack import Member, Pack
 from sklr.engines._prepare import Place, last_step
 from sklr.results import EpochRow
 from sklr.schedules import Constant
@@ -43,25 +43,24 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
-    _restore_lrs(net, pack.history[m][cell], pack.members[m].lrs)
+    _restore_lrs(net, pack.history[m][cell], pack.members[m])
     if pack.members[m].schedule != Constant():
         _mark_schedule(net)
     _restore_history(net, pack.history[m][cell], len(place.side.epochs[0]))
     return estimator
 
 
-def show_progress(net: NeuralNet, history: Sequence[EpochRow], peaks: Sequence[float], n_batches: int) -> None:
+def show_progress(net: NeuralNet, history: Sequence[EpochRow], member: Member, n_batches: int) -> None:
     """Let a net have the history and the learning rates of a run, for those that look at more than its predictions."""
     net.initialize_history()
     _restore_history(net, history, n_batches)
-    _restore_lrs(net, history, peaks)
+    _restore_lrs(net, history, member)
 
 
-def _restore_lrs(net: NeuralNet, history: Sequence[EpochRow], peaks: Sequence[float]) -> None:
-    last = history[-1].lr if history else peaks[0]
-    for group, peak in zip(net.optimizer_.param_groups, peaks, strict=True):
-        group["initial_lr"] = peak
-        group["lr"] = peak * (last / peaks[0] if peaks[0] else 1.0)
+def _restore_lrs(net: NeuralNet, history: Sequence[EpochRow], member: Member) -> None:
+    multiplier = history[-1].lr / member.lr if history and member.lr else 1.0
+    for group, peak in zip(net.optimizer_.param_groups, member.lrs, strict=True):
+        group["initial_lr"], group["lr"] = peak, peak * multiplier
 
 
 def _with_frozen(net: NeuralNet, state: dict) -> dict:

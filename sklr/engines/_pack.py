@@ -37,9 +37,10 @@ class Side(NamedTuple):
 
 
 class Member(NamedTuple):
-    """What sets a candidate apart in its pack: the peak lr of each parameter group, a schedule and its horizon."""
+    """What sets a candidate apart in its pack: its peak lr and those of its groups, a schedule and its horizon."""
 
     candidate: int
+    lr: float
     lrs: tuple[float, ...]
     schedule: Schedule
     schedule_epochs: int
@@ -113,10 +114,11 @@ class Pack:
         start = time.time()
         self._compact()
         positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
-        lr = self.lrs(sizes)
+        multipliers = self.epoch_multipliers(sizes)
         with self.world if own_stream else nullcontext():
-            losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
-        self.end_epoch(losses, sizes, lr)
+            lr = torch.from_numpy(self.lrs(multipliers))
+            losses = self.steps(positions, sizes, lr, self.max_epochs - self.epoch - 1)
+        self.end_epoch(losses, sizes, multipliers)
         if self.epoch == self.max_epochs:
             self._check_last_step()
         self.seconds += time.time() - start
@@ -128,22 +130,27 @@ class Pack:
             self.stack.keep([self.in_stack.index(m) for m in staying])
             self.in_stack = staying
 
-    def end_epoch(self, losses: Tensor, sizes: np.ndarray, lr: np.ndarray) -> None:
+    def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Take the epoch's losses down, and go on to the next one."""
-        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        self._judge(losses.double().cpu().numpy(), sizes, multipliers)
         self.epoch += 1
 
-    def lrs(self, sizes: np.ndarray) -> np.ndarray:
-        """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
-        lr = np.zeros((len(sizes), len(self.members[0].lrs), len(self.in_stack), len(self.sides)))
+    def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
+        """Return what the schedules make of the peak lrs, shape (n_steps, n_in_stack, n_cells); 0 past a cell's end."""
+        table = np.zeros((len(sizes), len(self.in_stack), len(self.sides)))
         for i, m in enumerate(self.in_stack):
-            member, known = self.members[m], dict[Any, np.ndarray]()
+            schedule, known = self.members[m].schedule, dict[Any, np.ndarray]()
             for cell, n_steps in enumerate((sizes > 0).sum(axis=0).tolist()):
-                key = (n_steps, cell if member.schedule.monitored() else None)  # else all cells have the same
+                key = (n_steps, cell if schedule.monitored() else None)  # else all cells have the same
                 if key not in known:
-                    known[key] = np.multiply.outer(self._multipliers(m, cell, n_steps), member.lrs)
-                lr[:n_steps, :, i, cell] = known[key]
-        return lr
+                    known[key] = self._multipliers(m, cell, n_steps)
+                table[:n_steps, i, cell] = known[key]
+        return table
+
+    def lrs(self, multipliers: np.ndarray) -> np.ndarray:
+        """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
+        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T
+        return multipliers[:, None] * peaks[:, :, None]
 
     def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:
         member = self.members[m]
@@ -151,7 +158,7 @@ class Pack:
             return np.ones(n_steps)
         losses = [row.train_loss for row in self.history[m][cell]] if member.schedule.monitored() else []
         return member.schedule.epoch_multipliers(
-            self.epoch, n_steps, member.schedule_epochs, lr=member.lrs[0], losses=tuple(losses)
+            self.epoch, n_steps, member.schedule_epochs, lr=member.lr, losses=tuple(losses)
         )
 
     def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor, n_more: int = 0) -> Tensor:
@@ -178,7 +185,7 @@ class Pack:
         """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
         return Feed(self.stack, self.x, self.y, self.weight, positions, sizes)
 
-    def _judge(self, losses: np.ndarray, sizes: np.ndarray, lr: np.ndarray) -> None:
+    def _judge(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Write the epoch down for the runs that came through it, and end those that did not."""
         if self.epoch == 0:
             self.first_loss[:] = losses[0]
@@ -191,8 +198,8 @@ class Pack:
                     step = int(bad[:, i, cell].argmax())
                     self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
                 else:
-                    last = lr[n_steps[cell] - 1, i, cell]
-                    self.history[m][cell].append(EpochRow(self.epoch, float(last), float(means[i, cell]), float("nan")))
+                    lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
+                    self.history[m][cell].append(EpochRow(self.epoch, lr, float(means[i, cell]), float("nan")))
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False

@@ -208,7 +208,8 @@ def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
     schedule, horizon = schedule_of(net, net.max_epochs)
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
-    return Member(candidate, lrs, schedule, horizon)
+    peak = float(net.get_params_for("optimizer").get("lr", net.lr))
+    return Member(candidate, peak, lrs, schedule, horizon)
 
 
 def _clipping(net: NeuralNet) -> dict[str, Any]:

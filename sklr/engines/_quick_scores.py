@@ -31,6 +31,7 @@ ERRORS: dict[Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of
     root_mean_squared_error: lambda error, y: np.sqrt((error**2).mean(axis=1)),
     mean_absolute_error: lambda error, y: abs(error).mean(axis=1),
 }
+PRECISE = (torch.float32, torch.float64)  # of others the nets make float32 first, or cannot make NumPy's arrays at all
 
 
 class QuickScores:
@@ -90,6 +91,8 @@ class QuickScores:
         y = self.y
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
+        if outputs.dtype not in PRECISE:
+            return None
         predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
             return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
@@ -107,4 +110,4 @@ def _metric(net: NeuralNet, scorer: Any) -> tuple[Callable | None, int]:
 
 def _are_logits(net: NeuralNet, outputs: Rows) -> bool:
     by_class = isinstance(net.criterion_, nn.CrossEntropyLoss | nn.NLLLoss)
-    return by_class and isinstance(outputs, torch.Tensor) and outputs.dim() == 3
+    return by_class and isinstance(outputs, torch.Tensor) and outputs.dim() == 3 and outputs.dtype in PRECISE

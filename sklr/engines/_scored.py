@@ -107,7 +107,7 @@ class ScoredPack:
         """Score a run, by its place in the stack, on the rows that these outputs are for."""
         scorer, m, batches = self.scorers[cell], self.pack.in_stack[i], self.pack.sides[cell].epochs[0]
         if not scorer.by_answers:
-            show_progress(scorer.net, self.pack.history[m][cell], self.pack.members[m].lrs, len(batches))
+            show_progress(scorer.net, self.pack.history[m][cell], self.pack.members[m], len(batches))
         return scorer.score(outputs, partial(self.pack.stack.load_run, i, cell), train)
 
     def _outputs(self, x: Rows) -> Rows:

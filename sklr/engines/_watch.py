@@ -12,16 +12,27 @@ from typing import Any
 
 import numpy as np
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 
 from sklr._divergence import exploded
 from sklr._random import RandomStream
-from sklr.callbacks import StopOnDivergence
+from sklr.callbacks import StopOnDivergence, finished_epochs
+from sklr.callbacks._epochs import no_batches
+from sklr.callbacks._net_lr import NetLR
 from sklr.exceptions import TrainingDiverged
 from sklr.results import EpochRow
 
 
 class Guard(StopOnDivergence):
-    """End a training that diverges, even if its very last step does, which no training loss has seen."""
+    """End a training that diverges, even if its very last step does, which no training loss has seen.
+
+    An epoch without a batch to train on is an error, as in our own nets.
+    """
+
+    def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Raise if nothing was trained."""
+        if not net.history[-1].get("train_batch_count"):
+            raise no_batches(net, len(net.history), net.get_iterator(dataset_train, training=True))
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Raise if a batch's loss is beyond return now; nothing is drawn from the training's random stream."""
@@ -51,12 +62,25 @@ class Watcher(Guard):
         self.lr = np.nan
         self.interrupted = False  # by Ctrl-C while scoring
 
-    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Read the lr just before the optimizer uses it: schedulers change it before and after."""
-        self.lr = net.optimizer_.param_groups[0]["lr"]
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Find out which parameter groups follow the net's lr, and how many epochs there were before."""
+        self.net_lr, self.n_before = NetLR(net), len(finished_epochs(net))
 
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Read the net's lr just before the optimizer uses it: schedulers change it before and after."""
+        self.lr = self.net_lr.now(net)
+
+    def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
         """Add the epoch's row, without drawing from the training's random stream."""
+        super().on_epoch_end(net, dataset_train, **kwargs)
+        self._write_down(net)
+
+    def catch_up(self, net: NeuralNet) -> None:
+        """Add the last epoch's row if its end was not heard of, as another callback ended the training there."""
+        if len(finished_epochs(net)) > self.n_before + len(self.history):
+            self._write_down(net)
+
+    def _write_down(self, net: NeuralNet) -> None:
         start = time.time()
         row = EpochRow(len(self.history), float(self.lr), _train_loss(net), self._score_now())
         self.history.append(row)
@@ -72,6 +96,20 @@ class Watcher(Guard):
                 raise
             except Exception:
                 return float("nan")
+
+
+class CatchUp(Callback):
+    """The first of the callbacks to hear that a training has ended: it lets a watcher, who is the last, catch up.
+
+    Between the two, others may load the weights of another epoch.
+    """
+
+    def __init__(self, watcher: Watcher):
+        self.watcher = watcher
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Have the last epoch written down."""
+        self.watcher.catch_up(net)
 
 
 def is_lost(estimator: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import nullcontext, suppress
@@ -21,7 +22,7 @@ from sklr._validation import check_count, check_flag
 from sklr.engines import check_engine
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
-from sklr.exceptions import StorageError
+from sklr.exceptions import SettingsWarning, StorageError
 from sklr.search._book import HEAD, Book
 from sklr.search._cells import MAX_SEED, check_folds, draw_cells, seeded
 from sklr.search._conclude import ConcludingSearchCV
@@ -343,7 +344,8 @@ class BaseLRSearchCV(ConcludingSearchCV):
         data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
         world = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
-        with tasks.refit(best), world, ctrl_c_comes_through():
+        with tasks.refit(best), world, ctrl_c_comes_through(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
             best.fit(*data, **experiment.fit_params)
         self.best_estimator_, self.refit_time_ = best, time.time() - start
         if is_lost(best):

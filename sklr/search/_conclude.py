@@ -34,6 +34,7 @@ class ConcludingSearchCV(BaseSearchCV):
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
         self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons
+        self.without_effect_ = evaluator.without_effect
         self.n_iter_ = len(record.candidates)
         self.history_ = record.history()
         # a list: where X is a GPU's tensor, scikit-learn expects every array that is an attribute to be one too
@@ -89,7 +90,8 @@ class ConcludingSearchCV(BaseSearchCV):
                 return "Chosen: nothing, there are several scores and refit=False names none of them."
             score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
             return f"Chosen: {self.best_params_}{score}. No learning rate was searched."
-        return verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
+        said = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
+        return "\n".join([said, *(f"Note: {sentence}" for sentence in self.without_effect_)])
 
     def report(self, path: Any) -> Any:
         """Write one self-contained HTML page about the search, and return its path.

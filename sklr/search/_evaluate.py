@@ -20,6 +20,7 @@ from sklr.search._ledger import Ledger
 from sklr.search._lr_path import PATH, lr_path
 from sklr.search._progress import Progress
 from sklr.search._record import Record
+from sklr.search._settings import check_settings
 from sklr.search._space import check_names
 from sklr.search._stops import TIMEOUT, Deadline
 from sklr.search._tasks import SearchTasks
@@ -71,6 +72,8 @@ class Evaluator:
         The engine that trained the last batch.
     reasons : list of str
         Why a faster one could not.
+    without_effect : list of str
+        What is said of parameters that are searched without effect.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Evaluator:
         self.experiment, self.engine, self.ledger, self.record = experiment, engine, ledger, record
         self.tasks, self.n_seeds, self.prunes, self.deadline = tasks, n_seeds, prunes, deadline
         self.progress = progress
-        self.engine_name, self.reasons = "", list[str]()
+        self.engine_name, self.reasons, self.without_effect = "", list[str](), list[str]()
 
     def evaluate(self, candidates: list[dict]) -> np.ndarray:
         """Have every candidate trained in every cell, write it down, return the mean scores; NaN where there is none.
@@ -98,6 +101,8 @@ class Evaluator:
         cells are written down, the others are not.
         """
         check_names(self.experiment.estimator, {name for candidate in candidates for name in candidate})
+        if not self.record.outcomes:
+            self.without_effect = check_settings(self.experiment, candidates, self.n_seeds)
         batch = Batch(candidates)
         try:
             if self.ledger.book is None:

@@ -268,6 +268,25 @@ def test_parameter_groups_and_clipping():
     assert_agree(*both(classifier(optimizer__param_groups=groups, callbacks=[clip]), scoring="neg_log_loss"))
 
 
+@pytest.mark.parametrize("first", [{"lr_multiplier": 0.1}, {"lr": 0.05}], ids=str)
+@pytest.mark.parametrize("second", [{"lr_multiplier": 3}, {"lr": 0.02}, {}], ids=str)
+@pytest.mark.parametrize("schedule", [None, "absolute", Plateau(patience=0, threshold=10.0, min_lr=0.02)], ids=str)
+def test_no_group_stands_for_the_net(schedule, first, second):
+    if schedule == "absolute":
+        schedule = TorchSchedule(torch.optim.lr_scheduler.CyclicLR, by="step", base_lr=1e-3, max_lr=0.1, step_size_up=3)
+    groups = [("layers.0.*", first), ("layers.2.*", second)]
+    stacked, alone = both(classifier(optimizer__param_groups=groups, schedule=schedule), scoring="neg_log_loss")
+    assert_agree(stacked, alone)
+    for row, candidate in zip(stacked, LRS, strict=True):
+        net = row[0].estimator
+        assert net.history_[:, "lr"] == [epoch.lr for epoch in row[0].history]
+        if schedule is None:
+            assert set(net.history_[:, "lr"]) == {candidate["lr"]}
+        factor = net.history_[-1, "lr"] / candidate["lr"]
+        peaks = [group["initial_lr"] for group in net.optimizer_.param_groups]
+        assert [g["lr"] for g in net.optimizer_.param_groups] == pytest.approx([factor * peak for peak in peaks])
+
+
 def test_a_pipeline_has_its_own_rows_in_each_fold():
     candidates = [{"net__lr": lr} for lr in (0.01, 0.1)]
     assert_agree(*both(SCALED, candidates, X=X * 100 + 3, return_train_score=True))

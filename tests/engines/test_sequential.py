@@ -12,7 +12,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 
-from sklr import MLP, NeuralNetClassifier
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
+from sklr.callbacks import Resume
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._sequential import SequentialEngine
 from sklr.results import DIVERGED, FAILED, OK, STOPPED
@@ -181,3 +182,96 @@ def test_seeds_differ_only_where_the_user_has_not_set_one():
     assert len(set(losses(net()))) == 2
     assert len(set(losses(net(random_state=3)))) == 2  # or the second seed would be the first again
     assert losses(net(random_state=3))[0] == losses(net(random_state=3))[0]
+
+
+X32 = X.astype("float32")  # as skorch's own nets want it
+
+
+class EndsAfter(skorch.callbacks.Callback):
+    """Ends a training with an epoch, as early stopping does."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.epochs:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        for p in net.module_.parameters():  # as those do that load the best epoch's weights
+            p.data.zero_()
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 4])
+@pytest.mark.parametrize("make", [net, own])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_training_that_a_callback_ends_has_its_last_epoch_in_the_history(make, epochs, whole):
+    estimator = make(callbacks=[EndsAfter(epochs)], verbose=0)
+    if whole:  # fitted by a `fit` of its own, as nets in other estimators are
+        estimator = Pipeline([("net", estimator)])
+    candidates = [{"net__lr": 0.1}] if whole else [{"lr": 0.1}]
+    full = start(make(verbose=0), [{"lr": 0.1}], X=X32).finish()[0]
+    for outcome, reference in zip(start(estimator, candidates, X=X32).finish()[0], full, strict=True):
+        assert (outcome.status, len(outcome.history)) == (OK, epochs)
+        assert outcome.history == [row for row in reference.history if row.epoch < epochs]
+
+
+def test_a_training_that_is_taken_up_again_has_its_new_epochs_in_the_history(tmp_path):
+    def train(max_epochs, name):
+        callbacks = [EndsAfter(3), Resume(tmp_path / name)]
+        estimator = net(callbacks=callbacks, max_epochs=max_epochs, random_state=0)
+        return start(estimator, [{"lr": 0.1}], cells=CELLS[:1]).finish()[0][0].history
+
+    assert [row.epoch for row in train(2, "a")] == [0, 1]
+    assert len(train(4, "a")) == 1  # of three, two were there
+
+
+EMPTY = [
+    {"batch_size": 500, "iterator_train__drop_last": True},
+    {"batch_size": 500, "iterator_train__drop_last": True, "schedule": "onecycle"},
+    {"batch_size": 500, "iterator_train__drop_last": True, "warmup_epochs": 1},
+    {"iterator_train__sampler": []},
+    {"iterator_train__batch_sampler": [], "iterator_train__batch_size": 1, "schedule": "cosine"},
+]
+
+
+class OnlyOnce:
+    """A sampler that has nothing to give from its second epoch on."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __len__(self):
+        return 30
+
+    def __iter__(self):
+        self.calls += 1
+        return iter(range(30) if self.calls == 1 else [])
+
+
+@pytest.mark.parametrize("params", EMPTY, ids=str)
+def test_epochs_without_a_batch_are_an_error(params):
+    message = "must make at least one batch in every epoch, got none in epoch 1 from"
+    for fit in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match=message):
+            getattr(net(**params), fit)(X, Y)
+    made = [net(**params)]
+    if not params.keys() & {"schedule", "warmup_epochs"}:
+        kept = {name: value for name, value in params.items() if name != "schedule"}
+        made.append(own(verbose=0, **kept))
+    for estimator in made:
+        for outcome in start(estimator, X=X32).finish()[0]:
+            assert outcome.status == FAILED
+            assert message in outcome.fit_error
+
+
+def test_an_epoch_that_turns_out_empty_is_an_error_too():
+    with pytest.raises(ValueError, match=r"got none in epoch 2 .* the sampler OnlyOnce"):
+        net(iterator_train__sampler=OnlyOnce()).fit(X, Y)
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+def test_a_search_without_batches_fails_in_every_engine(engine):
+    search = LRGridSearchCV(net(batch_size=500, iterator_train__drop_last=True), lrs=[0.1], cv=2, engine=engine)
+    with pytest.raises(ValueError, match="at least one batch in every epoch"):
+        search.fit(X, Y)

@@ -1,0 +1,71 @@
+"""A net's learning rate, read off the parameter groups of its optimizer, some of which may have lrs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def group_options(net: Any) -> list[dict[str, Any]]:
+    """Return what `optimizer__param_groups` sets for each group of a net's optimizer; nothing for that of the rest."""
+    (given,), _ = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
+    options = [{name: value for name, value in group.items() if name != "params"} for group in given]
+    n_groups = len(net.optimizer_.param_groups)
+    return options if len(options) == n_groups else [{} for _ in range(n_groups)]  # made in a way of its owner's
+
+
+class NetLR:
+    """The learning rate that a net's own `lr` stands for, now or at its peak, whatever single groups are given.
+
+    A group follows the net's lr, or a multiple of it, unless it has an lr of its own. That it comes first does not
+    make it stand for the net. Where no group follows, the net's lr moves in proportion to theirs.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        With its optimizer.
+
+    Examples
+    --------
+    >>> from sklr import MLP, NeuralNetRegressor
+    >>> groups = [("layers.0.bias", {"lr_multiplier": 0.1}), ("layers.0.weight", {"lr": 0.7})]
+    >>> net = NeuralNetRegressor(MLP(2, 1, hidden=(3,)), lr=0.2, optimizer__param_groups=groups).initialize()
+    >>> [round(group["lr"], 6) for group in net.optimizer_.param_groups], NetLR(net).peak(net)
+    ([0.02, 0.7, 0.2], 0.2)
+    """
+
+    def __init__(self, net: Any):
+        self.asked = float(net.get_params_for("optimizer").get("lr", net.lr))
+        knows_multipliers = hasattr(net, "start_fit")  # skorch's nets do not
+        self.shares = [_share(options, knows_multipliers) for options in group_options(net)]
+
+    def peak(self, net: Any) -> float:
+        """Return the lr that the multipliers of a schedule refer to."""
+        return self._read(net, peak_lr)
+
+    def now(self, net: Any) -> float:
+        """Return the lr of the step about to be made."""
+        return self._read(net, lambda group: float(group["lr"]))
+
+    def _read(self, net: Any, lr_of: Callable[[dict[str, Any]], float]) -> float:
+        groups = net.optimizer_.param_groups
+        following = [(group, share) for group, share in zip(groups, self.shares, strict=True) if share]
+        if not following:
+            ratios = (lr_of(group) / peak for group in groups if (peak := peak_lr(group)))
+            return self.asked * next(ratios, 1.0)
+        group, share = min(following, key=lambda pair: pair[1] != 1)  # one that need not be divided, if there is one
+        lr = lr_of(group)
+        return self.asked if lr == self.asked * share else lr / share
+
+
+def _share(options: dict[str, Any], knows_multipliers: bool) -> float | None:
+    """Return how many times the net's lr a group's is; None for one of its own."""
+    if knows_multipliers and "lr_multiplier" in options:
+        return float(options["lr_multiplier"])
+    return None if "lr" in options else 1.0
+
+
+def peak_lr(group: dict[str, Any]) -> float:
+    """Return the lr that multipliers refer to: kept in the group, or what someone set since `LRSchedule` last wrote."""
+    lr = float(group["lr"])
+    return float(group["initial_lr"]) if lr == group.get("scheduled_lr") else lr

@@ -1,0 +1,339 @@
+"""What a net makes of its settings: instances are copied, mistakes fail before training, what clashes is said."""
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from labels import label
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import LRScheduler
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
+
+from sklr import MLP, LRGridSearchCV, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, characterize
+from sklr.exceptions import SettingsWarning
+from sklr.schedules import Constant, Join, TorchSchedule
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int64")
+TRAINED = []  # forward passes
+
+
+class Counted(MLP):
+    def forward(self, X):
+        TRAINED.append(len(X))
+        return super().forward(X)
+
+
+def classifier(module=MLP, **params):
+    given = {"max_epochs": 2, "batch_size": 16, "random_state": 0} | params
+    if not isinstance(module, nn.Module):
+        given = {"module__hidden": (3,)} | given
+    return NeuralNetClassifier(module, **given)
+
+
+def skorchs(module, **params):
+    given = {"criterion": nn.CrossEntropyLoss, "max_epochs": 1, "train_split": None, "verbose": 0}
+    return skorch.NeuralNetClassifier(module, **given | params)
+
+
+def search(estimator, candidates=None, **params):
+    return LRGridSearchCV(estimator, candidates or {"lr": [0.1, 0.3]}, **{"cv": 2, "random_state": 0, **params})
+
+
+def state(module):
+    return copy.deepcopy(module.state_dict())
+
+
+def assert_same(a, b):
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+class TestInstances:
+    """A net never trains the user's module, and every training starts from it."""
+
+    def test_each_fit_starts_from_the_instance_which_stays_as_it_is(self):
+        module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+        before = state(module)
+        net = classifier(module, lr=0.5, iterator_train__shuffle=True)
+        losses = [net.fit(X, Y).history_[:, "train_loss"] for _ in range(2)]
+        assert losses[0] == losses[1]
+        assert_same(before, module.state_dict())
+        assert clone(net).fit(X, Y).history_[:, "train_loss"] == losses[0]
+        assert net.partial_fit(X, Y).history_[-1, "train_loss"] < losses[0][-1], "that one goes on"
+
+    def test_what_is_loaded_into_the_instance_counts_from_the_next_fit_on(self):
+        module = MLP(4, 2)
+        net = classifier(module, lr=0.0).fit(X, Y)
+        module.load_state_dict(state(MLP(4, 2)))
+        assert_same(module.state_dict(), net.fit(X, Y).module_.state_dict())
+
+    def test_a_search_over_a_fitted_net_starts_from_the_instance_too(self):
+        net = classifier(MLP(4, 2), lr=0.5, max_epochs=20)
+        fresh = search(clone(net), {"lr": [1e-9]}).fit(X, Y).cv_results_["mean_test_score"]
+        np.testing.assert_array_equal(search(net.fit(X, Y), {"lr": [1e-9]}).fit(X, Y).best_score_, fresh)
+
+    def test_hooks_on_parameters_come_along(self):
+        module, mask = nn.Linear(4, 2), torch.zeros(2, 4)
+        module.weight.register_hook(lambda gradient: gradient * mask)
+        after = []
+        module.bias.register_post_accumulate_grad_hook(after.append)
+        net = classifier(module, lr=0.5).fit(X, Y)
+        assert torch.equal(net.module_.weight, module.weight)
+        assert not torch.equal(net.module_.bias, module.bias)
+        assert len(after) == 6  # steps
+        assert after[0] is net.module_.bias
+
+    @pytest.mark.parametrize("as_instance", [True, False])
+    def test_a_criterion_that_holds_the_module_is_given_the_one_that_is_trained(self, as_instance):
+        class Penalized(nn.CrossEntropyLoss):
+            def __init__(self, module):
+                super().__init__()
+                self.held = module
+
+        module = nn.Linear(4, 2)
+        given = {"criterion": Penalized(module)} if as_instance else {"criterion__module": module}
+        net = classifier(module, **{"criterion": Penalized, **given}).fit(X, Y)
+        assert net.criterion_.held is net.module_
+
+    def test_one_that_cannot_be_copied_is_refused(self):
+        class Stubborn(nn.Linear):
+            def __deepcopy__(self, memo):
+                raise RuntimeError("no copies")
+
+        with pytest.raises(ValueError, match=r"that copy.deepcopy can copy.*a class, or a function.*no copies"):
+            classifier(Stubborn(4, 2)).fit(X, Y)
+
+    @pytest.mark.parametrize("make", [classifier, skorchs])
+    def test_several_seeds_that_share_their_start_are_warned_of(self, make):
+        with pytest.warns(SettingsWarning, match="3 seeds all start from the weights of the module instance") as caught:
+            search(make(MLP(4, 2)), n_seeds=3).fit(X, Y)
+        assert [warning.filename for warning in caught] == [__file__]
+        with pytest.warns(SettingsWarning, match="2 seeds all start"):
+            characterize(make(MLP(4, 2)), X, Y, lr=0.1, n_seeds=2, cv=2)
+
+    def test_an_instance_that_skorch_has_trained_in_place_is_warned_of(self):
+        net = skorchs(MLP(4, 2))
+        search(net).fit(X, Y)
+        with pytest.warns(SettingsWarning, match="has been trained by this net before"):
+            search(net.fit(X, Y)).fit(X, Y)
+
+
+MISTAKES = [
+    ({"schedule": "cosin"}, {}, "Did you mean 'cosine'"),
+    ({"optimizer": "adamm"}, {}, "Did you mean 'adam'"),
+    ({"criterion": "cross_entropi"}, {}, "Did you mean 'crossentropy'"),
+    ({"module__hiden": 3}, {}, "got 'hiden'. Did you mean 'hidden'"),
+    ({"device": "cupid"}, {}, "device must be one that PyTorch can use here, got 'cupid'"),
+    ({"warmup_epochs": -1}, {}, "epochs of Warmup must be"),
+    ({}, {"sample_weight": np.ones(39)}, "39"),
+    ({}, {"sample_weight": np.full(40, np.nan)}, "NaN"),
+]
+
+
+@pytest.mark.parametrize(("params", "fit_params", "message"), MISTAKES, ids=lambda value: label(value)[:30])
+class TestMistakes:
+    """They fail before any training, in their own words."""
+
+    def test_in_a_net(self, params, fit_params, message):
+        TRAINED.clear()
+        for fit in ("fit", "partial_fit"):
+            with pytest.raises(ValueError, match=message):
+                getattr(classifier(Counted, **params), fit)(X, Y, **fit_params)
+        assert not TRAINED
+
+    @pytest.mark.parametrize("in_pipeline", [False, True])
+    def test_in_a_search(self, params, fit_params, message, in_pipeline):
+        if in_pipeline and "NaN" in message:
+            return  # what weights are worth is known to the net alone
+        estimator, prefix = classifier(Counted, **params), ""
+        if in_pipeline:
+            estimator, prefix = make_pipeline(StandardScaler(), estimator), "neuralnetclassifier__"
+        TRAINED.clear()
+        with pytest.raises(ValueError, match=message) as caught:
+            search(estimator, {f"{prefix}lr": [0.1]}).fit(X, Y, **{prefix + n: v for n, v in fit_params.items()})
+        assert "fits failed" not in str(caught.value)
+        assert not TRAINED
+
+
+def test_nan_in_any_row_fails_before_a_search():
+    bad = X.copy()
+    bad[-1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"^Input X contains NaN"):
+        search(classifier()).fit(bad, Y)
+
+
+def test_a_device_that_is_not_there_is_said_for_skorchs_nets_too():
+    with pytest.raises(ValueError, match="device must be one that PyTorch can use here, got 'cupid'"):
+        search(skorchs(MLP(4, 2), device="cupid")).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+def test_what_only_some_candidates_get_wrong_is_theirs():
+    found = search(classifier(), {"schedule": ["cosin", "cosine"]}).fit(X, Y)
+    assert np.isfinite(found.cv_results_["mean_test_score"]).tolist() == [False, True]
+    assert search(classifier(schedule="cosin"), {"schedule": ["cosine"]}).fit(X, Y).best_score_ > 0
+
+
+STEP = functools.partial(LRScheduler, "StepLR", step_size=1)
+CLASHES = [
+    ({"schedule": "cosine", "callbacks": [STEP()]}, "both set the learning rate"),
+    ({"warmup_epochs": 1, "callbacks": [("mine", STEP())]}, "both set the learning rate"),
+    ({"optimizer__param_groups": [("layer.*", {"lr": 1.0})]}, "'layer.*' .* matches no parameter. There are layers.0"),
+    (
+        {"optimizer__param_groups": [("layers.*", {"lr_multiplier": 1}), ("*.bias", {"lr_multiplier": 2})]},
+        "'..bias' .* matches no parameter that an earlier one has left",
+    ),
+]
+
+
+@pytest.mark.parametrize(("params", "message"), CLASHES, ids=lambda value: label(value)[:30])
+def test_settings_that_clash_are_said_once_at_the_users_line(params, message):
+    pipeline = make_pipeline(StandardScaler(), classifier(**params))
+    for train in (
+        lambda: classifier(**params).fit(X, Y),
+        lambda: classifier(**params).partial_fit(X, Y),
+        lambda: search(classifier(**params)).fit(X, Y),
+        lambda: search(pipeline, {"neuralnetclassifier__lr": [0.1]}).fit(X, Y),
+    ):
+        with pytest.warns(SettingsWarning, match=message) as caught:
+            train()
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+class Fixed(Constant):
+    """A learning rate of its own, whatever the peak."""
+
+    def at(self, clock):
+        return 0.05 / clock.lr
+
+
+OWN = [("layers.*", {"lr": 0.1, "weight_decay": 0.1})]
+CYCLE = TorchSchedule(CyclicLR, by="step", base_lr=0.01, max_lr=0.1, step_size_up=4)
+ONE = LRScheduler(OneCycleLR, max_lr=0.1, total_steps=100, step_every="batch")
+OVERRIDDEN = [
+    ("lr", {"schedule": TorchSchedule(OneCycleLR, by="step", max_lr=0.3, total_steps=16)}, "names the learning rates"),
+    ("lr", {"schedule": CYCLE}, "names the learning rates"),
+    ("lr", {"schedule": Fixed()}, "names the learning rates"),
+    ("optimizer__lr", {"schedule": Join([Fixed(), CYCLE], [1])}, "names the learning rates"),
+    ("lr", {"callbacks": [ONE]}, "names the learning rates"),
+    ("lr", {"optimizer__lr": 0.2}, "optimizer__lr=0.2 takes its place"),
+    ("lr", {"optimizer__param_groups": OWN}, "every parameter group has its own lr"),
+    ("optimizer__weight_decay", {"optimizer__param_groups": OWN}, "has its own weight_decay"),
+    ("batch_size", {"iterator_train__batch_size": 8}, "iterator_train__batch_size=8 takes its place"),
+    ("warmup_epochs", {"callbacks": "disable"}, "switches it off"),
+    ("schedule_epochs", {"schedule": functools.partial(StepLR, step_size=1)}, "does not depend on"),
+]
+VALUES = {"warmup_epochs": [0, 1], "schedule_epochs": [3, 4], "batch_size": [8, 16]}
+
+
+@pytest.mark.parametrize(("name", "params", "reason"), OVERRIDDEN, ids=lambda value: label(value)[:30])
+def test_a_parameter_that_is_searched_without_effect_is_said_before_and_in_the_summary(name, params, reason):
+    candidates = {name: VALUES.get(name, [0.01, 0.3])}
+    with pytest.warns(SettingsWarning, match=f"^{name} is searched without effect: .*{reason}") as caught:
+        found = search(classifier(**params), candidates, refit=False, scoring="neg_log_loss").fit(X, Y)
+    assert [w.filename for w in caught if w.category is SettingsWarning] == [__file__]
+    scores = found.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-6)  # it is true
+    if name == "lr":
+        assert f"Note: {name} is searched without effect" in found.summary()
+
+
+EFFECTIVE = [
+    ("lr", {"schedule": "onecycle"}),
+    ("lr", {"schedule": functools.partial(CosineAnnealingLR, T_max=2, eta_min=0.01)}),
+    ("lr", {"schedule": CYCLE, "warmup_epochs": 1}),
+    ("lr", {"schedule": Join([Fixed(), Constant()], [1])}),
+    ("lr", {"optimizer__param_groups": [("layers.0.*", {"lr": 0.1})]}),
+    ("lr", {"optimizer__param_groups": [("layers.*", {"lr_multiplier": 0.1})]}),
+    ("lr", {"callbacks": [STEP()]}),
+    ("optimizer__weight_decay", {"optimizer__param_groups": [("*.bias", {"weight_decay": 0.0})]}),
+    ("schedule_epochs", {"schedule": "linear"}),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), EFFECTIVE, ids=lambda value: label(value)[:30])
+def test_one_that_has_an_effect_is_not(name, params):
+    candidates = {name: VALUES.get(name, [0.01, 0.3])}
+    found = search(classifier(**params), candidates, refit=False, scoring="neg_log_loss").fit(X, Y)
+    assert len(set(found.cv_results_["mean_test_score"])) == 2
+    assert found.without_effect_ == []
+
+
+def test_a_cause_that_is_searched_too_counts_candidate_by_candidate():
+    both = {"lr": [0.01, 0.3], "schedule": [CYCLE, None]}
+    assert search(classifier(), both).fit(X, Y).without_effect_ == []
+    with pytest.warns(SettingsWarning, match="lr is searched without effect"):
+        search(classifier(), {**both, "schedule": [CYCLE, Fixed()]}).fit(X, Y)
+
+
+class TestOutputs:
+    """Predictions have the shape of the targets, in a precision that NumPy knows."""
+
+    @pytest.mark.parametrize("n_labels", [1, 2, 3, 5])
+    @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.BCELoss, "bce_with_logits"])
+    @pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetRegressor])
+    def test_of_a_binary_cross_entropy(self, kind, criterion, n_labels):
+        module = nn.Linear(4, n_labels)
+        module = nn.Sequential(module, nn.Sigmoid()) if criterion is nn.BCELoss else module
+        targets = RNG.integers(0, 2, (40, n_labels)).astype("float32")
+        targets = targets[:, 0] if n_labels == 1 else targets
+        net = kind(module, criterion=criterion, max_epochs=2, lr=0.5).fit(X, targets)
+        with torch.no_grad():
+            outputs = net.module_(torch.from_numpy(X))
+        expected = (outputs if criterion is nn.BCELoss else outputs.sigmoid()).numpy()
+        for one in (net, clone(net).fit(X, targets)):
+            predicted = one.predict(X)
+            assert predicted.shape == targets.shape
+            if kind is NeuralNetRegressor:
+                np.testing.assert_allclose(predicted, expected.reshape(targets.shape), rtol=1e-6)
+                continue
+            np.testing.assert_array_equal(predicted, (expected > 0.5).reshape(targets.shape))
+            assert set(np.unique(predicted)) <= {0, 1}
+            both = np.hstack([1 - expected, expected]) if n_labels == 1 else expected
+            np.testing.assert_allclose(one.predict_proba(X), both, rtol=1e-6)
+            one.trim_for_prediction()
+            np.testing.assert_array_equal(one.predict(X), predicted)
+
+    def test_the_named_case(self):
+        targets = (RNG.random((40, 5)) > 0.5).astype("float32")
+        params = {"module__hidden": (4,), "criterion": nn.BCEWithLogitsLoss, "max_epochs": 2}
+        assert NeuralNetRegressor(MLP, **params).fit(X, targets).predict(X).shape == (40, 5)
+        net = NeuralNetClassifier(MLP, **params).fit(X, targets)
+        assert (net.predict(X).shape, net.predict_proba(X).shape) == ((40, 5), (40, 5))
+
+    def test_several_labels_are_searched_alike_by_both_engines(self):
+        targets = (RNG.random((40, 2)) > 0.5).astype("int64")
+        net = classifier(criterion=nn.BCEWithLogitsLoss)
+        scores = [
+            search(net, engine=engine, scoring="accuracy").fit(X, targets).cv_results_["mean_test_score"]
+            for engine in ("stacked", "sequential")
+        ]
+        np.testing.assert_array_equal(*scores)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+    @pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor])
+    def test_of_any_precision(self, kind, dtype):
+        n_outputs = 2 if kind is NeuralNetClassifier else 1
+        net = kind(lambda: nn.Linear(4, n_outputs).to(dtype), max_epochs=1)
+        targets = Y.astype("float32") if kind is NeuralNetRegressor else Y
+        net.fit(X, targets)
+        assert net.predict(X).shape == (40,)
+        expected = np.float64 if dtype is torch.float64 else np.float32
+        if kind is not NeuralNetRegressor:
+            assert net.predict_proba(X).dtype == expected
+        if kind is NeuralNetBinaryClassifier:
+            assert np.isfinite(net.decision_function(X)).all()
+        for scoring in (None, "neg_log_loss") if kind is not NeuralNetRegressor else ("r2",):
+            scores = [
+                search(net, engine=engine, refit=False, scoring=scoring).fit(X, targets).cv_results_["mean_test_score"]
+                for engine in ("auto", "sequential")
+            ]
+            assert np.isfinite(scores).all()
+            np.testing.assert_allclose(*scores, rtol=2e-2 if dtype.itemsize == 2 else 1e-4)
