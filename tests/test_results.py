@@ -60,7 +60,7 @@ def test_training_scores_are_averaged_too():
     ],
 )
 def test_a_candidate_is_as_bad_as_its_worst_run(statuses, expected):
-    runs = [Outcome(NAN, status) for status in statuses]
+    runs = [Outcome(0.9 if status == OK else NAN, status) for status in statuses]
     assert candidate_status(runs) == expected
     assert all(has_status(runs, status) for status in statuses)
     assert not has_status(runs, "no such status")

@@ -108,7 +108,5 @@ def _about(search: Any) -> list[str]:
 
 def _verdict(search: Any) -> list[tuple[str, str]]:
     """Return the verdict line by line, each with the word it begins with."""
-    if not hasattr(search, "best_index_"):
-        return [("Chosen", "nothing: there are several scores, and refit=False names none of them.")]
     lines = [line.partition(": ") for line in search.summary().splitlines()]
     return [(word, text) if text else ("", word) for word, _, text in lines]
