@@ -66,6 +66,14 @@ def test_a_candidate_is_as_bad_as_its_worst_run(statuses, expected):
     assert not has_status(runs, "no such status")
 
 
+def test_a_run_without_a_score_is_not_ok():
+    assert candidate_status([Outcome(NAN), Outcome(0.5)]) == "no score: the score is nan (1 of 2 runs)"
+    assert candidate_status([Outcome(-np.inf)]) == "no score: the score is -inf (1 of 1 runs)"
+    several = [Outcome({"a": 0.5, "b": NAN})]
+    assert candidate_status(several, "a") == "ok"
+    assert candidate_status(several, "b") == "no score: the score is nan (1 of 1 runs)"
+
+
 def test_scores_are_one_number_per_run():
     several = [[Outcome({"a": 0.1, "b": 0.2}), Outcome({"a": 0.3, "b": NAN})]]
     np.testing.assert_array_equal(cell_scores(several, "b"), [[0.2, NAN]])

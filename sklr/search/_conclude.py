@@ -55,8 +55,8 @@ class ConcludingSearchCV(BaseSearchCV):
             return True
         message = (
             f"None of the {len(record.candidates)} candidates has a score, so there is none to choose. The first was "
-            f"trained with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can "
-            "score the estimator's predictions; error_score='raise' shows its own error, if it raised one."
+            f"trained with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this "
+            "can score the estimator's predictions; error_score='raise' shows its own error, if it raised one."
         )
         if self.refit:
             raise NoScoreError(message)

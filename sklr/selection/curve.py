@@ -229,7 +229,7 @@ def lr_curve(
     lrs = np.asarray(lr, dtype=float)
     cell_scores, n_seeds = distinct_seeds(cell_scores, n_seeds)
     mean = cell_scores.mean(axis=1)
-    mean = np.where(np.array([s == OK for s in status]) & np.isfinite(mean), mean, np.nan)
+    mean = np.where(np.array([s == OK for s in status], dtype=bool) & np.isfinite(mean), mean, np.nan)
     se = paired_standard_error(np.where(np.isnan(mean)[:, None], np.nan, cell_scores))
     by_lr = [np.flatnonzero(lrs == value) for value in np.unique(lrs)]
     best = [same[np.argmax(np.nan_to_num(mean[same], nan=-np.inf))] for same in by_lr]
