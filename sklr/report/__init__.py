@@ -100,7 +100,7 @@ def _about(search: Any) -> list[str]:
     return [
         f"{type(search).__name__} of {type(search.estimator).__name__}",
         f"{n_candidates} candidates",
-        f"{search.n_splits_} folds x {search.n_seeds} seed{'s' * (search.n_seeds > 1)}",
+        f"{search.n_splits_} fold{'s' * (search.n_splits_ > 1)} x {search.n_seeds} seed{'s' * (search.n_seeds > 1)}",
         f"{n_candidates * n_cells} runs",
         f"{search.engine_} engine",
     ]

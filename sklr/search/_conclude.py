@@ -115,7 +115,8 @@ class ConcludingSearchCV(BaseSearchCV):
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
         if not hasattr(self, "best_params_"):
-            if self.multimetric_ and not self.refit:
+            means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
+            if np.isfinite(means).any():
                 return "Chosen: nothing, there are several scores and refit=False names none of them."
             return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
         if hasattr(self, "lr_choice_"):

@@ -97,7 +97,8 @@ def _edge(curve: LRCurve) -> str:
     if n_ties > 1:
         low, high = curve.lr[curve.ties[[0, -1]]]
         return f"Edge: none, {n_ties} learning rates from {low:.3g} to {high:.3g} share the best score."
-    return f"Edge: none, the best is inside the range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}."
+    best = "the best" if curve.joined else "that of the best candidate"
+    return f"Edge: none, {best} is inside the range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}."
 
 
 def _diverged(curve: LRCurve) -> str:
