@@ -54,12 +54,14 @@ class ConcludingSearchCV(BaseSearchCV):
         if record.has_scores() or callable(self.refit):
             return True
         message = (
-            f"None of the {len(record.candidates)} candidates has a score, so there is none to choose. The first was "
-            f"trained with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this "
-            "can score the estimator's predictions; error_score='raise' shows its own error, if it raised one."
+            f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
+            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score the "
+            "estimator's predictions; error_score='raise' shows its own error, if it raised one."
         )
         if self.refit:
-            raise NoScoreError(message)
+            raise NoScoreError(f"N{message[1:]}")
+        # beginning as scikit-learn's own warning does, so that who filters that one filters this
+        message = f"One or more of the test scores are non-finite: {message}"
         warnings.warn(message, NoScoreWarning, stacklevel=7)  # the line that called `fit`
         return False
 
@@ -117,7 +119,7 @@ class ConcludingSearchCV(BaseSearchCV):
         if not hasattr(self, "best_params_"):
             means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
             if np.isfinite(means).any():
-                return "Chosen: nothing, there are several scores and refit=False names none of them."
+                return "Chosen: nothing: there are several scores, and refit=False names none of them."
             return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
         if hasattr(self, "lr_choice_"):
             others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
