@@ -55,8 +55,8 @@ class ConcludingSearchCV(BaseSearchCV):
             return True
         message = (
             f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
-            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score the "
-            "estimator's predictions; error_score='raise' shows its own error, if it raised one."
+            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "
+            "the estimator's predictions; error_score='raise' shows its own error, if it raised one."
         )
         if self.refit:
             raise NoScoreError(f"N{message[1:]}")
