@@ -21,7 +21,7 @@ from sklr._net_accumulate import accumulated_step
 from sklr._net_conflicts import conflicts
 from sklr._net_parts import NetParts
 from sklr._sklearn import check_sample_weight
-from sklr._validation import warn_user
+from sklr._warnings import warn
 from sklr.callbacks import Resume, finished_epochs
 from sklr.callbacks._epochs import no_batches
 from sklr.exceptions import SettingsWarning
@@ -123,7 +123,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
 
     def _warn_of_conflicts(self) -> None:
         for message in conflicts(self):
-            warn_user(message, SettingsWarning)
+            warn(message, SettingsWarning)
 
     def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
         """Train until the epochs are over or a callback ends it; a Ctrl-C is passed on, once all is tidy."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral
@@ -86,20 +83,3 @@ def check_flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(must_be(what, "True or False", value))
     return bool(value)
-
-
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_BETWEEN = tuple(f"{os.sep}{name}{os.sep}" for name in ("sklearn", "skorch", "joblib"))  # they may call us back
-
-
-def warn_user(message: str, category: type[Warning]) -> None:
-    """Warn at the line of the user's that called into the package, however deep the call has come."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and _is_internal(frame.f_code.co_filename):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
-
-
-def _is_internal(filename: str) -> bool:
-    library = any(part in filename for part in _BETWEEN) or os.path.basename(filename) == "contextlib.py"
-    return filename.startswith(_OURS) or library

@@ -13,6 +13,10 @@ class AllDivergedError(SklrError, ValueError):
     """Every candidate of a search diverged or failed, so there is no learning rate to choose."""
 
 
+class NoScoreError(SklrError, ValueError):
+    """No candidate of a search has a score: the scorer returned NaN for all of them, so there is none to choose."""
+
+
 class TrainingDiverged(SklrError):
     """Raised inside a training to end it at once; a search turns it into a status and never lets it out.
 
@@ -34,6 +38,10 @@ class TrainingDiverged(SklrError):
 
 class DivergedWarning(UserWarning):
     """Some runs of a search diverged; their candidates score `error_score` and rank last."""
+
+
+class NoScoreWarning(UserWarning):
+    """No candidate of a search with ``refit=False`` has a score, so none of its ``best_`` attributes is set."""
 
 
 class TransferWarning(UserWarning):

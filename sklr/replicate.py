@@ -16,6 +16,12 @@ from sklr.search._cells import cross_seeds
 from sklr.search._grid import LRGridSearchCV
 from sklr.search._space import find_lr_param
 from sklr.selection import Comparison, VarianceComponents, compare_scores, variance_components
+from sklr.selection.variance import check_finite
+
+REPEATED = (
+    "All seeds of a fold ended in the same run, so nothing is known about seeds. Unless the training draws nothing at "
+    "random, look for a random_state that is set, or a module given as an instance."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +35,15 @@ class Characterization(ShownAsText):
     scores : ndarray of shape (n_folds, n_seeds)
         Test scores; the same seeds in every fold.
     components : VarianceComponents
-        Variance of seed, fold and residual.
+        Variance of seed, fold and residual; NaN for what one fold does not tell.
     n_train, n_test : int
         Rows of a fold that were trained and tested on, on average.
     folds : tuple
         What the folds were, to tell whether two characterizations share them.
     seeds : tuple of int
+    repeated : bool
+        Whether the seeds of every fold ended in the same run, epoch by epoch: their noise is then not known, and
+        `components` has NaN for it.
     """
 
     params: Mapping[str, Any]
@@ -44,6 +53,7 @@ class Characterization(ShownAsText):
     n_test: int
     folds: tuple
     seeds: tuple[int, ...]
+    repeated: bool = False
 
     @property
     def mean(self) -> float:
@@ -53,7 +63,9 @@ class Characterization(ShownAsText):
     def __str__(self) -> str:
         n_folds, n_seeds = self.scores.shape
         given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
-        return f"{given}: mean score {self.mean:.4f} over {n_folds} folds x {n_seeds} seeds; {self.components}"
+        folds = f"{n_folds} fold{'s' * (n_folds > 1)}"
+        said = f"{given}: mean score {self.mean:.4f} over {folds} x {n_seeds} seeds; {self.components}"
+        return f"{said}. {REPEATED}" if self.repeated else said
 
 
 class _Crossed(LRGridSearchCV):
@@ -140,15 +152,38 @@ def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -
     cells = trial.cells_
     scores = trial.cell_scores_[0].reshape(-1, n_seeds)
     firsts = cells[::n_seeds]
+    repeated = _are_repeated(scores, trial.history_, n_seeds)
     return Characterization(
         params=params,
         scores=scores,
-        components=variance_components(scores),
+        components=_components(scores[:, :1] if repeated else scores),
         n_train=round(np.mean([len(cell.train) for cell in firsts])),
         n_test=round(np.mean([len(cell.test) for cell in firsts])),
         folds=tuple(hash(cell.test.tobytes()) for cell in firsts),
         seeds=tuple(cell.seed for cell in cells[:n_seeds]),
+        repeated=repeated,
     )
+
+
+def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: int) -> bool:
+    """Say whether the seeds of every fold had the same score and, where epochs were followed, the same losses."""
+    losses: dict[tuple[int, int], list[float]] = {}
+    for fold, seed, loss in zip(history["fold"], history["seed"], history["train_loss"], strict=True):
+        losses.setdefault((fold, seed), []).append(loss)
+    same_scores = bool((scores == scores[:, :1]).all())
+    return same_scores and all(
+        np.array_equal(one, losses[fold, 0], equal_nan=True) for (fold, seed), one in losses.items()
+    )
+
+
+def _components(scores: np.ndarray) -> VarianceComponents:
+    """Return the variance components, NaN for those that one fold, or one seed in each, does not tell."""
+    n_folds, n_seeds = scores.shape
+    if min(n_folds, n_seeds) > 1:
+        return variance_components(scores)
+    check_finite("scores", scores)
+    known = float(scores.var(ddof=1)) if scores.size > 1 else np.nan
+    return VarianceComponents(known if n_folds == 1 else np.nan, known if n_folds > 1 else np.nan, np.nan)
 
 
 def compare(new: Characterization, old: Characterization, *, min_effect: float = 0.0) -> Comparison:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OK, DIVERGED, FAILED, STOPPED = "ok", "diverged", "failed", "stopped"
+NO_SCORE = "no score"  # how the status of a candidate begins whose runs came to their end and were not scored
 Scores = float | dict[str, float]
 
 
@@ -76,19 +77,25 @@ def _mean_scores(scores: Sequence[Scores]) -> Scores:
     return {name: float(np.mean([row[name] for row in rows])) for name in first}
 
 
-def candidate_status(outcomes: Sequence[Outcome]) -> str:
+def candidate_status(outcomes: Sequence[Outcome], metric: str | None = None) -> str:
     """Return the status of a candidate in words: the worst of its runs, with the earliest reason.
+
+    `metric` names the score that counts where there are several. A run that came to its end and has no finite score
+    is not ``"ok"``.
 
     >>> candidate_status([Outcome(0.9), Outcome(0.8)])
     'ok'
     >>> candidate_status([Outcome(0.9), Outcome(float("nan"), DIVERGED, "diverged at step 3: loss nan")])
     'diverged at step 3: loss nan (1 of 2 runs)'
+    >>> candidate_status([Outcome(0.9), Outcome(float("nan"))])
+    'no score: the score is nan (1 of 2 runs)'
     """
     for status in (FAILED, DIVERGED, STOPPED):
         hit = [o for o in outcomes if o.status == status]
         if hit:
             return f"{hit[0].reason or status} ({len(hit)} of {len(outcomes)} runs)"
-    return OK
+    bad = [score for o in outcomes if not np.isfinite(score := pick_score(o.test_scores, metric))]
+    return f"{NO_SCORE}: the score is {bad[0]} ({len(bad)} of {len(outcomes)} runs)" if bad else OK
 
 
 def has_status(outcomes: Sequence[Outcome], status: str) -> bool:
@@ -134,16 +141,17 @@ def history_table(outcomes: Sequence[Sequence[Outcome]], n_seeds: int) -> dict[s
 
 
 def rank_last(results: dict[str, Any], last: np.ndarray) -> None:
-    """Move the candidates marked in `last` behind all others in every ``rank_test_*`` column, in place.
+    """Move the candidates marked in `last`, and infinite scores, behind all others in every ``rank_test_*`` column.
 
     A diverged candidate whose `error_score` is a number must not outrank a trained one (0.0 beats every
-    ``neg_log_loss``). scikit-learn ties NaN scores on the worst rank; so does this.
+    ``neg_log_loss``). scikit-learn ties NaN scores on the worst rank; so does this, in place.
     """
-    if not last.any() or last.all():
-        return
     for key in [key for key in results if key.startswith("rank_test_")]:
+        behind = last | ~np.isfinite(results[key.replace("rank", "mean", 1)])
+        if not behind.any() or behind.all():
+            continue
         rank = results[key].copy()
-        others = np.sort(rank[~last])
-        rank[~last] = np.searchsorted(others, rank[~last], side="left") + 1
-        rank[last] = (~last).sum() + 1
+        others = np.sort(rank[~behind])
+        rank[~behind] = np.searchsorted(others, rank[~behind], side="left") + 1
+        rank[behind] = (~behind).sum() + 1
         results[key] = rank.astype(np.int32)

@@ -115,6 +115,21 @@ def test_one_cell_is_no_evidence():
     assert (result.verdict, result.more_seeds, result.interval) == ("not enough evidence", None, (-np.inf, np.inf))
 
 
+def test_one_cell_has_no_p_value_and_says_what_is_missing():
+    result = compare_scores(np.array([0.9]), np.array([0.1]), **SIZES)
+    assert np.isnan([result.p_value, result.effect_size]).all()
+    assert result.reason.startswith("one fold with one seed does not tell")
+
+
+def test_seeds_that_repeat_each_other_are_no_evidence():
+    result = compare_scores(np.full(4, 0.9), np.full(4, 0.8), n_seeds=4, **SIZES)
+    assert (result.verdict, result.n_seeds) == ("not enough evidence", 1)
+    differing = compare_scores(np.array([0.9, 0.91, 0.92, 0.93]), np.full(4, 0.8), n_seeds=4, **SIZES)
+    assert differing.verdict == "adopt"
+    assert "in this one fold" in differing.reason
+    assert "folds make" not in differing.reason
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,6 +8,8 @@ import pytest
 import searches
 import torch
 from pandas import DataFrame
+from sklearn.datasets import load_iris
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from skorch import NeuralNetRegressor
@@ -157,6 +159,25 @@ def test_a_curve_alone_one_cell_and_nothing_trained_can_be_drawn():
     assert labels(plot_lr_curve(curve_of([0.1, 1.0], [0.5, 0.6], n_cells=1))) == ["best: 1", "mean"]
     data = lr_curve_data(curve_of([0.1, 1.0], [np.nan, np.nan]))
     assert crosses(plot_lr_curve(data)).tolist() == [[0.1, 0.0], [1.0, 0.0]]
+
+
+def test_one_cell_shows_no_noise_and_no_interval():
+    lrs = 10.0 ** np.arange(-4, 0.1, 0.5)
+    curve = curve_of(lrs, 0.9 - 0.1 * (np.log10(lrs) + 1.8) ** 2 + 0.001 * np.cos(9 * lrs), n_cells=1)
+    for select, fit in (("best", []), ("one_se", []), ("fit", ["fit"])):
+        choice = choose(curve, select)
+        ax = plot_lr_curve(lr_curve_data(curve, choice))
+        assert sorted(labels(ax)) == sorted([f"chosen: {choice.lr:.3g}", "mean", *fit])
+        assert not ax.patches, "no interval is shaded"
+        assert ax.get_ylabel() == "score, one cell"
+
+
+def test_a_curve_of_the_chosen_other_parameters_says_so():
+    lrs = np.logspace(-4, -1, 4).tolist()
+    model = GradientBoostingClassifier(n_estimators=2, random_state=0)
+    grid = {"learning_rate": lrs, "max_depth": [1, 2]}
+    ax = plot_lr_curve(LRGridSearchCV(model, grid, cv=2, refit=False).fit(*load_iris(return_X_y=True)))
+    assert ax.get_xlabel() == "peak learning rate, other parameters as chosen"
 
 
 def test_learning_rates_that_differ_in_more_are_not_joined_by_a_line():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -46,6 +47,30 @@ def test_more_seeds_is_a_normal_answer():
     comparison = compare(a, b)
     assert comparison.verdict == "not enough evidence"
     assert comparison.more_seeds is None or comparison.more_seeds > 0
+
+
+def test_one_fold_tells_of_seeds_alone():
+    one = [(np.arange(0, 150, 2), np.arange(1, 150, 2))]
+    noise = characterize(NET, X, Y, lr=0.01, cv=one, n_seeds=3, random_state=0)
+    assert noise.components.seed == pytest.approx(noise.scores.var(ddof=1))
+    assert np.isnan([noise.components.fold, noise.components.residual]).all()
+    assert "over 1 fold x 3 seeds" in str(noise)
+    assert "fold not known, residual not known" in str(noise)
+
+
+def test_seeds_that_repeat_each_other_are_no_zero_variance():
+    class Deterministic(LogisticRegression):
+        pass
+
+    noise = characterize(Deterministic(), X, Y, cv=CV, n_seeds=3, random_state=0)
+    assert noise.repeated
+    assert np.isnan([noise.components.seed, noise.components.residual]).all()
+    assert noise.components.fold > 0
+    assert "All seeds of a fold ended in the same run" in str(noise)
+    equal_scores = characterize(NET.set_params(max_epochs=1), X, Y, lr=1e-12, **SAME)
+    seeds_differ = np.ptp(equal_scores.scores, axis=1).any()
+    assert not equal_scores.repeated, "losses differ even where scores do not"
+    assert seeds_differ or equal_scores.components.seed == 0
 
 
 def test_only_the_same_cells_compare():

@@ -9,6 +9,8 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import searches
+from sklearn.datasets import load_iris
+from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 
 import sklr
@@ -174,6 +176,28 @@ def test_a_search_that_chose_nothing_says_why(tmp_path):
         delattr(search, name)
     page = Page(write_report(search, tmp_path / "lr.html").read_text(encoding="utf-8"))
     assert "nothing: there are several scores, and refit=False names none of them." in page.text
+
+
+def test_a_page_claims_no_noise_of_one_cell(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    one = [(np.arange(0, 150, 2), np.arange(1, 150, 2))]
+    model = GradientBoostingClassifier(n_estimators=2, random_state=0)
+    search = LRGridSearchCV(model, lr_range=(1e-3, 1.0), n_lrs=5, cv=one).fit(X, y)
+    page = Page(search.report(tmp_path / "lr.html").read_text(encoding="utf-8"))
+    assert "no interval: one fold with one seed does not tell how noisy the scores are." in page.text
+    assert not re.findall("lies between|best one lies|% interval|standard error with|± s.e.|settled", page.text)
+    assert "sd score" not in page.tables[0][0]
+
+
+def test_a_page_of_a_search_without_scores_says_so(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    model = GradientBoostingClassifier(n_estimators=2)
+    search = LRGridSearchCV(model, lrs=[0.1, 0.5], cv=2, refit=False, scoring=lambda *_: float("nan"))
+    with pytest.warns(UserWarning, match="no candidate has a score|non-finite"):
+        search.fit(X, y)
+    page = Page(search.report(tmp_path / "lr.html").read_text(encoding="utf-8"))
+    assert "A search that chose nothing" in page.text
+    assert "no candidate has a score" in page.text
 
 
 def enlarged(search, times):

@@ -60,10 +60,18 @@ def test_training_scores_are_averaged_too():
     ],
 )
 def test_a_candidate_is_as_bad_as_its_worst_run(statuses, expected):
-    runs = [Outcome(NAN, status) for status in statuses]
+    runs = [Outcome(0.9 if status == OK else NAN, status) for status in statuses]
     assert candidate_status(runs) == expected
     assert all(has_status(runs, status) for status in statuses)
     assert not has_status(runs, "no such status")
+
+
+def test_a_run_without_a_score_is_not_ok():
+    assert candidate_status([Outcome(NAN), Outcome(0.5)]) == "no score: the score is nan (1 of 2 runs)"
+    assert candidate_status([Outcome(-np.inf)]) == "no score: the score is -inf (1 of 1 runs)"
+    several = [Outcome({"a": 0.5, "b": NAN})]
+    assert candidate_status(several, "a") == "ok"
+    assert candidate_status(several, "b") == "no score: the score is nan (1 of 1 runs)"
 
 
 def test_scores_are_one_number_per_run():

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from sklr.selection import choose, corrected_score, edge, indistinguishable, lr_curve, max_stable_lr
+from sklr.selection import choose, corrected_score, edge, indistinguishable, lr_curve, max_stable_lr, verdict
 
 BENCH = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "bench_selection.py"))
 U = np.arange(-5.0, 0.01, 0.5)
@@ -115,11 +118,18 @@ def test_units_shared_effects_and_order_do_not_matter(select):
         np.testing.assert_allclose(other.interval, np.multiply(factor, base.interval), rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("n_cells", [1, 2, 3])
+@pytest.mark.parametrize("n_cells", [2, 3])
 def test_few_cells_give_wider_intervals_not_errors(n_cells):
     choice = choose(curve_of(basin(-2.2), n_cells=n_cells, noise=0.003), "fit")
     assert not choice.refused
     assert 10**-2.7 < choice.interval[0] < 10**-2.2 < choice.interval[1] < 10**-1.7, choice
+
+
+def test_one_cell_is_fitted_and_gives_no_interval():
+    choice = choose(curve_of(basin(-2.2), n_cells=1, noise=0.003), "fit")
+    assert abs(np.log10(choice.lr) + 2.2) < 0.3
+    assert np.isnan([*choice.interval, choice.se]).all(), choice
+    assert "one fold with one seed does not tell" in choice.unknown
 
 
 @pytest.mark.parametrize("n_cells", [1, 4])
@@ -205,6 +215,22 @@ def test_edge_and_max_stable_lr(means, status, side, stable):
     assert (edge(curve), max_stable_lr(curve)) == (side, stable)
 
 
+@pytest.mark.parametrize(
+    ("means", "side"),
+    [
+        ([0.9, 0.9, 0.9], None),  # nothing depends on the lr
+        ([0.9, 0.9, 0.5], None),  # one of the best is inside
+        ([0.9, 0.5, 0.9], None),  # both ends are best
+        ([0.5, 0.9, 0.9], None),
+        ([0.9, 0.5, 0.5], "low"),
+        ([0.9, 0.9 - 1e-9, 0.5], "low"),
+    ],
+)
+def test_equal_scores_are_at_no_edge(means, side):
+    scores = np.array(means)[:, None] + [0.0, 0.01]
+    assert edge(lr_curve([0.01, 0.1, 1.0], scores, ["ok"] * 3)) == side
+
+
 def test_edge_of_one_lr_is_none():
     assert edge(lr_curve([0.1], np.array([[0.5]]), ["ok"])) is None
 
@@ -251,3 +277,102 @@ def test_corrected_score_repeats_and_complains():
         corrected_score(np.full((2, 3), np.nan))
     with pytest.raises(ValueError, match="n_bootstrap must be an integer >= 1, got 0"):
         corrected_score(scores, n_bootstrap=0)
+
+
+SCORES = st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.9, 1.0]) | st.floats(-1, 1) | st.just(np.nan)
+
+
+@st.composite
+def tables(draw):
+    """Draw scores of a few candidates in a few cells: ties, NaNs, one cell, seeds that repeat each other."""
+    n_seeds, n_folds, n_lrs = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 7))
+    scores = draw(arrays(float, (n_lrs, n_folds * n_seeds), elements=SCORES))
+    if draw(st.booleans()):
+        scores = np.repeat(scores[:, ::n_seeds], n_seeds, axis=1)
+    if draw(st.booleans()):
+        scores[1:] = scores[:1]
+    return scores, n_seeds
+
+
+def curve_of_table(table, order=slice(None), **options):
+    scores, n_seeds = table
+    status = np.where(np.isfinite(scores).all(axis=1), "ok", "no score: the score is nan (1 of 1 runs)")
+    return lr_curve(10.0 ** np.arange(len(scores))[order], scores[order], status[order], n_seeds=n_seeds, **options)
+
+
+@given(tables(), st.sampled_from(["best", "one_se", "fit"]), st.booleans())
+def test_an_interval_takes_two_cells_that_differ_and_holds_the_chosen_lr(table, select, joined):
+    curve = curve_of_table(table, joined=joined)
+    assume(curve.best >= 0)
+    choice = choose(curve, select)
+    low, high = choice.interval
+    scores, n_seeds = table
+    by_fold = np.nan_to_num(scores.reshape(len(scores), -1, n_seeds), nan=9.0)
+    n_cells = scores.shape[1] if np.ptp(by_fold, axis=2).any() else by_fold.shape[1]
+    known = joined and n_cells > 1 and not curve.all_equal
+    assert np.isfinite([low, high]).all() == known == (not choice.unknown), choice
+    assert np.isfinite(choice.se) == (n_cells > 1), choice
+    assert not known or low <= choice.lr * (1 + 1e-9), choice
+    assert not known or choice.lr <= high * (1 + 1e-9), choice
+    text = verdict(curve, choice, np.nan)
+    assert ("lies between" in text, "% confidence" in str(choice)) == (known, known), text
+    assert known or "settled" not in text, text
+    assert not (curve.all_equal or not joined) or "search lower" not in text, text
+    assert not (curve.all_equal or not joined) or "search higher" not in text, text
+
+
+@given(tables(), st.randoms(use_true_random=False), st.sampled_from(["bootstrap", "tibshirani"]))
+def test_the_corrected_score_is_never_above_the_best_and_does_not_depend_on_order(table, random, method):
+    scores, _ = table
+    whole = scores[np.isfinite(scores).all(axis=1)]
+    assume(len(whole))
+    corrected = corrected_score(scores, method, n_bootstrap=50, random_state=0)
+    best = whole.mean(axis=1).max()
+    if len(whole) == 1:
+        assert corrected == best
+    elif scores.shape[1] == 1:
+        assert np.isnan(corrected)
+    else:
+        assert corrected <= best
+        assert corrected >= whole.min() - 1 - 1e-9
+    order = random.sample(range(len(scores)), len(scores))
+    again = corrected_score(scores[order], method, n_bootstrap=50, random_state=0)
+    np.testing.assert_allclose(again, corrected, atol=1e-9)
+
+
+@given(tables(), st.randoms(use_true_random=False), st.sampled_from(["best", "one_se", "fit"]))
+def test_the_order_of_candidates_changes_no_decision(table, random, select):
+    order = random.sample(range(len(table[0])), len(table[0]))
+    one, two = curve_of_table(table), curve_of_table(table, order)
+    assume(one.best >= 0)
+    a, b = choose(one, select), choose(two, select)
+    np.testing.assert_allclose(b.lr, a.lr, rtol=1e-6)
+    np.testing.assert_allclose(b.interval, a.interval, rtol=1e-6)
+    assert (edge(one), a.method, a.refused, a.unknown) == (edge(two), b.method, b.refused, b.unknown)
+
+
+def test_the_corrected_score_of_few_lrs_and_folds_is_never_above_the_best():
+    # 12 of 30 were above: folds are drawn more or less often, and an easy fold counted as worth
+    for seed in range(30):
+        generator = np.random.default_rng(seed)
+        scores = 0.9 + 0.03 * generator.normal(size=2) + 0.01 * generator.normal(size=(3, 2))
+        assert corrected_score(scores, random_state=0) <= scores.mean(axis=1).max()
+
+
+def test_cells_that_are_easy_or_hard_are_no_luck():
+    scores = np.array([[0.5, 0.9], [0.4, 0.8]])  # the first is the best in every cell
+    assert corrected_score(scores, random_state=0) == scores[0].mean()
+
+
+def test_what_is_known_of_the_noise_is_named():
+    scores = basin(-2.2)[:, None] + 0.003 * np.random.default_rng(0).normal(size=(len(U), 6))
+
+    def text(n_seeds, n_cells=6):
+        curve = lr_curve(10**U, scores[:, :n_cells], ["ok"] * len(U), n_seeds=n_seeds)
+        return verdict(curve, choose(curve), 0.9)
+
+    assert "paired standard error of 6 seeds of one fold" in text(6)
+    assert "90 % confidence, in this one fold" in text(6)
+    assert "paired standard error of 6 folds with one seed each" in text(1)
+    assert "paired standard error of 3 folds x 2 seeds" in text(2)
+    assert "more folds (cv=5) or more seeds (n_seeds=3) to know the noise" in text(1, n_cells=1)

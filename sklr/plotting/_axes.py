@@ -136,9 +136,21 @@ def same_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
     """
     others: dict[Any, set[str]] = {}
     for params in candidates:
-        rest = {name: value for name, value in params.items() if name != lr_param}
-        others.setdefault(params.get(lr_param), set()).add(repr(sorted(rest.items(), key=lambda item: item[0])))
+        others.setdefault(params.get(lr_param), set()).add(_others(params, lr_param))
     return len(set(map(frozenset, others.values()))) == 1
+
+
+def vary_in_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
+    """Say whether candidates differ in more than the lr.
+
+    >>> vary_in_others([{"lr": 0.1}, {"lr": 1.0}], "lr"), vary_in_others([{"lr": 0.1}, {"lr": 0.1, "width": 8}], "lr")
+    (False, True)
+    """
+    return len({_others(params, lr_param) for params in candidates}) > 1
+
+
+def _others(params: dict[str, Any], lr_param: Any) -> str:
+    return repr(sorted((item for item in params.items() if item[0] != lr_param), key=lambda item: item[0]))
 
 
 def history(search: Any) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import must_be
-from sklr.plotting._axes import below, explain, get_axes, mark_diverged, same_others, score_name
+from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name, vary_in_others
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import HALF_WIDTH, MIN_POINTS, basin
 from sklr.selection._smooth import smooth, summarize
@@ -20,7 +20,10 @@ INTERVAL_COLOR, CHOICE_COLOR, FIT_COLOR = "#dca01e", "#c97b00", "#1f9e9a"
 
 
 class Fit(NamedTuple):
-    """A smooth curve through the basin, with the band of one standard error; arrays of shape (n_points,)."""
+    """A smooth curve through the basin, with the band of one standard error; arrays of shape (n_points,).
+
+    With one cell the noise is not known, and the band is the curve itself.
+    """
 
     lr: np.ndarray
     mean: np.ndarray
@@ -45,13 +48,15 @@ class LRCurveData(NamedTuple):
     score : str
         The score's name.
     choice : Choice or None
-        The learning rate chosen, and its interval.
+        The learning rate chosen, and its interval if the scores tell one.
     fit : Fit or None
         The curve the choice was made on, if it was made on one.
     off_scale : ndarray of shape (n_off_scale,)
         Learning rates whose score is far below all others; they are not in `lr`.
     joined : bool
         Whether neighbours differ by their learning rate alone, so that a line through them means something.
+    others_varied : bool
+        Whether the search had other parameters too, of which the curve shows the chosen values alone.
     """
 
     lr: np.ndarray
@@ -66,10 +71,15 @@ class LRCurveData(NamedTuple):
     fit: Fit | None = None
     off_scale: np.ndarray = np.empty(0)
     joined: bool = True
+    others_varied: bool = False
 
 
 def lr_curve_data(
-    curve: LRCurve, choice: Choice | None = None, score: str = "score", joined: bool = True
+    curve: LRCurve,
+    choice: Choice | None = None,
+    score: str = "score",
+    joined: bool = True,
+    others_varied: bool = False,
 ) -> LRCurveData:
     """Separate what was trained from what diverged, and compute the fitted curve where the choice was made on one.
 
@@ -82,7 +92,9 @@ def lr_curve_data(
     score : str, default="score"
         The score's name.
     joined : bool, default=True
-        Whether neighbours differ by their learning rate alone.
+        Whether neighbours differ by their learning rate alone; never where the curve says that they do not.
+    others_varied : bool, default=False
+        Whether the search had other parameters too, of which the curve shows the chosen values alone.
 
     Returns
     -------
@@ -109,7 +121,8 @@ def lr_curve_data(
         choice=choice,
         fit=_fit(curve, choice) if choice is not None and choice.method in FITTED else None,
         off_scale=curve.lr[curve.usable & ~drawn],
-        joined=joined,
+        joined=joined and curve.joined,
+        others_varied=others_varied,
     )
 
 
@@ -132,6 +145,7 @@ def _fit(curve: LRCurve, choice: Choice) -> Fit:
     model = smooth(summarize(u[part], curve.cell_scores[part]))
     at = np.linspace(u[part[0]], u[part[-1]], N_FIT_POINTS)
     mean, se = np.transpose([model.value(point) for point in at])
+    se = se if curve.has_noise else np.zeros_like(se)
     return Fit(10**at, mean, mean - se, mean + se)
 
 
@@ -142,8 +156,9 @@ def searched_curve_data(search: Any) -> LRCurveData:
         advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
         raise ValueError(must_be("search", "one that searched a learning rate", type(search).__name__, advice))
     choice = getattr(search, "lr_choice_", None)
-    joined = same_others(search.cv_results_["params"], search.lr_param_)
-    return lr_curve_data(search.lr_curve_, choice, score_name(search), joined)
+    curve = search.lr_curve_
+    others_varied = curve.joined and vary_in_others(search.cv_results_["params"], search.lr_param_)
+    return lr_curve_data(curve, choice, score_name(search), curve.joined, others_varied)
 
 
 class LRCurveDisplay:
@@ -232,7 +247,7 @@ class LRCurveDisplay:
         self._draw_fit()
         self._draw_choice()
         self._mark_the_rest()
-        ax.set_xlabel("peak learning rate")
+        ax.set_xlabel("peak learning rate" + (", other parameters as chosen" if self.data.others_varied else ""))
         n = self.data.n_cells
         ax.set_ylabel(f"{self.data.score}, mean of {n} cells" if n > 1 else f"{self.data.score}, one cell")
         explain(ax)
@@ -240,7 +255,7 @@ class LRCurveDisplay:
 
     def _draw_interval(self) -> None:
         choice = self.data.choice
-        if choice is not None and choice.interval[0] < choice.interval[1]:
+        if choice is not None and choice.interval[0] < choice.interval[1]:  # NaN is not
             label = f"{100 * choice.confidence:g} % interval"
             self.ax_.axvspan(*choice.interval, color=INTERVAL_COLOR, alpha=0.18, linewidth=0, zorder=0, label=label)
 
@@ -260,8 +275,10 @@ class LRCurveDisplay:
     def _draw_fit(self) -> None:
         fit = self.data.fit
         if fit is not None:
-            self.ax_.fill_between(fit.lr, fit.low, fit.high, color=FIT_COLOR, alpha=0.25, linewidth=0)
-            self.ax_.plot(fit.lr, fit.mean, color=FIT_COLOR, label="fit ± s.e.")
+            known = (fit.low < fit.high).any()
+            if known:
+                self.ax_.fill_between(fit.lr, fit.low, fit.high, color=FIT_COLOR, alpha=0.25, linewidth=0)
+            self.ax_.plot(fit.lr, fit.mean, color=FIT_COLOR, label="fit ± s.e." if known else "fit")
 
     def _draw_choice(self) -> None:
         d = self.data

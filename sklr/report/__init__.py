@@ -100,7 +100,7 @@ def _about(search: Any) -> list[str]:
     return [
         f"{type(search).__name__} of {type(search.estimator).__name__}",
         f"{n_candidates} candidates",
-        f"{search.n_splits_} folds x {search.n_seeds} seed{'s' * (search.n_seeds > 1)}",
+        f"{search.n_splits_} fold{'s' * (search.n_splits_ > 1)} x {search.n_seeds} seed{'s' * (search.n_seeds > 1)}",
         f"{n_candidates * n_cells} runs",
         f"{search.engine_} engine",
     ]
@@ -108,7 +108,5 @@ def _about(search: Any) -> list[str]:
 
 def _verdict(search: Any) -> list[tuple[str, str]]:
     """Return the verdict line by line, each with the word it begins with."""
-    if not hasattr(search, "best_index_"):
-        return [("Chosen", "nothing: there are several scores, and refit=False names none of them.")]
     lines = [line.partition(": ") for line in search.summary().splitlines()]
     return [(word, text) if text else ("", word) for word, _, text in lines]

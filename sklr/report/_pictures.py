@@ -81,11 +81,19 @@ def pictures(search: Any) -> list[Picture]:
 
 def _drawings(search: Any) -> Iterator[Drawing]:
     if hasattr(search, "lr_curve_"):
-        caption = "Mean score of each learning rate with its paired standard error; shaded, where the best one lies."
-        yield Drawing("The LR curve", caption, partial(_draw_lr_curve, search))
+        yield Drawing("The LR curve", _about_curve(search), partial(_draw_lr_curve, search))
     yield from _trainings(search)
     yield from _search_order(search)
     yield from _parameters(search)
+
+
+def _about_curve(search: Any) -> str:
+    curve, unknown = search.lr_curve_, search.lr_choice_.unknown
+    shown = (
+        "Mean score of each learning rate" if curve.joined else "Mean score of the best candidate of each learning rate"
+    )
+    noise = " with its paired standard error" if curve.has_noise else ""
+    return f"{shown}{noise}; " + (f"no interval: {unknown}." if unknown else "shaded, where the best one lies.")
 
 
 def _draw_lr_curve(search: Any, figure: Any) -> None:

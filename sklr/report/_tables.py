@@ -44,7 +44,9 @@ def candidates_table(search: Any) -> Table:
     shown = _best_first(search, MAX_ROWS)
     columns = _columns(search)
     rows = [[field(i) for field in columns.values()] for i in shown]
-    note = "One row for each candidate, the best first. sd: standard deviation over the folds."
+    note = "One row for each candidate, the best first."
+    if search.n_splits_ > 1:
+        note += " sd: standard deviation over the folds."
     if getattr(getattr(search, "lr_choice_", None), "candidate", 0) is None:
         note += " The chosen learning rate was not tried; marked is the one tried next to it."
     return _table(search, "Candidates", note, list(columns), rows, shown)
@@ -82,7 +84,8 @@ def _columns(search: Any) -> dict[str, Any]:
         columns[name] = lambda i, name=name: _value(params[i], name)
     for score in [k.removeprefix("mean_test_") for k in results if k.startswith("mean_test_")]:
         columns[f"mean {score}"] = lambda i, score=score: _number(results[f"mean_test_{score}"][i], ".4f")
-        columns[f"sd {score}"] = lambda i, score=score: _number(results[f"std_test_{score}"][i], ".4f")
+        if search.n_splits_ > 1:  # one fold has none; scikit-learn's 0 would read as no noise
+            columns[f"sd {score}"] = lambda i, score=score: _number(results[f"std_test_{score}"][i], ".4f")
     columns["fit time (s)"] = lambda i: _number(results["mean_fit_time"][i], ".2g")
     if "n_epochs" in results:
         columns["epochs"] = lambda i: _number(results["n_epochs"][i], "g")

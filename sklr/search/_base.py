@@ -157,6 +157,8 @@ class BaseLRSearchCV(ConcludingSearchCV):
             Before any training, if a parameter is out of its range.
         AllDivergedError
             If no candidate could be trained.
+        NoScoreError
+            If the scorer returned NaN for all candidates, so that there is none to refit.
         """
         space = self._check(y)
         self._forget()
@@ -195,7 +197,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         else:
             study.set_user_attr(HEAD, json.dumps(head))
         self.study_ = study if book is None else book.study
-        return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book)
+        return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric)
 
     def plan(self, X: Any, y: Any = None, **params: Any) -> Plan:
         """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.

@@ -10,10 +10,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._sklearn import BaseSearchCV
 from sklr._validation import must_be
-from sklr.search._decide import chosen_params, decide, searched_curve, warn_at_edge
+from sklr._warnings import warn
+from sklr.exceptions import NoScoreError, NoScoreWarning
+from sklr.search._decide import at_candidate, chosen_curve, chosen_params, warn_at_edge, without_luck
 from sklr.search._evaluate import Evaluator
 from sklr.search._record import Record
-from sklr.selection import edge, max_stable_lr, verdict
+from sklr.selection import choose, edge, max_stable_lr, verdict
 
 
 class ConcludingSearchCV(BaseSearchCV):
@@ -44,9 +46,33 @@ class ConcludingSearchCV(BaseSearchCV):
         self.multimetric_ = isinstance(first, dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(first)
-        if self.refit or not self.multimetric_:
+        if (self.refit or not self.multimetric_) and self._has_scores(record):
             self._choose()
             self._decide(record)
+
+    def _has_scores(self, record: Record) -> bool:
+        """Say whether there is something to choose from; an error where it was to be refitted."""
+        if record.has_scores() or callable(self.refit):
+            return True
+        message = (
+            f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
+            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "
+            "the estimator's predictions; error_score='raise' shows its own error, if it raised one."
+        )
+        if self.refit:
+            raise NoScoreError(f"N{message[1:]}")
+        # beginning as scikit-learn's own warning does, so that who filters that one filters this
+        message = f"One or more of the test scores are non-finite: {message}"
+        warn(message, NoScoreWarning)
+        return False
+
+    def _scorer_name(self) -> str:
+        if self.multimetric_ and isinstance(self.refit, str):
+            return f"the scorer {self.refit!r}"
+        if self.scoring is None:
+            return f"the score method of {type(self.estimator).__name__}"
+        name = self.scoring if isinstance(self.scoring, str) else getattr(self.scoring, "__name__", repr(self.scoring))
+        return f"scoring={name!r}" if isinstance(self.scoring, str) else f"the scorer {name}"
 
     def _choose(self) -> None:
         metric = self.refit if self.multimetric_ else "score"
@@ -59,16 +85,22 @@ class ConcludingSearchCV(BaseSearchCV):
         """Draw the LR curve and choose on it; unless ``select="best"`` the choice is the curve's, not the ranking's."""
         if self.lr_param_ is not None:
             self.best_lr_ = self.best_params_.get(self.lr_param_, self.estimator.get_params()[self.lr_param_])
-        curve = searched_curve(record, self.lr_param_)
-        decision = None if curve is None else decide(curve, self.cell_scores_, self.select, self.confidence)
-        if decision is None:
+        curve = chosen_curve(record, self.lr_param_, self.best_index_)
+        if curve is None or curve.best < 0:
             return
-        self.lr_curve_, self.lr_choice_, self.best_score_corrected_ = decision
-        self.lr_interval_ = self.lr_choice_.interval
-        self.lr_edge_, self.max_stable_lr_ = edge(self.lr_curve_), max_stable_lr(self.lr_curve_)
-        if self.select != "best" and not callable(self.refit):
+        self.lr_curve_, self.lr_choice_ = curve, choose(curve, self.select, self.confidence)
+        if self.select != "best" and curve.joined and not callable(self.refit):
             self._take(self.lr_choice_.lr)
-        warn_at_edge(self.lr_curve_, self.extend)
+        else:
+            score, method = record.score(record.outcomes[self.best_index_]), "refit" if callable(self.refit) else "best"
+            choice = at_candidate(self.lr_choice_, curve, self.best_index_, self.best_lr_, score, method)
+            self.lr_choice_ = choice
+        self.best_score_corrected_ = _no_more_than(
+            without_luck(record), self.lr_choice_.score, getattr(self, "best_score_", np.inf)
+        )
+        self.lr_interval_ = self.lr_choice_.interval
+        self.lr_edge_, self.max_stable_lr_ = edge(curve), max_stable_lr(curve)
+        warn_at_edge(curve, self.extend)
 
     def _take(self, lr: float) -> None:
         """Make a learning rate of the curve the best one; the index is that of the nearest one that was tried."""
@@ -85,13 +117,28 @@ class ConcludingSearchCV(BaseSearchCV):
     def summary(self) -> str:
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
-        if not hasattr(self, "lr_choice_"):
-            if not hasattr(self, "best_params_"):
-                return "Chosen: nothing, there are several scores and refit=False names none of them."
-            score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
-            return f"Chosen: {self.best_params_}{score}. No learning rate was searched."
-        said = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_)
-        return "\n".join([said, *(f"Note: {sentence}" for sentence in self.without_effect_)])
+        if not hasattr(self, "best_params_"):
+            means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
+            if np.isfinite(means).any():
+                return "Chosen: nothing: there are several scores, and refit=False names none of them."
+            return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
+        if hasattr(self, "lr_choice_"):
+            others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
+            text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
+            notes = [f"Note: {sentence}" for sentence in self.without_effect_]
+            return "\n".join([text + self._repeated_seeds(), *notes])
+        score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
+        lr = "" if self.lr_param_ in self.best_params_ else " No learning rate was searched."
+        return f"Chosen: {self.best_params_}{score}.{lr}"
+
+    def _repeated_seeds(self) -> str:
+        """Return a line about seeds that are no repetitions; empty where they differ."""
+        if self.n_seeds == self.lr_curve_.n_seeds:
+            return ""
+        return (
+            f"\nSeeds: the {self.n_seeds} seeds of a fold gave the same scores and count as one. If the training is "
+            "random, look for a random_state that is set, or a module given as an instance."
+        )
 
     def report(self, path: Any) -> Any:
         """Write one self-contained HTML page about the search, and return its path.
@@ -103,3 +150,12 @@ class ConcludingSearchCV(BaseSearchCV):
         """
         check_is_fitted(self, "cv_results_")
         return import_module("sklr.report").write_report(self, path)  # a page is drawn from a search, not the reverse
+
+
+def _no_more_than(score: float, *limits: float) -> float:
+    """Return the lowest of a score and its limits; NaN where the score is.
+
+    >>> _no_more_than(0.9, 0.88, np.inf), _no_more_than(np.nan, 0.9)
+    (0.88, nan)
+    """
+    return float(score if np.isnan(score) else min(score, *limits))

@@ -3,40 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from numbers import Number
+from typing import Any
 
 import numpy as np
 
 from sklr._warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
+from sklr.results import OK
 from sklr.search._record import Record
-from sklr.selection import Choice, LRCurve, choose, corrected_score, edge, lr_curve
+from sklr.selection import Choice, LRCurve, corrected_score, edge, lr_curve
+from sklr.selection.curve import distinct_seeds
 
 FEW = 3  # learning rates: with fewer than these every best is at an end, and a range has hardly been searched
 MAX_DECADES = 8  # beyond the range asked for; further out lies nothing that trains
 
 
-class Decision(NamedTuple):
-    """The choice of a learning rate, and what it rests on."""
-
-    curve: LRCurve
-    choice: Choice
-    corrected: float
-
-
 def searched_curve(record: Record, lr_param: str | None) -> LRCurve | None:
-    """Return the LR curve of what has been tried so far; None where no learning rate has been searched."""
-    lrs = [candidate.get(lr_param) for candidate in record.candidates] if lr_param else [None]
+    """Return the LR curve of all that has been tried so far; None where no learning rate has been searched."""
+    return _curve_of(record, lr_param, list(range(len(record.candidates))), joined=True)
+
+
+def chosen_curve(record: Record, lr_param: str | None, best: int) -> LRCurve | None:
+    """Return the curve on which the learning rate is chosen: that of the candidates that are like the best in all else.
+
+    Where these are too few, it is the curve of all candidates, which is not `joined`: nothing follows from it about the
+    learning rate by itself. None where no learning rate has been searched.
+
+    Parameters
+    ----------
+    record : Record
+    lr_param : str or None
+    best : int
+        The candidate whose other parameters count.
+    """
+    candidates = record.candidates
+    alike = [i for i, candidate in enumerate(candidates) if differ_in_lr_alone(candidate, candidates[best], lr_param)]
+    if len(alike) < len(candidates):
+        curve = _curve_of(record, lr_param, alike, joined=True)
+        if curve is not None and len(curve) >= FEW:
+            return curve
+    return _curve_of(record, lr_param, list(range(len(candidates))), joined=len(alike) == len(candidates))
+
+
+def differ_in_lr_alone(one: Mapping[str, Any], other: Mapping[str, Any], lr_param: str | None) -> bool:
+    """Say whether two candidates have the same parameters beside the learning rate.
+
+    Values that are neither numbers nor text nor tuples are the same if they are the same object.
+
+    >>> differ_in_lr_alone({"lr": 0.1, "width": 8}, {"lr": 0.2, "width": 8}, "lr")
+    True
+    >>> differ_in_lr_alone({"lr": 0.1, "width": 8}, {"lr": 0.1, "width": 16}, "lr")
+    False
+    """
+    names = (one.keys() | other.keys()) - {lr_param}
+    return all(name in one and name in other and _same(one[name], other[name]) for name in names)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)
+
+
+def _curve_of(record: Record, lr_param: str | None, places: list[int], joined: bool) -> LRCurve | None:
+    lrs = [record.candidates[i].get(lr_param) for i in places] if lr_param else [None]
     if any(not isinstance(lr, (int, float)) for lr in lrs):
         return None
-    return lr_curve(lrs, record.cell_scores(), record.statuses())  # type: ignore[arg-type]
+    statuses = record.statuses()
+    scores, status = record.cell_scores()[places], [statuses[i] for i in places]
+    curve = lr_curve(lrs, scores, status, n_seeds=record.n_seeds, joined=joined)  # type: ignore[arg-type]
+    return replace(curve, candidate=np.array(places, dtype=int)[curve.candidate])
 
 
-def decide(curve: LRCurve, cell_scores: np.ndarray, select: str, confidence: float) -> Decision | None:
-    """Choose on the curve; None where nothing on it has a score."""
-    if curve.best < 0:
-        return None
-    return Decision(curve, choose(curve, select, confidence), corrected_score(cell_scores, random_state=0))
+def without_luck(record: Record) -> float:
+    """Return what the best of all candidates is worth, see `corrected_score`; NaN where the scores do not tell."""
+    scores, _ = distinct_seeds(record.cell_scores(), record.n_seeds)
+    scores = scores[[status == OK for status in record.statuses()]]
+    return corrected_score(scores, random_state=0) if len(scores) else np.nan
+
+
+def at_candidate(choice: Choice, curve: LRCurve, candidate: int, lr: float, score: float, method: str) -> Choice:
+    """Return the choice with the learning rate of a candidate that was chosen by its rank, or by the user's function.
+
+    Of several that score the same the curve takes the lowest learning rate, scikit-learn the candidate that came first.
+    """
+    se = curve.se[curve.candidate == candidate]
+    return replace(
+        choice, lr=lr, score=score, se=float(se[0]) if len(se) else np.nan, candidate=candidate, method=method
+    )
 
 
 def chosen_params(params: Mapping[str, Any], lr_param: str, lr: float) -> dict[str, Any]:

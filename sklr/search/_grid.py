@@ -80,7 +80,8 @@ class LRGridSearchCV(BaseLRSearchCV):
         what is within one standard error of it; or the top of a curve fitted through the scores, usually a learning
         rate that was never tried. See `sklr.selection.choose`.
     confidence : float
-        Of `lr_interval_`.
+        Of `lr_interval_`. That is (nan, nan) where the scores do not tell between which learning rates the best lies:
+        with one fold and one seed, or with other parameters of which the best values were tried with fewer than three.
     extend : bool
         Whether to search on, a decade at a time, while the best learning rate is at an end of the range.
     pruner : {"lr", "median", "halving", "hyperband"} or optuna.pruners.BasePruner, optional

@@ -45,6 +45,8 @@ class Ledger:
     book : Book, optional
         The search's record in a storage. The study here stays in memory: samplers and pruners look at it, and it is
         the same in a search that goes on as in one that was never broken off.
+    metric : str, optional
+        The score that candidates are compared by, where there are several.
 
     Attributes
     ----------
@@ -52,10 +54,17 @@ class Ledger:
         How many candidates have been opened; they are numbered from 0 in the order of their proposal.
     """
 
-    def __init__(self, study: optuna.Study, log_params: Sequence[str] = (), book: Book | None = None):
+    def __init__(
+        self,
+        study: optuna.Study,
+        log_params: Sequence[str] = (),
+        book: Book | None = None,
+        metric: str | None = None,
+    ):
         self.study = study
         self.log_params = log_params
         self.book = book
+        self.metric = metric
         self.n_opened = 0
         self._asked: list[Trial] = []
         self._open: list[Trial] = []
@@ -144,7 +153,7 @@ class Ledger:
             trial = self._open[i]
             state, value = how_it_ended(row, float(score), worst)
             self._fill_in(trial, row)
-            for key, text in {"status": candidate_status(row), **outcome_attrs(row)}.items():
+            for key, text in {"status": candidate_status(row, self.metric), **outcome_attrs(row)}.items():
                 trial.set_user_attr(key, text)
             self.study.tell(trial, value, state=state)
         self._open = [trial for i, trial in enumerate(self._open) if i not in ended]
@@ -159,7 +168,7 @@ class Ledger:
     def results(self, row: Sequence[Outcome], score: float, engine: str) -> dict[str, Any]:
         """Return how a candidate ended, as the book's trial has it: state, value, epochs and attributes."""
         state, value = how_it_ended(row, score, self._below_all(np.array([score])))
-        attrs = {"status": candidate_status(row), "engine": engine, **outcome_attrs(row)}
+        attrs = {"status": candidate_status(row, self.metric), "engine": engine, **outcome_attrs(row)}
         return {"state": state, "value": value, "intermediate_values": epoch_means(row), "user_attrs": attrs}
 
     def _below_all(self, scores: np.ndarray) -> float | None:

@@ -44,10 +44,11 @@ class Record:
         self.outcomes: list[list[Outcome]] = []
 
     def score(self, row: Sequence[Outcome]) -> float:
-        """Return a candidate's mean score, NaN if it diverged, failed or was stopped."""
+        """Return a candidate's mean score, NaN if it has none: it diverged, failed, was stopped or not scored."""
         if has_status(row, DIVERGED) or has_status(row, STOPPED):
             return float("nan")
-        return float(cell_scores([row], self.metric).mean())
+        score = float(cell_scores([row], self.metric).mean())
+        return score if np.isfinite(score) else float("nan")
 
     def add(self, candidates: Sequence[dict], outcomes: Sequence[Sequence[Outcome]]) -> np.ndarray:
         """Remember a batch; return its mean scores, shape (n_candidates,), NaN for what diverged, failed or stopped."""
@@ -84,7 +85,11 @@ class Record:
 
     def statuses(self) -> list[str]:
         """Return the status of every candidate, in words."""
-        return [candidate_status(row) for row in self.outcomes]
+        return [candidate_status(row, self.metric) for row in self.outcomes]
+
+    def has_scores(self) -> bool:
+        """Say whether any candidate that did not diverge has a score, be it `error_score`."""
+        return bool(np.isfinite(self.cell_scores().mean(axis=1)[~self._marked(DIVERGED)]).any())
 
     def history(self) -> dict[str, np.ndarray]:
         """Return the epochs of all runs as a table."""

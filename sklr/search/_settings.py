@@ -15,7 +15,7 @@ from sklr._named import check_device
 from sklr._net_conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr._net_parts import NetParts
 from sklr._random import RandomStream
-from sklr._validation import warn_user
+from sklr._warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.engines import trains_nets
 from sklr.engines._base import Experiment
@@ -47,7 +47,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     net, without_effect = last_step(estimator), _without_effect(experiment, estimator, candidates)
     said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment)]
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, said)]:
-        warn_user(message, SettingsWarning)
+        warn(message, SettingsWarning)
     return without_effect
 
 

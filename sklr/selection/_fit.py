@@ -17,6 +17,7 @@ ENOUGH = 5
 RECENTRINGS = 3
 GRID = 81  # points at which the sign of the slope is looked at first
 FLAT = "the basin is flat: its scores differ by no more than their noise"
+FLAT_IN_ONE_CELL = "the basin is flat: its scores differ by no more than they scatter around a smooth curve"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def find_top(curve: LRCurve, confidence: float) -> Top | str:
     if len(connected) < MIN_POINTS:
         return _too_few(curve, connected)
     if _is_flat(curve, np.flatnonzero(curve.usable), confidence):
-        return FLAT
+        return FLAT if curve.has_noise else FLAT_IN_ONE_CELL
     found = _fit_part(curve, connected, confidence)
     if isinstance(found, Top) and found.is_quadratic:
         return found
@@ -103,7 +104,7 @@ def _fit_part(curve: LRCurve, near: np.ndarray, confidence: float) -> Top | str:
     for _ in range(RECENTRINGS):
         part = _stretch(u, near, centre)
         if _is_flat(curve, part, confidence):
-            return FLAT
+            return FLAT if curve.has_noise else FLAT_IN_ONE_CELL
         scores = summarize(u[part], curve.cell_scores[part])
         found = _top_of(smooth(scores), scores, _limits(u, part), centre, confidence)
         if isinstance(found, str) or abs(found.u - centre) < 0.15:

@@ -13,6 +13,9 @@ from sklr._validation import must_be, unknown_name
 from sklr.selection._fit import Top, find_top
 from sklr.selection.curve import LRCurve
 
+MIXED = "too few learning rates were tried with the chosen values of the other parameters"
+ALL_EQUAL = "all learning rates score exactly the same"
+
 
 @dataclass(frozen=True)
 class Choice(ShownAsText):
@@ -23,13 +26,15 @@ class Choice(ShownAsText):
     lr : float
         Peak learning rate to train with.
     interval : tuple of float, (low, high)
-        Learning rates between which the best one lies, at `confidence`.
+        Learning rates between which the best one lies, at `confidence`; both NaN where the scores do not tell, see
+        `unknown`.
     select : str
         What was asked for: ``"best"``, ``"one_se"`` or ``"fit"``.
     method : str
-        What `lr` comes from: ``"best"``, ``"one_se"``, ``"quadratic"`` or ``"gaussian_process"``.
+        What `lr` comes from: ``"best"``, ``"one_se"``, ``"quadratic"`` or ``"gaussian_process"``; ``"refit"`` where the
+        search was given a function that chooses.
     refused : str
-        Why there is no fit though one was asked for; empty otherwise.
+        Why `select` could not be followed; empty otherwise.
     score : float
         Estimated mean score at `lr`. For ``"best"`` it is the luckiest of many, see `corrected_score`.
     se : float
@@ -38,6 +43,8 @@ class Choice(ShownAsText):
         The candidate of the search that has this lr; None where it was never tried.
     confidence : float
         Of the interval.
+    unknown : str
+        Why there is no interval; empty where there is one.
 
     Examples
     --------
@@ -55,17 +62,38 @@ class Choice(ShownAsText):
     se: float
     candidate: int | None
     confidence: float
+    unknown: str = ""
+
+    @property
+    def rule(self) -> str:
+        """What `lr` comes from, in words."""
+        return _WORDS.get(self.method, "a Gaussian process")
+
+    @property
+    def doubt(self) -> str:
+        """Why there is no interval and why `select` could not be followed, in words; empty where neither is so."""
+        no_choice = f"no {'fit' if self.select == 'fit' else 'one-standard-error rule'}"
+        if self.unknown == self.refused:
+            return f"no interval and {no_choice}: {self.unknown}" if self.unknown else ""
+        found = {"no interval": self.unknown, no_choice: self.refused}
+        return "; ".join(f"{what}: {why}" for what, why in found.items() if why)
 
     def __str__(self) -> str:
-        by = {"best": "the highest mean score", "one_se": "the one-standard-error rule", "quadratic": "a quadratic fit"}
-        how = by.get(self.method, "a Gaussian process")
         low, high = self.interval
+        between = f"; the best lies between {low:.3g} and {high:.3g} ({100 * self.confidence:g} % confidence)"
         noise = f" +- {self.se:.4f}" if np.isfinite(self.se) else ""
-        refused = f"; no fit: {self.refused}" if self.refused else ""
+        doubt = f"; {self.doubt}" if self.doubt else ""
         return (
-            f"lr {self.lr:.3g}, by {how}; the best lies between {low:.3g} and {high:.3g} "
-            f"({100 * self.confidence:g} % confidence); score {self.score:.4f}{noise}{refused}"
+            f"lr {self.lr:.3g}, by {self.rule}{'' if self.unknown else between}; score {self.score:.4f}{noise}{doubt}"
         )
+
+
+_WORDS = {
+    "best": "the highest mean score",
+    "one_se": "the one-standard-error rule",
+    "quadratic": "a quadratic fit",
+    "refit": "the function given as refit",
+}
 
 
 def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Choice:
@@ -84,7 +112,7 @@ def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Cho
           nearest the centre of the ``"one_se"`` stretch is taken.
     confidence : float, default=0.9
         Of the interval. With ``"fit"`` it comes from the curve; otherwise, and where the fit is refused, it is
-        `indistinguishable`.
+        `indistinguishable`. There is none where that returns NaN.
 
     Returns
     -------
@@ -116,6 +144,8 @@ def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Cho
     (4, 4)
     >>> choose(lr_curve(lr[:5], scores[:5], ["ok"] * 5), "fit").refused
     'the optimum is outside the learning rates that were trained, above them'
+    >>> choose(lr_curve(lr, scores[:, :1], ["ok"] * 9)).unknown
+    'one fold with one seed does not tell how noisy the scores are'
     """
     if select not in _RULES:
         raise unknown_name("select", select, _RULES)
@@ -131,22 +161,26 @@ def _choose_best(curve: LRCurve, confidence: float) -> Choice:
 
 
 def _choose_one_se(curve: LRCurve, confidence: float) -> Choice:
+    if not curve.joined or not curve.has_noise:
+        return _at(curve, curve.best, "one_se", "best", why_no_interval(curve), confidence)
     u, inside = np.log10(curve.lr), within_one_se(curve)
     centre = (u[inside[0]] + u[inside[-1]]) / 2
     tried = inside[np.isclose(u[inside], centre, rtol=0, atol=1e-6)]
     if len(tried):
         return _at(curve, int(tried[0]), "one_se", "one_se", "", confidence)
     score, se = (float(np.interp(centre, u[inside], y[inside])) for y in (curve.mean, curve.se))
-    interval = indistinguishable(curve, confidence)
-    return Choice(float(10**centre), interval, "one_se", "one_se", "", score, se, None, confidence)
+    interval, unknown = indistinguishable(curve, confidence), why_no_interval(curve)
+    return Choice(float(10**centre), interval, "one_se", "one_se", "", score, se, None, confidence, unknown)
 
 
 def _choose_fit(curve: LRCurve, confidence: float) -> Choice:
-    top = find_top(curve, confidence)
+    if not curve.joined:
+        return _at(curve, curve.best, "fit", "best", why_no_interval(curve), confidence)
+    top = ALL_EQUAL if curve.all_equal else find_top(curve, confidence)
     if isinstance(top, str):
         u, inside = np.log10(curve.lr), within_one_se(curve)
         nearest = inside[np.argmin(np.abs(u[inside] - (u[inside[0]] + u[inside[-1]]) / 2))]
-        return _at(curve, int(nearest), "fit", "one_se", top, confidence)
+        return _at(curve, int(nearest), "fit", "one_se" if curve.has_noise else "best", top, confidence)
     return _of_top(curve, top, confidence)
 
 
@@ -161,15 +195,26 @@ def _of_top(curve: LRCurve, top: Top, confidence: float) -> Choice:
     tried = np.flatnonzero(curve.usable & np.isclose(np.log10(curve.lr), top.u, rtol=0, atol=1e-6))
     lr, candidate = (float(curve.lr[tried[0]]), int(curve.candidate[tried[0]])) if len(tried) else (10**top.u, None)
     method = "quadratic" if top.is_quadratic else "gaussian_process"
-    interval = (10**top.low, 10**top.high)
-    return Choice(lr, interval, "fit", method, "", top.score, top.se, candidate, confidence)
+    unknown = why_no_interval(curve)
+    interval = (np.nan, np.nan) if unknown else (10**top.low, 10**top.high)
+    se = top.se if curve.has_noise else np.nan
+    return Choice(lr, interval, "fit", method, "", top.score, se, candidate, confidence, unknown)
 
 
 def _at(curve: LRCurve, i: int, select: str, method: str, refused: str, confidence: float) -> Choice:
     """Return the choice of a learning rate that was tried."""
     lr, score, se = float(curve.lr[i]), float(curve.mean[i]), float(curve.se[i])
-    interval = indistinguishable(curve, confidence)
-    return Choice(lr, interval, select, method, refused, score, se, int(curve.candidate[i]), confidence)
+    interval, candidate = indistinguishable(curve, confidence), int(curve.candidate[i])
+    return Choice(lr, interval, select, method, refused, score, se, candidate, confidence, why_no_interval(curve))
+
+
+def why_no_interval(curve: LRCurve) -> str:
+    """Say why the scores do not tell between which learning rates the best one lies; empty where they do."""
+    if not curve.joined:
+        return MIXED
+    if not curve.has_noise:
+        return f"{curve.cells} does not tell how noisy the scores are"
+    return ALL_EQUAL if curve.all_equal else ""
 
 
 def within_one_se(curve: LRCurve) -> np.ndarray:
@@ -179,7 +224,7 @@ def within_one_se(curve: LRCurve) -> np.ndarray:
     stands alone.
     """
     loss, se = _loss_to_best(curve)
-    return _around_best(curve, loss <= se)
+    return _around(curve, loss <= se, curve.best)
 
 
 def indistinguishable(curve: LRCurve, confidence: float = 0.9) -> tuple[float, float]:
@@ -197,19 +242,26 @@ def indistinguishable(curve: LRCurve, confidence: float = 0.9) -> tuple[float, f
     Returns
     -------
     low, high : float
+        Both NaN where nothing is known of it: with one cell, where all scores are equal, and where the curve is not
+        `joined`.
 
     Examples
     --------
     >>> from sklr.selection import lr_curve
+    >>> indistinguishable(lr_curve([0.01, 0.1], np.array([[0.5], [0.9]]), ["ok"] * 2))
+    (nan, nan)
     >>> clear = lr_curve([0.01, 0.1, 1.0], np.array([[0.1, 0.2], [0.8, 0.9], [0.1, 0.2]]), ["ok"] * 3)
     >>> [round(end, 3) for end in indistinguishable(clear)]
     [0.032, 0.316]
     """
+    if why_no_interval(curve):
+        return np.nan, np.nan
     loss, se = _loss_to_best(curve)
-    n_cells = curve.cell_scores.shape[1]
-    inside = _around_best(curve, loss <= se * (stats.t.ppf(confidence, n_cells - 1) if n_cells > 1 else 0))
+    inside = loss <= se * stats.t.ppf(confidence, curve.cell_scores.shape[1] - 1)
+    first = _around(curve, inside, int(curve.ties[0]))[0]
+    last = _around(curve, inside, int(curve.ties[-1]))[-1]
     u = np.log10(curve.lr)
-    low, high = (u[inside[0]] + u[max(inside[0] - 1, 0)]) / 2, (u[inside[-1]] + u[min(inside[-1] + 1, len(u) - 1)]) / 2
+    low, high = (u[first] + u[max(first - 1, 0)]) / 2, (u[last] + u[min(last + 1, len(u) - 1)]) / 2
     return float(10**low), float(10**high)
 
 
@@ -221,8 +273,8 @@ def _loss_to_best(curve: LRCurve) -> tuple[np.ndarray, np.ndarray]:
     return curve.mean[curve.best] - curve.mean, se
 
 
-def _around_best(curve: LRCurve, inside: np.ndarray) -> np.ndarray:
-    """Return the consecutive positions around the best where `inside` holds; NaN compares as outside."""
+def _around(curve: LRCurve, inside: np.ndarray, position: int) -> np.ndarray:
+    """Return the consecutive positions around this one where `inside` holds; NaN compares as outside."""
     gaps = np.flatnonzero(~(inside & curve.usable))
-    first = np.max(gaps[gaps < curve.best], initial=-1) + 1
-    return np.arange(first, np.min(gaps[gaps > curve.best], initial=len(curve)))
+    first = np.max(gaps[gaps < position], initial=-1) + 1
+    return np.arange(first, np.min(gaps[gaps > position], initial=len(curve)))

@@ -9,9 +9,12 @@ import numpy as np
 from scipy import stats
 
 from sklr._validation import check_count, must_be
+from sklr.selection.curve import distinct_seeds
 from sklr.selection.variance import check_finite
 
 ADOPT, REJECT, UNDECIDED = "adopt", "do not adopt", "not enough evidence"
+OF_ONE_FOLD = "seeds make in this one fold; other folds may say otherwise"
+ONE_CELL = "one fold with one seed does not tell how noisy the scores are; train more folds, or more seeds that differ"
 MAX_SEEDS = 1000  # a plan beyond this is no plan
 
 
@@ -28,7 +31,7 @@ class Comparison:
     interval : tuple of float, (low, high)
         Confidence interval of it.
     p_value : float
-        Two-sided, of "there is no difference".
+        Two-sided, of "there is no difference"; NaN where one cell, or diverged runs, tell none.
     effect_size : float
         Difference in standard deviations of the paired differences (Cohen's d_z); infinite where they do not vary.
     p_better : float
@@ -116,7 +119,8 @@ def compare_scores(
 
     Notes
     -----
-    With one fold the seeds are the units, the correction is left out, and the verdict is about that one split. The plan
+    With one fold the seeds are the units, the correction is left out, and the verdict is about that one split; seeds
+    that never differ count as one, and one cell is no evidence. The plan
     takes the variance of a fold's difference as :math:`\sigma_F^2 + \sigma_e^2 / n_{seeds}`; more seeds shrink the
     second term only. With one seed per fold the two cannot be told apart and all of it counts as the second, so the
     plan is the least that could do.
@@ -137,21 +141,18 @@ def compare_scores(
     _check_arguments(new, old, n_train, n_test, n_seeds, confidence, power)
     if np.isnan(new).any() or np.isnan(old).any():
         return _of_diverged(new, old, n_seeds, confidence)
-    differences = (new - old).reshape(-1, n_seeds)
-    n_folds = len(differences)
-    if n_folds == 1:  # its seeds are the units, and they share their training set whatever is compared
-        units, overlap, spread = (
-            differences.T,
-            0.0,
-            _Spread(0.0, float(differences.var(ddof=1)) if n_seeds > 1 else 0.0),
-        )
-    else:
-        units, overlap, spread = differences, n_test / n_train, _spread(differences)
-    test = _Test(units.mean(axis=1), overlap, confidence)
+    n_folds = len(new) // n_seeds
+    if n_folds == 1:
+        (new, old), n_seeds = distinct_seeds(np.stack([new, old]), n_seeds)
+    differences = (new - old).reshape(n_folds, n_seeds)
+    # the seeds of one fold are units that share their training set, whatever is compared
+    units, overlap = (differences, n_test / n_train) if n_folds > 1 else (differences.T, 0.0)
+    spread = _spread(differences)
+    test = _Test(units.mean(axis=1), overlap, confidence, "seeds and folds make" if n_folds > 1 else OF_ONE_FOLD)
     verdict, reason = test.judge(min_effect)
     more = 0 if verdict != UNDECIDED else _more_seeds(test, spread, n_folds, n_seeds, power)
     if verdict == UNDECIDED:
-        reason = _advice(more)
+        reason = _advice(more) if differences.size > 1 else ONE_CELL
     return Comparison(
         verdict,
         test.mean,
@@ -176,8 +177,10 @@ class _Spread:
 
 
 def _spread(differences: np.ndarray) -> _Spread:
-    n_seeds = differences.shape[1]
-    if n_seeds == 1:
+    n_folds, n_seeds = differences.shape
+    if differences.size == 1:
+        return _Spread(0.0, 0.0)
+    if n_folds == 1 or n_seeds == 1:
         return _Spread(0.0, float(differences.var(ddof=1)))
     seed = float(differences.var(axis=1, ddof=1).mean())
     return _Spread(max(float(differences.mean(axis=1).var(ddof=1)) - seed / n_seeds, 0.0), seed)
@@ -185,11 +188,12 @@ def _spread(differences: np.ndarray) -> _Spread:
 
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """The corrected t test of units, each a difference; one unit alone tests nothing."""
+    """The corrected t test of units, each a difference; one unit alone tests nothing. `noise` says what makes it."""
 
     units: np.ndarray
     overlap: float
     confidence: float
+    noise: str
 
     @property
     def mean(self) -> float:
@@ -213,18 +217,20 @@ class _Test:
 
     @property
     def p_value(self) -> float:
+        if not np.isfinite(self.se):
+            return np.nan
         if self.se == 0:
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / self.se, max(len(self.units) - 1, 1)))
+        return float(2 * stats.t.sf(abs(self.mean) / self.se, len(self.units) - 1))
 
     def judge(self, min_effect: float) -> tuple[str, str]:
         low, high = self.interval
         if high < 0:
-            return REJECT, "it is worse by more than seeds and folds make"
+            return REJECT, f"it is worse by more than {self.noise}"
         if high < min_effect or low == high == 0:
             return REJECT, f"the improvement is not above {min_effect:g}, even at the upper end of its interval"
         if low > 0:
-            return ADOPT, "the improvement is more than seeds and folds make"
+            return ADOPT, f"the improvement is more than {self.noise}"
         return UNDECIDED, ""
 
 

@@ -21,8 +21,10 @@ def corrected_score(
     method : {"bootstrap", "tibshirani"}, default="bootstrap"
         - ``"bootstrap"``: bootstrap bias corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018,
           Machine Learning 107, algorithm 5), with cells in place of samples: cells are drawn with replacement, the
-          best candidate on them is scored on the cells not drawn, and the mean of that is taken. It is somewhat too
-          low, because it chooses on fewer distinct cells.
+          best candidate on them is scored on the cells not drawn. How much lower than the best of all that is, on the
+          same cells and on average, is the luck to take off: the cells drawn in common make up for easy and hard ones
+          (a control variate, the expectation is that of algorithm 5). It is somewhat too much, because it chooses on
+          fewer distinct cells. Luck below 0 is set to 0.
         - ``"tibshirani"``: Tibshirani and Tibshirani 2009, Annals of Applied Statistics 3(2), eq. 3: the best mean
           score minus :math:`\frac1K \sum_k [s_k(best_k) - s_k(best)]`, `best_k` being the best candidate in cell `k`
           alone. Deterministic, but one cell is noisier than the mean of `K`, so it corrects too much; in
@@ -35,7 +37,8 @@ def corrected_score(
     Returns
     -------
     score : float
-        NaN where there are fewer than two cells: one cell cannot tell luck from worth.
+        Never above the highest mean score; that score itself for one candidate, which was not chosen for its luck. NaN
+        for several candidates in one cell: it cannot tell luck from worth.
 
     Raises
     ------
@@ -57,6 +60,8 @@ def corrected_score(
         raise ValueError(must_be("cell_scores", "finite for at least one candidate", len(cell_scores)))
     if method not in ("bootstrap", "tibshirani"):
         raise unknown_name("method", method, ("bootstrap", "tibshirani"))
+    if len(scores) == 1:
+        return float(scores.mean())
     if scores.shape[1] < 2:
         return float("nan")
     if method == "tibshirani":
@@ -70,14 +75,22 @@ def _tibshirani(scores: np.ndarray) -> float:
 
 
 def _bootstrap(scores: np.ndarray, n_bootstrap: int, generator: np.random.Generator) -> float:
-    n_cells = scores.shape[1]
+    n_cells, mean = scores.shape[1], scores.mean(axis=1)
     drawn = generator.multinomial(n_cells, np.full(n_cells, 1 / n_cells), size=n_bootstrap)
     drawn = drawn[(drawn == 0).any(axis=1)]  # a draw of every cell leaves none to score on
     if not len(drawn):
-        return float(scores.mean(axis=1).max())
-    best = scores[(drawn @ scores.T).argmax(axis=1)]
-    left_out = drawn == 0
-    return float(((best * left_out).sum(axis=1) / left_out.sum(axis=1)).mean())
+        return float(mean.max())
+    left_out = (drawn == 0) / (drawn == 0).sum(axis=1, keepdims=True)
+    worth = left_out @ scores.T  # (n_bootstrap, n_candidates)
+    luck = _mean_of_best(mean, worth) - _mean_of_best(drawn @ scores.T / n_cells, worth)
+    return float(mean.max() - max(float(luck.mean()), 0.0))
+
+
+def _mean_of_best(chosen_by: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """Return what the best by one score is worth; several that are best count alike, whatever their order."""
+    highest = chosen_by.max(axis=-1, keepdims=True)
+    is_best = chosen_by >= highest - 1e-12 * np.abs(highest)  # sums of the same scores differ by rounding
+    return (worth * is_best).sum(axis=1) / is_best.sum(axis=-1)
 
 
 def _generator(random_state: Any) -> np.random.Generator:

@@ -29,6 +29,11 @@ class LRCurve:
         The scores `mean` and `se` were made of; rows whose status is not ``"ok"`` are not to be used.
     candidate : ndarray of int of shape (n_lrs,)
         Which candidate of the search stands for each learning rate.
+    n_seeds : int, default=1
+        Cells per fold, side by side in `cell_scores`.
+    joined : bool, default=True
+        Whether its points differ by their learning rate alone. Otherwise each is the best candidate of its learning
+        rate, whatever the other parameters were, and nothing is concluded about the learning rate by itself.
 
     Examples
     --------
@@ -48,6 +53,31 @@ class LRCurve:
     status: tuple[str, ...]
     cell_scores: np.ndarray
     candidate: np.ndarray
+    n_seeds: int = 1
+    joined: bool = True
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return self.cell_scores.shape[1] // self.n_seeds
+
+    @property
+    def cells(self) -> str:
+        """What the scores are of, in words, such as ``"3 folds x 2 seeds"``."""
+        if self.n_folds == 1:
+            return "one fold with one seed" if self.n_seeds == 1 else f"{self.n_seeds} seeds of one fold"
+        return f"{self.n_folds} folds {'with one seed each' if self.n_seeds == 1 else f'x {self.n_seeds} seeds'}"
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether the noise of the scores is known: it takes at least two cells."""
+        return self.cell_scores.shape[1] > 1
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether several learning rates score the same in every cell, up to rounding in float32."""
+        scores = self.cell_scores[self.usable]
+        return len(scores) > 1 and bool((np.ptp(scores, axis=0) <= 1e-6 * np.abs(scores).max(axis=0)).all())
 
     @property
     def diverged(self) -> np.ndarray:
@@ -62,7 +92,13 @@ class LRCurve:
     @property
     def best(self) -> int:
         """Position of the highest mean score, the lowest lr of several; -1 where none has a score."""
-        return int(np.nanargmax(self.mean)) if self.usable.any() else -1
+        return int(self.ties[0]) if self.usable.any() else -1
+
+    @property
+    def ties(self) -> np.ndarray:
+        """Positions of all that have the highest mean score, ascending; sums of the same scores differ by rounding."""
+        highest = np.max(self.mean[self.usable], initial=-np.inf)
+        return np.flatnonzero(self.usable & (self.mean >= highest - 1e-12 * abs(highest)))
 
     def __len__(self) -> int:
         return len(self.lr)
@@ -138,14 +174,47 @@ def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
     return se
 
 
-def lr_curve(lr: Sequence[float], cell_scores: np.ndarray, status: Sequence[str]) -> LRCurve:
+def distinct_seeds(cell_scores: np.ndarray, n_seeds: int) -> tuple[np.ndarray, int]:
+    """Return the scores and how many seeds a fold has, where seeds that never differ count as one.
+
+    Seeds that change no score of any candidate are the same run again, and tell nothing about noise.
+
+    Parameters
+    ----------
+    cell_scores : ndarray of shape (n_candidates, n_cells)
+        Cells are ordered fold by fold, the seeds of a fold side by side.
+    n_seeds : int
+        Cells per fold.
+
+    Examples
+    --------
+    >>> distinct_seeds(np.array([[0.5, 0.5, 0.7, 0.7]]), n_seeds=2)
+    (array([[0.5, 0.7]]), 1)
+    >>> distinct_seeds(np.array([[0.5, 0.6, 0.7, 0.7]]), n_seeds=2)[1]
+    2
+    """
+    n_candidates, n_cells = cell_scores.shape
+    by_fold = cell_scores.reshape(n_candidates, n_cells // n_seeds, n_seeds)
+    first = by_fold[..., :1]
+    same = np.array_equal(by_fold, np.broadcast_to(first, by_fold.shape), equal_nan=True)
+    return (first[..., 0], 1) if n_seeds > 1 and same else (cell_scores, n_seeds)
+
+
+def lr_curve(
+    lr: Sequence[float], cell_scores: np.ndarray, status: Sequence[str], *, n_seeds: int = 1, joined: bool = True
+) -> LRCurve:
     """Make the curve of a search; where several candidates share an lr, the best of them stands for it.
 
     Parameters
     ----------
     lr : sequence of shape (n_candidates,)
     cell_scores : ndarray of shape (n_candidates, n_cells)
+        Cells are ordered fold by fold, the seeds of a fold side by side.
     status : sequence of str, of length n_candidates
+    n_seeds : int, default=1
+        Cells per fold. Seeds that never differ count as one, see `distinct_seeds`.
+    joined : bool, default=True
+        Whether the candidates differ by their learning rate alone.
 
     Returns
     -------
@@ -158,12 +227,15 @@ def lr_curve(lr: Sequence[float], cell_scores: np.ndarray, status: Sequence[str]
     ([0.01, 0.1], [0.55, 0.85], [1, 2])
     """
     lrs = np.asarray(lr, dtype=float)
-    mean = np.where(np.array([s == OK for s in status]), cell_scores.mean(axis=1), np.nan)
+    cell_scores, n_seeds = distinct_seeds(cell_scores, n_seeds)
+    mean = cell_scores.mean(axis=1)
+    mean = np.where(np.array([s == OK for s in status], dtype=bool) & np.isfinite(mean), mean, np.nan)
     se = paired_standard_error(np.where(np.isnan(mean)[:, None], np.nan, cell_scores))
     by_lr = [np.flatnonzero(lrs == value) for value in np.unique(lrs)]
     best = [same[np.argmax(np.nan_to_num(mean[same], nan=-np.inf))] for same in by_lr]
     words = tuple(str(status[i]) for i in best)
-    return LRCurve(lrs[best], mean[best], se[best], words, cell_scores[best], np.array(best, dtype=int))
+    where = np.array(best, dtype=int)
+    return LRCurve(lrs[best], mean[best], se[best], words, cell_scores[best], where, n_seeds, joined)
 
 
 def edge(curve: LRCurve) -> str | None:
@@ -171,7 +243,8 @@ def edge(curve: LRCurve) -> str | None:
 
     At the low end it counts if nothing was tried below, or all of that diverged. At the high end only if nothing was
     tried above: best next to what diverged is "stable up to here", see `max_stable_lr`, and a wider range would not
-    help.
+    help. Several learning rates with exactly the highest score are at an end only if all of them are, and where all
+    learning rates score the same there is no best to be at one.
 
     Returns
     -------
@@ -185,12 +258,19 @@ def edge(curve: LRCurve) -> str | None:
     ('high', 'low')
     >>> edge(lr_curve([0.01, 0.1, 1.0], rising, ["ok", "ok", "diverged"])) is None
     True
+    >>> edge(lr_curve([0.01, 0.1, 1.0], np.ones((3, 2)), ["ok"] * 3)) is None
+    True
     """
-    if curve.best < 0 or len(curve) < 2:
+    if curve.best < 0 or len(curve) < 2 or curve.all_equal:
         return None
-    if curve.diverged[: curve.best].all():
+    sides = {_side(curve, position) for position in curve.ties}
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _side(curve: LRCurve, position: int) -> str | None:
+    if curve.diverged[:position].all():
         return "low"
-    return "high" if curve.best == len(curve) - 1 else None
+    return "high" if position == len(curve) - 1 else None
 
 
 def max_stable_lr(curve: LRCurve) -> float | None:

@@ -23,10 +23,16 @@ class VarianceComponents(ShownAsText):
     residual : float
         The rest: a seed in a fold.
 
+    Notes
+    -----
+    What the scores do not tell is NaN. In one fold that is `fold`, and `residual`, which is part of `seed` then.
+
     Examples
     --------
     >>> print(VarianceComponents(seed=0.0001, fold=0.0004, residual=0.0))
     standard deviations: seed 0.0100, fold 0.0200, residual 0.0000
+    >>> print(VarianceComponents(seed=0.0001, fold=float("nan"), residual=float("nan")))
+    standard deviations: seed 0.0100, fold not known, residual not known
     """
 
     seed: float
@@ -34,8 +40,9 @@ class VarianceComponents(ShownAsText):
     residual: float
 
     def __str__(self) -> str:
-        seed, fold, residual = (v**0.5 for v in (self.seed, self.fold, self.residual))
-        return f"standard deviations: seed {seed:.4f}, fold {fold:.4f}, residual {residual:.4f}"
+        parts = {"seed": self.seed, "fold": self.fold, "residual": self.residual}
+        shown = (f"{name} {f'{v**0.5:.4f}' if np.isfinite(v) else 'not known'}" for name, v in parts.items())
+        return f"standard deviations: {', '.join(shown)}"
 
 
 def variance_components(scores: np.ndarray) -> VarianceComponents:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from sklr.selection.choice import Choice
@@ -9,9 +12,10 @@ from sklr.selection.curve import LRCurve, edge, max_stable_lr
 
 WIDE = 1.0  # decades: an interval beyond this leaves the order of magnitude open
 COARSE = 0.4  # decades between neighbours: beyond this a finer grid around the best is worth its price
+MAX_VALUE = 60  # characters of a parameter's value
 
 
-def verdict(curve: LRCurve, choice: Choice, corrected: float) -> str:
+def verdict(curve: LRCurve, choice: Choice, corrected: float, others: Mapping[str, Any] | None = None) -> str:
     """Describe a search's LR curve and the choice made on it, a line for each thing worth knowing.
 
     Parameters
@@ -21,6 +25,8 @@ def verdict(curve: LRCurve, choice: Choice, corrected: float) -> str:
         Made on that curve.
     corrected : float
         The best score without the luck that made it the best, as `corrected_score` returns it; NaN if unknown.
+    others : dict, optional
+        The chosen values of the parameters searched beside the learning rate.
 
     Examples
     --------
@@ -34,43 +40,73 @@ def verdict(curve: LRCurve, choice: Choice, corrected: float) -> str:
     Diverged: 1 of 4 learning rates; stable up to 1.
     Next: refine around 0.1, the neighbours are 1.0 decades apart; more seeds (n_seeds=3) to narrow the
     interval.
+    >>> one = lr_curve([0.05, 0.1, 0.2], scores[:3, :1], ["ok"] * 3)  # one fold, one seed
+    >>> print(verdict(one, choose(one), np.nan, {"batch_size": 32}))
+    Chosen: lr 0.1, batch_size 32, the highest mean score; no interval: one fold with one seed does not tell how noisy
+    the scores are.
+    Score: 0.8000.
+    Edge: none, the best is inside the range 0.05 to 0.2.
+    Next: more folds (cv=5) or more seeds (n_seeds=3) to know the noise.
     """
     lines = [
-        _chosen(choice),
-        _score(choice, corrected),
+        _chosen(curve, choice, others or {}),
+        _score(curve, choice, corrected),
         _edge(curve),
         _diverged(curve),
         _pruned(curve),
-        f"Next: {'; '.join(_next(curve, choice)) or 'nothing, the answer is settled at this confidence'}.",
+        f"Next: {'; '.join(_next(curve, choice)) or _settled(curve)}.",
     ]
     return "\n".join(line for line in lines if line)
 
 
-def _chosen(choice: Choice) -> str:
-    how = str(choice).partition(", by ")[2].partition(";")[0]
+def _chosen(curve: LRCurve, choice: Choice, others: Mapping[str, Any]) -> str:
+    chosen = ", ".join([f"lr {choice.lr:.3g}", *(f"{name} {_shown(value)}" for name, value in others.items())])
     low, high = choice.interval
-    interval = f"the best lies between {low:.3g} and {high:.3g} ({100 * choice.confidence:g} % confidence)"
-    refused = f" No fit: {choice.refused}." if choice.refused else ""
-    return f"Chosen: lr {choice.lr:.3g}, {how}; {interval}.{refused}"
+    best = "with these other values the best lr" if others else "the best"
+    best = f"of the range tried, {best}" if edge(curve) else best
+    sure = f"{100 * choice.confidence:g} % confidence{', in this one fold' if curve.n_folds == 1 else ''}"
+    between = "" if choice.unknown else f"; {best} lies between {low:.3g} and {high:.3g} ({sure})"
+    return f"Chosen: {chosen}, {choice.rule}{between}{f'; {choice.doubt}' if choice.doubt else ''}."
 
 
-def _score(choice: Choice, corrected: float) -> str:
-    noise = f" +- {choice.se:.4f} (paired standard error)" if np.isfinite(choice.se) and choice.se > 0 else ""
+def _shown(value: Any) -> str:
+    """Write a parameter's value in a line of text."""
+    text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+
+
+def _score(curve: LRCurve, choice: Choice, corrected: float) -> str:
+    known = np.isfinite(choice.se) and choice.se > 0
+    noise = f" +- {choice.se:.4f} (paired standard error of {curve.cells})" if known else ""
     luck = f"; without the luck of the best, about {corrected:.4f}" if np.isfinite(corrected) else ""
     return f"Score: {choice.score:.4f}{noise}{luck}."
 
 
 def _edge(curve: LRCurve) -> str:
-    side = edge(curve)
-    if side is None:
-        return f"Edge: none, the best is inside the range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}."
-    return f"Edge: the best is the {'lowest' if side == 'low' else 'highest'} learning rate tried."
+    side, n_ties = edge(curve), len(curve.ties)
+    if len(curve) == 1:
+        return "Edge: not known, a single learning rate was tried."
+    if curve.all_equal:
+        return f"Edge: none, all {n_ties} learning rates score exactly the same: the scores do not depend on the lr."
+    if side is not None:
+        end = f"the {'lowest' if side == 'low' else 'highest'} learning rate tried"
+        if curve.joined:
+            return f"Edge: the best is {end}."
+        return f"Edge: the best candidate has {end}; the other parameters differ too, so that this need not mean much."
+    if n_ties > 1:
+        low, high = curve.lr[curve.ties[[0, -1]]]
+        return f"Edge: none, {n_ties} learning rates from {low:.3g} to {high:.3g} share the best score."
+    best = "the best" if curve.joined else "that of the best candidate"
+    return f"Edge: none, {best} is inside the range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}."
 
 
 def _diverged(curve: LRCurve) -> str:
     n, stable = int(curve.diverged.sum()), max_stable_lr(curve)
     if not n:
         return ""
+    if not curve.joined:
+        return f"Diverged: {n} of {len(curve)} learning rates, with various values of the other parameters."
     until = "the lowest did already" if stable is None else f"stable up to {stable:.3g}"
     return f"Diverged: {n} of {len(curve)} learning rates; {until}."
 
@@ -80,7 +116,18 @@ def _pruned(curve: LRCurve) -> str:
     return f"Pruned: {n} of {len(curve)} learning rates, trained no further than it took to tell." if n else ""
 
 
+def _settled(curve: LRCurve) -> str:
+    return "nothing, the answer is settled at this confidence" + (", for this one fold" if curve.n_folds == 1 else "")
+
+
 def _next(curve: LRCurve, choice: Choice) -> list[str]:
+    if not curve.joined:
+        return ["to learn more of the learning rate, search it alone, the other parameters as chosen"]
+    if curve.all_equal:
+        return [
+            "see whether another setting decides the learning rate, such as a schedule with absolute values; else "
+            "search a wider range, or by a score that tells more (scoring='neg_log_loss')"
+        ]
     steps = []
     side = edge(curve)
     if side is not None:
@@ -89,6 +136,8 @@ def _next(curve: LRCurve, choice: Choice) -> list[str]:
     gap = max(np.diff(u[max(i - 1, 0) : i + 2]), default=0.0)
     if side is None and gap > COARSE:
         steps.append(f"refine around {curve.lr[i]:.3g}, the neighbours are {gap:.1f} decades apart")
+    if not curve.has_noise:
+        steps.append("more folds (cv=5) or more seeds (n_seeds=3) to know the noise")
     if np.log10(choice.interval[1] / choice.interval[0]) > WIDE:
         steps.append("more seeds (n_seeds=3) to narrow the interval")
     if curve.diverged[i + 1 : i + 2].any():

@@ -46,7 +46,9 @@ class Sweep:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the best lr lies; open to the side where it may be outside of what was tried."""
+        """Where the best lr lies; open to the side where it may be outside of what was tried, or is not known."""
+        if self.choice.unknown:
+            return 0.0, math.inf
         low, high = self.choice.interval
         side = edge(self.curve)
         if "outside the learning rates" in self.choice.refused:
@@ -83,7 +85,8 @@ class TransferCheck(ShownAsText):
         """Their intervals, shape (n_sizes - 1, 2).
 
         From those of the two optima, taken as independent (Zou and Donner 2008, Statistics in Medicine 27, 1693); they
-        share folds and seeds, so it is wide rather than narrow.
+        share folds and seeds, so it is wide rather than narrow. Open to both sides where one fold with one seed was
+        trained, which tells no interval.
         """
         below, above = (np.array([abs(_log(s.interval[i] / s.choice.lr)) for s in self.sweeps]) for i in (0, 1))
         low, high = np.hypot(below[1:], above[0]), np.hypot(above[1:], below[0])

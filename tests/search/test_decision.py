@@ -1,14 +1,26 @@
 """From a search to a decision: the curve, `select`, edges, `extend`, and the summary."""
 
+import re
 import warnings
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.datasets import load_digits
-from sklearn.model_selection import KFold, StratifiedKFold
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit, StratifiedKFold
 
-from sklr import MLP, BayesSearchCV, EdgeOfRangeWarning, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV
+from sklr import (
+    MLP,
+    BayesSearchCV,
+    DivergedWarning,
+    EdgeOfRangeWarning,
+    LRGridSearchCV,
+    NeuralNetClassifier,
+    NoScoreError,
+    NoScoreWarning,
+    OptunaSearchCV,
+)
 
 X, Y = np.arange(60.0).reshape(-1, 1), np.zeros(60)
 CV = KFold(5)
@@ -115,6 +127,188 @@ def test_the_best_of_equal_candidates_is_corrected():
     noisy = grid(basin=Basin(noise=0.05, width=1e6), n_lrs=21).fit(X, Y)
     assert noisy.best_score_ > 0.91
     assert noisy.best_score_corrected_ < noisy.best_score_
+
+
+ONE_FOLD = {
+    "ShuffleSplit(1)": ShuffleSplit(1, test_size=0.5, random_state=0),
+    "a pair of rows": [(np.arange(30), np.arange(30, 60))],
+    "PredefinedSplit": PredefinedSplit(np.repeat([-1, 0], 30)),
+}
+
+
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+@pytest.mark.parametrize("fold", ONE_FOLD)
+def test_one_fold_with_one_seed_gives_no_interval(fold, select):
+    search = grid(basin=Basin(noise=0.001), select=select, extend=True, rounds=2).set_params(cv=ONE_FOLD[fold])
+    text = search.fit(X, Y).summary()
+    assert np.isnan([*search.lr_interval_, search.lr_choice_.se, *search.lr_curve_.se]).all()
+    assert np.isnan(search.best_score_corrected_)
+    assert abs(np.log10(search.best_lr_ / 0.03)) < 0.3
+    assert "more folds (cv=5) or more seeds (n_seeds=3)" in text
+    assert not re.findall(r"lies between|% confidence|standard error of|settled|luck", text)
+
+
+def test_seeds_that_change_nothing_are_no_cells():
+    search = grid(basin=Basin(noise=0.001), n_seeds=3).set_params(cv=ONE_FOLD["a pair of rows"]).fit(X, Y)
+    assert search.cell_scores_.shape == (9, 3)
+    assert np.isnan(search.lr_interval_).all()
+    assert "the 3 seeds of a fold gave the same scores and count as one" in search.summary()
+    folds = grid(basin=Basin(noise=0.001), n_seeds=3).fit(X, Y)
+    np.testing.assert_allclose(folds.lr_interval_, grid(basin=Basin(noise=0.001)).fit(X, Y).lr_interval_)
+
+
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+def test_the_interval_is_that_of_the_chosen_other_parameters(select):
+    lrs = np.logspace(-4, 0, 9).tolist()
+    basin = Basin(best=0.02, noise=0.001)
+    both = LRGridSearchCV(basin, {"lr": lrs, "width": [0.5, 1.0, 2.0]}, cv=CV, select=select).fit(X, Y)
+    width = both.best_params_["width"]
+    alone = LRGridSearchCV(clone(basin).set_params(width=width), {"lr": lrs}, cv=CV, select=select).fit(X, Y)
+    np.testing.assert_allclose(both.lr_interval_, alone.lr_interval_)
+    assert both.best_lr_ == alone.best_lr_
+    assert {params["width"] for params in np.take(both.cv_results_["params"], both.lr_curve_.candidate)} == {width}
+    assert both.summary().startswith(f"Chosen: lr {both.best_lr_:.3g}, width {width:.3g}, ")
+    assert "with these other values the best lr lies between" in both.summary()
+
+
+MIXED = {
+    "two lrs": lambda **params: LRGridSearchCV(Basin(), {"lr": [0.01, 0.1], "width": [0.5, 1, 2]}, cv=CV, **params),
+    "optuna": lambda **params: OptunaSearchCV(
+        Basin(), {"lr": (1e-4, 1.0, "log-uniform"), "width": (0.5, 2.0)}, n_trials=12, cv=CV, random_state=0, **params
+    ),
+    "bayes": lambda **params: BayesSearchCV(
+        Basin(), {"lr": (1e-4, 1.0, "log-uniform"), "width": (0.5, 2.0)}, n_iter=5, cv=CV, random_state=0, **params
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning")
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+@pytest.mark.parametrize("kind", MIXED)
+def test_other_parameters_that_vary_leave_no_interval(kind, select):
+    search = MIXED[kind](select=select).fit(X, Y)
+    assert np.isnan(search.lr_interval_).all()
+    assert not search.lr_curve_.joined
+    assert search.best_params_ == search.cv_results_["params"][search.cv_results_["rank_test_score"].argmin()]
+    text = search.summary()
+    assert text.startswith(f"Chosen: lr {search.best_lr_:.3g}, width {search.best_params_['width']:.3g}, ")
+    assert "too few learning rates were tried with the chosen values of the other parameters" in text
+    assert "search it alone, the other parameters as chosen" in text
+    assert not re.findall("lies between|% confidence|settled|search lower|search higher|refine|stable up to", text)
+
+
+def test_a_choice_by_the_users_function_is_the_one_described():
+    search = grid(refit=lambda results: 2, n_lrs=5).fit(X, Y)
+    assert search.lr_choice_.lr == search.best_lr_ == 0.01
+    assert search.summary().startswith("Chosen: lr 0.01, the function given as refit; ")
+    tied = LRGridSearchCV(Basin(width=1e9), lrs=[0.1, 0.01, 1.0], cv=CV).fit(X, Y)
+    assert tied.lr_choice_.lr == tied.best_lr_ == 0.1, "the first of those that tie, as scikit-learn has it"
+
+
+@pytest.mark.parametrize("extend", [False, True])
+def test_scores_that_do_not_depend_on_the_lr_have_no_edge(extend):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search = grid(basin=Basin(noise=0.0, width=1e9), extend=extend).fit(X, Y)
+    assert search.lr_edge_ is None
+    assert np.isnan(search.lr_interval_).all()
+    assert len(search.lr_curve_) == 9, "there is nothing to extend to"
+    text = search.summary()
+    assert "all 9 learning rates score exactly the same: the scores do not depend on the lr" in text
+    assert "see whether another setting decides the learning rate" in text
+    assert not re.findall("lies between|settled|search lower|search higher", text)
+
+
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+@pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning")
+def test_the_corrected_score_is_never_above_the_best(select):
+    for noise in (0.0, 0.003, 0.03):
+        for n_lrs, n_folds in ((1, 2), (3, 2), (9, 2), (9, 5)):
+            for seed in range(4):
+                basin = Basin(noise=noise, best=0.01 * 1.1**seed)
+                search = grid(1e-3, 0.1, n_lrs, basin=basin, select=select).set_params(cv=KFold(n_folds)).fit(X, Y)
+                assert search.best_score_corrected_ <= search.best_score_
+                assert search.best_score_corrected_ <= search.lr_choice_.score
+                if select == "best" and (n_lrs == 1 or not noise):
+                    assert search.best_score_corrected_ == pytest.approx(search.best_score_, abs=1e-12)
+
+
+def test_a_diverged_candidates_error_score_is_no_best():
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(MLP, max_epochs=2)
+    with pytest.warns(DivergedWarning):
+        search = LRGridSearchCV(net, lrs=[0.01, 0.1, 1e30], cv=2, error_score=99.0, refit=False).fit(X, y)
+    assert search.best_score_corrected_ <= search.best_score_ < 1
+
+
+class NoSoftmax(torch.nn.Module):
+    """A loss that skorch does not know, so that `predict_proba` returns logits, which `neg_log_loss` refuses."""
+
+    def forward(self, outputs, y):
+        return torch.nn.functional.cross_entropy(outputs, y)
+
+
+def nan_scorer(estimator, X, y):
+    return float("nan")
+
+
+SEARCHES = {
+    "grid": lambda net, **params: LRGridSearchCV(net, lrs=[0.01, 0.1, 0.3], **params),
+    "bayes": lambda net, **params: BayesSearchCV(net, n_iter=3, **params),
+    "optuna": lambda net, **params: OptunaSearchCV(net, n_trials=3, **params),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the")
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize(
+    ("scoring", "metric", "name"),
+    [
+        ("neg_log_loss", True, "scoring='neg_log_loss'"),
+        (nan_scorer, True, "the scorer nan_scorer"),
+        (["accuracy", "neg_log_loss"], "neg_log_loss", "the scorer 'neg_log_loss'"),
+    ],
+)
+def test_there_is_no_best_among_scores_that_are_nan(kind, engine, scoring, metric, name):
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(MLP, criterion=NoSoftmax, max_epochs=1)
+    common = {"cv": 2, "engine": engine, "return_train_score": True, "random_state": 0}
+    search = SEARCHES[kind](net, scoring=scoring, refit=metric, **common)
+    with pytest.raises(NoScoreError, match=f"No candidate has a score.*The first of 3 .*by {re.escape(name)}"):
+        search.fit(X, y)
+    assert not [attribute for attribute in vars(search) if attribute.startswith(("best_", "lr_i", "lr_ch", "lr_ed"))]
+    assert set(search.cv_results_["status"]) == {"no score: the score is nan (2 of 2 runs)"}
+    assert {trial.user_attrs["status"] for trial in search.study_.trials} == set(search.cv_results_["status"])
+    assert search.history_["epoch"].size == 6, "the trainings went well"
+    if metric is True:
+        with pytest.warns(NoScoreWarning, match=re.escape(name)):
+            search.set_params(refit=False).fit(X, y)
+        assert not hasattr(search, "best_lr_")
+        assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
+
+
+@pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the")
+def test_another_metric_that_is_nan_spoils_nothing():
+    X, y = load_iris(return_X_y=True)
+    net = NeuralNetClassifier(MLP, criterion=NoSoftmax, max_epochs=2)
+    search = LRGridSearchCV(net, lrs=[0.01, 0.1, 0.3], scoring=["neg_log_loss", "accuracy"], refit="accuracy", cv=2)
+    assert set(search.fit(X, y).cv_results_["status"]) == {"ok"}
+    assert search.best_score_ > 0
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the", "ignore:invalid value", "ignore::sklr.EdgeOfRangeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_candidate_without_a_score_is_not_the_best(bad):
+    def scorer(estimator, X, y):
+        return bad if estimator.lr == 0.1 else estimator.score(X, y)
+
+    search = LRGridSearchCV(Basin(best=0.1), lrs=[0.1, 0.01, 1.0], scoring=scorer, cv=CV).fit(X, Y)
+    assert search.cv_results_["status"][0] == f"no score: the score is {bad} (5 of 5 runs)"
+    assert search.cv_results_["rank_test_score"][0] == 3
+    assert search.best_lr_ == 0.01
+    assert np.isfinite(search.best_score_)
+    assert 0.1 not in search.lr_curve_.lr[search.lr_curve_.usable]
 
 
 @pytest.mark.parametrize(
