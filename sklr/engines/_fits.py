@@ -22,7 +22,7 @@ class WholeFit:
     The net it is, or ends in as a pipeline does, is watched; others, wherever they are in it, are only guarded.
     """
 
-    def __init__(self, estimator: Any, data: CellData, seed: int, score: Callable[[], float]):
+    def __init__(self, estimator: Any, data: CellData, seed: int, score: Callable[[], float] | None):
         self.estimator, self.data, self.done = estimator, data, False
         self.watcher = Watcher(score)
         nets = [value for value in (estimator, *estimator.get_params().values()) if is_net(value)]
@@ -54,7 +54,7 @@ class EpochFit:
     swallowed on the way, and a pause restarts no schedule.
     """
 
-    def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float]):
+    def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float] | None):
         self.net, self.data, self.done = net, data, False
         self.watcher = Watcher(score)
         self.world: AbstractContextManager = RandomStream(seed)
@@ -72,6 +72,7 @@ class EpochFit:
 
     def _begin(self) -> None:
         net = self.net
+        self.verbose = net.verbose
         net.set_params(verbose=0)
         self.X, self.y = self.data.X_train, self.data.y_train
         if hasattr(net, "start_fit"):
@@ -99,3 +100,4 @@ class EpochFit:
         with self.world:
             self.net.notify("on_train_end", X=self.X, y=self.y)
         self.net.callbacks_.pop()
+        self.net.set_params(verbose=self.verbose)

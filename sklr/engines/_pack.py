@@ -45,6 +45,14 @@ class Member(NamedTuple):
     schedule_epochs: int
 
 
+class StepRows(NamedTuple):
+    """The steps of one epoch of one run: losses and rows, shape (n_steps,), and lrs, shape (n_steps, n_groups)."""
+
+    loss: np.ndarray
+    n_rows: np.ndarray
+    lr: np.ndarray
+
+
 class Pack:
     """`n_members x n_cells` runs in one `ModelStack`.
 
@@ -64,6 +72,10 @@ class Pack:
         The members that are in the stack now, in its order.
     history : list over members of lists over cells of lists of EpochRow
         Validation scores are not known here and stay NaN.
+    keeps_steps : bool
+        Whether `step_rows` are kept: off, unless set before the training.
+    step_rows : list over members of lists over cells of lists of StepRows
+        The steps of each epoch in `history`.
     diverged : dict from (member, cell) to (step, loss)
     """
 
@@ -76,6 +88,8 @@ class Pack:
         self.in_stack = list(range(len(members)))
         self.first_loss = np.full(self.alive.shape, np.nan)
         self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
+        self.keeps_steps = False
+        self.step_rows: list[list[list[StepRows]]] = [[[] for _ in sides] for _ in members]
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,7 +130,7 @@ class Pack:
         lr = self._lr(sizes)
         with self.world if own_stream else nullcontext():
             losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
-        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        self._judge(losses.double().cpu().numpy(), sizes, lr)
         self.epoch += 1
         if self.epoch == self.max_epochs:
             self._check_last_step()
@@ -187,8 +201,12 @@ class Pack:
                     step = int(bad[:, i, cell].argmax())
                     self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
                 else:
-                    last = lr[n_steps[cell] - 1, i, cell]
+                    last = lr[n_steps[cell] - 1, 0, i, cell]
                     self.history[m][cell].append(EpochRow(self.epoch, float(last), float(means[i, cell]), float("nan")))
+                    if self.keeps_steps:
+                        steps = slice(n_steps[cell])
+                        rows = losses[steps, i, cell], sizes[steps, cell], lr[steps, :, i, cell]
+                        self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False
