@@ -117,10 +117,11 @@ def looks_only_at_predictions(scorer: Any) -> bool:
 
     Such a scorer gives a net on transformed rows the score it gives the whole pipeline on the raw ones, so the
     transformers need not run again. A function of the user's may look at the pipeline's steps, at raw columns, at the
-    net's parameters or its history. So scikit-learn's own scorers do, and no others.
+    net's parameters or its history: of scikit-learn's scorers and our own it is known that they do not.
     """
-    if type(scorer).__module__ != "sklearn.metrics._scorer":
-        return False
+    module = getattr(scorer, "__module__", None) or ""
+    if module != "sklearn.metrics._scorer":
+        return module.startswith("sklr.")
     if (parts := scorers_of(scorer)) is not None:
         return all(looks_only_at_predictions(part) for part in parts.values())
     response = getattr(scorer, "_response_method", "predict")

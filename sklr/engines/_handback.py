@@ -55,7 +55,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
 def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: Sequence[StepRows]) -> None:
     """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak."""
     scheduled = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
-    last = steps[-1].lr[-1].tolist() if steps else peaks
+    last = steps[-1].group_lrs[-1].tolist() if steps else peaks
     for group, peak, lr in zip(net.optimizer_.param_groups, peaks, last, strict=True):
         group["lr"] = lr
         if scheduled and steps:
@@ -76,21 +76,24 @@ def _with_frozen(net: NeuralNet, state: dict) -> dict:
 def _restore_history(net: NeuralNet, epochs: Sequence[StepRows], seconds: float) -> None:
     """Write what a training of its own would have written, an epoch's `seconds` being this run's share."""
     callbacks = [callback for _, callback in net.callbacks_]
-    notes_lr = any(isinstance(callback, LRSchedule) for callback in callbacks)
-    history = net.history_
+    schedules = [callback for callback in callbacks if isinstance(callback, LRSchedule)]
+    notes_lr, history = bool(schedules), net.history_
     for steps in epochs:
         history.new_epoch()
         history.record("epoch", len(history))
-        for loss, n_rows, lrs in zip(*(rows.tolist() for rows in steps), strict=True):
+        for loss, n_rows, lr in zip(*(rows.tolist() for rows in steps[:3]), strict=True):
             history.new_batch()
-            row = {"lr": lrs[0]} if notes_lr else {}
+            row = {"lr": lr} if notes_lr else {}
             for name, value in {**row, "train_loss": loss, "train_batch_size": n_rows}.items():
                 history.record_batch(name, value)
         history.record("train_batch_count", len(steps.loss))
         if notes_lr:
-            history.record("lr", steps.lr[-1, 0].item())
+            history.record("lr", steps.lr[-1].item())
         for callback in callbacks:
             if isinstance(callback, EpochTimer):
                 history.record("dur", seconds)
             elif isinstance(callback, PassthroughScoring):
                 callback.on_epoch_end(net)
+    for callback in schedules if epochs else ():
+        callback.on_train_begin(net)
+        callback.lr_ = epochs[-1].lr[-1].item()

@@ -46,11 +46,12 @@ class Member(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """The steps of one epoch of one run: losses and rows, shape (n_steps,), and lrs, shape (n_steps, n_groups)."""
+    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), and those of parameter groups."""
 
     loss: np.ndarray
     n_rows: np.ndarray
     lr: np.ndarray
+    group_lrs: np.ndarray  # shape (n_steps, n_groups)
 
 
 class Pack:
@@ -130,7 +131,9 @@ class Pack:
         lr = self._lr(sizes)
         with self.world if own_stream else nullcontext():
             losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
-        self._judge(losses.double().cpu().numpy(), sizes, lr)
+        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        if self.keeps_steps:
+            self._keep_steps(losses.double().cpu().numpy(), sizes, lr)
         self.epoch += 1
         if self.epoch == self.max_epochs:
             self._check_last_step()
@@ -201,12 +204,16 @@ class Pack:
                     step = int(bad[:, i, cell].argmax())
                     self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
                 else:
-                    last = lr[n_steps[cell] - 1, 0, i, cell]
+                    last = lr[n_steps[cell] - 1, i, cell]
                     self.history[m][cell].append(EpochRow(self.epoch, float(last), float(means[i, cell]), float("nan")))
-                    if self.keeps_steps:
-                        steps = slice(n_steps[cell])
-                        rows = losses[steps, i, cell], sizes[steps, cell], lr[steps, :, i, cell]
-                        self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole
+
+    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, lr: np.ndarray) -> None:
+        """Write the epoch's steps down for the runs that came through it."""
+        for i, m in enumerate(self.in_stack):
+            for cell in map(int, np.flatnonzero(self.alive[m])):
+                steps = slice((sizes[:, cell] > 0).sum())
+                rows = losses[steps, i, cell], sizes[steps, cell], lr[steps, 0, i, cell], lr[steps, :, i, cell]
+                self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole table
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False
