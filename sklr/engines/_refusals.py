@@ -70,7 +70,12 @@ def _overridden(net: NeuralNet) -> list[str]:
         own |= vars(cls).keys()
     harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
     return sorted(
-        n for n in own if hasattr(base, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
+        n
+        for n in own
+        if hasattr(base, n)
+        and n not in harmless
+        and not n.startswith(("__", "_abc", "_sklearn"))
+        and not n.endswith("_request")
     )
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 import sklr
 from sklr import LRGridSearchCV, NeuralNetBinaryClassifier, NeuralNetClassifier
-from sklr.engines._quick_scores import QuickScores
+from sklr.engines._quick_scores import QuickScores, quick_metric
 from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stacked import StackedEngine
 
@@ -165,10 +165,8 @@ def test_a_nets_own_predict_is_its_own(scoring, follow, scaled):
 
 
 def test_a_class_that_changes_nothing_is_scored_as_fast_as_ours():
-    net = Plain(Double).initialize()
-    assert QuickScores(net, Y, check_scoring(net)).metric is accuracy_score
-    own = Own(Double).initialize()
-    assert QuickScores(own, Y, check_scoring(own)).metric is None
+    assert quick_metric(Plain(Double), check_scoring(Plain(Double))) is accuracy_score
+    assert quick_metric(Own(Double), check_scoring(Own(Double))) is None
 
 
 def test_a_net_without_a_score_takes_a_scorer_of_the_users():
@@ -246,7 +244,9 @@ def several(net, X, y):
 @pytest.mark.parametrize("error_score", [np.nan, -1.0])
 @pytest.mark.parametrize("follow", ["free", "always"])
 def test_scorers_that_fail_or_give_several_scores_do_so_alike(scoring, error_score, follow):
-    assert_agree(*both(classifier(), scoring=scoring, error_score=error_score, follow=follow))
+    scorer = check_scoring(classifier(), scoring, raise_exc=False)
+    described = replace(experiment(classifier(), error_score=error_score, follow=follow), scorer=scorer)
+    assert_agree(*(engine.start(described, LRS).finish() for engine in (StackedEngine(), SequentialEngine())))
 
 
 def test_a_scorer_that_fails_says_so_alike():
@@ -334,7 +334,7 @@ def test_two_classes_are_scored_at_once():
         assert found == [accuracy_score(targets, fitted.predict(data.astype(np.float64)))]
 
 
-def test_scores_of_other_scorers_have_no_epochs_to_draw():
+def test_scores_of_other_scorers_have_no_epochs_to_draw(tmp_path):
     search = LRGridSearchCV(classifier(), lrs=[0.01, 0.1], cv=2, scoring=Looking("lr"), random_state=0).fit(X, Y)
     assert Counter(np.isfinite(search.history_["train_loss"])) == {True: 2 * 2 * 3}
     message = "history_ must be of at least one validation score, got 0. A scorer that may take long is called once"
@@ -343,4 +343,4 @@ def test_scores_of_other_scorers_have_no_epochs_to_draw():
     with pytest.raises(ValueError, match=message):
         sklr.plotting.plot_training_curves(search, "valid_score")
     sklr.plotting.training_curves_data(search, "train_loss")
-    assert "Validation score" not in search.report().html
+    assert "Validation score" not in search.report(tmp_path / "lr.html").read_text()
