@@ -29,10 +29,11 @@ class Guard(StopOnDivergence):
         losses = _losses(net)
         if not losses:
             return
+        modes = [getattr(net, f"{name}_").training for name in net._modules]
         with RandomStream(0):
             batch = next(iter(net.get_iterator(net.get_dataset(X, y), training=False)))
             loss = float(net.validation_step(batch)["loss"])
-        net._set_training(True)  # as the last step has left it
+        net._set_training(any(modes))  # a scorer may look at it
         if exploded(loss, losses[0]):
             raise TrainingDiverged(len(losses), loss)
 
