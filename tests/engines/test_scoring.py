@@ -89,7 +89,7 @@ NETS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=12)
 @given(NETS, st.lists(CANDIDATES, min_size=1, max_size=3), st.sets(st.sampled_from(sorted(LOOKS)), min_size=1))
 def test_whatever_a_scorer_looks_at_it_sees_the_candidates_own_net(params, candidates, names):
     net = classifier(optimizer__weight_decay=0.01, **params)
@@ -100,7 +100,7 @@ def test_whatever_a_scorer_looks_at_it_sees_the_candidates_own_net(params, candi
     assert stacked.n_calls == alone.n_calls == 2 * 3 * len(candidates)  # training rows and three folds
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=8)
 @given(NETS, st.lists(CANDIDATES, min_size=2, max_size=3), st.sets(st.sampled_from(sorted(LOOKS)), min_size=1))
 def test_so_it_does_in_scikit_learns_own_searches(params, candidates, names):
     net = Pipeline([("scale", StandardScaler()), ("net", classifier(optimizer__weight_decay=0.01, **params))])
