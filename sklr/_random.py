@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -14,7 +15,7 @@ _GLOBAL = threading.RLock()  # torch and NumPy have one global generator per pro
 class RandomStream:
     """A stream of randomness that outlives the moments it is used in.
 
-    Entering it swaps torch's (CPU and every CUDA device in use) and NumPy's global generators for its own,
+    Entering it swaps torch's (CPU and every CUDA device in use), NumPy's and Python's global generators for its own,
     leaving puts the old ones back and remembers where the stream stood, so that a training taken up again
     goes on as if it had never been left. Streams of several threads take turns.
 
@@ -30,6 +31,7 @@ class RandomStream:
     def __init__(self, seed: int):
         self.seed = seed
         self._state: Any = None
+        self._python: Any = None  # Python's generator: this stream's while it is left, the outside's while it is in use
 
     def __enter__(self) -> RandomStream:
         _GLOBAL.acquire()
@@ -39,13 +41,22 @@ class RandomStream:
             np.random.seed(self.seed % 2**32)
         else:
             set_global_state(self._state)
+        self._swap_python()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._state = global_state()
         set_global_state(self._outside)
         del self._outside
+        self._swap_python()
         _GLOBAL.release()
+
+    def _swap_python(self) -> None:
+        other, self._python = self._python, random.getstate()
+        if other is None:
+            random.seed(self.seed)
+        else:
+            random.setstate(other)
 
 
 def seed_generators(seed: int) -> None:

@@ -92,7 +92,7 @@ class Block(NamedTuple):
             verbose=given["verbose"],
             n_jobs=n_jobs,
             keep_estimators=given["return_estimator"],
-            follow=False,
+            follow="never",
             caller=given.get("caller"),
         )
 

@@ -1,23 +1,27 @@
-"""Scores of many runs from their outputs: the net answers with what the stack computed, and the scorer asks the net."""
+"""Scores of many runs: a net that answers with what the stack computed is enough for most scorers, but not for all."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassifierMixin, RegressorMixin
 from skorch import NeuralNet
-from torch import nn
 
-from sklr._sklearn import score_estimator
+from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import Rows, map_tensors
-from sklr.engines._data import CellData, looks_only_at_predictions
+from sklr.engines._data import (
+    CellData,
+    cell_data,
+    has_head,
+    last_step,
+    looks_only_at_predictions,
+    predicts_as_its_library,
+)
 from sklr.engines._quick_scores import QuickScores
+from sklr.engines._scoring import final_scores, followed_score, followed_scorer, is_followed
 from sklr.results import Scores
 
 
@@ -38,72 +42,72 @@ class CellScorer:
 
     Parameters
     ----------
+    experiment, cell
+        What all runs share, and the world these live in.
     net : NeuralNet
         The cell's net, initialised on its training rows.
     subject : estimator
         What the scorer is given: the net, or the pipeline it ends.
     data : CellData
         The rows for `subject`.
-    scorer, error_score
-        As in `Experiment`.
+
+    Attributes
+    ----------
+    by_answers, follows_by_answers : bool
+        Whether the cell's net, which answers with a run's outputs, will do for the scorer, and for the part of it that
+        is followed. If not, the run's own net is wanted: they look at more than predictions.
+    follows : bool
+        Whether the score is wanted after each epoch.
     """
 
-    def __init__(self, net: NeuralNet, subject: Any, data: CellData, scorer: Any, error_score: Any):
-        self.net, self.subject, self.data = net, subject, data
-        self.scorer, self.error_score = scorer, error_score
-        own_score = type(net).score in (ClassifierMixin.score, RegressorMixin.score)
-        self.by_answers = own_score and looks_only_at_predictions(scorer)
-        self.quick = QuickScores(net, data.y_test, scorer if self.by_answers and not data.score_test else None)
-        self._spare: nn.Module | None = None
+    def __init__(self, experiment: Experiment, cell: Cell, net: NeuralNet, subject: Any, data: CellData):
+        self.experiment, self.cell, self.net, self.subject, self.data = experiment, cell, net, subject, data
+        self.followed = followed_scorer(experiment)
+        plain = predicts_as_its_library(net)
+        self.by_answers = plain and looks_only_at_predictions(experiment.scorer)
+        self.follows_by_answers = plain and looks_only_at_predictions(self.followed)
+        self.follows = is_followed(experiment, net)
+        quick = self.follows_by_answers and not data.score_test
+        self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 
-    def score(self, outputs: Rows, load: Callable[[nn.Module], Any], train: bool = False) -> Scores:
-        """Return the scores of a run on the validation rows, or on the training rows; `outputs` are for these.
+    def exact(self, outputs: Rows) -> np.ndarray | None:
+        """Return the scores of all runs on the validation rows, shape (n_members,), if they can be had at once."""
+        return self.quick.exact(outputs) if self.followed is self.experiment.scorer else None
 
-        `load` copies the run's weights into a module, for scorers that look at more than predictions.
-        """
-        data = self.data
-        rows = (data.X_train, data.y_train) if train else (data.X_test, data.y_test)
-        params = data.score_train if train else data.score_test
-        with answering(self.net, outputs) if self.by_answers else self._being(load):
-            return score_estimator(self.subject, *rows, self.scorer, params, self.error_score)
+    def score(self, outputs: Rows, train: bool = False) -> Scores:
+        """Return the scores of a run whose outputs for the validation rows, or the training rows, these are."""
+        with answering(self.net, outputs):
+            return final_scores(self.experiment, self.cell, self.subject, self.data, train)
 
-    @contextmanager
-    def _being(self, load: Callable[[nn.Module], Any]) -> Iterator[None]:
-        """Let the net be a run; its own module, which stacks start from, stays as it is."""
-        start = self.net.module_
-        if self._spare is None:
-            self._spare = copy.deepcopy(start)
-        load(self._spare)
-        vars(self.net)["module_"] = self._spare
-        try:
-            yield
-        finally:
-            vars(self.net)["module_"] = start
+    def score_own(self, estimator: Any, train: bool = False) -> Scores:
+        """Return the scores of a run that has been made an estimator of its own."""
+        return final_scores(self.experiment, self.cell, *self._own(estimator), train)
 
-    def follow(self, outputs: Rows, score_one: Callable[[int, Rows], float]) -> np.ndarray:
-        """Return the score of every run on the validation rows, shape (n_members,); NaN where it cannot be had.
-
-        Where no `QuickScores` are known, `score_one` is called with each run's position and outputs.
-        """
+    def follow(self, outputs: Rows) -> np.ndarray:
+        """Return the score of every run on the validation rows, shape (n_members,); NaN where it cannot be had."""
         scores = self.quick.rounded(outputs)
         if scores is None:
-            scores = np.array([score_one(i, run) for i, run in enumerate(_runs(outputs))])
+            scores = np.array([self._follow_one(run) for run in _runs(outputs)])
         return scores
+
+    def _follow_one(self, outputs: Rows) -> float:
+        with answering(self.net, outputs):
+            return followed_score(self.experiment, self.cell, self.subject, self.data)
+
+    def follow_own(self, estimator: Any) -> float:
+        """Return the score of a run that has been made an estimator of its own."""
+        return followed_score(self.experiment, self.cell, *self._own(estimator))
+
+    def _own(self, estimator: Any) -> tuple[Any, CellData]:
+        """Return a run's own estimator as the scorer is given it, with rows of its own, which it may change."""
+        if self.subject is self.net and has_head(estimator):
+            return last_step(estimator), self.data
+        return estimator, cell_data(self.experiment, self.cell, estimator)
 
 
 def _runs(outputs: Rows) -> Iterator[Rows]:
     for i in range(len(next(_leaves(outputs)))):
         yield map_tensors(lambda t: t[i], outputs)  # noqa: B023 - used at once
-
-
-def quietly(score: Callable[[], float]) -> float:
-    """Return a score that is only followed, not used: NaN where it fails, and no warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return float(score())
-        except Exception:
-            return float("nan")
 
 
 def _leaves(rows: Rows) -> Iterator[torch.Tensor]:

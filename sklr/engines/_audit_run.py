@@ -35,6 +35,7 @@ class PlainRun:
 
     def __init__(self, net: NeuralNet, data: CellData, seed: int):
         self.net = net
+        net.set_params(verbose=0)
         X, y, self.stream = start_net(net, data, seed)
         if (weight := data.fit_params.get("sample_weight")) is not None:
             net._sample_weight = np.asarray(weight)

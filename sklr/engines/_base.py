@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class Experiment:
 
     `fit_params` and `score_params` are as scikit-learn routed them, still for all rows; `scorer` is one scorer or
     a multimetric one, `metric` the name of the score that is followed epoch by epoch (None for a single one).
-    Without `follow` an engine may leave it at scoring the ends of trainings, which saves time where scores are dear.
+    `follow` says when: "always", "never", or "free", where a stack has the score of all its runs at once. A scorer is
+    otherwise called once a run, as in scikit-learn's own searches: it may take any time, and count its calls.
     """
 
     estimator: Any
@@ -50,7 +51,7 @@ class Experiment:
     n_jobs: int | None = None
     pre_dispatch: Any = "2*n_jobs"
     keep_estimators: bool = False
-    follow: bool = True
+    follow: Literal["always", "free", "never"] = "free"
     caller: Any = None
 
     def __getstate__(self) -> dict[str, Any]:

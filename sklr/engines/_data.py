@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -108,13 +109,39 @@ def _fit_transform(step: Any, X: Any, y: Any, params: Mapping[str, Any]) -> Any:
     return step.fit(X, y, **params.get("fit", {})).transform(X, **params.get("transform", {}))
 
 
+RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
+LIBRARIES = ("skorch", "sklr", "sklearn", "abc", "builtins")
+NOT_SEEN = ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__")
+MADE = re.compile(
+    r"__(static_attributes|firstlineno|annotate_func|annotate|annotations_cache|abstractmethods)__$|_abc_|_sklearn_|set_\w+_request$"
+)
+
+
 def looks_only_at_predictions(scorer: Any) -> bool:
     """Say whether a scorer sees of an estimator only its predictions or its own `score`.
 
     Such a scorer gives a net on transformed rows the score it gives the whole pipeline on the raw ones, so the
-    transformers need not run again. A function of the user's may look at the pipeline's steps or at raw columns.
+    transformers need not run again. A function of the user's may look at the pipeline's steps, at raw columns, at the
+    net's parameters or its history: of scikit-learn's scorers and our own it is known that they do not.
     """
-    parts = getattr(scorer, "_scorers", None)
-    if parts is not None:
+    module = getattr(scorer, "__module__", None) or ""
+    if module != "sklearn.metrics._scorer":
+        return module.startswith("sklr.")
+    if (parts := scorers_of(scorer)) is not None:
         return all(looks_only_at_predictions(part) for part in parts.values())
-    return type(scorer).__module__ == "sklearn.metrics._scorer"
+    response = getattr(scorer, "_response_method", "predict")
+    return set([response] if isinstance(response, str) else response) <= set(RESPONSES)
+
+
+def scorers_of(scorer: Any) -> Mapping[str, Any] | None:
+    """Return the scorers that a multimetric one is made of, None for any other."""
+    return scorer._scorers if type(scorer).__name__ == "_MultimetricScorer" else None
+
+
+def predicts_as_its_library(net: NeuralNet) -> bool:
+    """Say whether a net's predictions and `score` are those of skorch or sklr, which depend on its outputs alone.
+
+    A class of the user's that defines anything beyond `__init__` may look at more on the way, such as its lr.
+    """
+    kinds = [kind for kind in type(net).__mro__ if kind.__module__.partition(".")[0] not in LIBRARIES]
+    return all(name in NOT_SEEN or MADE.match(name) for kind in kinds for name in vars(kind))

@@ -25,7 +25,7 @@ class WholeFit:
     The net it is, or ends in as a pipeline does, is watched; others, wherever they are in it, are only guarded.
     """
 
-    def __init__(self, estimator: Any, data: CellData, seed: int, score: Callable[[], float]):
+    def __init__(self, estimator: Any, data: CellData, seed: int, score: Callable[[], float] | None):
         self.estimator, self.data, self.done = estimator, data, False
         self.watcher = Watcher(score)
         nets = [value for value in (estimator, *estimator.get_params().values()) if is_net(value)]
@@ -63,7 +63,6 @@ def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, Abst
     stream : context manager
         The random numbers of this training.
     """
-    net.set_params(verbose=0)
     if hasattr(net, "start_fit"):
         X, y = net.start_fit(data.X_train, data.y_train, data.fit_params.get("sample_weight"))
         return X, y, net.random_world()
@@ -81,7 +80,7 @@ class EpochFit:
     swallowed on the way, and a pause restarts no schedule.
     """
 
-    def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float]):
+    def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float] | None):
         self.net, self.data, self.done = net, data, False
         self.watcher = Watcher(score)
         self.seed, self.began = seed, False
@@ -98,6 +97,8 @@ class EpochFit:
 
     def _begin(self) -> None:
         net = self.net
+        self.verbose = net.verbose
+        net.set_params(verbose=0)
         self.X, self.y, self.world = start_net(net, self.data, self.seed)
         net.callbacks_.append((WATCHER, self.watcher.initialize()))
         with self.world:
@@ -119,3 +120,4 @@ class EpochFit:
         with self.world:
             self.net.notify("on_train_end", X=self.X, y=self.y)
         self.net.callbacks_.pop()
+        self.net.set_params(verbose=self.verbose)

@@ -6,25 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from skorch import NeuralNet
+from skorch.callbacks import EpochTimer, PassthroughScoring
 
-from sklr._random import RandomStream
+from sklr.callbacks import LRSchedule
 from sklr.engines._base import Experiment
-from sklr.engines._data import has_head, seeded_clone
-from sklr.engines._pack import Member, Pack
-from sklr.engines._prepare import Place, last_step
-from sklr.results import EpochRow
-from sklr.schedules import Constant
+from sklr.engines._data import has_head, last_step, seeded_clone
+from sklr.engines._fits import start_net
+from sklr.engines._group import Place
+from sklr.engines._pack import Pack, StepRows
 
 
 def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, place: Place) -> Any:
     """Return a fitted estimator for one run, which can predict, and be trained on by `partial_fit`.
+
+    It shares nothing with the pack: what a scorer does to it changes no other run.
 
     Parameters
     ----------
     experiment, candidate
         What was trained.
     pack, m, cell
-        Where it stands: the pack, and the member and the cell in it.
+        Where it stands: the pack, which keeps its steps, and the member and the cell in it.
     place : Place
         The cell's fitted head and rows.
     """
@@ -33,34 +35,27 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     net = last_step(estimator)
     if has_head(estimator):
         estimator.steps = [*place.estimator.steps[:-1], estimator.steps[-1]]
+    start_net(net, place.data, world.seed)
     if hasattr(net, "start_fit"):
-        net.start_fit(place.data.X_train, place.data.y_train, place.data.fit_params.get("sample_weight"))
         net._batch_order.set_state(place.side.net._batch_order.get_state())
-    else:
-        with RandomStream(world.seed):
-            net.initialize()
-        net.check_data(place.data.X_train, place.data.y_train)
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
+    net._set_training(True)  # as its last step has left it
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
-    _restore_lrs(net, pack.history[m][cell], pack.members[m])
-    if pack.members[m].schedule != Constant():
-        _mark_schedule(net)
-    _restore_history(net, pack.history[m][cell], len(place.side.epochs[0]))
+    steps = pack.step_rows[m][cell]
+    _restore_lrs(net, pack.members[m].lrs, steps)
+    _restore_history(net, steps, pack.seconds / max(1, pack.epoch) / pack.alive.size)
     return estimator
 
 
-def show_progress(net: NeuralNet, history: Sequence[EpochRow], member: Member, n_batches: int) -> None:
-    """Let a net have the history and the learning rates of a run, for those that look at more than its predictions."""
-    net.initialize_history()
-    _restore_history(net, history, n_batches)
-    _restore_lrs(net, history, member)
-
-
-def _restore_lrs(net: NeuralNet, history: Sequence[EpochRow], member: Member) -> None:
-    multiplier = history[-1].lr / member.lr if history and member.lr else 1.0
-    for group, peak in zip(net.optimizer_.param_groups, member.lrs, strict=True):
-        group["initial_lr"], group["lr"] = peak, peak * multiplier
+def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: Sequence[StepRows]) -> None:
+    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak."""
+    scheduled = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
+    last = steps[-1].group_lrs[-1].tolist() if steps else peaks
+    for group, peak, lr in zip(net.optimizer_.param_groups, peaks, last, strict=True):
+        group["lr"] = lr
+        if scheduled and steps:
+            group["initial_lr"], group["scheduled_lr"] = peak, lr
 
 
 def _with_frozen(net: NeuralNet, state: dict) -> dict:
@@ -74,16 +69,27 @@ def _with_frozen(net: NeuralNet, state: dict) -> dict:
     }
 
 
-def _mark_schedule(net: NeuralNet) -> None:
-    """Tell the net's schedule that the present lr is its own doing, not a new peak."""
-    for group in net.optimizer_.param_groups:
-        group["scheduled_lr"] = group["lr"]
-
-
-def _restore_history(net: NeuralNet, history: Sequence[EpochRow], n_batches: int) -> None:
-    for row in history:
-        net.history_.new_epoch()
-        net.history_.record("epoch", row.epoch + 1)
-        net.history_.record("lr", row.lr)
-        net.history_.record("train_loss", row.train_loss)
-        net.history_.record("train_batch_count", n_batches)
+def _restore_history(net: NeuralNet, epochs: Sequence[StepRows], seconds: float) -> None:
+    """Write what a training of its own would have written, an epoch's `seconds` being this run's share."""
+    callbacks = [callback for _, callback in net.callbacks_]
+    schedules = [callback for callback in callbacks if isinstance(callback, LRSchedule)]
+    notes_lr, history = bool(schedules), net.history_
+    for steps in epochs:
+        history.new_epoch()
+        history.record("epoch", len(history))
+        for loss, n_rows, lr in zip(*(rows.tolist() for rows in steps[:3]), strict=True):
+            history.new_batch()
+            row = {"lr": lr} if notes_lr else {}
+            for name, value in {**row, "train_loss": loss, "train_batch_size": n_rows}.items():
+                history.record_batch(name, value)
+        history.record("train_batch_count", len(steps.loss))
+        if notes_lr:
+            history.record("lr", steps.lr[-1].item())
+        for callback in callbacks:
+            if isinstance(callback, EpochTimer):
+                history.record("dur", seconds)
+            elif isinstance(callback, PassthroughScoring):
+                callback.on_epoch_end(net)
+    for callback in schedules if epochs else ():
+        callback.on_train_begin(net)
+        callback.lr_ = epochs[-1].lr[-1].item()

@@ -46,6 +46,15 @@ class Member(NamedTuple):
     schedule_epochs: int
 
 
+class StepRows(NamedTuple):
+    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), and those of parameter groups."""
+
+    loss: np.ndarray
+    n_rows: np.ndarray
+    lr: np.ndarray
+    group_lrs: np.ndarray  # shape (n_steps, n_groups)
+
+
 class Pack:
     """`n_members x n_cells` runs in one `ModelStack`.
 
@@ -65,6 +74,10 @@ class Pack:
         The members that are in the stack now, in its order.
     history : list over members of lists over cells of lists of EpochRow
         Validation scores are not known here and stay NaN.
+    keeps_steps : bool
+        Whether `step_rows` are kept: off, unless set before the training.
+    step_rows : list over members of lists over cells of lists of StepRows
+        The steps of each epoch in `history`.
     diverged : dict from (member, cell) to (step, loss)
     """
 
@@ -77,6 +90,8 @@ class Pack:
         self.in_stack = list(range(len(members)))
         self.first_loss = np.full(self.alive.shape, np.nan)
         self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
+        self.keeps_steps = False
+        self.step_rows: list[list[list[StepRows]]] = [[[] for _ in sides] for _ in members]
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -132,7 +147,10 @@ class Pack:
 
     def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Take the epoch's losses down, and go on to the next one."""
-        self._judge(losses.double().cpu().numpy(), sizes, multipliers)
+        known = losses.double().cpu().numpy()
+        self._judge(known, sizes, multipliers)
+        if self.keeps_steps:
+            self._keep_steps(known, sizes, multipliers)
         self.epoch += 1
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
@@ -200,6 +218,16 @@ class Pack:
                 else:
                     lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
                     self.history[m][cell].append(EpochRow(self.epoch, lr, float(means[i, cell]), float("nan")))
+
+    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
+        """Write the epoch's steps down for the runs that came through it."""
+        lrs = self.lrs(multipliers)
+        for i, m in enumerate(self.in_stack):
+            for cell in map(int, np.flatnonzero(self.alive[m])):
+                steps = slice((sizes[:, cell] > 0).sum())
+                lr = self.members[m].lr * multipliers[steps, i, cell]
+                rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell]
+                self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole table
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False

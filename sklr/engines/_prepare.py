@@ -116,6 +116,7 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
 
 
 def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
+    net.set_params(verbose=0)
     X, y, stream = start_net(net, data, cell.seed)
     dataset, _ = net.get_split_datasets(X, y)
     _check_in_memory(dataset)

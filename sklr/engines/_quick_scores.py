@@ -19,11 +19,13 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 from skorch import NeuralNet
+from skorch import NeuralNetBinaryClassifier as SkorchBinaryClassifier
 from skorch import NeuralNetClassifier as SkorchClassifier
 from skorch import NeuralNetRegressor as SkorchRegressor
 from torch import nn
 
 from sklr.engines._batches import Rows
+from sklr.engines._data import looks_only_at_predictions, predicts_as_its_library
 
 ERRORS: dict[Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of a regressor's rows, and their targets
     r2_score: lambda error, y: 1 - (error**2).sum(axis=1) / ((y - y.mean()) ** 2).sum(),
@@ -31,7 +33,6 @@ ERRORS: dict[Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of
     root_mean_squared_error: lambda error, y: np.sqrt((error**2).mean(axis=1)),
     mean_absolute_error: lambda error, y: abs(error).mean(axis=1),
 }
-PRECISE = (torch.float32, torch.float64)  # of others the nets make float32 first, or cannot make NumPy's arrays at all
 
 
 class QuickScores:
@@ -49,8 +50,8 @@ class QuickScores:
 
     def __init__(self, net: NeuralNet, y: Any, scorer: Any):
         self.net, self.y = net, np.asarray(y)
-        stock = type(net).__module__.partition(".")[0] in ("skorch", "sklr") and net.predict_nonlinearity == "auto"
-        self.metric, self.sign = _metric(net, scorer) if stock and self.y.ndim == 1 else (None, 1)
+        self.metric = quick_metric(net, scorer) if self.y.ndim == 1 else None
+        self.sign = getattr(scorer, "_sign", 1)
 
     def exact(self, outputs: Rows) -> np.ndarray | None:
         """Return every run's accuracy, shape (n_runs,), if that is what the scorer computes; None otherwise.
@@ -58,15 +59,29 @@ class QuickScores:
         A share of rows is the same number however it is computed, so this may stand for the scorer's own.
         """
         net = self.net
-        if self.metric is not accuracy_score or not _are_logits(net, outputs):
+        if self.metric is not accuracy_score or not _is_exact(outputs):
+            return None
+        if isinstance(net, SkorchBinaryClassifier):
+            return self._binary_accuracy(outputs)
+        if not _are_logits(net, outputs):
             return None
         encoded = getattr(net, "_encoded", False)
         columns = outputs[:, :, : len(net.classes_)] if encoded else outputs
         numbers = columns.max(2).indices.cpu().numpy()  # argmax takes five times as long
         return ((net.classes_[numbers] if encoded else numbers) == self.y).mean(axis=1)
 
+    def _binary_accuracy(self, outputs: torch.Tensor) -> np.ndarray | None:
+        net = self.net
+        if not isinstance(net.criterion_, nn.BCEWithLogitsLoss) or outputs.dim() != 2:
+            return None
+        above = outputs.sigmoid().cpu().numpy() > net.threshold
+        labels = net.classes_[above.astype(np.uint8)] if getattr(net, "_encoded", False) else above.astype(np.uint8)
+        return (labels == self.y).mean(axis=1)
+
     def rounded(self, outputs: Rows) -> np.ndarray | None:
         """Return every run's score but for rounding, shape (n_runs,); None where only the scorer can tell it."""
+        if not _is_exact(outputs):
+            return None
         if self.metric is log_loss:
             found = self._log_loss(outputs)
         elif self.metric in ERRORS:
@@ -91,23 +106,35 @@ class QuickScores:
         y = self.y
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
-        if outputs.dtype not in PRECISE:
-            return None
         predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
             return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
 
 
-def _metric(net: NeuralNet, scorer: Any) -> tuple[Callable | None, int]:
-    """Return the metric of the net's own predictions that a scorer computes, plainly, and its sign."""
-    own = {SkorchClassifier: (accuracy_score, log_loss), SkorchRegressor: tuple(ERRORS)}
+def quick_metric(net: NeuralNet, scorer: Any) -> Callable | None:
+    """Return the metric of the net's own predictions that a scorer computes, plainly; None if it is no quick one."""
+    if not predicts_as_its_library(net) or net.predict_nonlinearity != "auto":
+        return None
+    own = {
+        SkorchBinaryClassifier: (accuracy_score,),
+        SkorchClassifier: (accuracy_score, log_loss),
+        SkorchRegressor: tuple(ERRORS),
+    }
     metrics = next((found for kind, found in own.items() if isinstance(net, kind)), ())
     if type(scorer).__name__ == "_PassthroughScorer":
-        return (metrics[0] if metrics else None), 1
-    metric = getattr(scorer, "_score_func", None)
-    return (metric, scorer._sign) if metric in metrics and not scorer._kwargs else (None, 1)
+        return metrics[0] if metrics else None
+    metric = getattr(scorer, "_score_func", None) if looks_only_at_predictions(scorer) else None
+    return metric if metric in metrics and not scorer._kwargs else None
+
+
+def _is_exact(outputs: Rows) -> bool:
+    """Whether outputs are a tensor in a precision in which the net's way to its predictions may be shortened.
+
+    In half precision different logits become equal probabilities, of which the first counts.
+    """
+    return isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float32, torch.float64)
 
 
 def _are_logits(net: NeuralNet, outputs: Rows) -> bool:
     by_class = isinstance(net.criterion_, nn.CrossEntropyLoss | nn.NLLLoss)
-    return by_class and isinstance(outputs, torch.Tensor) and outputs.dim() == 3 and outputs.dtype in PRECISE
+    return by_class and isinstance(outputs, torch.Tensor) and outputs.dim() == 3

@@ -14,7 +14,7 @@ from sklr._net_parts import NetParts
 from sklr._sklearn import RequestMethod
 from sklr.engines._base import Experiment
 from sklr.engines._batches import loads_plainly
-from sklr.engines._data import is_net
+from sklr.engines._data import is_net, looks_only_at_predictions
 
 OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
 KNOWN_NETS = (
@@ -46,6 +46,12 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     for part in ("iterator_train", "iterator_valid"):
         if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
             reasons.append(f"{part}__collate_fn is not torch's default_collate")
+    if getattr(net, "clip", None) is not None and not (
+        experiment.scorer is None or looks_only_at_predictions(experiment.scorer)
+    ):
+        reasons.append(
+            "the scorer may look at the gradient norms, which clip writes into the history; make_scorer's do not"
+        )
     if net.compile:
         reasons.append("compile=True compiles each module")
     allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()

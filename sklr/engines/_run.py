@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from traceback import format_exc
 from typing import Any
 
-from sklr._sklearn import score_estimator
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._data import Head, cell_data, is_net, looks_only_at_predictions
+from sklr.engines._data import CellData, Head, cell_data, is_net, looks_only_at_predictions, predicts_as_its_library
 from sklr.engines._fits import EpochFit, WholeFit
+from sklr.engines._scoring import final_scores, followed_score, followed_scorer, is_followed
 from sklr.engines._verbose import Label, print_end, print_start
+from sklr.engines._watch import untouchable
 from sklr.exceptions import TrainingDiverged
-from sklr.results import DIVERGED, FAILED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
+from sklr.results import DIVERGED, FAILED, OK, STOPPED, EpochRow, Outcome, Scores
 
 
 class Run:
@@ -97,9 +98,11 @@ class Run:
         net = self.estimator if self.head is None else self._join_head()
         if self.head is not None and looks_only_at_predictions(self.experiment.scorer):
             self.subject, self.score_data = net, self.head.data
+        last = self.estimator.steps[-1][1] if hasattr(self.estimator, "steps") else self.estimator
+        follow = self._follow if is_net(last) and is_followed(self.experiment, last) else None
         if self.context is not None or not is_net(net):
-            return WholeFit(self.estimator, raw, self.cell.seed, self._follow)
-        return EpochFit(net, self.train_data, self.cell.seed, self._follow)
+            return WholeFit(self.estimator, raw, self.cell.seed, follow)
+        return EpochFit(net, self.train_data, self.cell.seed, follow)
 
     def _join_head(self) -> Any:
         assert self.head is not None
@@ -129,23 +132,25 @@ class Run:
                 self.context.call_on_fit_task_end(**hook)
 
     def _follow(self) -> float:
-        data, scorer = self.score_data, self.experiment.scorer
-        y = () if data.y_test is None else (data.y_test,)
-        return pick_score(scorer(self.subject, data.X_test, *y, **data.score_test), self.experiment.metric)
+        """Return the present score; what a scorer of the user's is given is a copy, since the training goes on."""
+        subject, data = self.subject, self.score_data
+        net = subject.steps[-1][1] if hasattr(subject, "steps") else subject
+        if not (looks_only_at_predictions(followed_scorer(self.experiment)) and predicts_as_its_library(net)):
+            subject, data = untouchable(subject), self._own_rows()
+        return followed_score(self.experiment, self.cell, subject, data)
+
+    def _own_rows(self) -> CellData:
+        if self.subject is not self.estimator:
+            return self.score_data  # transformed rows, for predictions alone
+        return cell_data(self.experiment, self.cell, self.estimator)
 
     def _score(self, status: str, reason: str) -> None:
         start = time.time()
-        data, experiment = self.score_data, self.experiment
-        test = self._score_rows(data.X_test, data.y_test, data.score_test)
+        about = self.experiment, self.cell, self.subject, self.score_data
+        test = final_scores(*about)
         score_time = time.time() - start
-        train = None
-        if experiment.return_train_score:
-            train = self._score_rows(data.X_train, data.y_train, data.score_train)
+        train = final_scores(*about, train=True) if self.experiment.return_train_score else None
         self._finish(status, reason, test, train, score_time)
-
-    def _score_rows(self, X: Any, y: Any, params: Any) -> Scores:
-        experiment = self.experiment
-        return score_estimator(self.subject, X, y, experiment.scorer, params, experiment.error_score)
 
     def _close(self, status: str, reason: str, start: float, fit_error: str | None = None) -> None:
         """End a run that has no score of its own."""

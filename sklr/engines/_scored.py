@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from sklr.engines._answers import CellScorer, quietly
+from sklr.engines._answers import CellScorer
 from sklr.engines._base import Experiment
 from sklr.engines._batches import Rows, epoch_positions, map_tensors, stack_rows
 from sklr.engines._group import Group
-from sklr.engines._handback import fitted_estimator, show_progress
+from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
 from sklr.engines._run import error_scores
@@ -24,7 +23,7 @@ from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_map import has_rows
 from sklr.engines._transforms import as_inferred
 from sklr.exceptions import TrainingDiverged
-from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores, pick_score
+from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
 
 
 class Progress(NamedTuple):
@@ -64,14 +63,15 @@ class ScoredPack:
         self.step_flops = step_flops(group, self.pack.stack)
         self.x_test = stack_rows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]
-        self.scorers = [self._scorer(cell) for cell in range(len(sides))]
+        self.scorers = [
+            CellScorer(experiment, cell, place.side.net, place.subject, place.score_data)
+            for cell, place in zip(experiment.cells, group.places, strict=True)
+        ]
+        self.by_answers = self.scorers[0].by_answers  # as those of all cells
+        self.pack.keeps_steps = experiment.keep_estimators or not self.by_answers
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
         self._seen: tuple[int, Rows] = (-1, None)
-
-    def _scorer(self, cell: int) -> CellScorer:
-        place, experiment = self.places[cell], self.experiment
-        return CellScorer(place.side.net, place.subject, place.score_data, experiment.scorer, experiment.error_score)
 
     def compile(self) -> None:
         """Compile the first step, without taking it."""
@@ -82,33 +82,29 @@ class ScoredPack:
     def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
         """Train an epoch, and fill in its validation scores, if anyone wants them, within the context `scoring`."""
         self.pack.train_epoch(own_stream=own_stream)
-        if not self.experiment.follow:
+        if not self.scorers[0].follows:
             return
         start = time.time()
-        outputs = self._test_outputs()
+        outputs = self._test_outputs() if self.scorers[0].follows_by_answers else None
         self.score_seconds += time.time() - start
         with scoring or nullcontext(), attention_as_usual():
             start = time.time()
             self._follow(outputs)
             self.score_seconds += time.time() - start
 
-    def _follow(self, outputs: Rows) -> None:
+    def _follow(self, outputs: Rows | None) -> None:
         for cell, scorer in enumerate(self.scorers):
-            scores = scorer.follow(self._rows_of(outputs, cell, self.n_test), partial(self._follow_one, cell))
+            known = None if outputs is None else scorer.follow(self._rows_of(outputs, cell, self.n_test))
             for i, m in enumerate(self.pack.in_stack):
                 history = self.pack.history[m][cell]
                 if len(history) == self.pack.epoch:  # a run that diverged on the way has no row for this epoch
-                    history[-1] = history[-1]._replace(valid_score=float(scores[i]))
+                    score = scorer.follow_own(self._estimator(m, cell)) if known is None else known[i]
+                    history[-1] = history[-1]._replace(valid_score=float(score))
 
-    def _follow_one(self, cell: int, i: int, outputs: Rows) -> float:
-        return quietly(lambda: pick_score(self._score_run(cell, i, outputs), self.experiment.metric))
-
-    def _score_run(self, cell: int, i: int, outputs: Rows, train: bool = False) -> Scores:
-        """Score a run, by its place in the stack, on the rows that these outputs are for."""
-        scorer, m, batches = self.scorers[cell], self.pack.in_stack[i], self.pack.sides[cell].epochs[0]
-        if not scorer.by_answers:
-            show_progress(scorer.net, self.pack.history[m][cell], self.pack.members[m], len(batches))
-        return scorer.score(outputs, partial(self.pack.stack.load_run, i, cell), train)
+    def _estimator(self, m: int, cell: int) -> Any:
+        """Make a run an estimator of its own."""
+        candidate = self.candidates[self.pack.members[m].candidate]
+        return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.places[cell])
 
     def _outputs(self, x: Rows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
@@ -187,42 +183,56 @@ class ScoredPack:
         if not mask.any():
             return
         start = time.time()
-        tests = self._test_outputs()
-        trains = self._outputs(self.pack.x) if self.experiment.return_train_score else None
+        tests, trains = (self._test_outputs(), self._train_outputs()) if self.by_answers else (None, None)
+        quick = [
+            None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)
+        ]
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(cell.train) for cell in self.experiment.cells]
-        quick = [scorer.quick.exact(self._rows_of(tests, k, self.n_test)) for k, scorer in enumerate(self.scorers)]
-        for m, cell in np.argwhere(mask):
+        for m, cell in np.argwhere(mask).tolist():
+            i, known, kept = self.pack.in_stack.index(m), quick[cell], None
+            if self.experiment.keep_estimators or not self.by_answers:
+                kept = self._estimator(m, cell)
             start = time.time()
-            i, known = self.pack.in_stack.index(m), quick[cell]
-            if known is None:
-                test = self._score_run(cell, i, map_tensors(lambda t: t[i], self._rows_of(tests, cell, self.n_test)))  # noqa: B023
-            else:
-                test = float(known[i])
+            test = self._scores(cell, kept, i, tests, self.n_test) if known is None else float(known[i])
             seconds = shared + time.time() - start
-            train: Scores | None = None
-            if trains is not None:
-                rows = map_tensors(lambda t: t[i], self._rows_of(trains, cell, n_train))  # noqa: B023
-                train = self._score_run(cell, i, rows, train=True)
-            self._record(m, cell, status, reason, test, train, seconds)
+            train = None
+            if self.experiment.return_train_score:
+                train = self._scores(cell, kept, i, trains, n_train, train=True)
+            self._record(m, cell, status, reason, test, train, seconds, kept)
+
+    def _scores(
+        self, cell: int, own: Any, i: int, outputs: Rows | None, n_rows: Sequence[int], train: bool = False
+    ) -> Scores:
+        """Score a run, by its place in the stack: from its outputs for these rows, or as an estimator of its own."""
+        if outputs is None:
+            return self.scorers[cell].score_own(own, train)
+        return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
+
+    def _train_outputs(self) -> Rows | None:
+        return self._outputs(self.pack.x) if self.experiment.return_train_score else None
 
     def _record(
-        self, m: int, cell: int, status: str, reason: str, test: Scores, train: Scores | None, score_time: float
+        self,
+        m: int,
+        cell: int,
+        status: str,
+        reason: str,
+        test: Scores,
+        train: Scores | None,
+        score_time: float,
+        estimator: Any = None,
     ) -> None:
-        candidate, place = self.pack.members[m].candidate, self.places[cell]
-        kept = None
-        if self.experiment.keep_estimators and status != DIVERGED:
-            kept = fitted_estimator(self.experiment, self.candidates[candidate], self.pack, m, cell, place)
-        self.outcomes[candidate, int(cell)] = Outcome(
+        self.outcomes[self.pack.members[m].candidate, cell] = Outcome(
             test_scores=test,
             status=status,
             reason=reason,
             train_scores=train if self.experiment.return_train_score else None,
-            fit_time=self.pack.seconds / self.pack.alive.size + place.seconds,
+            fit_time=self.pack.seconds / self.pack.alive.size + self.places[cell].seconds,
             score_time=score_time,
             n_test_samples=self.n_test[cell],
             history=self.pack.history[m][cell],
-            estimator=kept,
+            estimator=estimator if self.experiment.keep_estimators else None,
         )
 
 

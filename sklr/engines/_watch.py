@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +15,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from sklr._divergence import exploded
+from sklr._net_parts import _WHILE_TRAINING
 from sklr._random import RandomStream
 from sklr.callbacks import StopOnDivergence, finished_epochs
 from sklr.callbacks._epochs import no_batches
@@ -39,9 +40,11 @@ class Guard(StopOnDivergence):
         losses = _losses(net)
         if not losses:
             return
+        modes = [getattr(net, f"{name}_").training for name in net._modules]
         with RandomStream(0):
             batch = next(iter(net.get_iterator(net.get_dataset(X, y), training=False)))
             loss = float(net.validation_step(batch)["loss"])
+        net._set_training(any(modes))  # a scorer may look at it
         if exploded(loss, losses[0]):
             raise TrainingDiverged(len(losses), loss)
 
@@ -51,11 +54,11 @@ class Watcher(Guard):
 
     Parameters
     ----------
-    score : callable
-        Returns the present score on the validation rows; it may fail.
+    score : callable or None
+        Returns the present score on the validation rows, NaN where there is none; None if it is not wanted.
     """
 
-    def __init__(self, score: Callable[[], float]):
+    def __init__(self, score: Callable[[], float] | None):
         self.score = score
         self.history: list[EpochRow] = []
         self.seconds = 0.0  # spent here, and no part of the training's time
@@ -87,15 +90,40 @@ class Watcher(Guard):
         self.seconds += time.time() - start
 
     def _score_now(self) -> float:
-        with RandomStream(0), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong with the scorer is said once, at the end
-            try:
-                return float(self.score())
-            except KeyboardInterrupt:
-                self.interrupted = True
-                raise
-            except Exception:
-                return float("nan")
+        if self.score is None:
+            return float("nan")
+        try:
+            return self.score()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+
+
+def untouchable(estimator: Any) -> Any:
+    """Return a copy of a net in training, or of the pipeline it ends, that shares nothing with the net.
+
+    So what a scorer does to it does not change the training. Pickling, which `copy` would use, is not for modules
+    defined within functions.
+    """
+    if hasattr(estimator, "steps"):
+        twin = copy.copy(estimator)
+        name, net = estimator.steps[-1]
+        twin.steps = [*estimator.steps[:-1], (name, untouchable(net))]
+        return twin
+    parts = {name: _without_guards(value) for name, value in vars(estimator).items() if name not in _WHILE_TRAINING}
+    twin = object.__new__(type(estimator))
+    try:
+        vars(twin).update(copy.deepcopy(parts))
+    except Exception:  # of anything the user has put there: a module may keep an output with its gradient
+        return estimator
+    return twin
+
+
+def _without_guards(value: Any) -> Any:
+    """Return a list of callbacks without our own, which hold on to the training and its data."""
+    if not isinstance(value, list):
+        return value
+    return [one for one in value if not isinstance(one[-1] if isinstance(one, tuple) else one, Guard | CatchUp)]
 
 
 class CatchUp(Callback):

@@ -21,6 +21,10 @@ from sklr.plotting._axes import (
 )
 
 WHATS = ("train_loss", "valid_score")
+UNFOLLOWED = (  # why there may be none
+    "A scorer that may take long is called once, at the end of a training. "
+    "For its score after every epoch search with pruner=optuna.pruners.NopPruner()."
+)
 WIDE = 20.0  # losses whose ratio is beyond this are drawn on a logarithmic axis
 HEADROOM = 3.0  # an exploding loss leaves the picture at this multiple of the largest loss of what did not diverge
 
@@ -69,7 +73,7 @@ def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurve
     Raises
     ------
     ValueError
-        If `what` is unknown, or the search recorded no epochs.
+        If `what` is unknown, or the search recorded no epochs, or no validation scores of them.
     """
     cells = _by_cell(search, what)
     return TrainingCurvesData(
@@ -93,6 +97,8 @@ def _by_cell(search: Any, what: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         values[columns["candidate"], cell, columns["epoch"]] = columns[what]
     values[~np.isfinite(values)] = np.nan
+    if what == "valid_score" and np.isnan(values).all():
+        raise ValueError(must_be("history_", "of at least one validation score", 0, UNFOLLOWED))
     return values
 
 
@@ -203,7 +209,7 @@ def best_epochs_data(search: Any) -> BestEpochsData:
     Raises
     ------
     ValueError
-        If the search chose no candidate, or recorded no epochs.
+        If the search chose no candidate, or recorded no validation scores of its epochs.
     """
     cells = _by_cell(search, "valid_score")
     if not hasattr(search, "best_index_"):

@@ -43,7 +43,7 @@ def sweep(
 ) -> Sweep:
     """Train every candidate from the same seeds on all rows, epoch by epoch, until the scores so far are `enough`.
 
-    Without a scorer all scores are 0.
+    Without a scorer all scores are NaN.
     """
     X, y = indexable(X, y)
     rows = np.arange(count_rows(X))
@@ -58,6 +58,7 @@ def sweep(
         fit_params=take_params(X, params=dict(fit_params)),
         error_score="raise",
         n_jobs=n_jobs,
+        follow="never" if scorer is None else "always",
     )
     chosen, _ = pick_engine(engine, experiment, candidates)
     training = chosen.start(experiment, candidates)

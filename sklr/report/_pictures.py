@@ -106,11 +106,13 @@ def _trainings(search: Any) -> Iterator[Drawing]:
     if not len(search.history_["epoch"]):
         return
     for what, title in (("train_loss", "Training loss"), ("valid_score", "Validation score")):
+        if not np.isfinite(search.history_[what]).any():
+            continue  # a scorer that was called at the end of each training only
         data = _thin_curves(training_curves_data(search, what))
         if np.isfinite(data.values).any():
             caption = "One curve for each candidate, the mean over its cells."
             yield Drawing(title, caption, partial(_draw_curves, data))
-    if hasattr(search, "best_index_"):
+    if hasattr(search, "best_index_") and np.isfinite(search.history_["valid_score"]).any():
         best = best_epochs_data(search)
         if np.isfinite(best.cells).any():
             caption = "The best candidate's validation score in each cell; shaded from the lowest to the highest."

@@ -286,6 +286,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
             verbose=self.verbose,
             n_jobs=self.n_jobs,
             pre_dispatch=self.pre_dispatch,
+            follow="always" if self._prunes() else "free",
             caller=self,
         )
 

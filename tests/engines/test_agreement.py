@@ -23,6 +23,7 @@ from torch import nn
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.engines import _devices, _packing, _prepare, _stacked
 from sklr.engines._advance import advance_together as together
+from sklr.engines._answers import CellScorer
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
 from sklr.engines._pack import Pack
@@ -356,7 +357,7 @@ REGRESSOR_SCORES = ["r2", "neg_mean_squared_error", "neg_root_mean_squared_error
 
 @pytest.mark.parametrize("scoring", [*CLASSIFIER_SCORES, *REGRESSOR_SCORES])
 def test_common_scores_are_followed_for_all_runs_at_once(scoring, monkeypatch):
-    monkeypatch.setattr(ScoredPack, "_follow_one", lambda *args: pytest.fail("one by one"))
+    monkeypatch.setattr(CellScorer, "_follow_one", lambda *args: pytest.fail("one by one"))
     if scoring in CLASSIFIER_SCORES:
         labels = np.array(["few", "more", "most"])[Y]
         assert_agree(*both(classifier(), y=labels, scoring=scoring))
