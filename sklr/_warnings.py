@@ -1,0 +1,32 @@
+"""Warnings that point at the user's line, however deep within sklr and the libraries around it they are raised."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import FrameType
+
+# between a user's line and ours; whoever else is in between called us, as a user does
+_LIBRARIES = {"sklr", "sklearn", "skorch", "joblib", "torch", "optuna", "skopt", "numpy", "scipy"}
+_NOT_THE_USERS = _LIBRARIES | sys.stdlib_module_names
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the innermost line that belongs neither to sklr, nor to the libraries it works with, nor to Python.
+
+    Where there is no such line, as in a worker process, the warning is at the outermost one.
+
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     warn("lr is high", UserWarning)
+    >>> print(caught[0].message)
+    lr is high
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and not _is_the_users(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_the_users(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS
