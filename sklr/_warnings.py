@@ -23,10 +23,10 @@ def warn(message: str, category: type[Warning]) -> None:
     lr is high
     """
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and not _is_the_users(frame):
+    while frame.f_back is not None and not is_the_users(frame):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 
 
-def _is_the_users(frame: FrameType) -> bool:
+def is_the_users(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "sklr"
 LEVELS = [  # low to high; a package stands for all modules in it
     {"exceptions", "_optional", "_sklearn"},
-    {"_validation", "_random", "_divergence", "_named", "_shown"},
+    {"_validation", "_random", "_divergence", "_named", "_shown", "_warnings"},
     {"schedules", "results", "selection", "scaling"},
     {"callbacks", "_callback_bridge"},
     {"modules", "_net_data", "_net_parts", "_net_accumulate", "_net_labels", "_net", "nets", "engines"},

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from sklr.engines import _devices, _packing, _prepare, _stacked
+from sklr.engines import _devices, _packing, _packs, _prepare
 from sklr.engines._advance import advance_together as together
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
@@ -394,7 +394,7 @@ def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
         told.append(len(packs))
         return together(packs, epoch)
 
-    monkeypatch.setattr(_stacked, "advance_together", tell)
+    monkeypatch.setattr(_packs, "advance_together", tell)
     candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 0.03}]
     assert_agree(*both(classifier(), candidates))
     assert told == [2]
@@ -402,7 +402,7 @@ def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
 
 
 def test_dropout_keeps_its_stream_to_itself_and_has_no_threads(two_threads, monkeypatch):
-    monkeypatch.setattr(_stacked, "advance_together", lambda packs, epoch: pytest.fail("there is one generator"))
+    monkeypatch.setattr(_packs, "advance_together", lambda packs, epoch: pytest.fail("there is one generator"))
     net = classifier(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double())
     outcomes = StackedEngine().start(experiment(net), LRS).finish()
     assert {o.status for row in outcomes for o in row} == {"ok"}
