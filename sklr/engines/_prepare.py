@@ -358,9 +358,9 @@ def _grouped(nets_: Mapping[int, NeuralNet], world: World, refused: dict[int, li
     kwargs: list[dict[str, Any]] = []
     for i, net in nets_.items():
         with _refusing(refused, [i]):
-            own = _own_kwargs(net, world)
-            members.append(_member(i, net, world.own_lrs))
-            kwargs.append(own)
+            member = _member(i, net, world.own_lrs)
+            kwargs.append(_own_kwargs(net, world, member.lrs))
+            members.append(member)
     if not members:
         return []
     optimizer, groups = world.stack_args["optimizer"], world.stack_args["groups"]
@@ -369,11 +369,13 @@ def _grouped(nets_: Mapping[int, NeuralNet], world: World, refused: dict[int, li
     return [Group(members, kwargs, world.places, world.stack_args, max_epochs, world.thread_safe, steady)]
 
 
-def _own_kwargs(net: NeuralNet, world: World) -> dict[str, Any]:
+def _own_kwargs(net: NeuralNet, world: World, lrs: Sequence[float]) -> dict[str, Any]:
     """Return a candidate's arguments for the optimizer, if runs with these can be stacked."""
-    own = _optimizer_kwargs(net)
-    if reasons := optimizer_reasons(world.stack_args["optimizer"], own, world.stack_args["groups"]):
+    own, optimizer = _optimizer_kwargs(net), world.stack_args["optimizer"]
+    if reasons := optimizer_reasons(optimizer, own, world.stack_args["groups"]):
         raise Unstackable(*reasons)
+    for lr in lrs:
+        optimizer([torch.zeros(3, 4, requires_grad=True)], lr=lr, **own)  # which refuses what is no lr
     return own
 
 
