@@ -52,6 +52,10 @@ class OutOfMemoryWarning(UserWarning):
     """A stack of runs did not fit into memory and was halved; the search goes on, slower."""
 
 
+class StackFallbackWarning(UserWarning):
+    """Training in a stack raised an error; those candidates are trained one by one, and the search goes on, slower."""
+
+
 class EdgeOfRangeWarning(UserWarning):
     """The best learning rate lies at an end of the range that was searched; a better one may lie beyond."""
 

@@ -16,6 +16,7 @@ from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
 from sklr.engines._explain import first_line
+from sklr.engines._reasons import describe
 from sklr.results import OK
 
 __all__ = ["Stacking", "stacked"]
@@ -151,27 +152,23 @@ class Batches:
             ended, reasons = self._train(block, n_jobs)
         except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
             ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {first_line(error)}"]
-        parts = block.parts() if reasons else []
-        if len(parts) > 1:
-            for part in parts:
-                ended |= self._stack(part, n_jobs)
-            return ended
         self._note(reasons)
         return ended
 
     def _train(self, block: Block, n_jobs: int | None) -> tuple[dict[int, dict | None], list[str]]:
-        """Train a block as one experiment; return what came of it, and why it could not be done."""
+        """Train a block as one experiment; return what came of it, and why it could not be done for the others."""
         start = time.time()
         experiment, candidates = block.experiment(n_jobs), block.candidates
-        reasons = self.engine.unsupported(experiment, candidates)
-        if reasons:
-            return {}, reasons
-        table = self.engine.start(experiment, candidates, block.contexts).finish()
-        outcomes = [outcome for row in table for outcome in row]
-        spent = sum(outcome.fit_time + outcome.score_time for outcome in outcomes)
-        spare = max(0.0, time.time() - start - spent) / len(outcomes)
-        pairs = zip(block.fits, outcomes, strict=True)
-        return {fit.number: result(fit, o, spare) if o.status == OK else None for fit, o in pairs}, []
+        reasons = self.engine.refusals(experiment, candidates)
+        if len(reasons) == len(candidates):
+            return {}, describe(reasons, candidates)
+        training = self.engine.start(experiment, candidates, block.contexts)
+        training.leave_out()
+        stacked = [pair for row in zip(block.rows, training.finish(), strict=True) for pair in zip(*row, strict=False)]
+        spent = sum(outcome.fit_time + outcome.score_time for _, outcome in stacked)
+        spare = max(0.0, time.time() - start - spent) / max(1, len(stacked))
+        ended = {fit.number: result(fit, o, spare) if o.status == OK else None for fit, o in stacked}
+        return ended, describe(training.reasons(), candidates)
 
     def _note(self, reasons: list[str]) -> None:
         """Write down the reasons that are new."""

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from joblib.hashing import NumpyHasher
-from sklearn.pipeline import Pipeline
 from torch import Tensor
 
 from sklr._sklearn import fit_and_score
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._prepare import group_candidates, last_step
+from sklr.engines._prepare import last_step
 from sklr.results import Outcome
 
 SIGNATURE = inspect.signature(fit_and_score)
@@ -69,12 +68,6 @@ class Block(NamedTuple):
         """scikit-learn's callback contexts, one per fit, if it has given any."""
         contexts = [fit.arguments.get("callback_ctx") for fit in self.fits]
         return None if None in contexts else contexts
-
-    def parts(self) -> list[Block]:
-        """Return blocks of the candidates that could share a stack; some may be refused where others are not."""
-        estimator = self.rows[0][0].arguments["estimator"]
-        prefix = f"{estimator.steps[-1][0]}__" if isinstance(estimator, Pipeline) else ""
-        return [Block([self.rows[c] for c in group]) for group in group_candidates(self.candidates, prefix).values()]
 
     def experiment(self, n_jobs: int | None) -> Experiment:
         """Return what the block's trainings share."""

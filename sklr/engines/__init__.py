@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sklr.engines._base import Engine, Experiment
@@ -11,7 +11,7 @@ from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stacked import StackedEngine
 from sklr.exceptions import EngineError
 
-__all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "pick_engine", "trains_nets"]
+__all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "engine_names", "pick_engine", "trains_nets"]
 
 ENGINES: dict[str, type[Engine]] = {"stacked": StackedEngine, "sequential": SequentialEngine}  # the faster first
 
@@ -28,8 +28,13 @@ def check_engine(engine: str | Engine) -> None:
         raise ValueError(f"engine must be one of {known} or an Engine, got {engine!r}.")
 
 
-def pick_engine(engine: str | Engine, experiment: Experiment, candidates: Sequence[dict]) -> tuple[Engine, list[str]]:
-    """Return the engine that will train these candidates, and the reasons why a faster one cannot."""
+def pick_engine(
+    engine: str | Engine, experiment: Experiment, candidates: Sequence[dict]
+) -> tuple[Engine, dict[int, list[str]]]:
+    """Return the engine that will train these candidates, and why a faster one cannot, by number of the candidate.
+
+    Where a faster one can train some, it is the engine, and has the others trained one by one.
+    """
     if isinstance(engine, Engine) or engine != "auto":
         chosen = engine if isinstance(engine, Engine) else ENGINES[engine]()
         reasons = chosen.unsupported(experiment, candidates)
@@ -38,12 +43,21 @@ def pick_engine(engine: str | Engine, experiment: Experiment, candidates: Sequen
                 f"engine={chosen.name!r} cannot train these candidates: {'; '.join(reasons)}. "
                 "Use engine='sequential', or engine='auto' to have one chosen."
             )
-        return chosen, []
-    passed_over: list[str] = []
+        return chosen, {}
+    passed_over: dict[int, list[str]] = {}
     for kind in ENGINES.values():
         chosen = kind()
-        reasons = chosen.unsupported(experiment, candidates)
-        if not reasons:
+        refused = chosen.refusals(experiment, candidates)
+        passed_over |= {i: [*passed_over.get(i, []), *reasons] for i, reasons in refused.items()}
+        if len(refused) < len(candidates) or not candidates:
             return chosen, passed_over
-        passed_over += reasons
     raise AssertionError("the sequential engine trains everything")
+
+
+def engine_names(names: Iterable[str]) -> str:
+    """Return the name of the engine, or engines, that trained candidates.
+
+    >>> engine_names(["sequential", "stacked", "sequential"])
+    'stacked and sequential'
+    """
+    return " and ".join(sorted(dict.fromkeys(names), key=lambda name: (name == SequentialEngine.name, name)))

@@ -1,34 +1,75 @@
-"""Packs trained up to an epoch: one, or several at the same time in threads; halved where memory runs out."""
+"""Packs trained up to an epoch: one, or several at the same time in threads; halved where memory runs out.
+
+A pack that cannot go on ends as a `Trouble`, and the other packs go on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event, Lock
+from typing import Any, NamedTuple
 
 import torch
 
 from sklr.engines._packing import fitting_threads, out_of_memory
 from sklr.engines._scored import Progress, ScoredPack
+from sklr.results import Outcome
 
 
-def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
+class Trouble(NamedTuple):
+    """A pack that an error has ended.
+
+    `candidates` are the numbers of those that were in it, `error` says in words what was raised, `outcomes` are those
+    of the runs that had ended before, by (candidate, cell).
+    """
+
+    candidates: list[int]
+    error: str
+    outcomes: dict[tuple[int, int], Outcome]
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error as one line: it is not kept itself, since its traceback would keep the stack's memory.
+
+    >>> in_words(ValueError("too long\\nby far")), in_words(KeyError())
+    ('ValueError: too long', 'KeyError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])[:300].rstrip(". ")
+
+
+def trouble(scored: ScoredPack, error: BaseException) -> Trouble:
+    """Return what is left of a pack."""
+    return Trouble([member.candidate for member in scored.pack.members], in_words(error), scored.outcomes)
+
+
+def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
+    """Have something done with a pack; return its trouble, if that raises an error."""
+    try:
+        what()
+    except Exception as error:  # whatever it is, the candidates are trained one by one, which raises what is theirs
+        return trouble(scored, error)
+    return None
+
+
+def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
     """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
     try:
         with fitting_threads(scored.step_flops):
             while _is_behind(scored, epoch):
                 scored.train_epoch()
-    except (RuntimeError, MemoryError) as error:
-        return _halves(scored, epoch, error)
+    except Exception as error:  # as in `attempt`
+        return _after(scored, epoch, error)
     return [scored]
 
 
-def advance_away(scored: ScoredPack, epoch: int) -> list[Progress]:
+def advance_away(scored: ScoredPack, epoch: int) -> list[Progress | Trouble]:
     """Do the same in a worker, whose `scored` is a copy; return what changes the original."""
-    return [pack.progress() for pack in advance(scored, epoch)]
+    return [found if isinstance(found, Trouble) else found.progress() for found in advance(scored, epoch)]
 
 
-def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack]:
+def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack | Trouble]:
     """Train packs up to an epoch, each in a thread of its own; scorers are called by one thread at a time.
 
     Unlike the threads of one operation they never wait for each other by spinning, and not at all for Python's lock
@@ -43,13 +84,10 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
         finally:  # there is something left to wait for after Ctrl-C only
             give_up.set()
     errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None and not out_of_memory(error):
-            raise error
     return [
-        pack
+        found
         for scored, error in zip(packs, errors, strict=True)
-        for pack in ([scored] if error is None else _halves(scored, epoch, error))
+        for found in ([scored] if error is None else _after(scored, epoch, error))
     ]
 
 
@@ -58,7 +96,7 @@ def _advance_in_thread(scored: ScoredPack, epoch: int, give_up: Event, scoring: 
         while _is_behind(scored, epoch) and not give_up.is_set():
             scored.train_epoch(own_stream=False, scoring=scoring)
     except BaseException as error:
-        if not out_of_memory(error):
+        if not isinstance(error, Exception):
             give_up.set()
         raise
 
@@ -67,7 +105,13 @@ def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
 
 
-def _halves(scored: ScoredPack, epoch: int, error: BaseException) -> list[ScoredPack]:
+def _after(scored: ScoredPack, epoch: int, error: BaseException) -> list[ScoredPack | Trouble]:
+    """Go on after an error: with halves, if it is memory that they may have enough of."""
+    if not isinstance(error, Exception):
+        raise error  # the end of the program, say
     if not out_of_memory(error) or len(scored.going) < 2:
-        raise error
-    return [advanced for half in scored.halves() for advanced in advance(half, epoch)]
+        return [trouble(scored, error)]
+    halves: list[ScoredPack] = []
+    if failed := attempt(scored, lambda: halves.extend(scored.halves())):
+        return [failed]
+    return [found for half in halves for found in advance(half, epoch)]

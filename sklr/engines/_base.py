@@ -107,6 +107,14 @@ class Training(ABC):
         """
         return {}
 
+    def reasons(self) -> dict[int, list[str]]:
+        """Return why candidates, by number, are trained one by one although the engine trains others together."""
+        return {}
+
+    def leave_out(self) -> None:
+        """Leave the candidates that `reasons` names to the caller: `finish` returns no outcomes for them."""
+        return
+
 
 class Engine(ABC):
     """A way to train candidates x cells."""
@@ -116,6 +124,15 @@ class Engine(ABC):
     @abstractmethod
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
         """Return the reasons why this engine cannot train these candidates; empty if it can."""
+
+    def refusals(self, experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
+        """Return the same by number of the candidate, for those it cannot train.
+
+        If these are not all of the candidates, `start` may be called nevertheless, and has them trained one by one.
+        By default the reasons are those of all candidates.
+        """
+        reasons = self.unsupported(experiment, candidates)
+        return {i: list(reasons) for i in range(len(candidates))} if reasons else {}
 
     @abstractmethod
     def start(self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None) -> Training:

@@ -88,14 +88,15 @@ class EpochFit:
     def advance(self, n_epochs: int | None = None) -> None:
         """Train `n_epochs` more epochs, or all that are left."""
         if not self.began:
-            self._begin()
+            self.begin()
         left = self.net.max_epochs - len(self.net.history_)
         epochs = left if n_epochs is None else min(n_epochs, left)
         self._train(epochs)
         if self.done or epochs == left:
             self._end()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Initialise the net, and tell its callbacks that training begins."""
         net = self.net
         self.verbose = net.verbose
         net.set_params(verbose=0)

@@ -71,6 +71,18 @@ class Group(NamedTuple):
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
         return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **args)
 
+    def only(self, places: Sequence[int]) -> Group:
+        """Return the group of some of the members, by their places in this one."""
+        members, kwargs = [self.members[i] for i in places], [self.optimizer_kwargs[i] for i in places]
+        return self._replace(members=members, optimizer_kwargs=kwargs)
+
     def compiled(self) -> Group:
         """Return the same group, to be built into stacks that compile their step."""
         return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
+
+
+class Prepared(NamedTuple):
+    """What can be stacked, and why the other candidates cannot, by number."""
+
+    groups: list[Group]
+    refused: dict[int, list[str]]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,10 +23,21 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.engines._audit import audit, kinds_of
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import all_rows, draw_epochs, is_in_memory, map_tensors, outside
-from sklr.engines._data import CellData, Head, cell_data, has_head, last_step, looks_only_at_predictions, seeded_clone
-from sklr.engines._fits import start_net
-from sklr.engines._group import Group, Place, World
-from sklr.engines._made_optimizer import made_optimizer
+from sklr.engines._data import (
+    CellData,
+    Head,
+    cell_data,
+    fit_head,
+    has_head,
+    is_net,
+    last_step,
+    looks_only_at_predictions,
+    seeded_clone,
+)
+from sklr.engines._explain import first_line
+from sklr.engines._fits import EpochFit, start_net
+from sklr.engines._group import Group, Place, Prepared, World
+from sklr.engines._made_optimizer import MadeOptimizer, made_optimizer
 from sklr.engines._pack import Member, Side
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
@@ -65,37 +79,132 @@ def _key(params: Mapping[str, Any]) -> Hashable:
 _LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
 
 
-def prepare(experiment: Experiment, candidates: Sequence[dict]) -> list[Group]:
+def prepare(experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
     """Set the candidates' nets up in every cell, up to the first step.
 
     What the last batch of the same search has set up is not set up again.
-
-    Raises
-    ------
-    Unstackable
-        With the reasons, if some cannot be trained this way.
     """
-    firsts = [seeded_clone(experiment, candidate, experiment.cells[0]) for candidate in candidates]
-    reasons = {r for first in firsts for r in static_reasons(experiment, last_step(first))}
+    everything: dict[int, list[str]] = {}
+    with _refusing(everything, range(len(candidates))):
+        return _prepare(experiment, candidates)
+    return Prepared([], everything)
+
+
+def _prepare(experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
+    refused: dict[int, list[str]] = {}
+    firsts: dict[int, Any] = {}  # each candidate's estimator, not initialised
+    for i, candidate in enumerate(candidates):
+        with _refusing(refused, [i]):
+            firsts[i] = _stackable(experiment, candidate)
+    stackable = list(firsts)
+    prefix = next((f"{first.steps[-1][0]}__" for first in firsts.values() if has_head(first)), "")
+    places = group_candidates([candidates[i] for i in stackable], prefix)
+    groups = {key: [stackable[place] for place in group] for key, group in places.items()}
+    known, ready = _LAST.get(experiment, {}), list[Group]()
+    makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if key not in known])
+    _LAST[experiment] = worlds = dict[Hashable, World]()
+    for key, numbers in groups.items():
+        world = known.get(key) or _first_world(experiment, candidates, numbers, f"{prefix}lr", next(makers), refused)
+        if world is not None:
+            worlds[key] = world
+            nets_ = {i: last_step(firsts[i]) for i in numbers if i not in refused}
+            ready += _grouped(experiment, candidates, nets_, world, refused)
+    return Prepared(ready, refused)
+
+
+@contextmanager
+def _refusing(refused: dict[int, list[str]], numbers: Sequence[int]) -> Iterator[None]:
+    """Write down why these candidates cannot be stacked, if that turns out within the context."""
+    try:
+        yield
+    except Unstackable as refusal:
+        refused.update({i: list(refusal.args) for i in numbers})
+    except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
+        refused.update({i: [_set_up_raised(error)] for i in numbers})
+
+
+def _set_up_raised(error: Exception) -> str:
+    return f"setting the nets up raised {type(error).__name__}: {first_line(error)}"
+
+
+def _stackable(experiment: Experiment, candidate: dict) -> Any:
+    """Return a candidate's estimator, unless its parameters alone say that it cannot be stacked."""
+    estimator = seeded_clone(experiment, candidate, experiment.cells[0])
+    reasons = static_reasons(experiment, last_step(estimator))
     if reasons:
-        raise Unstackable(*sorted(reasons))
-    prefix = f"{firsts[0].steps[-1][0]}__" if has_head(firsts[0]) else ""
-    groups = group_candidates(candidates, prefix)
-    known = _LAST.get(experiment, {})
-    new = [key for key in groups if key not in known]
-    worlds = dict(zip(new, _worlds(experiment, [candidates[groups[key][0]] for key in new]), strict=True))
-    _LAST[experiment] = worlds = {key: known.get(key) or worlds[key] for key in groups}
-    return [_group(experiment, candidates, group, worlds[key]) for key, group in groups.items()]
+        raise Unstackable(*sorted(set(reasons)))
+    return estimator
 
 
-def _worlds(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[World]:
-    """Set up what each of these candidates stands for."""
+Maker = Callable[[dict], World]
+
+
+def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
+    """Fit the heads of groups that these candidates stand for; yield what sets a candidate of each group up."""
     cells = experiment.cells
     estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
     heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
     for start in range(0, len(estimators), len(cells)):
-        part = slice(start, start + len(cells))
-        yield _world([_place(experiment, *one) for one in zip(cells, estimators[part], heads[part], strict=True)])
+        yield partial(_world_of, experiment, heads[start : start + len(cells)])
+
+
+def _world_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> World:
+    estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
+    return _world([_place(experiment, *one) for one in zip(experiment.cells, estimators, heads, strict=True)])
+
+
+def _first_world(
+    experiment: Experiment,
+    candidates: Sequence[dict],
+    numbers: Sequence[int],
+    lr: str,
+    make: Maker,
+    refused: dict[int, list[str]],
+) -> World | None:
+    """Return what a group finds, set up by the first of its candidates for which that can be done.
+
+    A candidate that no engine could train is refused alone. Another refusal concerns all that differ from it in
+    nothing but the lr, and the whole group if candidates that differ in more are refused for the same reasons.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for i in numbers:
+        kinds.setdefault(_key({k: v for k, v in candidates[i].items() if k != lr}), []).append(i)
+    last: list[str] | None = None
+    for kind in kinds.values():
+        for i in kind:
+            try:
+                return make(candidates[i])
+            except Unstackable as refusal:
+                reasons = list(refusal.args)
+            except Exception as error:  # as in `_refusing`
+                reasons = [_set_up_raised(error)]
+                if fails_anyway(experiment, candidates[i]):
+                    refused[i] = reasons
+                    continue
+            concerned = numbers if reasons == last else kind
+            refused.update({k: reasons for k in concerned if k not in refused})
+            if concerned is numbers:
+                return None
+            last = reasons
+            break
+    return None
+
+
+def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
+    """Say whether a candidate's training cannot even begin in the first cell, whatever the engine."""
+    cell = experiment.cells[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself says what is to be said
+            estimator = seeded_clone(experiment, candidate, cell)
+            data = cell_data(experiment, cell, estimator)
+            data = fit_head(estimator, data).data if has_head(estimator) else data
+            net = last_step(estimator)
+            if is_net(net):
+                EpochFit(net, data, cell.seed, score=lambda: float("nan")).begin()
+    except Exception:  # that is the question
+        return True
+    return False
 
 
 def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None) -> Place:
@@ -176,27 +285,64 @@ def _world(places: list[Place]) -> World:
     return World(places, stack_args, set())
 
 
-def _group(experiment: Experiment, candidates: Sequence[dict], chosen: Sequence[int], world: World) -> Group:
-    """Describe the chosen candidates to the stacks that they share, and compare such a stack with single nets."""
-    nets_ = [last_step(seeded_clone(experiment, candidates[c], experiment.cells[0])) for c in chosen]
-    module = world.places[0].side.net.module_
-    optimizers = [made_optimizer(net, module) for net in nets_]
+def _grouped(
+    experiment: Experiment,
+    candidates: Sequence[dict],
+    nets_: Mapping[int, NeuralNet],
+    world: World,
+    refused: dict[int, list[str]],
+) -> list[Group]:
+    """Return the group of candidates that find the same world; none if none can be stacked."""
+    members: list[Member] = []
+    kwargs: list[dict[str, Any]] = []
+    for i, net in nets_.items():
+        with _refusing(refused, [i]):
+            optimizer = _shared_optimizer(net, world)
+            members.append(_member(i, net, optimizer.lrs))
+            kwargs.append(optimizer.kwargs)
+    if not members:
+        return []
     kind, groups = world.stack_args["optimizer"], world.stack_args["groups"]
+    steady = all(is_steady(kind, own, groups) for own in kwargs)
+    max_epochs = nets_[members[0].candidate].max_epochs
+    group = Group(members, kwargs, world.places, world.stack_args, max_epochs, world.thread_safe, steady)
+    return _audited(experiment, candidates, group, world, refused)
+
+
+def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
+    """Return the optimizer that a candidate's net makes, if a stack can step it together with those of others."""
+    module, args = world.places[0].side.net.module_, world.stack_args
+    own = made_optimizer(net, module)
+    if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
+        raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
     shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
     n_steps = max(sum(map(len, place.side.epochs)) for place in world.places)
-    for own in optimizers:
-        if (own.kind, own.groups) != (kind, groups):
-            raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
-        if reasons := optimizer_reasons(kind, own.kwargs, groups, shapes, n_steps):
-            raise Unstackable(*reasons)
-    members = [_member(c, net, own.lrs) for c, net, own in zip(chosen, nets_, optimizers, strict=True)]
-    kwargs = [own.kwargs for own in optimizers]
-    steady = all(is_steady(kind, own, groups) for own in kwargs)
-    group = Group(members, kwargs, world.places, world.stack_args, nets_[0].max_epochs, world.thread_safe, steady)
-    if new := {kinds_of(candidates[c]) for c in chosen} - world.audited:
+    if reasons := optimizer_reasons(own.kind, own.kwargs, own.groups, shapes, n_steps):
+        raise Unstackable(*reasons)
+    return own
+
+
+def _audited(
+    experiment: Experiment, candidates: Sequence[dict], group: Group, world: World, refused: dict[int, list[str]]
+) -> list[Group]:
+    """Return the group if a stack does what its nets do, else the kinds of its candidates for which that holds."""
+    kinds: dict[Hashable, list[int]] = {}
+    for place, member in enumerate(group.members):
+        kinds.setdefault(kinds_of(candidates[member.candidate]), []).append(place)
+    if kinds.keys() <= world.audited:
+        return [group]
+    found: dict[int, list[str]] = {}
+    with _refusing(found, [member.candidate for member in group.members]):
         audit(experiment, candidates, group)
-        world.audited.update(new)
-    return group
+        world.audited.update(kinds)
+    if len(kinds) > 1 and found:
+        return [
+            passed
+            for places in kinds.values()
+            for passed in _audited(experiment, candidates, group.only(places), world, refused)
+        ]
+    refused |= found
+    return [] if found else [group]
 
 
 def _spread(n_rows: int, n: int) -> Tensor:

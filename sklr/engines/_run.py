@@ -181,8 +181,11 @@ class Run:
             estimator=self.estimator if self.experiment.keep_estimators else None,
         )
         print_end(self.label, outcome, self.experiment.verbose)
-        # a run that has ended is kept, and comes back from a worker, without net and data; all at once, as another
-        # thread may be looking
+        self.end(outcome)
+
+    def end(self, outcome: Outcome) -> None:
+        """Have the run ended, with this outcome."""
+        # it is kept, and comes back from a worker, without net and data; all at once, as another thread may be looking
         self.__dict__ = {"outcome": outcome}
 
 

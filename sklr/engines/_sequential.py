@@ -29,18 +29,26 @@ class SequentialEngine(Engine):
         return []
 
     def start(
-        self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
+        self,
+        experiment: Experiment,
+        candidates: Sequence[dict],
+        contexts: Sequence | None = None,
+        chosen: Sequence[int] | None = None,
     ) -> SequentialTraining:
-        """Clone the estimator for every run; heads of pipelines are fitted here, once per fold."""
-        pairs = list(product(range(len(candidates)), range(len(experiment.cells))))
+        """Clone the estimator for every run; heads of pipelines are fitted here, once per fold.
+
+        `chosen` are the numbers of the candidates to train, None for all; `contexts` are those of all.
+        """
+        chosen, n_cells = range(len(candidates)) if chosen is None else chosen, len(experiment.cells)
+        pairs = list(product(chosen, range(n_cells)))
         estimators = [seeded_clone(experiment, candidates[c], experiment.cells[k]) for c, k in pairs]
         cells = [experiment.cells[k] for _, k in pairs]
-        contexts = contexts or [None] * len(pairs)
+        contexts = [None if contexts is None else contexts[c * n_cells + k] for c, k in pairs]
         heads = fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
         n_splits = max(cell.fold for cell in experiment.cells) + 1
         labels = [Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs]
         runs = map(Run, [experiment] * len(pairs), cells, estimators, labels, heads, contexts)
-        return SequentialTraining(experiment, list(runs), len(candidates))
+        return SequentialTraining(experiment, list(runs), len(chosen))
 
 
 def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:

@@ -1,36 +1,37 @@
-"""The stacked engine: candidates x folds x seeds trained as a few batched models, each exactly as if alone."""
+"""The stacked engine: candidates x folds x seeds trained as a few batched models, each exactly as if alone.
+
+Candidates that cannot be stacked, or whose stack meets with an error, are trained by the sequential engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import cycle
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+from weakref import WeakSet
 
 import numpy as np
-from joblib import effective_n_jobs
-from sklearn.utils.parallel import delayed
 
 from sklr._validation import check_count, check_flag
-from sklr._warnings import warn
-from sklr.engines._advance import advance, advance_away, advance_together
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
-from sklr.engines._devices import on_each_device
-from sklr.engines._explain import first_line
-from sklr.engines._packing import fitting_threads, out_of_memory, pack_members
-from sklr.engines._prepare import Group, prepare
-from sklr.engines._refusals import Unstackable
+from sklr.engines._packing import fitting_threads, out_of_memory
+from sklr.engines._packs import Packs
+from sklr.engines._prepare import Prepared, fails_anyway, prepare
+from sklr.engines._reasons import describe, raised, warn_of_fallback, which
 from sklr.engines._scored import ScoredPack
-from sklr.engines._spread import can_travel, spread
+from sklr.engines._sequential import SequentialEngine, SequentialTraining
 from sklr.engines._verbose import Label, print_end
-from sklr.exceptions import EngineError, OutOfMemoryWarning
-from sklr.results import Outcome
+from sklr.exceptions import EngineError
+from sklr.results import STOPPED, Outcome
 
 
 class StackedEngine(Engine):
     """Train all runs as one batched model through `torch.func`, with stock optimizer semantics.
 
     What can be stacked is found out before any training: `unsupported` sets the nets up, probes module, optimizer
-    and loss on one batch, and `start` goes on from there.
+    and loss on one batch, and `start` goes on from there. A candidate that no engine could train does not count: it
+    fails by itself. Where a stack meets with an error in mid-training, its candidates are trained one by one from the
+    start, with a `StackFallbackWarning`; what other stacks have trained is kept.
 
     Parameters
     ----------
@@ -69,22 +70,31 @@ class StackedEngine(Engine):
     def __init__(self, max_stack: int | None = None, compile: bool = False):
         self.max_stack = None if max_stack is None else check_count("max_stack", max_stack)
         self.compile = check_flag("compile", compile)
-        self._ready: tuple[Experiment, Sequence[dict], list[Group]] | None = None
+        self._ready: tuple[Experiment, Sequence[dict], Prepared] | None = None
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
-        """Return the reasons why these candidates cannot be stacked; empty if they can."""
-        try:
+        """Return the reasons why these candidates cannot be stacked; empty if all can that any engine could train."""
+        reasons = self.refusals(experiment, candidates)
+        if len(reasons) < len(candidates):
+            reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
+        if reasons:
+            self._ready = None
+        return describe(reasons, candidates)
+
+    def refusals(self, experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
+        """Return why candidates cannot be stacked, by number; `start` has these trained one by one."""
+        return dict(self.prepared(experiment, candidates).refused)
+
+    def prepared(self, experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
+        """Set the nets up, if that has not just been done."""
+        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
             self._ready = experiment, candidates, prepare(experiment, candidates)
-        except Unstackable as refusal:
-            return list(refusal.args)
-        except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
-            return [f"setting the nets up raised {type(error).__name__}: {first_line(error)}"]
-        return []
+        return self._ready[2]
 
     def start(
         self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
     ) -> StackedTraining:
-        """Stack the nets that `unsupported` has set up; with `compile=True`, compile their first step.
+        """Stack the nets that `unsupported` or `refusals` has set up; with `compile=True`, compile their first step.
 
         Raises
         ------
@@ -96,114 +106,164 @@ class StackedEngine(Engine):
             if reasons:
                 raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
         assert self._ready is not None
-        groups, self._ready = self._ready[2], None
+        (groups, refused), self._ready = self._ready[2], None
         if self.compile:
             groups = [group.compiled() for group in groups]
-        training = StackedTraining(experiment, candidates, groups, contexts, self.max_stack, self.compile)
+        stacks = Packs(experiment, candidates, groups, self.max_stack, in_process=self.compile)
+        training = StackedTraining(stacks, refused, contexts)
         if self.compile:
             _compile(training.packs)
         return training
 
 
-class StackedTraining(Training):
-    """The packs of `StackedEngine`, epoch by epoch."""
+_WARNED: WeakSet[Experiment] = WeakSet()  # of a stack that met with an error: one warning is enough for a search
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        candidates: Sequence[dict],
-        groups: Sequence[Group],
-        contexts: Sequence | None,
-        max_stack: int | None,
-        in_process: bool,
-    ):
-        self.experiment, self.candidates, self.contexts = experiment, candidates, contexts
-        n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
-        self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
-        self.packs = [
-            ScoredPack(experiment, candidates, home, chosen)
-            for group in groups
-            for chosen, home in zip(pack_members(group, max_stack, self.n_jobs), cycle(on_each_device(group)))
-        ]
+
+class Alone(NamedTuple):
+    """Candidates, by number, that are trained one by one."""
+
+    numbers: list[int]
+    training: SequentialTraining
+
+    def advance(self, epoch: int, n_epochs: int | None) -> EpochReport:
+        """Train on to `n_epochs` after this epoch, or to the end; report what follows it."""
+        begun = self.training.epoch
+        report = self.training.advance(None if n_epochs is None else epoch + n_epochs - begun)
+        return EpochReport(*(part[..., epoch - begun :] for part in report))
+
+
+class StackedTraining(Training):
+    """Candidates in stacks and, beside them, those that cannot be stacked, or no longer; all at the same epoch.
+
+    Parameters
+    ----------
+    stacks : Packs
+    refused : mapping
+        The reasons of the candidates that are in no stack, by number.
+    contexts : sequence or None
+        As `StackedEngine.start` takes them.
+    """
+
+    def __init__(self, stacks: Packs, refused: Mapping[int, Sequence[str]], contexts: Sequence | None):
+        self.stacks, self.contexts = stacks, contexts
+        self.experiment, self.candidates = stacks.experiment, stacks.candidates
+        self.why = {number: list(reasons) for number, reasons in refused.items()}
+        self.alone: list[Alone] = []
+        self.only_stacks = False
         self.epoch = 0
-        self.warned = False
+        self.rows: dict[int, list[Outcome]] = {}
+
+    @property
+    def packs(self) -> list[ScoredPack]:
+        """The packs that have met with no error."""
+        return self.stacks.packs
 
     @property
     def done(self) -> bool:
         """Whether no run has an epoch left."""
-        return all(scored.pack.done for scored in self.packs)
+        return self.stacks.done and not self._waiting() and all(alone.training.done for alone in self.alone)
+
+    def reasons(self) -> dict[int, list[str]]:
+        """Return why candidates, by number, are not stacked, or no longer."""
+        self._note_failed()
+        return self.why
+
+    def leave_out(self) -> None:
+        """Leave the candidates that `reasons` names to the caller: `finish` returns no outcomes for them."""
+        self.only_stacks = True
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train every pack on, each in a worker, on a device or in a thread if there are several of both."""
+        """Train all on; what had to leave its stack is brought up to the epoch of the others."""
+        start = self.epoch
+        self.stacks.advance(self.stacks.max_epochs if n_epochs is None else start + n_epochs)
+        self._take_over()
+        reports = [alone.advance(start, n_epochs) for alone in self.alone]
         if n_epochs is None:
-            n_epochs = max(scored.pack.max_epochs for scored in self.packs) - self.epoch
-        before = len(self.packs)
-        self.packs = self._advanced(self.epoch + n_epochs)
-        self._warn_if_halved(before)
-        report = self._report(n_epochs)
+            n_epochs = max([0, self.stacks.max_epochs - start, *(report.valid_score.shape[-1] for report in reports)])
         self.epoch += n_epochs
-        return report
+        return self._report(start, n_epochs, reports)
 
-    def _advanced(self, epoch: int) -> list[ScoredPack]:
-        n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
-        if n_jobs == 1 and self._train_in_threads():
-            return advance_together(self.packs, epoch)
-        if n_jobs == 1:
-            return [pack for scored in self.packs for pack in advance(scored, epoch)]
-        calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
-        sent_back = spread(calls, n_jobs, self.experiment.pre_dispatch)
-        return [self.packs[place].after(progress) for place, found in sent_back for progress in found]
-
-    def _train_in_threads(self) -> bool:
-        """Whether packs gain from threads: on the CPU, or on several devices, which one thread would use in turn."""
-        if len(self.packs) == 1 or not all(scored.group.thread_safe for scored in self.packs):
-            return False
-        where = {scored.group.device for scored in self.packs}
-        return len(where) > 1 or where.pop().type == "cpu"
-
-    def _warn_if_halved(self, before: int) -> None:
-        if len(self.packs) > before and not self.warned:
-            self.warned = True
-            largest = max(scored.pack.alive.size for scored in self.packs)
-            warn(
-                f"A stack of runs did not fit into memory; it was halved, to at most {largest} runs. "
-                f"StackedEngine(max_stack={largest}) starts with that.",
-                OutOfMemoryWarning,
-            )
-
-    def _report(self, n_epochs: int) -> EpochReport:
+    def _report(self, start: int, n_epochs: int, reports: Sequence[EpochReport]) -> EpochReport:
         table = np.full((len(self.candidates), len(self.experiment.cells), n_epochs, 2), np.nan)
-        for scored in self.packs:
-            for candidate, cell, row in scored.rows_since(self.epoch):
-                table[candidate, cell, row.epoch - self.epoch] = row.train_loss, row.valid_score
+        for candidate, cell, row in self.stacks.rows_since(start):
+            table[candidate, cell, row.epoch - start] = row.train_loss, row.valid_score
+        for alone, report in zip(self.alone, reports, strict=True):
+            table[alone.numbers, :, : report.valid_score.shape[-1]] = np.stack(report, axis=-1)
         return EpochReport(*np.moveaxis(table, -1, 0))
+
+    def _waiting(self) -> list[int]:
+        """The candidates that are to be trained one by one, and are not yet."""
+        begun = {number for alone in self.alone for number in alone.numbers}
+        return [] if self.only_stacks else [number for number in self.reasons() if number not in begun]
+
+    def _take_over(self) -> None:
+        """Begin to train one by one what is not in a stack; what was stopped in its stack stays as it is."""
+        self._note_failed()
+        waiting, n_cells = self._waiting(), len(self.experiment.cells)
+        if not waiting:
+            return
+        training = SequentialEngine().start(self.experiment, self.candidates, chosen=waiting)
+        ended = self.stacks.outcomes()
+        for run, pair in zip(training.runs, product(waiting, range(n_cells)), strict=True):
+            if pair in ended and ended[pair].status == STOPPED:
+                run.end(ended[pair])
+        self.alone.append(Alone(waiting, training))
+
+    def _note_failed(self) -> None:
+        """Write down, and say once, which candidates have lost their stack."""
+        new = [number for number in self.stacks.failed if number not in self.why]
+        self.why |= {number: [raised(self.stacks.failed[number])] for number in new}
+        if new and self.experiment not in _WARNED:
+            _WARNED.add(self.experiment)
+            concerned = "all candidates" if len(new) == len(self.candidates) else which(new, self.candidates)
+            warn_of_fallback(self.stacks.failed[new[0]], concerned)
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`."""
-        for scored in self.packs:
-            scored.stop(mask, reason)
+        self.stacks.stop(mask, reason)
+        self._take_over()
+        for alone in self.alone:
+            if alone.training.epoch < self.epoch:
+                alone.advance(self.epoch, 0)
+            alone.training.stop(mask[alone.numbers], reason)
 
     def finish(self) -> list[list[Outcome]]:
-        """Train what is left, score it, and return the outcomes."""
-        if not self.done:
-            self.advance()
-        outcomes = [list[Any]([None] * len(self.experiment.cells)) for _ in self.candidates]
-        for scored in self.packs:
-            for (candidate, cell), outcome in scored.finish().items():
-                outcomes[candidate][cell] = outcome
-        self._tell(outcomes)
-        return outcomes
+        """Train what is left, score it, and return the outcomes; nothing for what has been left out."""
+        self.stacks.finish()
+        self._take_over()
+        outcomes, n_cells = self.stacks.outcomes(), len(self.experiment.cells)
+        stacked = [number for number in range(len(self.candidates)) if number not in self.why]
+        self.rows = {number: [outcomes[number, cell] for cell in range(n_cells)] for number in stacked}
+        self._print(self.rows)
+        self._tell(stacked)
+        for alone in self.alone:
+            self.rows |= dict(zip(alone.numbers, alone.training.finish(), strict=True))
+            self._tell(alone.numbers)
+        return [self.rows.get(number, []) for number in range(len(self.candidates))]
 
-    def _tell(self, outcomes: list[list[Outcome]]) -> None:
-        """Print a line per run, and open and close its task for scikit-learn's callbacks."""
-        cells, caller = self.experiment.cells, self.experiment.caller
-        for c, row in enumerate(outcomes):
-            for k, outcome in enumerate(row):
-                label = Label(self.candidates[c], cells[k].fold, cells[-1].fold + 1, c, len(outcomes))
+    def finished(self) -> dict[int, list[Outcome]]:
+        """Return the outcomes of the candidates that are through all their cells, by number."""
+        found = dict(self.rows)
+        for alone in self.alone:
+            found |= {alone.numbers[i]: row for i, row in alone.training.finished().items()}
+        return found
+
+    def _print(self, rows: Mapping[int, Sequence[Outcome]]) -> None:
+        """Print a line per run."""
+        cells = self.experiment.cells
+        for number, row in rows.items():
+            for cell, outcome in zip(cells, row, strict=True):
+                label = Label(self.candidates[number], cell.fold, cells[-1].fold + 1, number, len(self.candidates))
                 print_end(label, outcome, self.experiment.verbose)
-                if self.contexts is not None:
-                    context = self.contexts[c * len(cells) + k]
-                    context.call_on_fit_task_begin(estimator=caller).call_on_fit_task_end(estimator=caller)
+
+    def _tell(self, numbers: Sequence[int]) -> None:
+        """Open and close the runs' tasks for scikit-learn's callbacks."""
+        if self.contexts is None:
+            return
+        n_cells, caller = len(self.experiment.cells), self.experiment.caller
+        for number, cell in product(numbers, range(n_cells)):
+            context = self.contexts[number * n_cells + cell]
+            context.call_on_fit_task_begin(estimator=caller).call_on_fit_task_end(estimator=caller)
 
 
 def _compile(packs: Sequence[ScoredPack]) -> None:

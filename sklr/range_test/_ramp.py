@@ -24,15 +24,15 @@ from sklr._divergence import exploded
 from sklr._validation import must_be
 from sklr.callbacks import LRSchedule
 from sklr.engines import Engine, SequentialEngine
+from sklr.engines._advance import in_words
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._batches import epoch_positions
 from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
-from sklr.engines._explain import first_line
 from sklr.engines._fits import EpochFit
 from sklr.engines._pack import Pack
-from sklr.engines._packing import fitting_threads, out_of_memory, step_flops
-from sklr.engines._prepare import Group, last_step, prepare
-from sklr.engines._refusals import Unstackable
+from sklr.engines._packing import fitting_threads, step_flops
+from sklr.engines._prepare import Group, Prepared, last_step, prepare
+from sklr.engines._reasons import raised, warn_of_fallback
 from sklr.engines._sequential import fit_heads
 from sklr.exceptions import EngineError, TrainingDiverged
 from sklr.schedules import Schedule
@@ -118,16 +118,25 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
     lr = np.geomspace(ramp.low, ramp.high, ramp.n_steps)
     ramp = replace(ramp, low=ramp.low / peak, high=ramp.high / peak)
     name = engine.name if isinstance(engine, Engine) else engine
-    reasons: tuple[str, ...] = ()
-    if name != SequentialEngine.name:
-        try:
-            return _losses(lr, _train_stacked(_one_group(experiment, ramp.n_steps), ramp), "stacked")
-        except Unstackable as refusal:
-            reasons = refusal.args
-        if name != "auto":
-            advice = "Use engine='sequential', or engine='auto' to have one chosen."
-            raise EngineError(f"engine={name!r} cannot train these runs: {'; '.join(reasons)}. {advice}")
-    return _losses(lr, _train_one_by_one(experiment, ramp), "sequential", reasons)
+    runs, reasons = (None, ()) if name == SequentialEngine.name else _train_stacked(experiment, ramp, name)
+    if runs is None:
+        return _losses(lr, _train_one_by_one(experiment, ramp), "sequential", reasons)
+    return _losses(lr, runs, "stacked")
+
+
+def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[list[np.ndarray] | None, tuple[str, ...]]:
+    """Return every run's batch losses, or None and the reasons why they are not trained as one stack."""
+    groups, refused = _prepare_ramp(experiment, ramp.n_steps)
+    if refused and engine != "auto":
+        advice = "Use engine='sequential', or engine='auto' to have one chosen."
+        raise EngineError(f"engine={engine!r} cannot train these runs: {'; '.join(refused[0])}. {advice}")
+    if refused:
+        return None, tuple(refused[0])
+    try:
+        return _ramp_in_stack(groups[0], ramp), ()
+    except Exception as error:  # whatever it is, training one by one does without, or raises what is not the stack's
+        warn_of_fallback(in_words(error), "all runs")
+        return None, (raised(in_words(error)),)
 
 
 def _plain(estimator: Any) -> Any:
@@ -159,36 +168,25 @@ def _peak(net: NeuralNet) -> float:
     return float(peak)
 
 
-def _one_group(experiment: Experiment, n_steps: int) -> Group:
+def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
     """Set the nets up in every cell as one stack, with batches enough for the ramp."""
     net = last_step(experiment.estimator)
     n_rows = min(len(cell.train) for cell in experiment.cells)
     n_batches = len(net.get_iterator(range(n_rows), training=True)) if net.iterator_train is DataLoader else 1
     net.max_epochs = -(-(n_steps + 1) // max(n_batches, 1))
-    try:
-        (group,) = prepare(experiment, [{}])
-    except Unstackable:
-        raise
-    except Exception as error:  # whatever it is, training one by one meets it again, or does without
-        raise Unstackable(f"setting the nets up raised {type(error).__name__}: {first_line(error)}") from error
-    return group
+    return prepare(experiment, [{}])
 
 
-def _train_stacked(group: Group, ramp: Ramp) -> list[np.ndarray]:
+def _ramp_in_stack(group: Group, ramp: Ramp) -> list[np.ndarray]:
     """Return every run's batch losses; one batch more than the ramp has steps, to see what the last one did."""
     (member,), sides = group.members, [place.side for place in group.places]
     orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
     positions, sizes = epoch_positions(orders)
     multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
-    try:
-        pack = Pack(group.build([0]), [member], sides, group.max_epochs)
-        with fitting_threads(step_flops(group, pack.stack)), pack.world:
-            losses = pack.steps(positions, sizes, torch.from_numpy(lr))
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise Unstackable("one stack of all runs does not fit into memory") from error
+    pack = Pack(group.build([0]), [member], sides, group.max_epochs)
+    with fitting_threads(step_flops(group, pack.stack)), pack.world:
+        losses = pack.steps(positions, sizes, torch.from_numpy(lr))
     return list(losses[:, 0].double().cpu().numpy().T)
 
 

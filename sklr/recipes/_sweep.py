@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state, indexable
 
 from sklr._sklearn import count_rows, take_params
-from sklr.engines import pick_engine
+from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.engines._base import Cell, Experiment
 
 MAX_SEED = 2**31 - 1
@@ -69,7 +69,8 @@ def sweep(
         scores.append(report.valid_score)
         if enough(np.concatenate(scores, axis=-1)):
             break
-    return Sweep(np.concatenate(losses, axis=-1), np.concatenate(scores, axis=-1), chosen.name)
+    ran = (SequentialEngine.name if i in training.reasons() else chosen.name for i in range(len(candidates)))
+    return Sweep(np.concatenate(losses, axis=-1), np.concatenate(scores, axis=-1), engine_names(ran))
 
 
 def _no_score(estimator: Any, X: Any, y: Any = None, **params: Any) -> float:

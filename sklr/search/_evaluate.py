@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from sklr.engines import pick_engine, trains_nets
+from sklr.engines import SequentialEngine, engine_names, pick_engine, trains_nets
 from sklr.engines._base import Experiment, Training
+from sklr.engines._reasons import describe
 from sklr.exceptions import StorageError
 from sklr.results import Outcome
 from sklr.search._book import Book
@@ -30,13 +31,14 @@ from sklr.search._tasks import SearchTasks
 class Batch:
     """Candidates proposed together: what the ledger knows them as, and the outcomes there are, by their place.
 
-    `in_book` are the places of those that the storage has.
+    `in_book` are the places of those that the storage has, `engines` what trained them.
     """
 
     candidates: list[dict]
     entries: list[Entry] = field(default_factory=list)
     rows: dict[int, list[Outcome]] = field(default_factory=dict)
     in_book: set[int] = field(default_factory=set)
+    engines: dict[int, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[int]:
@@ -68,10 +70,6 @@ class Evaluator:
 
     Attributes
     ----------
-    engine_name : str
-        The engine that trained the last batch.
-    reasons : list of str
-        Why a faster one could not.
     without_effect : list of str
         What is said of parameters that are searched without effect.
     """
@@ -92,7 +90,20 @@ class Evaluator:
         self.experiment, self.engine, self.ledger, self.record = experiment, engine, ledger, record
         self.tasks, self.n_seeds, self.prunes, self.deadline = tasks, n_seeds, prunes, deadline
         self.progress = progress
-        self.engine_name, self.reasons, self.without_effect = "", list[str](), list[str]()
+        self.without_effect: list[str] = []
+        self._engines: set[str] = set()
+        self._chosen: list[dict] = []  # candidates trained so far, with what kept them from a faster engine
+        self._reasons: dict[int, list[str]] = {}
+
+    @property
+    def engine_name(self) -> str:
+        """The engine, or engines, that trained the candidates so far."""
+        return engine_names(self._engines)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a faster one could not, each reason with the candidates it concerns if there are others."""
+        return describe(self._reasons, self._chosen)
 
     def evaluate(self, candidates: list[dict]) -> np.ndarray:
         """Have every candidate trained in every cell, write it down, return the mean scores; NaN where there is none.
@@ -126,7 +137,7 @@ class Evaluator:
             known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
             batch.rows |= known
             batch.in_book |= known.keys()
-            self.engine_name = self.engine_name or next((book.engine(batch.entries[i]) for i in known), "")
+            self._engines |= {book.engine(batch.entries[i]) for i in known}
             missing = batch.missing
             if not missing or (self.deadline.passed() and (self.record.outcomes or batch.rows)):
                 return
@@ -139,28 +150,45 @@ class Evaluator:
                 book.refresh()
 
     def _train(self, batch: Batch, places: list[int]) -> None:
-        """Train the candidates at these places of a batch."""
+        """Train the candidates at these places of a batch; one by one those that the engine cannot train together."""
         chosen = batch.candidates if len(places) == len(batch.candidates) else [batch.candidates[i] for i in places]
-        engine, self.reasons = pick_engine(self.engine, self.experiment, chosen)
-        self.engine_name = engine.name
+        engine, refused = pick_engine(self.engine, self.experiment, chosen)
         n_runs = len(chosen) * len(self.experiment.cells)
-        self._announce(len(chosen), n_runs)
+        self._announce(chosen, engine.name, refused)
         self._open(batch)
         self.ledger.follow({i: row for i, row in batch.rows.items() if i not in places})
-        training = engine.start(self.experiment, chosen, self.tasks.for_runs(n_runs))
+        contexts = self.tasks.for_runs(n_runs)
+        training = engine.start(self.experiment, chosen, contexts)
+        if not self.prunes:
+            training.leave_out()  # in lockstep they would be under way all at once
+        first, self._chosen = len(self._chosen), [*self._chosen, *chosen]
+        try:
+            self._follow(training, engine.name, batch, places)
+        finally:
+            refused |= training.reasons()
+            self._reasons |= {first + i: reasons for i, reasons in refused.items()}
+        left = [i for i in training.reasons() if places[i] not in batch.rows]
+        if left and not (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+            alone = SequentialEngine().start(self.experiment, chosen, contexts, left)
+            self._follow(alone, SequentialEngine.name, batch, [places[i] for i in left])
 
-        def ended(candidate: int, outcomes: list[Outcome]) -> None:
-            self._keep(batch, {places[candidate]: outcomes})
+    def _follow(self, training: Training, engine: str, batch: Batch, places: Sequence[int]) -> None:
+        """Train, and keep what has been trained by this engine."""
+
+        def keep(done: Mapping[int, list[Outcome]]) -> None:
+            alone = training.reasons()
+            batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
+            self._keep(batch, {places[i]: row for i, row in done.items()})
 
         done: Mapping[int, list[Outcome]] = {}
         try:
-            if not self._run(training, ended):
-                done = dict(enumerate(training.finish()))
+            if not self._run(training, lambda candidate, outcomes: keep({candidate: outcomes})):
+                done = {i: row for i, row in enumerate(training.finish()) if row}
         except KeyboardInterrupt:
             done = training.finished()
             raise
         finally:
-            self._keep(batch, {places[i]: row for i, row in done.items()})
+            keep(done)
 
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
         """Train to the end, or until pruner or clock stop it; return whether `ended` has been told of everything."""
@@ -184,10 +212,11 @@ class Evaluator:
     def _keep(self, batch: Batch, done: Mapping[int, list[Outcome]]) -> None:
         """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
         batch.rows |= done
+        self._engines |= set(batch.engines.values())
         book = self.ledger.book
         whole = {i: row for i, row in batch.rows.items() if i not in batch.in_book and not _is_cut_short(row)}
         if book is not None and whole:
-            book.hand_in([(batch.entries[i], self._as_trial(batch.entries[i], row)) for i, row in whole.items()])
+            book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
 
@@ -195,16 +224,20 @@ class Evaluator:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
         return max((score for row in rows if np.isfinite(score := self.record.score(row))), default=np.nan)
 
-    def _as_trial(self, entry: Entry, row: list[Outcome]) -> FrozenTrial:
-        return entry.trial(**self.ledger.results(row, self.record.score(row), self.engine_name))
+    def _as_trial(self, batch: Batch, i: int) -> FrozenTrial:
+        row = batch.rows[i]
+        return batch.entries[i].trial(**self.ledger.results(row, self.record.score(row), batch.engines[i]))
 
-    def _announce(self, n_candidates: int, n_runs: int) -> None:
+    def _announce(self, candidates: Sequence[dict], engine: str, refused: Mapping[int, list[str]]) -> None:
         if self.experiment.verbose > 0:
+            n_runs = len(candidates) * len(self.experiment.cells)
             n_folds = len(self.experiment.cells) // self.n_seeds
             folds = f"{n_folds} folds" + (f" x {self.n_seeds} seeds" if self.n_seeds > 1 else "")
-            print(f"Fitting {folds} for each of {n_candidates} candidates, totalling {n_runs} fits")
+            print(f"Fitting {folds} for each of {len(candidates)} candidates, totalling {n_runs} fits")
             if trains_nets(self.experiment.estimator):
-                print(f"[sklr] engine: {self.engine_name}" + "".join(f"; {reason}" for reason in self.reasons))
+                names = (SequentialEngine.name if i in refused else engine for i in range(len(candidates)))
+                reasons = describe(refused, candidates)
+                print(f"[sklr] engine: {engine_names(names)}" + "".join(f"; {reason}" for reason in reasons))
 
     def _write_down(self, batch: Batch) -> np.ndarray:
         ended = dict(sorted(batch.rows.items()))

@@ -69,8 +69,8 @@ class LRGridSearchCV(BaseLRSearchCV):
     n_seeds : int
         How many times each candidate is trained on each fold, with different random seeds. Every candidate meets
         the same folds and seeds.
-    engine : {"auto", "sequential"} or Engine
-        What trains the candidates.
+    engine : {"auto", "stacked", "sequential"} or Engine
+        What trains the candidates; with ``"auto"`` each is stacked that can be. `engine_` says what did.
     random_state : int, RandomState instance or None
         Decides seeds and folds.
     lr_param : str, optional

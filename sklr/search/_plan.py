@@ -10,11 +10,12 @@ from typing import Any
 from joblib import effective_n_jobs
 
 from sklr._shown import ShownAsText
-from sklr.engines import StackedEngine, pick_engine
+from sklr.engines import SequentialEngine, StackedEngine, engine_names, pick_engine
 from sklr.engines._base import Engine, Experiment
 from sklr.engines._data import is_net, seeded_clone
 from sklr.engines._packing import pack_members, run_bytes
-from sklr.engines._prepare import last_step, prepare
+from sklr.engines._prepare import last_step
+from sklr.engines._reasons import describe
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int 
     epochs, steps = (_scaled([cost[i] for cost in each], share) for i in range(2))
     stacks, memory = _stacks(experiment, batch, chosen)
     runs = None if count is None else count * len(experiment.cells)
-    return Plan(count, runs, epochs, steps, stacks, memory, chosen.name, tuple(reasons))
+    names = engine_names(SequentialEngine.name if i in reasons else chosen.name for i in range(len(batch)))
+    return Plan(count, runs, epochs, steps, stacks, memory, names, tuple(describe(reasons, batch)))
 
 
 def _cost(experiment: Experiment, candidate: dict) -> tuple[int | None, int | None]:
@@ -112,7 +114,7 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     """Return how many stacks the batch makes, and their memory in bytes."""
     if not isinstance(engine, StackedEngine):
         return None, None
-    groups = prepare(experiment, batch)
+    groups = engine.prepared(experiment, batch).groups
     n_jobs = 1 if engine.compile else effective_n_jobs(experiment.n_jobs)
     stacks = sum(len(pack_members(group, engine.max_stack, n_jobs)) for group in groups)
     memory = sum(run_bytes(group) * len(group.members) * len(group.places) for group in groups)
