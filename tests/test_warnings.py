@@ -65,7 +65,7 @@ def refit_diverged(make, tmp_path, monkeypatch):
 
 
 def edge(make, tmp_path, monkeypatch):
-    LRGridSearchCV(NET, lrs=[1e-5, 1e-4, 1e-3], cv=2).fit(X, X[:, 0] > 0)
+    LRGridSearchCV(NET, lrs=[1e-5, 1e-4, 1e-3], cv=2, scoring="neg_log_loss").fit(X, X[:, 0] > 0)
 
 
 def some_failed(make, tmp_path, monkeypatch):

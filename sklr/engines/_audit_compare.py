@@ -58,7 +58,8 @@ class Comparison:
         self.x_test = stack_rows(
             [map_tensors(lambda t, r=r: t[r], place.x_test) for r, place in zip(self.rows, small.places, strict=True)]
         )
-        self.runs = []
+        self.runs: list[_Run] = []
+        self.over: set[_Run] = set()
         for i in range(max(len(members), len(cells))):
             m, k = i % len(members), i % len(cells)
             plain = _plain_run(experiment, candidates[chosen[m].candidate], experiment.cells[cells[k]], small.places[k])
@@ -90,12 +91,15 @@ class Comparison:
 
     def _compare_step(self, positions: Tensor, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
         """Take one step both ways; return the stack's losses."""
-        training = [run for run in self.runs if sizes[0, run.cell]]
+        training = [run for run in self.runs if sizes[0, run.cell] and run not in self.over]
         before = [run.plain.parameters() for run in training]
         expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
         with _stacking(self.pack.stack.module):
             losses = self.pack.steps(positions, sizes, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
+            if not np.isfinite(loss) and not torch.isfinite(losses[0, run.member, run.cell]):
+                self.over.add(run)  # diverged in both: what is left of it is of no use
+                continue
             where = f" on a batch of {sizes[0, run.cell]} rows"
             self._check_lrs(run, lr[0, :, run.member, run.cell])
             self._check_loss(run, losses[0, run.member, run.cell], loss, where)
@@ -133,9 +137,11 @@ class Comparison:
         found, module = self.pack.stack.run_state(run.member, run.cell), run.plain.net.module_
         named = dict(module.named_parameters())
         noise = run.plain.gradient_noise(self.tolerance) if before else {}
+        moves = [(named[name].detach() - before[name]).abs().max() for name in noise if before[name].numel()]
+        largest = float(torch.stack(moves).max()) if moves else 0.0
         for name, own in {**named, **dict(module.named_buffers())}.items():
             if name in noise:
-                same = self.tolerance.same_update(found[name], own.detach(), before[name], noise[name])
+                same = self.tolerance.same_update(found[name], own.detach(), before[name], noise[name], largest)
             else:
                 same = self.tolerance.same(found[name], own.detach())
             if not same:
@@ -145,13 +151,14 @@ class Comparison:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
             found = tree_leaves(as_inferred(self.sides[0].net, self.pack.outputs(self.x_test)))
-        for run in self.runs:
+        for run in set(self.runs) - self.over:
             rows, place = self.rows[run.cell], self.places[run.cell]
             n_rows = len(tree_leaves(place.x_test)[0])
             X = place.data.X_test if len(rows) == n_rows else take_rows(place.data.X_test, rows)
             for mine, own in zip(found, _predict_alone(run.plain, X), strict=True):
-                mine = mine[run.member, run.cell]
-                mine = mine[: len(rows)] if own.dim() and len(own) == len(rows) else mine
+                if own.dim() == 0 or len(own) != len(rows):
+                    continue  # something beside the predictions, of a batch as a whole
+                mine = mine[run.member, run.cell, : len(rows)]
                 if not self.tolerance.same(mine.to(own.dtype), own):
                     raise Unstackable(
                         f"predictions for {len(rows)} validation rows are not those that a net makes by itself, in "

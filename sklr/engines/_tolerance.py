@@ -41,16 +41,17 @@ class Tolerance:
         scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
 
-    def same_update(self, found: Tensor, expected: Tensor, before: Tensor, noise: Tensor) -> bool:
+    def same_update(self, found: Tensor, expected: Tensor, before: Tensor, noise: Tensor, largest: float = 0.0) -> bool:
         """Say whether a step has moved a parameter to the same place, relative to how far it has moved.
 
         `noise` is what `noise_in` has found in its gradients so far: an optimizer that divides a gradient by its own
-        size makes anything of one that is rounding alone.
+        size makes anything of one that is rounding alone. `largest` is the largest move of any parameter: where all
+        gradients of a parameter cancel (before batch normalisation, say) others leave more than this one's own.
         """
         size = (expected - before).abs().max()
         if not torch.isfinite(size):
             return torch.equal(found.isfinite(), expected.isfinite())
-        allowed = size * (self.share + noise) + 4 * self.eps * expected.abs() + 1e-30
+        allowed = size * (self.share + noise) + largest * self.eps ** (2 / 3) + 4 * self.eps * expected.abs() + 1e-30
         errors = (found - expected).abs() / allowed
         return bool((errors.max() <= 1) & (errors.square().mean().sqrt() <= self.typical))
 

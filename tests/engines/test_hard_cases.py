@@ -339,8 +339,8 @@ def doubled(items):
 
 
 REFUSED = {
-    "collating": (SMALL(iterator_train__collate_fn=doubled), {}, "iterator_train__collate_fn makes batches"),
-    "validating": (SMALL(iterator_valid__collate_fn=doubled), {}, "iterator_valid__collate_fn makes batches"),
+    "collating": (SMALL(iterator_train__collate_fn=doubled), {}, "iterator_train__collate_fn is not"),
+    "validating": (SMALL(iterator_valid__collate_fn=doubled), {}, "iterator_valid__collate_fn is not"),
     "weights": (SMALL(criterion=Whole), {"fit_params": {"sample_weight": np.ones(101)}}, "takes no sample_weight"),
     "one row": (SMALL(partial(Double, batch_norm=True), batch_size=2), {}, "cannot be trained on a batch of 1 rows"),
     "no batch": (SMALL(batch_size=500, iterator_train__drop_last=True), {}, "there is no batch to train on"),
