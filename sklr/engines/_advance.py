@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
 import torch
@@ -19,8 +19,11 @@ def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
             while _is_behind(scored, epoch):
                 scored.train_epoch()
     except (RuntimeError, MemoryError) as error:
-        return _halves(scored, epoch, error)
-    return [scored]
+        if not _can_halve(scored, error):
+            raise
+    else:
+        return [scored]
+    return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
 
 
 def advance_away(scored: ScoredPack, epoch: int) -> list[Progress]:
@@ -42,15 +45,21 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
             wait(futures)
         finally:  # there is something left to wait for after Ctrl-C only
             give_up.set()
-    errors = [future.exception() for future in futures]
-    for error in errors:
-        if error is not None and not out_of_memory(error):
-            raise error
+    too_large = [_is_too_large(scored, future) for scored, future in zip(packs, futures, strict=True)]
+    del futures  # and with their errors the frames that hold what was computed
     return [
         pack
-        for scored, error in zip(packs, errors, strict=True)
-        for pack in ([scored] if error is None else _halves(scored, epoch, error))
+        for scored, large in zip(packs, too_large, strict=True)
+        for pack in (_halves(scored, epoch) if large else [scored])
     ]
+
+
+def _is_too_large(scored: ScoredPack, future: Future[None]) -> bool:
+    """Whether memory has run out in a thread; raise what else has happened there."""
+    error = future.exception()
+    if error is not None and not _can_halve(scored, error):
+        raise error
+    return error is not None
 
 
 def _advance_in_thread(scored: ScoredPack, epoch: int, give_up: Event, scoring: Lock) -> None:
@@ -67,7 +76,9 @@ def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
 
 
-def _halves(scored: ScoredPack, epoch: int, error: BaseException) -> list[ScoredPack]:
-    if not out_of_memory(error) or len(scored.going) < 2:
-        raise error
+def _can_halve(scored: ScoredPack, error: BaseException) -> bool:
+    return out_of_memory(error) and len(scored.going) > 1
+
+
+def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
     return [advanced for half in scored.halves() for advanced in advance(half, epoch)]

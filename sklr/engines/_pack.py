@@ -116,7 +116,7 @@ class Pack:
         lr = self._lr(sizes)
         with self.world if own_stream else nullcontext():
             losses = self.steps(positions, sizes, torch.from_numpy(lr), self.max_epochs - self.epoch - 1)
-        self._judge(losses.double().cpu().numpy(), sizes, lr[:, 0])
+        self._judge(losses.cpu().double().numpy(), sizes, lr[:, 0])
         self.epoch += 1
         if self.epoch == self.max_epochs:
             self._check_last_step()
@@ -161,7 +161,7 @@ class Pack:
         n_more : int
             How often about as many steps will follow.
         """
-        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
+        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
             self.stack.steps(lr[steps], shown, n_more * len(sizes))
             if isinstance(shown, Batch)
@@ -200,7 +200,7 @@ class Pack:
         x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
         outputs = self.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
-        bad = exploded(losses.double().cpu().numpy(), self.first_loss[self.in_stack])
+        bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
             n_steps = sum(map(len, self.sides[cell].epochs))
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))

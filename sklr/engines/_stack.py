@@ -144,9 +144,9 @@ class ModelStack:
 
     @property
     def _is_replayed(self) -> bool:
-        """Whether steps may be recorded; on a CUDA device `compile` does that, and a run-by-run step is too long."""
-        on_cpu = next(iter(self.optimizer.params.values())).device.type == "cpu"
-        return on_cpu and not self.compiled and (self._is_planned or not self.run_by_run)
+        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long."""
+        known = next(iter(self.optimizer.params.values())).device.type in ("cpu", "cuda")
+        return known and not self.compiled and (self._is_planned or not self.run_by_run)
 
     @property
     def n_groups(self) -> int:
@@ -294,7 +294,7 @@ class ModelStack:
 
     def _chain_outputs(self, x: Tensor) -> Tensor:
         assert self.traits.eval_chain is not None
-        if (key := (x.shape[0], min(x.shape[1], Evaluation.BLOCK), *x.shape[2:])) not in self._evaluations:
+        if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
             self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
         return self._evaluations[key](x)
 

@@ -80,6 +80,7 @@ def _found_traits(
     optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]
 ) -> OptimizerTraits:
     name = getattr(optimizer, "__name__", repr(optimizer))
+    kwargs, *overrides = (_on_cpu(own) for own in (kwargs, *overrides))
     for form in DECAYS:
         try:
             error, steady = _trial(optimizer, kwargs, overrides, form)
@@ -125,6 +126,11 @@ def _trial(
             one.step()
     error = max(_relative(stacked[n][0, r], run[n].detach()) for r, run in enumerate(alone) for n in start)
     return error, recorders[-2].equals(recorders[-1])
+
+
+def _on_cpu(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without `capturable`, which says where steps are counted, and is refused on the CPU."""
+    return {name: value for name, value in kwargs.items() if name != "capturable"}
 
 
 def _alone(

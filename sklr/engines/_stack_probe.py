@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from sklr.engines._precision import full_precision
 from sklr.engines._stack import ModelStack
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_loss import Transform
@@ -58,7 +59,7 @@ def probe(
         reasons.append(f"criterion {type(criterion).__name__}: it has trainable parameters of its own")
     if reasons:
         return reasons, None
-    with rng_kept(x), warnings.catch_warnings():
+    with rng_kept(x), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return [], _trial(module, x, y, criterion, transform)

@@ -46,8 +46,8 @@ class StackedEngine(Engine):
 
     Notes
     -----
-    On a CPU the tensor operations of a step are recorded and, if the next step does the very same, replayed from then
-    on: the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything
+    The tensor operations of a step are recorded and, if the next step does the very same, replayed from then on, on a
+    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything
     from call to call, draws random numbers in Python or reads numbers from tensors. What it does beyond its own
     attributes (print, count in a global variable) is not noticed.
 
@@ -88,7 +88,8 @@ class StackedEngine(Engine):
         Raises
         ------
         EngineError
-            If the nets cannot be stacked, or a step cannot be compiled; the message names the reason.
+            If the nets cannot be stacked, their stacks do not fit into memory, or a step cannot be compiled; the
+            message names the reason.
         """
         if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
             reasons = self.unsupported(experiment, candidates)
@@ -98,7 +99,16 @@ class StackedEngine(Engine):
         groups, self._ready = self._ready[2], None
         if self.compile:
             groups = [group.compiled() for group in groups]
-        training = StackedTraining(experiment, candidates, groups, contexts, self.max_stack, self.compile)
+        try:
+            training = StackedTraining(experiment, candidates, groups, contexts, self.max_stack, self.compile)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            n_runs, device = len(candidates) * len(experiment.cells), groups[0].device
+            raise EngineError(
+                f"engine='stacked' cannot hold the weights and optimizer states of {n_runs} runs in the memory of "
+                f"{device}. Use engine='sequential', or search fewer candidates at once."
+            ) from error
         if self.compile:
             _compile(training.packs)
         return training

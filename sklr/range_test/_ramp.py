@@ -188,7 +188,7 @@ def _train_stacked(group: Group, ramp: Ramp) -> list[np.ndarray]:
         if not out_of_memory(error):
             raise
         raise Unstackable("one stack of all runs does not fit into memory") from error
-    return list(losses[:, 0].double().cpu().numpy().T)
+    return list(losses[:, 0].cpu().double().numpy().T)
 
 
 def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:
