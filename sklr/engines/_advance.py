@@ -12,8 +12,11 @@ from sklr.engines._packing import fitting_threads, out_of_memory
 from sklr.engines._scored import Progress, ScoredPack
 
 
-def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
-    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
+def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack]:
+    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start.
+
+    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in.
+    """
     try:
         with fitting_threads(scored.step_flops):
             while _is_behind(scored, epoch):
@@ -22,6 +25,8 @@ def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
         if not _can_halve(scored, error):
             raise
     else:
+        if not alone and scored.group.device.type == "cuda":
+            scored.pack.stack.rest()
         return [scored]
     return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
 
@@ -81,4 +86,4 @@ def _can_halve(scored: ScoredPack, error: BaseException) -> bool:
 
 
 def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack]:
-    return [advanced for half in scored.halves() for advanced in advance(half, epoch)]
+    return [advanced for half in scored.halves() for advanced in advance(half, epoch, alone=False)]

@@ -311,6 +311,10 @@ class ModelStack:
 
         return tree_map(joined, *found)
 
+    def rest(self) -> None:
+        """Let go the memory that steps and evaluations work in; the next ones take it anew."""
+        self._forget_programs()
+
     def _forget_programs(self) -> None:
         self._programs.clear()
         self._evaluations.clear()

@@ -47,9 +47,13 @@ class StackedEngine(Engine):
     Notes
     -----
     The tensor operations of a step are recorded and, if the next step does the very same, replayed from then on, on a
-    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything
-    from call to call, draws random numbers in Python or reads numbers from tensors. What it does beyond its own
-    attributes (print, count in a global variable) is not noticed.
+    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has
+    hooks, remembers anything from call to call, draws random numbers in Python or reads numbers from tensors. What it
+    does beyond its own attributes (print, count in a global variable) is not noticed.
+
+    Whether nets can be stacked is probed in full float32 precision. The training itself follows PyTorch's settings:
+    with TF32, in which cuDNN convolves unless `torch.backends.cudnn.allow_tf32` is False, results agree with training
+    one by one to the rounding of TF32, which some networks amplify.
 
     Where a module uses `torch.autocast`, results agree with training one by one to the rounding of the lower precision.
 
@@ -158,7 +162,8 @@ class StackedTraining(Training):
         if n_jobs == 1 and self._train_in_threads():
             return advance_together(self.packs, epoch)
         if n_jobs == 1:
-            return [pack for scored in self.packs for pack in advance(scored, epoch)]
+            alone = len(self.packs) == 1
+            return [pack for scored in self.packs for pack in advance(scored, epoch, alone)]
         calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
         sent_back = spread(calls, n_jobs, self.experiment.pre_dispatch)
         return [self.packs[place].after(progress) for place, found in sent_back for progress in found]
