@@ -96,7 +96,7 @@ def probed(estimator: Any) -> str:
 
 def randomness(device: str, quick: bool) -> Iterator[Check]:
     """Dropout is the same for the candidates of a cell, with and without graphs, and no one else's generator moves."""
-    more = {"device": device, "max_epochs": 2 if quick else 15}
+    more = {"device": device, "max_epochs": 2 if quick else 25}
     for name, module in (("MLP", MLP), ("convolutions", Pictures), ("attention", Attention)):
         yield Check(f"dropout, {name}", partial(dropped, net(module, module__dropout=0.5, **more)))
     yield Check("CUDA's generator is left alone by nets on CUDA", partial(left_alone, net(**more)), cuda=True)

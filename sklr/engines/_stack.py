@@ -144,8 +144,12 @@ class ModelStack:
 
     @property
     def _is_replayed(self) -> bool:
-        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long."""
-        known = next(iter(self.optimizer.params.values())).device.type in ("cpu", "cuda")
+        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long.
+
+        What a CUDA graph draws has been compared with what plain steps draw for chains only.
+        """
+        kind = next(iter(self.optimizer.params.values())).device.type
+        known = kind == "cpu" or (kind == "cuda" and (self._is_planned or not self.traits.draws))
         return known and not self.compiled and (self._is_planned or not self.run_by_run)
 
     @property
