@@ -21,7 +21,7 @@ class BatchableAttention(TorchFunctionMode):
     """Within it, attention is computed from matrix products, softmax and dropout.
 
     The fused kernels have no batching rule on the CPU, and none with dropout anywhere. Mapped on CUDA they fail with a
-    mask (PyTorch issue 151558), and without one for some lengths of sequence, in the gradient.
+    mask (PyTorch issue 151558), and without one in the gradient ("LSE is not correctly aligned", seen with 8 tokens).
 
     >>> q = torch.rand(2, 3, 4)
     >>> with BatchableAttention():
