@@ -70,8 +70,10 @@ def _divisor(y: Any, weight: Tensor | None, criterion: Any) -> float:
     """Return what the mean loss of a part divides by, up to a factor that all parts share."""
     if not isinstance(y, Tensor):
         return float(get_len(y))
-    ones = torch.ones(y.shape, dtype=torch.float64, device=y.device)
-    share = data.share_in_mean(ones, y if y.is_floating_point() else y.long(), criterion)
+    weights = getattr(criterion, "weight", None)  # on the net's device, where the batch need not be yet
+    y = y.to(weights.device) if isinstance(weights, Tensor) else y
+    ones = torch.ones(y.shape, device=y.device)
+    share = data.share_in_mean(ones, y if y.is_floating_point() else y.long(), criterion).cpu().double()
     weight = share.new_ones(len(y)) if weight is None else weight.to(share)
     return float((weight.reshape(-1, *[1] * (share.ndim - 1)) * share).sum())
 

@@ -170,7 +170,10 @@ class NetParts(NeuralNet):
 
     def initialize(self) -> NetParts:
         """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
-        self.device_ = best_device() if vars(self)["device"] == "auto" else self.device
+        asked = vars(self)["device"]
+        self.device_ = best_device() if _is_auto(asked) else asked
+        if _is_cuda(self.device_):  # its generator is swapped for the net's own only where there is one already
+            torch.cuda.init()
         self._world, self._batch_order = _random_streams(self.random_state)
         with self.random_world():
             return super().initialize()
@@ -225,13 +228,13 @@ class NetParts(NeuralNet):
 
     @property
     def device(self) -> Any:
-        """The device in use: for "auto" the one found when the net was initialized."""
-        asked = vars(self)["device"]
-        return vars(self).get("device_", asked) if isinstance(asked, str) and asked == "auto" else asked
+        """The device in use: for "auto", or loaded where there is no such device, the one found."""
+        return vars(self).get("device_", vars(self)["device"])
 
     @device.setter
     def device(self, value: Any) -> None:
         self.__dict__["device"] = value
+        self.__dict__.pop("device_", None)
 
     def _get_param_names(self) -> list[str]:
         return [name for name in super()._get_param_names() if not name.startswith("_")]
@@ -293,19 +296,40 @@ class NetParts(NeuralNet):
         """Load parameters, optimizer state and history saved by `save_params`, as in skorch."""
         asked = vars(self)["device"]
         super().load_params(*args, **kwargs)
-        if asked == "auto":
-            self.device = asked
+        self._remember_device(asked)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in _WHILE_TRAINING}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        asked, state = state["device"], dict(state)
-        if isinstance(asked, str) and asked == "auto":
-            state["device"] = best_device()
-            state |= {"device_": state["device"]} if "device_" in state else {}  # a fitted net's may not exist here
-        super().__setstate__(state)
-        self.device = asked
+        asked, fitted = state["device"], "device_" in state
+        there = {name: value for name, value in state.items() if name != "device_"}
+        super().__setstate__({**there, "device": _device_here(asked)})
+        if fitted:
+            self._remember_device(asked)
+        self.__dict__["device"] = asked
+
+    def _remember_device(self, asked: Any) -> None:
+        """Note the device in use, where loading may have put the net, beside the one that was asked for."""
+        self.device_ = self.device
+        self.__dict__["device"] = asked
+
+
+def _is_auto(device: Any) -> bool:
+    return isinstance(device, str) and device == "auto"
+
+
+def _is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
+
+
+def _device_here(asked: Any) -> Any:
+    """Return the device that a net from another machine is loaded to; where there is no CUDA, skorch sees to it."""
+    if _is_auto(asked):
+        return best_device()
+    if _is_cuda(asked) and (torch.device(asked).index or 0) >= torch.cuda.device_count() > 0:
+        return "cuda"
+    return asked
 
 
 def _is_option(name: str) -> bool:

@@ -41,6 +41,8 @@ class RandomStream:
             np.random.seed(self.seed % 2**32)
         else:
             set_global_state(self._state)
+            if not self._state[1]:  # CUDA was not in use when the stream was left
+                _seed_cuda(self.seed)
         self._swap_python()
         return self
 
@@ -60,17 +62,25 @@ class RandomStream:
 
 
 def seed_generators(seed: int) -> None:
-    """Do what `torch.manual_seed` does; where there is only a CPU, without the time it takes to note who asked.
+    """Seed torch's generators, of the CPU and of every CUDA device in use, and quickly where there is only a CPU.
+
+    `torch.manual_seed` would also decide what CUDA draws when it is used for the first time, much later: what the user
+    has asked for would be forgotten.
 
     >>> outside = global_state()
     >>> seed_generators(1), torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(1)))
     (None, True)
     >>> set_global_state(outside)
     """
-    if torch.accelerator.is_available():
+    if torch.accelerator.is_available() and not torch.cuda.is_available():
         torch.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    _seed_cuda(seed)
+
+
+def _seed_cuda(seed: int) -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
 
 
 def global_state() -> tuple[Any, ...]:

@@ -53,6 +53,16 @@ def test_audit(tmp_path):
     assert all(name in printed for name in results)
 
 
+def test_cuda_check(tmp_path):
+    path = tmp_path / "cuda.json"
+    printed = run_quickly("cuda_check.py", "--device", "cpu", "--json", path)
+    lines = json.loads(path.read_text())["lines"]
+    assert {line["section"] for line in lines} == {"agreement", "randomness", "handback", "timings"}  # of the CPU
+    assert all(line["kind"] == "PASS" for line in lines), printed
+    assert all(line["name"] in printed for line in lines)
+    assert lines[-1]["numbers"]["times the sequential engine"] > 0
+
+
 def test_selection():
     assert "coverage" in run_quickly("bench_selection.py").lower()
 

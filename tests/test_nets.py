@@ -3,6 +3,7 @@
 import inspect
 import pickle
 import warnings
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -22,10 +23,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from skorch.dataset import Dataset, ValidSplit
+from skorch.exceptions import DeviceWarning
 from skorch.helper import SliceDataset, SliceDict
 from torch import nn
 
 from sklr import _net_parts
+from sklr._random import RandomStream
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, raised_by_callback
 
@@ -809,6 +812,22 @@ class TestDevice:
         assert loaded.get_params()["device"] == "auto"
         np.testing.assert_array_equal(loaded.partial_fit(*blobs).predict(blobs[0]).shape, (60,))
 
+    @pytest.mark.parametrize("asked", ["cuda", "cuda:1", torch.device("cuda")])
+    def test_a_net_that_asked_for_cuda_predicts_without(self, blobs, asked):
+        net = classifier(device="cpu").fit(*blobs)
+        vars(net).update(device=asked, device_=asked)  # as it would be there
+        with patch.object(torch.cuda, "is_available", lambda: False), pytest.warns(DeviceWarning):
+            loaded = pickle.loads(pickle.dumps(net))
+        assert torch.device(loaded.device).type == "cpu"
+        assert loaded.get_params()["device"] == clone(loaded).device == asked
+        np.testing.assert_array_equal(loaded.predict(blobs[0]), classifier(device="cpu").fit(*blobs).predict(blobs[0]))
+        assert loaded.set_params(device="cpu").device == "cpu"
+
+    def test_a_device_that_is_not_among_those_here_is_another_one_of_its_kind(self):
+        with patch.object(torch.cuda, "device_count", lambda: 2):
+            found = [_net_parts._device_here(asked) for asked in ("cuda:1", "cuda:2", "cpu", None)]
+        assert found == ["cuda:1", "cuda", "cpu", None]
+
     def test_saved_parameters_load(self, blobs, tmp_path):
         net = classifier().fit(*blobs)
         net.save_params(f_params=tmp_path / "net.pt")
@@ -816,6 +835,46 @@ class TestDevice:
         other.load_params(f_params=tmp_path / "net.pt")
         assert torch.equal(weights(net), weights(other))
         assert other.get_params()["device"] == "auto"
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A generator that stands for CUDA's, and whether CUDA has been used already."""
+    cuda = SimpleNamespace(generator=torch.Generator().manual_seed(99), in_use=True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: cuda.in_use)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", cuda.generator.manual_seed)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [cuda.generator.get_state()])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: cuda.generator.set_state(states[0]))
+    return cuda
+
+
+class TestStream:
+    @pytest.mark.parametrize("used_before", [True, False])
+    def test_a_stream_has_its_own_numbers_on_cuda_too(self, cuda, used_before):
+        cuda.in_use = used_before
+        stream = RandomStream(5)
+        with stream:
+            torch.rand(1)
+        cuda.in_use = True
+        before = cuda.generator.get_state()
+        with stream:
+            first = torch.rand(3, generator=cuda.generator)
+        with stream:
+            second = torch.rand(3, generator=cuda.generator)
+        assert torch.equal(cuda.generator.get_state(), before)
+        one_after_another = torch.Generator().manual_seed(5)
+        assert torch.equal(first, torch.rand(3, generator=one_after_another))
+        assert torch.equal(second, torch.rand(3, generator=one_after_another))
+
+    def test_what_cuda_will_draw_when_it_is_used_is_not_decided_before(self, cuda, monkeypatch):
+        cuda.in_use = False
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        before = cuda.generator.get_state()
+        with RandomStream(5):
+            torch.rand(1)
+        assert torch.equal(cuda.generator.get_state(), before)
 
 
 class TestRouting:

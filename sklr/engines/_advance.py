@@ -41,7 +41,8 @@ def in_words(error: BaseException) -> str:
 
 def trouble(scored: ScoredPack, error: BaseException) -> Trouble:
     """Return what is left of a pack."""
-    return Trouble([member.candidate for member in scored.pack.members], in_words(error), scored.outcomes)
+    candidates = [scored.group.members[i].candidate for i in scored.chosen]
+    return Trouble(candidates, in_words(error), scored.outcomes)
 
 
 def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
@@ -53,15 +54,23 @@ def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
     return None
 
 
-def advance(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
-    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start."""
+def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack | Trouble]:
+    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start.
+
+    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in.
+    """
     try:
         with fitting_threads(scored.step_flops):
             while _is_behind(scored, epoch):
                 scored.train_epoch()
     except Exception as error:  # as in `attempt`
-        return _after(scored, epoch, error)
-    return [scored]
+        if (ended := _ended(scored, error)) is not None:
+            return [ended]
+    else:
+        if not alone and scored.group.device.type == "cuda":
+            scored.pack.stack.rest()
+        return [scored]
+    return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
 
 
 def advance_away(scored: ScoredPack, epoch: int) -> list[Progress | Trouble]:
@@ -83,11 +92,12 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
             wait(futures)
         finally:  # there is something left to wait for after Ctrl-C only
             give_up.set()
-    errors = [future.exception() for future in futures]
+    came_to = [_ended(scored, future.exception()) for scored, future in zip(packs, futures, strict=True)]
+    del futures  # and with their errors the frames that hold what was computed
     return [
         found
-        for scored, error in zip(packs, errors, strict=True)
-        for found in ([scored] if error is None else _after(scored, epoch, error))
+        for scored, ended in zip(packs, came_to, strict=True)
+        for found in (_halves(scored, epoch) if ended is None else [ended])
     ]
 
 
@@ -105,13 +115,17 @@ def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
 
 
-def _after(scored: ScoredPack, epoch: int, error: BaseException) -> list[ScoredPack | Trouble]:
-    """Go on after an error: with halves, if it is memory that they may have enough of."""
+def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Trouble | None:
+    """Return what a pack has come to; None where memory has run out, and its halves may have enough."""
+    if error is None:
+        return scored
     if not isinstance(error, Exception):
         raise error  # the end of the program, say
-    if not out_of_memory(error) or len(scored.going) < 2:
-        return [trouble(scored, error)]
+    return None if out_of_memory(error) and len(scored.going) > 1 else trouble(scored, error)
+
+
+def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
     halves: list[ScoredPack] = []
     if failed := attempt(scored, lambda: halves.extend(scored.halves())):
         return [failed]
-    return [found for half in halves for found in advance(half, epoch)]
+    return [found for half in halves for found in advance(half, epoch, alone=False)]

@@ -19,6 +19,7 @@ from sklr.engines._base import Cell, Experiment
 from sklr.engines._dropout import WithoutDropout
 from sklr.engines._group import Group
 from sklr.engines._pack import Side
+from sklr.engines._precision import full_precision
 
 MOST_CANDIDATES = 4  # audited: enough for all kinds of values of a few parameters
 
@@ -41,7 +42,7 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
     members = choose_candidates([candidates[member.candidate] for member in group.members])
     cells = choose_cells(experiment.cells, [place.side for place in group.places])
     draws = group.stack_args["traits"].draws
-    with RandomStream(0), warnings.catch_warnings(), WithoutDropout() if draws else nullcontext():
+    with RandomStream(0), full_precision(), warnings.catch_warnings(), WithoutDropout() if draws else nullcontext():
         warnings.simplefilter("ignore")  # the training itself gives them
         warnings.filterwarnings("error", "There is a performance drop")  # PyTorch maps it by a loop over the runs
         Comparison(experiment, candidates, group, members, cells).run()

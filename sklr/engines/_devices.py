@@ -63,6 +63,6 @@ def _twin(net: NeuralNet, device: torch.device) -> NeuralNet:
         vars(net),
         module_=copy.deepcopy(net.module_).to(device),
         criterion_=copy.deepcopy(net.criterion_).to(device),
-        device=str(device),
     )
+    twin.device = str(device)
     return twin

@@ -44,7 +44,7 @@ class Feed:
         self.stack, self.x, self.y, self.weight, self.sizes = stack, x, y, weight, sizes
         self.like = next(iter(stack.optimizer.params.values()))
         starts = torch.arange(len(sizes[0])) * tree_leaves(x)[0].shape[1]  # where the cells' rows begin, end to end
-        self.places = (positions + starts[:, None]).to(self.like.device)
+        self.places = (positions + starts[:, None]).to(self.like.device, non_blocking=True)
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
         """Yield which steps come next, and what they are shown.
@@ -109,5 +109,5 @@ class Feed:
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:
         """Let padding weigh nothing."""
         real = torch.as_tensor(np.arange(sizes.max()) < sizes[..., None])
-        mask = real.to(device=self.like.device, dtype=self.like.dtype)
+        mask = real.to(self.like.device, self.like.dtype, non_blocking=True)
         return mask if weight is None else weight * mask

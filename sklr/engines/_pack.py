@@ -147,7 +147,7 @@ class Pack:
 
     def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Take the epoch's losses down, and go on to the next one."""
-        known = losses.double().cpu().numpy()
+        known = losses.cpu().double().numpy()  # MPS has no float64
         self._judge(known, sizes, multipliers)
         if self.keeps_steps:
             self._keep_steps(known, sizes, multipliers)
@@ -190,7 +190,7 @@ class Pack:
         n_more : int
             How often about as many steps will follow.
         """
-        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack))
+        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
             self.stack.steps(lr[steps], shown, n_more * len(sizes))
             if isinstance(shown, Batch)
@@ -239,7 +239,7 @@ class Pack:
         x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
         outputs = self.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
-        bad = exploded(losses.double().cpu().numpy(), self.first_loss[self.in_stack])
+        bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
             n_steps = sum(map(len, self.sides[cell].epochs))
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))

@@ -80,8 +80,9 @@ def _n_threads(group: Group) -> int:
 
 def free_bytes(group: Group) -> int:
     """Return the memory that is free on the group's device, in bytes."""
-    if group.device.type == "cuda":
-        return torch.cuda.mem_get_info(group.device)[0]
+    if group.device.type == "cuda":  # PyTorch keeps what it no longer uses, and takes from that first
+        kept = torch.cuda.memory_reserved(group.device) - torch.cuda.memory_allocated(group.device)
+        return torch.cuda.mem_get_info(group.device)[0] + kept
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's
@@ -155,8 +156,19 @@ def step_flops(group: Group, stack: ModelStack) -> float:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory has run out, on the device or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Say whether an error means that memory has run out, on the device or on the host.
+
+    Only PyTorch's own allocators raise an error of its own kind; the libraries beneath (cuBLAS, cuDNN) and the driver
+    say so in words.
+
+    >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    True
+    """
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 def halves(members: Sequence[int]) -> list[list[int]]:

@@ -97,7 +97,8 @@ class Packs:
             return self._advanced_away(epoch, n_jobs)
         if self._train_in_threads():
             return advance_together(self.packs, epoch)
-        return [found for scored in self.packs for found in advance(scored, epoch)]
+        alone = len(self.packs) == 1
+        return [found for scored in self.packs for found in advance(scored, epoch, alone)]
 
     def _advanced_away(self, epoch: int, n_jobs: int) -> Sequence[ScoredPack | Trouble]:
         calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)

@@ -100,13 +100,13 @@ class QuickScores:
         columns = torch.from_numpy(np.searchsorted(classes, self.y)).to(outputs.device)
         picked = proba.gather(2, columns.expand(len(proba), -1).unsqueeze(2)).squeeze(2)
         eps = torch.finfo(proba.dtype).eps
-        return -picked.clamp(eps, 1 - eps).double().log().mean(1).cpu().numpy()
+        return -picked.clamp(eps, 1 - eps).cpu().double().log().mean(1).numpy()
 
     def _error(self, outputs: Rows, metric: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray | None:
         y = self.y
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
-        predicted = outputs.double().cpu().numpy().reshape(len(outputs), -1)
+        predicted = outputs.cpu().double().numpy().reshape(len(outputs), -1)
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
             return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
 

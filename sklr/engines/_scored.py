@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sklr.engines._answers import CellScorer
@@ -137,9 +139,11 @@ class ScoredPack:
         return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
 
     def halves(self) -> list[ScoredPack]:
-        """Return the members that are still training in two packs, at their start."""
+        """Return the members that are still training in two packs, at their start; this pack is of no use any more."""
         self._record_diverged()
-        packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(self.going)]
+        going = self.going
+        self._let_go()
+        packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(going)]
         for new in packs:
             for m, member in enumerate(new.pack.members):
                 for cell in range(len(self.places)):
@@ -147,6 +151,14 @@ class ScoredPack:
                     new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
         packs[0].outcomes.update(self.outcomes)
         return packs
+
+    def _let_go(self) -> None:
+        """Give back the memory that the stack takes, and what PyTorch keeps for other sizes than are needed now."""
+        del self.pack, self._seen
+        gc.collect()  # a module and its hooks, say, hold each other
+        if self.group.device.type == "cuda":
+            with torch.cuda.device(self.group.device):
+                torch.cuda.empty_cache()
 
     def progress(self) -> Progress:
         """Return what has happened since the start, to be sent to a copy of this pack."""

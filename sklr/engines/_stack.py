@@ -144,9 +144,13 @@ class ModelStack:
 
     @property
     def _is_replayed(self) -> bool:
-        """Whether steps may be recorded; on a CUDA device `compile` does that, and a run-by-run step is too long."""
-        on_cpu = next(iter(self.optimizer.params.values())).device.type == "cpu"
-        return on_cpu and not self.compiled and (self._is_planned or not self.run_by_run)
+        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long.
+
+        What a CUDA graph draws has been compared with what plain steps draw for chains only.
+        """
+        kind = next(iter(self.optimizer.params.values())).device.type
+        known = kind == "cpu" or (kind == "cuda" and (self._is_planned or not self.traits.draws))
+        return known and not self.compiled and (self._is_planned or not self.run_by_run)
 
     @property
     def n_groups(self) -> int:
@@ -298,7 +302,7 @@ class ModelStack:
 
     def _chain_outputs(self, x: Tensor) -> Tensor:
         assert self.traits.eval_chain is not None
-        if (key := (x.shape[0], min(x.shape[1], Evaluation.BLOCK), *x.shape[2:])) not in self._evaluations:
+        if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
             self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
         return self._evaluations[key](x)
 
@@ -314,6 +318,10 @@ class ModelStack:
             return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
 
         return tree_map(joined, *found)
+
+    def rest(self) -> None:
+        """Let go the memory that steps and evaluations work in; the next ones take it anew."""
+        self._forget_programs()
 
     def _forget_programs(self) -> None:
         self._programs.clear()

@@ -20,7 +20,8 @@ ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 class BatchableAttention(TorchFunctionMode):
     """Within it, attention is computed from matrix products, softmax and dropout.
 
-    The fused kernels have no batching rule on the CPU, and none with dropout anywhere.
+    The fused kernels have no batching rule on the CPU, and none with dropout anywhere. Mapped on CUDA they fail with a
+    mask (PyTorch issue 151558), and without one in the gradient ("LSE is not correctly aligned", seen with 8 tokens).
 
     >>> q = torch.rand(2, 3, 4)
     >>> with BatchableAttention():
@@ -33,7 +34,7 @@ class BatchableAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             return _multi_head(*args, **kwargs)
-        if func is F.scaled_dot_product_attention and not _has_kernel(*args, **kwargs):
+        if func is F.scaled_dot_product_attention:
             return attention(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -73,11 +74,6 @@ def _multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
 
 def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
-
-
-def _has_kernel(query: Tensor, *args: Any, **kwargs: Any) -> bool:
-    dropout = kwargs.get("dropout_p", args[3] if len(args) > 3 else 0.0)
-    return query.is_cuda and dropout == 0
 
 
 _SWITCH = RLock()  # a process has one switch for attention: a thread that wants it waits for the other to put it back

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines._stack_loss import Counted
 
@@ -43,12 +43,19 @@ class Batch:
         x, y, weight, counted = tree_map(lambda t: None if t is None else t[which], parts)
         return Batch(x, y, weight, None, counted)
 
+    def leaves(self, lr: Tensor) -> list[Tensor]:
+        """Return the learning rates of a step, or of some, and all tensors that it is shown."""
+        parts = (self.x, self.y, self.weight, self.counted)
+        return [lr, *(t for t in tree_leaves(parts) if t is not None)]
+
     def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
         """Keep the first rows, and these cells only."""
-        chosen = slice(None) if cells is None else torch.as_tensor(cells)
+        chosen = None if cells is None else torch.as_tensor(cells)
 
         def cut(rows: Tensor | None) -> Any:
-            return None if rows is None else rows[chosen, :n_rows]
+            if rows is None or chosen is None:
+                return None if rows is None else rows[:, :n_rows]
+            return rows[:, :n_rows].index_select(0, chosen.to(rows.device, non_blocking=True))
 
         x, y, weight = (tree_map(cut, part) for part in (self.x, self.y, self.weight))
         return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()))

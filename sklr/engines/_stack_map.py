@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 
-from sklr._random import seed_generators
 from sklr.engines._stack_attention import attention_by_steps
 from sklr.engines._stack_conv import Columns, SharedPictures
 
@@ -194,8 +193,18 @@ def first_tensor(output: Any) -> Tensor:
 
 @contextmanager
 def rng_kept(x: Any) -> Iterator[None]:
-    """Within it torch's generators start from 0; afterwards they stand where they stood."""
+    """Within it torch's generators for `x`, the CPU's and its device's, start from 0; afterwards they are as before."""
     device = first_tensor(x).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seed_generators(0)
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
         yield
+
+
+def generator_states(x: Any) -> list[Tensor]:
+    """What a call on `x` may draw from: the states of the CPU's generator and of its device's."""
+    device = first_tensor(x).device
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]

@@ -110,6 +110,7 @@ def _remembered(optimizer: type, given: Any, find: Callable[[], OptimizerTraits]
 def _found_traits(
     optimizer: type, kwargs: Mapping[str, Any], overrides: Sequence[Mapping[str, Any]]
 ) -> OptimizerTraits:
+    kwargs, *overrides = (_on_cpu(own) for own in (kwargs, *overrides))
     groups = [([f"w{g}", f"b{g}"], override) for g, override in enumerate(overrides)]
     shapes = {name: shape for (w, b), _ in groups for name, shape in ((w, (3, 4)), (b, (5,)))}
     n_steps = len(_MULTIPLIERS) * (1 if is_native(optimizer) else 8)  # another may do something every tenth step
@@ -188,6 +189,11 @@ def _trial(
             one.step()
     error = max(_relative(stacked[n][0, r], run[n].detach()) for r, run in enumerate(alone) for n in start)
     return error, recorders[0].equals(recorders[-1])
+
+
+def _on_cpu(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without `capturable`, which says where steps are counted, and is refused on the CPU."""
+    return {name: value for name, value in kwargs.items() if name != "capturable"}
 
 
 def _alone(

@@ -122,6 +122,17 @@ class Part:
                 part.optimizer.state[new][key] = blocks.select(value, cells, candidates) if per_run else copied(value)
         return part
 
+    def own(self, value: Any) -> Any:
+        """What is the same for all runs, a step count, as the user's optimizer keeps it.
+
+        That is on the CPU, where reading it waits for no device, unless it is fused or capturable: a stack's is often
+        fused, the user's own need not be.
+        """
+        kwargs = self.recipe[1]
+        if isinstance(value, Tensor) and not (kwargs.get("fused") or kwargs.get("capturable")):
+            return value.detach().to("cpu", copy=True)
+        return copied(value)
+
     def split(self, cells: set[int]) -> list[Part]:
         """This part as it is, or as two: the cells that step now and those that do not."""
         now = [i for i, c in enumerate(self.cells) if c in cells]
@@ -183,6 +194,8 @@ def _stack_kwargs(optimizer: type, kwargs: Mapping[str, Any], like: Tensor) -> d
     chosen = any(own.get(k) for k in ("foreach", "fused", "capturable", "differentiable"))
     if optimizer in _FUSED and like.device.type in ("cpu", "cuda") and not chosen:
         own["fused"] = True
+        if like.is_cuda and "capturable" in inspect.signature(optimizer).parameters:
+            own["capturable"] = True  # changes nothing else: a fused step counts on the device in any case
     return own
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sklr.engines._explain import explained
+from sklr.engines._precision import full_precision
 from sklr.engines._stack_loss import Transform
 from sklr.engines._stack_map import call, mixes_rows, rng_kept
 from sklr.engines._stack_traits import Traits, examine
@@ -51,7 +52,7 @@ def probe(
         reasons.append(f"criterion {type(criterion).__name__}: it has trainable parameters of its own")
     if reasons:
         return reasons, None
-    with rng_kept(x), warnings.catch_warnings():
+    with rng_kept(x), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return [], _trial(module, x, y, criterion, transform)

@@ -52,7 +52,7 @@ class Program:
 
 
 class Evaluation:
-    """The outputs of all runs for any number of rows, a block of rows at a time: what is in between fits a cache.
+    """The outputs of all runs for any number of rows, a block at a time: on a CPU what is in between fits a cache.
 
     >>> from sklr.engines._stack_chain import Linear
     >>> evaluation = Evaluation(Chain((Linear("w", None),)), {"w": torch.ones(1, 3, 1, 2)}, torch.zeros(1, 2, 2))
@@ -60,14 +60,19 @@ class Evaluation:
     [[1.0], [5.0], [9.0]]
     """
 
-    BLOCK = 64  # rows
-
     def __init__(self, chain: Chain, params: Named, x: Tensor):
         """Prepare for as many rows as `x` (n_cells, n_rows, ...) has, or a block of them."""
-        rows = x[:, : self.BLOCK].flatten(2).mT
+        rows = x[:, : self.n_block(x)].flatten(2).mT
         self.x = torch.empty_like(rows, memory_format=torch.contiguous_format)
         self.params, self.forward = params, Calls()
         self.outputs, _ = chain.forward(self.forward, self.x, params)
+
+    @staticmethod
+    def n_block(x: Tensor) -> int:
+        """Return how many rows of `x` (n_cells, n_rows, ...) make a block."""
+        return min(
+            x.shape[1], 64 if x.device.type == "cpu" else 512
+        )  # elsewhere small operations cost as much as large
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), or of more rows."""

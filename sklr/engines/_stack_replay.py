@@ -2,27 +2,28 @@
 
 A step of a small stack is some fifty operations of some ten microseconds. Called from Python each costs as much again,
 and Python's lock is passed on at each: two packs in two threads were no faster than one. A replay does what a plain
-step does; where a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain.
+step does; where a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain. On a CUDA device a step
+that could be recorded is captured as a CUDA graph.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
 from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from sklr.engines._stack_batch import Batch
+from sklr.engines._stack_graph import GraphReplay, Step, in_graphs
 from sklr.engines._stack_script import Recorder, Script, read
 from sklr.engines._untouched import Untouched
 
-Step = Callable[[Tensor, Batch], Tensor]
-
 WORTH_STEPS = 40  # about as many cost as much in Python as a recording does
+MET_BEFORE_GRAPH = 20  # capturing takes about as long as that many steps: not for the last batches of some epochs
 
 # threads that will soon do without Python take turns until then: its lock would be passed on at every operation
 _IN_PYTHON = Lock()
@@ -51,9 +52,9 @@ class Replays:
 
     def forget(self) -> None:
         """Let the recordings go: memory that they use has moved."""
-        self._known: dict[Any, Replay | None] = {}
+        self._known: dict[Any, Replay | GraphReplay | None] = {}
         self._first: dict[Any, Recorder] = {}
-        self._met: set[Any] = set()
+        self._met: Counter[Any] = Counter()
 
     def steps(self, step: Step, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
         """Take steps, as many as `lr` (n_steps, ...) has.
@@ -91,19 +92,22 @@ class Replays:
         return torch.cat([torch.stack(losses), rest]) if losses else rest
 
     def _recorded(self, step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:
-        """Take a step, and record it unless it is the first since a change, in which memory is made."""
-        if key not in self._met:
-            self._met.add(key)
+        """Take a step, and record it unless it is one of the first since a change: in the first one memory is made."""
+        self._met[key] += 1
+        if self._met[key] <= (MET_BEFORE_GRAPH if in_graphs(lr) else 1):
             return step(lr, batch)
         untouched = Untouched(*self.players)
-        with Recorder(_leaves(lr, batch)) as recorder:
+        with Recorder(batch.leaves(lr)) as recorder:
             losses = step(lr, batch)
         recorder.replayable &= untouched.holds()
         first = self._first.pop(key, None)
         if first is None and recorder.replayable:
             self._first[key] = recorder
+        elif first is None or not first.equals(recorder):
+            self._known[key] = None
         else:
-            self._known[key] = Replay.of(recorder, losses) if first is not None and first.equals(recorder) else None
+            graph = in_graphs(lr)
+            self._known[key] = GraphReplay.of(recorder, step, lr, batch) if graph else Replay.of(recorder, losses)
         return losses
 
 
@@ -128,7 +132,7 @@ def steps(t: List[Tensor], k: List[List[Tensor]], inputs: List[Tensor], losses: 
 
     def __call__(self, lr: Tensor, batches: Batch) -> Tensor:
         """Take the steps; return their losses (n_steps, ...)."""
-        losses, inputs, first = self.like.new_empty(len(lr), *self.like.shape), _leaves(lr, batches), 0
+        losses, inputs, first = self.like.new_empty(len(lr), *self.like.shape), batches.leaves(lr), 0
         while first < len(lr):
             steps, start = slice(first, first + self.at_once), time.perf_counter()
             self.script([t[steps] for t in inputs], losses[steps])
@@ -137,12 +141,7 @@ def steps(t: List[Tensor], k: List[List[Tensor]], inputs: List[Tensor], losses: 
         return losses
 
 
-def _leaves(lr: Tensor, batch: Batch) -> list[Tensor]:
-    parts = (batch.x, batch.y, batch.weight, batch.counted)
-    return [lr, *(t for t in tree_leaves(parts) if t is not None)]
-
-
 def _key(lr: Tensor, batches: Batch) -> Any:
     """What batches must have in common to be shown to the same replay."""
     structure = repr(tree_flatten((batches.x, batches.y, batches.weight, batches.counted))[1])  # not always hashable
-    return structure, tuple((t.dtype, t.shape[1:], t.stride()[1:]) for t in _leaves(lr, batches))
+    return structure, tuple((t.dtype, t.shape[1:], t.stride()[1:]) for t in batches.leaves(lr))

@@ -35,6 +35,8 @@ class Recorder(TorchDispatchMode):
 
     Attributes
     ----------
+    devices : set of torch.device
+        Where there was something to do.
     replayable : bool
         Whether the lines are all that happened: no number was shown to Python, which might act on it another time.
 
@@ -54,6 +56,7 @@ class Recorder(TorchDispatchMode):
         self.lists: list[list[Tensor]] = [] if before is None else before.lists
         self.lines: list[str] = []
         self.replayable: bool = before is None or before.replayable
+        self.devices: set[torch.device] = {t.device for t in inputs}
         self._places: list[int] = []  # where memory was when it was first met
         self._names = WeakTensorKeyDictionary()  # weak, so that recording takes no more memory than stepping
         if before is not None:
@@ -81,6 +84,7 @@ class Recorder(TorchDispatchMode):
         written += [f"{name}={self._written(value, kinds[name])}" for name, value in kwargs.items()]
         result = func(*args, **kwargs)
         made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        self.devices.update(t.device for t in made)
         self.replayable &= result is None or bool(made)  # anything else is a number
         call = f"torch.ops.aten.{func.overloadpacket.__name__}({', '.join(written)})"
         self.lines.append(call if all(t in self._names for t in made) else f"{self._name(result)} = {call}")
@@ -98,6 +102,7 @@ class Recorder(TorchDispatchMode):
             self._names[tensor] = f"t[{len(self.memory)}]"
             self.memory.append(tensor)
             self._places.append(tensor.data_ptr())
+            self.devices.add(tensor.device)
         return self._names[tensor]
 
     def _name(self, result: Any) -> str:

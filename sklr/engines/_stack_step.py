@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklr.engines._stack_part import HeavyBall, Part, copied, over_runs, own_kwargs
+from sklr.engines._stack_part import HeavyBall, Part, over_runs, own_kwargs
 
 Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 
@@ -140,7 +140,7 @@ class StackedOptimizer:
             run = [dict[str, Any]() for _ in blocks.shapes]
             for key, value in part.optimizer.state.get(update, {}).items():
                 per_run = isinstance(value, Tensor) and value.shape == update.shape
-                values = [v[at].clone() for v in blocks.views(value)] if per_run else [copied(value) for _ in run]
+                values = [v[at].clone() for v in blocks.views(value)] if per_run else [part.own(value) for _ in run]
                 for entry, v in zip(run, values, strict=True):
                     entry[key] = v
             state.update({len(state) + i: entry for i, entry in enumerate(run)})

@@ -14,7 +14,7 @@ from sklr.engines._stack_attention import ATTENTION
 from sklr.engines._stack_chain import Chain
 from sklr.engines._stack_conv import OPERATIONS, ConvolutionMeter
 from sklr.engines._stack_loss import StackedLoss, Transform
-from sklr.engines._stack_map import call, first_tensor, mixes_rows, rng_kept
+from sklr.engines._stack_map import call, first_tensor, generator_states, mixes_rows, rng_kept
 from sklr.engines._stack_record import CallRecorder, record
 from sklr.engines._untouched import Untouched
 
@@ -81,11 +81,11 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
     x, y = example
     with rng_kept(x):
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
-        before = torch.random.get_rng_state()
+        before = generator_states(x)
         seen = CallRecorder(first_tensor(x).device.type)
         with seen, ConvolutionMeter() as meter, torch.no_grad():
             output = call(copy.deepcopy(module), x)
-        draws = not torch.equal(before, torch.random.get_rng_state())
+        draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
         keeps, counts = False, ""

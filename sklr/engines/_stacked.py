@@ -48,10 +48,14 @@ class StackedEngine(Engine):
 
     Notes
     -----
-    On a CPU the tensor operations of a step are recorded and, if the next step does the very same, replayed from then
-    on: the module's own Python code is called no more. It is called in every step if it has hooks, remembers anything
-    from call to call, draws random numbers in Python or reads numbers from tensors. What it does beyond its own
-    attributes (print, count in a global variable) is not noticed.
+    The tensor operations of a step are recorded and, if the next step does the very same, replayed from then on, on a
+    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has
+    hooks, remembers anything from call to call, draws random numbers in Python or reads numbers from tensors. What it
+    does beyond its own attributes (print, count in a global variable) is not noticed.
+
+    Whether nets can be stacked is probed in full float32 precision. The training itself follows PyTorch's settings:
+    with TF32, in which cuDNN convolves unless `torch.backends.cudnn.allow_tf32` is False, results agree with training
+    one by one to the rounding of TF32, which some networks amplify.
 
     Where a module uses `torch.autocast`, results agree with training one by one to the rounding of the lower precision.
 
@@ -99,7 +103,8 @@ class StackedEngine(Engine):
         Raises
         ------
         EngineError
-            If the nets cannot be stacked, or a step cannot be compiled; the message names the reason.
+            If the nets cannot be stacked, their stacks do not fit into memory, or a step cannot be compiled; the
+            message names the reason.
         """
         if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
             reasons = self.unsupported(experiment, candidates)

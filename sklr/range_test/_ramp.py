@@ -187,7 +187,7 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> list[np.ndarray]:
     pack = Pack(group.build([0]), [member], sides, group.max_epochs)
     with fitting_threads(step_flops(group, pack.stack)), pack.world:
         losses = pack.steps(positions, sizes, torch.from_numpy(lr))
-    return list(losses[:, 0].double().cpu().numpy().T)
+    return list(losses[:, 0].cpu().double().numpy().T)
 
 
 def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:

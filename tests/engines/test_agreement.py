@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.engines import _devices, _packing, _packs, _prepare
+from sklr.engines._advance import advance
 from sklr.engines._advance import advance_together as together
 from sklr.engines._answers import CellScorer
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import is_net
 from sklr.engines._pack import Pack
+from sklr.engines._packing import out_of_memory
 from sklr.engines._scored import ScoredPack
 from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stack import ModelStack
@@ -647,3 +650,51 @@ def test_what_cannot_be_stacked_is_said(estimator, reason):
     assert any(reason in given for given in reasons), reasons
     with pytest.raises(EngineError, match="cannot train these candidates"):
         StackedEngine().start(experiment(estimator), candidates)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "MPS backend out of memory (MPS allocated: 1 GB)",
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 1",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes.",
+    ],
+)  # fmt: skip
+def test_libraries_and_drivers_say_in_words_that_memory_has_run_out(words):
+    assert out_of_memory(RuntimeError(words))
+    assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_a_stack_is_gone_with_all_it_has_computed_before_its_halves_are_made(in_threads, monkeypatch):
+    train, alive, left = Pack.train_epoch, [], []
+
+    def fail_once(pack, **options):
+        if not alive:
+            computed = torch.zeros(1000)  # in a frame of the error's traceback
+            alive.extend([ref(pack.stack), ref(computed)])
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        train(pack, **options)
+
+    def made(*args):
+        if alive:
+            left.append([found() is None for found in alive])
+        return build(*args)
+
+    build = _prepare.Group.build
+    training = StackedEngine(max_stack=12).start(experiment(classifier()), [*LRS, {"lr": 0.03}])
+    monkeypatch.setattr(Pack, "train_epoch", fail_once)
+    monkeypatch.setattr(_prepare.Group, "build", made)
+    halved = (together if in_threads else lambda packs, epoch: advance(packs[0], epoch))(training.packs, 1)
+    assert len(halved) == 2
+    assert left[0] == [True, True]
+
+
+def test_runs_that_do_not_fit_at_all_are_an_error_that_says_what_to_do(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(_stacked, "ScoredPack", full)
+    with pytest.raises(EngineError, match=r"9 runs in the memory of cpu. Use engine='sequential', or search fewer"):
+        StackedEngine().start(experiment(classifier()), LRS)

@@ -8,6 +8,7 @@ from test_agreement import reasons_against
 from torch import nn
 from torch.nn import functional as F
 
+from sklr.engines._precision import _switches, full_precision
 from sklr.engines._stack_attention import BatchableAttention, attention
 from sklr.engines._stack_optim import decay_form, optimizer_reasons
 from sklr.exceptions import EngineError
@@ -193,6 +194,7 @@ def test_an_optimizer_whose_state_remembers_old_rates_is_found_out():
         (torch.optim.SGD, {"weight_decay": 0.1, "momentum": 0.9}, "coupled"),
         (torch.optim.SGD, {"weight_decay": 0.1, "maximize": True}, "opposed"),
         (torch.optim.AdamW, {}, "decoupled"),
+        (torch.optim.Adam, {"capturable": True, "weight_decay": 0.1}, "coupled"),  # refused on the CPU, not on CUDA
         (torch.optim.RAdam, {"weight_decay": 0.1}, "coupled"),
         (torch.optim.RAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}, "decoupled"),
     ],
@@ -201,6 +203,53 @@ def test_how_weight_decay_enters(optimizer, kwargs, form):
     assert decay_form(optimizer, kwargs) == form
     groups = [(["a"], {"weight_decay": 0.5}), (["b"], {})]
     assert decay_form(optimizer, kwargs, groups) == form
+
+
+class Precise(nn.Module):
+    """Differs from call to call as TF32 does, unless products are to be precise."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+        self.seen = []
+
+    def forward(self, x):
+        precise = not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+        return self.layer(x) * (1.0 if precise else 1.0 + 1e-3 * torch.rand(()))
+
+
+def test_audits_are_precise_whatever_the_settings(settings):
+    assert reasons_against(Precise(), X, Y) == []
+
+
+@pytest.fixture(params=["usual", "high", "medium", "no TF32", "new", "mixed"])
+def settings(request):
+    """PyTorch's settings of float32 precision, the older ones and, from 2.9 on, the newer; as before afterwards."""
+    backends, new = torch.backends, hasattr(torch.backends.cudnn, "conv")
+    with full_precision():
+        backends.cudnn.allow_tf32 = request.param != "no TF32"
+        torch.set_float32_matmul_precision(request.param if request.param in ("high", "medium") else "highest")
+        if new and request.param in ("new", "mixed"):
+            backends.cudnn.conv.fp32_precision = "tf32" if request.param == "new" else "ieee"
+            backends.cuda.matmul.fp32_precision = "tf32"
+        yield
+
+
+def test_settings_are_as_before_after_a_precise_part(settings):
+    def found():
+        values = []
+        for where, name, _ in _switches():
+            try:
+                values.append(getattr(where, name))
+            except RuntimeError:  # an older setting, where a newer one says something else
+                values.append(None)
+        return values
+
+    before = found()
+    with full_precision():
+        assert torch.backends.cudnn.allow_tf32 is False
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert found() == before
 
 
 @pytest.mark.parametrize(

@@ -25,12 +25,13 @@ from test_stack import (
 from torch import nn
 from torch.nn import functional as F
 
-from sklr.engines import _stack_replay, _stack_script
+from sklr.engines import _stack_graph, _stack_replay, _stack_script
 from sklr.engines._packing import out_of_memory
 from sklr.engines._stack_batch import Batch
+from sklr.engines._stack_graph import GraphReplay
 from sklr.engines._stack_map import RunGradients
 from sklr.engines._stack_optim import is_steady
-from sklr.engines._stack_replay import Replay, Replays
+from sklr.engines._stack_replay import MET_BEFORE_GRAPH, Replay, Replays
 from sklr.engines._stack_replay_runs import RunReplay
 from sklr.engines._stack_script import Recorder, read
 from sklr.engines._untouched import Untouched
@@ -502,3 +503,58 @@ def test_threads_replay_at_the_same_time():
     for a, b in zip(together, alone, strict=True):
         assert_equal_states(a, b)
         assert a._replays.n_replayed == N_STEPS - 3
+
+
+class CalledAgain:
+    """What a CUDA graph is to a replay, where there is none: the step itself, on the tensors it was captured with."""
+
+    def __init__(self, step, lr, batch, losses):
+        self.replay = lambda: losses.copy_(step(lr, batch))
+
+    @classmethod
+    def captured(cls, step, lr, batch):
+        losses = torch.full(lr.shape[1:], torch.nan, dtype=lr.dtype)  # a captured step computes nothing
+        return cls(step, lr, batch, losses), losses
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    monkeypatch.setattr(_stack_replay, "in_graphs", lambda lr: True)
+    monkeypatch.setattr(_stack_graph, "captured", CalledAgain.captured)
+
+
+GRAPH_STEPS = 60
+N_CAPTURED = GRAPH_STEPS - MET_BEFORE_GRAPH - 2
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_steps_in_graphs_are_shown_each_batch_once(name, graphs):
+    compare(cells_of(MODULES[name]), N_CAPTURED, batches=Batch(*data(GRAPH_STEPS)), kwargs={"momentum": 0.9})
+
+
+def test_weights_and_named_rows_are_shown_to_graphs(graphs):
+    x, y = data(GRAPH_STEPS)
+    weight = torch.rand(GRAPH_STEPS, N_CELLS, y.shape[2], dtype=torch.float64)
+    compare(cells_of(mlp), N_CAPTURED, batches=Batch(x, y, weight))
+
+
+def test_what_cannot_be_captured_stays_plain(graphs, monkeypatch):
+    def refuse(step, lr, batch):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(_stack_graph, "captured", refuse)
+    compare(cells_of(mlp), 0, batches=Batch(*data(GRAPH_STEPS)))
+
+
+def test_a_step_on_two_devices_is_not_captured(graphs):
+    lr, batch = torch.ones(2), Batch(torch.ones(2), torch.ones(2))
+    with Recorder([lr]) as recorder:
+        losses = lr * batch.x
+    assert GraphReplay.of(recorder, lambda lr, batch: losses, lr, batch) is not None
+    with Recorder([lr]) as recorder:
+        _ = torch.ones(2, device="meta") + 1
+    assert GraphReplay.of(recorder, lambda lr, batch: losses, lr, batch) is None
+
+
+def test_few_steps_are_not_worth_a_graph(graphs):
+    compare(cells_of(mlp), 0, batches=Batch(*data(MET_BEFORE_GRAPH)))

@@ -1,0 +1,83 @@
+"""What `cuda_check.py` trains: small nets on the first of the digits, in three folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import check_scoring
+from torch import nn
+
+from sklr import MLP, NeuralNetClassifier
+from sklr.engines import StackedEngine
+from sklr.engines._base import Cell, Experiment
+
+LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
+
+
+class Pictures(nn.Module):
+    """Convolutions on the digits, with batch normalisation and dropout if asked for."""
+
+    def __init__(self, normalised: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        norm = nn.BatchNorm2d(8) if normalised else nn.Identity()
+        self.layers = nn.Sequential(
+            *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(128, 10)),
+        ).to(dtype)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return logits (n_rows, 10) of X (n_rows, 64)."""
+        return self.layers(X)
+
+
+class Attention(nn.Module):
+    """Attention over the rows of a digit, called as a function, within a mask made on the way if asked for."""
+
+    def __init__(self, masked: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, 48), nn.Linear(16, 10)
+        self.masked, self.dropout = masked, nn.Dropout(dropout)
+        self.to(dtype)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return logits (n_rows, 10) of X (n_rows, 64)."""
+        q, k, v = self.embed(X.unflatten(1, (8, 8))).chunk(3, -1)
+        mask = torch.ones(8, 8, dtype=torch.bool, device=X.device).tril() if self.masked else None
+        return self.head(self.dropout(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)).mean(1))
+
+
+def digits(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first rows of the digits."""
+    pictures, labels = load_digits(return_X_y=True)
+    return (pictures[:n_rows] / 16).astype("float32"), labels[:n_rows]
+
+
+def net(module: Any = MLP, **params: Any) -> NeuralNetClassifier:
+    """Return one of our nets, with a seed."""
+    defaults = {"batch_size": 32, "max_epochs": 3, "iterator_train__shuffle": True, "random_state": 0}
+    return NeuralNetClassifier(module, **{**defaults, **params})
+
+
+def experiment(estimator: Any, n_rows: int = 203, keep: bool = True) -> Experiment:
+    """Return a training in three folds, of two sizes unless `n_rows` is a multiple of three."""
+    X, y = digits(n_rows)
+    folds = np.array_split(np.random.default_rng(0).permutation(n_rows), 3)
+    cells = [Cell(k, 0, k, np.setdiff1d(range(n_rows), fold), np.sort(fold)) for k, fold in enumerate(folds)]
+    return Experiment(estimator, X, y, cells, check_scoring(estimator), keep_estimators=keep)
+
+
+def train(estimator: Any, n_rows: int = 203, engine: Any = None, candidates: Sequence[dict] = LRS) -> tuple[Any, int]:
+    """Train candidates in three folds; return their outcomes and how many steps were replayed."""
+    training = (engine or StackedEngine()).start(experiment(estimator, n_rows), candidates)
+    outcomes = training.finish()
+    n_replayed = sum(scored.pack.stack._replays.n_replayed for scored in getattr(training, "packs", []))
+    return [outcome for row in outcomes for outcome in row], n_replayed
+
+
+def losses(outcomes: Sequence[Any]) -> np.ndarray:
+    """Return training losses, shape (n_runs, n_epochs)."""
+    return np.array([[row.train_loss for row in outcome.history] for outcome in outcomes])
