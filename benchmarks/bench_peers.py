@@ -35,7 +35,6 @@ from _tasks import SOURCES, make_task
 from bench_strategies import CACHE
 from joblib import Parallel, delayed
 
-RESULTS = Path(__file__).parent / "results"
 NEAR = 0.1  # decades
 LIBRARIES = ("optuna-integration", "torch-lr-finder", "ray", "dask-ml", "distributed")
 
@@ -212,8 +211,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained tables")
-    parser.add_argument("--json", type=Path, default=RESULTS / "peers.json", help="where to write the numbers")
-    parser.add_argument("--pictures", type=Path, default=RESULTS, help="folder for the picture")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--pictures", type=Path, help="folder to draw the picture in")
     parser.add_argument("--quick", action="store_true", help="few rows, epochs and candidates")
     given = parser.parse_args()
     given.lrs, given.worlds, given.epochs, given.rows = 49, 8, None, None
@@ -247,8 +246,10 @@ def main() -> None:
     print(show(lines, given.candidates))
     for line in [line for line in lines if "error" in line]:
         print(f"{line['side']}: {line['error']}")
-    draw(lines, given.pictures / "peers.png")
-    write_json(given.json, {**found, "candidates": given.candidates, "sides": lines, "runs": rows})
+    if given.pictures:
+        draw(lines, given.pictures / "peers.png")
+    if given.json:
+        write_json(given.json, {**found, "candidates": given.candidates, "sides": lines, "runs": rows})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from sklr.search._ledger import quiet_study
 from sklr.search._lr_path import PATH, lr_path
 from sklr.search._pruners import ask_pruner, make_pruner
 
-RESULTS = Path(__file__).parent / "results" / "pruning.json"
 PRUNERS = ("lr", "median", "halving", "hyperband")
 MOVED = 0.2  # decades
 GOALS = {"fewer": 3.0, "moved": 5.0}  # times, percent
@@ -250,7 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=27, help="epochs on digits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--half", action="store_true", help="tell apart what the rule was chosen on")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where to write the numbers")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--quick", action="store_true", help="two small searches on digits")
     given = parser.parse_args()
     if given.quick:
@@ -274,7 +273,8 @@ def main() -> None:
     for r in [r for r in rows if r["pruner"] == "lr"]:
         met = r["fewer"] >= GOALS["fewer"] and r["moved"] < GOALS["moved"]
         print(f"{r['source']}: {'met' if met else 'missed'}")
-    write_json(given.json, {**found, "settings": settings, "goals": GOALS, "results": rows})
+    if given.json:
+        write_json(given.json, {**found, "settings": settings, "goals": GOALS, "results": rows})
 
 
 if __name__ == "__main__":

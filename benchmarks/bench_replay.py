@@ -27,7 +27,6 @@ from _strategies import ONCE, OURS, STRATEGIES
 from _tabulated import Table
 
 EVALUATIONS = (8, 12)
-RESULTS = Path(__file__).parent / "results"
 FREE = np.zeros(2)  # nothing is known of the seconds
 
 
@@ -71,8 +70,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES), metavar="NAME")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, default=RESULTS / "replay.json", help="where to write the numbers")
-    parser.add_argument("--pictures", type=Path, default=RESULTS, help="folder for the picture")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--pictures", type=Path, help="folder to draw the picture in")
     parser.add_argument("--quick", action="store_true", help="two seeds, without the slow strategies")
     given = parser.parse_args()
     if given.quick:
@@ -99,9 +98,13 @@ def main() -> None:
     for n, ranked in rows:
         print(f"\n{n} evaluations; p and wins against {contest.keys(n)[0][0]}\n\n{show_standings(ranked)}")
         print("\n" + by_group(contest, n, groups))
-    draw_contest(contest, given.pictures / "replay.png", ("evaluations", "epochs"))
+    if given.pictures:
+        draw_contest(contest, given.pictures / "replay.png", ("evaluations", "epochs"))
     results = [row for _, ranked in rows for row in ranked]
-    write_json(given.json, {**found, "curves": len(curves), "seeds": given.seeds, "against": OURS, "results": results})
+    if given.json:
+        write_json(
+            given.json, {**found, "curves": len(curves), "seeds": given.seeds, "against": OURS, "results": results}
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from _tabulated import Table, quietly, train_table
 from _tasks import OPTIMIZERS, SOURCES, Task, make_tasks
 from joblib import Parallel, delayed
 
-RESULTS = Path(__file__).parent / "results"
 CACHE = Path.home() / ".cache" / "sklr-benchmarks"
 BUDGETS, TOLD = (4, 8, 16), (8, 16)
 CHECKED = ("digits sgd constant", "wine sgd constant", "diabetes adam cosine")
@@ -136,8 +135,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trained", type=int, default=5, help="searches of each kind trained for real")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of trained tables")
-    parser.add_argument("--json", type=Path, default=RESULTS / "strategies.json", help="where to write the numbers")
-    parser.add_argument("--pictures", type=Path, default=RESULTS, help="folder for the pictures")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--pictures", type=Path, help="folder to draw the pictures in")
     parser.add_argument("--quick", action="store_true", help="one task, coarse tables, few searches")
     given = parser.parse_args()
     given.epochs = None
@@ -172,11 +171,13 @@ def main() -> None:
     with threads(1):
         checked = check_tables(tasks, tables, contest, max(told), given.trained)
     show_check(checked)
-    draw_contest(contest, given.pictures / "strategies.png")
-    draw_curves(contest, given.pictures / "strategies_curves.png")
+    if given.pictures:
+        draw_contest(contest, given.pictures / "strategies.png")
+        draw_curves(contest, given.pictures / "strategies_curves.png")
     settings = {name: getattr(given, name) for name in ("seeds", "lrs", "worlds", "evaluations", "trained")}
     numbers = {"curves": curves, "standings": rows, "checked": checked, "by task": as_numbers(contest)}
-    write_json(given.json, {**found, "settings": settings, **numbers})
+    if given.json:
+        write_json(given.json, {**found, "settings": settings, **numbers})
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,24 @@ class RandomStream:
             random.seed(self.seed)
         else:
             random.setstate(other)
+
+
+@contextmanager
+def global_generators_kept() -> Iterator[None]:
+    """Leave the global generators of Python, NumPy and torch as they were found.
+
+    >>> before = random.getstate()
+    >>> with global_generators_kept():
+    ...     _ = random.random()
+    >>> before == random.getstate()
+    True
+    """
+    python = random.getstate()
+    try:
+        with RandomStream(0):
+            yield
+    finally:
+        random.setstate(python)
 
 
 def seed_generators(seed: int) -> None:

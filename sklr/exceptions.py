@@ -65,7 +65,7 @@ class SettingsWarning(UserWarning):
 
 
 class StorageError(SklrError):
-    """The storage of a search went away and did not come back; what has finished is in the search's attributes."""
+    """The storage of a search cannot be opened, or went away and did not come back; what has finished is kept."""
 
 
 class StudyError(SklrError, ValueError):

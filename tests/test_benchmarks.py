@@ -3,6 +3,7 @@
 import doctest
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -27,6 +28,14 @@ def run_quickly(name, *arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("bench_*.py")), ids=lambda path: path.stem)
+def test_nothing_is_written_unless_it_is_said_where(path):
+    text = path.read_text()
+    assert not re.search(r'"--(json|pictures)".*default=', text), "the results that are kept would be overwritten"
+    assert "RESULTS" not in text
+    assert len(re.findall(r"if \w+\.json:", text)) == len(re.findall(r"\bwrite_json\(", text))
 
 
 def test_engines(tmp_path):

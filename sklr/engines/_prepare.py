@@ -39,6 +39,7 @@ from sklr.engines._fits import EpochFit, start_net
 from sklr.engines._group import Group, Place, Prepared, World
 from sklr.engines._made_optimizer import MadeOptimizer, made_optimizer
 from sklr.engines._pack import Member, Side
+from sklr.engines._precision import full_precision
 from sklr.engines._refusals import Unstackable, static_reasons
 from sklr.engines._sequential import fit_heads
 from sklr.engines._stack_checks import check_sample_weights, predicted, state_reasons
@@ -264,7 +265,8 @@ def _world(places: list[Place]) -> World:
         raise Unstackable(*reasons)
     few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
     x = map_tensors(lambda rows: rows[few], places[0].side.x)
-    output = as_inferred(net, predicted(net.module_, x))
+    with full_precision():
+        output = as_inferred(net, predicted(net.module_, x))
     places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
     y = map_tensors(lambda rows: rows[few], places[0].side.y)
     transform = transform_of(net)

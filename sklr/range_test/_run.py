@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state, indexable
 
 from sklr._sklearn import count_rows, take_params
@@ -14,7 +15,7 @@ from sklr.engines import Engine, check_engine, trains_nets
 from sklr.engines._base import Cell, Experiment
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import RangeTest, read
-from sklr.search._cells import MAX_SEED, check_folds, draw_cells
+from sklr.search._cells import MAX_SEED, draw_cells
 from sklr.search._space import check_lr_range
 
 MIN_STEPS = 20
@@ -133,7 +134,7 @@ def check_net(what: str, net: Any, next_step: str = "") -> None:
 
 def _cells(net: Any, X: Any, y: Any, cv: Any, n_seeds: int, random_state: np.random.RandomState) -> list[Cell]:
     if cv is not None:
-        folds = check_folds(cv, y, is_classifier(net))
+        folds = check_cv(cv, y, classifier=is_classifier(net))
         return draw_cells(folds, X, y, {}, n_seeds=n_seeds, rows=None, random_state=random_state)
     rows = np.arange(count_rows(X))
     seeds = random_state.randint(MAX_SEED, size=n_seeds)

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 import optuna
 from sklearn.base import clone, is_classifier
+from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags, indexable
 
-from sklr._random import RandomStream
+from sklr._random import RandomStream, global_generators_kept
 from sklr._sklearn import count_rows, fit_context, take_params
 from sklr._validation import check_count, check_flag
 from sklr.engines import check_engine
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
+from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._book import HEAD, Book
-from sklr.search._cells import MAX_SEED, check_folds, draw_cells, seeded
+from sklr.search._cells import MAX_SEED, draw_cells, seeded
 from sklr.search._conclude import ConcludingSearchCV
 from sklr.search._decide import extension
 from sklr.search._evaluate import Evaluator
@@ -36,6 +38,7 @@ from sklr.search._progress import Progress
 from sklr.search._pruners import check_pruner, make_pruner
 from sklr.search._record import Record, warn_about_refit
 from sklr.search._space import check_lr_range, check_select, find_lr_param, lr_names
+from sklr.search._stages import Stages
 from sklr.search._stops import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._storage import check_storage
 from sklr.search._tasks import SearchTasks
@@ -110,9 +113,13 @@ class BaseLRSearchCV(ConcludingSearchCV):
     ) -> Generator[list[dict], np.ndarray, None]:
         """Yield lists of candidates; each `yield` returns their mean scores, NaN where a candidate has none."""
 
-    def _make_study(self, random_state: np.random.RandomState) -> optuna.Study:
+    def _make_study(self, random_state: np.random.RandomState, stages: Stages = ()) -> optuna.Study:
         """Return the study that records the search."""
         return quiet_study()
+
+    def _counts(self) -> list[float]:
+        """Return how many candidates are asked for in each space, where they are not listed from the start."""
+        return []
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
         """Return the rows to search on, None for all."""
@@ -161,6 +168,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
             If the scorer returned NaN for all candidates, so that there is none to refit.
         """
         space = self._check(y)
+        self._advise()
         self._forget()
         with sigterm_is_ctrl_c():
             self._fit(space, X, y, params)
@@ -187,17 +195,19 @@ class BaseLRSearchCV(ConcludingSearchCV):
         self, book: Book | None, experiment: Experiment, params: dict[str, Any], random_state: np.random.RandomState
     ) -> Ledger:
         """Set `study_`, and say in it what the search is about."""
-        study = self._make_study(random_state)
+        head = header(self, experiment, params)
+        stages: Stages = [self._counts()]
+        if book is not None:
+            book.agree(head)
+            stages = book.stages(self._counts())
+        study = self._make_study(random_state, stages)
         if self.pruner is not None:
             path = lr_path(experiment.estimator, {}, len(self.cells_[0].train))
             study.pruner = make_pruner(self.pruner, self.lr_param_, path)
-        head = header(self, experiment, params)
-        if book is not None:
-            book.agree(head)
-        else:
+        if book is None:
             study.set_user_attr(HEAD, json.dumps(head))
         self.study_ = study if book is None else book.study
-        return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric)
+        return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric, stages)
 
     def plan(self, X: Any, y: Any = None, **params: Any) -> Plan:
         """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.
@@ -212,14 +222,27 @@ class BaseLRSearchCV(ConcludingSearchCV):
         plan : Plan
             Print it, or read its attributes. A strategy that proposes as it learns is taken to go on as it begins.
         """
+        if hasattr(self.cv, "__next__"):
+            self.cv: Any = list(self.cv)  # folds that can be read once only: `fit` is to have them too
+        with global_generators_kept():
+            return self._twin()._plan(X, y, params)
+
+    def _twin(self) -> BaseLRSearchCV:
+        """Return a copy, on which everything that `fit` sets can be set, and drawn from what it draws from."""
+        twin = copy(self)
+        for name, value in self.get_params(deep=False).items():
+            if name not in ("storage", "study", "callbacks"):
+                with suppress(Exception):  # what cannot be copied is no generator of random numbers
+                    setattr(twin, name, deepcopy(value))
+        return twin
+
+    def _plan(self, X: Any, y: Any, params: dict[str, Any]) -> Plan:
         space = self._check(y)
-        twin = copy(self)  # on which everything that `fit` sets is set
-        twin.random_state = deepcopy(self.random_state)
-        random_state = check_random_state(twin.random_state)
+        random_state = check_random_state(self.random_state)
         X, y = indexable(X, y)
-        experiment = twin._experiment(X, y, take_params(X, params=params), random_state)
-        ledger = Ledger(quiet_study())
-        batch = next(twin._propose(space, ledger, np.random.RandomState(0)))
+        experiment = self._experiment(X, y, take_params(X, params=params), random_state)
+        ledger = Ledger(quiet_study(), stages=[self._counts()])
+        batch = next(self._propose(space, ledger, np.random.RandomState(0)))
         ledger.abandon()
         return plan(experiment, self.engine, list(batch), self._n_candidates(space))
 
@@ -247,6 +270,10 @@ class BaseLRSearchCV(ConcludingSearchCV):
             raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
         return self._check_space()
 
+    def _advise(self) -> None:
+        """Warn of settings that have no effect, or another one than they seem to."""
+        warn_of_idle_pruner(self)
+
     def _forget(self) -> None:
         """Drop what an earlier `fit` found: should this one be interrupted, the two must not stand side by side."""
         for name in [name for name in vars(self) if name.endswith("_") or name == "_cell_scores"]:
@@ -265,7 +292,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
-        cv = check_folds(self.cv, y, is_classifier(self.estimator))
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         if steady_folds:
             cv = seeded(cv, random_state)
         rows = self._search_rows(count_rows(X), random_state)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -16,10 +18,12 @@ from sklearn.utils.validation import check_is_fitted
 from skopt import Optimizer
 
 from sklr._validation import check_count
+from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._dimensions import Dimension, Range, to_dimension
 from sklr.search._ledger import Ledger
 from sklr.search._space import check_lr_range, check_names, find_lr_param
+from sklr.search._stages import left_in_stage
 from sklr.search._surrogate import Surrogate
 
 OPTIMIZER_KWARGS = [name for name in signature(Optimizer).parameters if name != "dimensions"]
@@ -211,7 +215,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         else:
             spaces = [self._check_subspace(space, n_iter) for space in _as_list(self.search_spaces)]
         for space in spaces:
-            self._surrogate(space, np.random.RandomState(0))  # scikit-optimize's own checks, before any training
+            self._surrogate(
+                space, space.n_iter, np.random.RandomState(0)
+            )  # scikit-optimize's own checks, before any training
         return spaces
 
     def _check_subspace(self, space: Any, n_iter: int) -> Subspace:
@@ -224,11 +230,28 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             )
         check_names(self.estimator, space)
         named = {name: to_dimension(f"search_spaces[{name!r}]", space[name]) for name in sorted(space)}
+        for name in filter(partial(is_lr, lr_param=self.lr_param), named):
+            check_lr_dimension(f"search_spaces[{name!r}]", named[name])
         return Subspace(named, n_iter)
 
-    def _surrogate(self, space: Subspace, random_state: np.random.RandomState) -> Surrogate:
+    def _advise(self) -> None:
+        super()._advise()
+        if self.search_spaces is None:
+            return
+        warn_of_idle_settings(self, "search_spaces")
+        present = self.estimator.get_params()
+        for space in _as_list(self.search_spaces):
+            for name, given in (space[0] if isinstance(space, tuple) else space).items():
+                warn_of_two_choices(f"search_spaces[{name!r}]", given, present.get(name), is_lr(name, self.lr_param))
+
+    def _surrogate(self, space: Subspace, n_iter: float, random_state: np.random.RandomState) -> Surrogate:
         n_points = 1 if self.n_points is None and self._callbacks else self.n_points
-        return Surrogate(space.dimensions, space.n_iter, n_points, self.optimizer_kwargs or {}, random_state)
+        kwargs = deepcopy(self.optimizer_kwargs or {})  # a model or a generator in there is not to be changed
+        return Surrogate(space.dimensions, int(n_iter), n_points, kwargs, random_state)
+
+    def _counts(self) -> list[float]:
+        given = [None] if self.search_spaces is None else _as_list(self.search_spaces)
+        return [space[1] if isinstance(space, tuple) else self.n_iter for space in given]
 
     def _n_candidates(self, space: list[Subspace]) -> int:
         return sum(int(min(s.n_iter, math.prod(d.size for d in s.dimensions.values()))) for s in space)
@@ -237,16 +260,22 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         self, space: list[Subspace], ledger: Ledger, random_state: np.random.RandomState
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
         self.optimizers_: list[Optimizer] = []
-        for subspace in space:
-            surrogate = self._surrogate(subspace, random_state)
+        stages = ledger.stages or [[subspace.n_iter for subspace in space]]
+        seeds = random_state.randint(2**31 - 1, size=len(space)) if len(space) > 1 else [None]
+        for i, (subspace, seed) in enumerate(zip(space, seeds, strict=True)):
+            own = random_state if seed is None else np.random.RandomState(seed)
+            surrogate = self._surrogate(subspace, stages[0][i], own)
             self.optimizers_.append(surrogate.optimizer)
-            yield from self._explore(surrogate, subspace.n_iter)
+            yield from self._explore(surrogate, subspace.n_iter, partial(left_in_stage, stages, i))
 
-    def _explore(self, surrogate: Surrogate, n_iter: int) -> Generator[list[dict[str, Any]], np.ndarray, None]:
-        while n_iter > 0 and (points := surrogate.ask(n_iter)):
+    def _explore(
+        self, surrogate: Surrogate, n_iter: int, left: Callable[[int], float]
+    ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
+        done = 0
+        while done < n_iter and (points := surrogate.ask(int(left(done)))[: n_iter - done]):
             scores = yield [surrogate.candidate(point) for point in points]
             result = surrogate.tell(points, scores)
-            n_iter -= len(points)
+            done += len(points)
             stops = [callback(result) for callback in self._callbacks]  # each is called, whatever the others say
             if any(stops):
                 return

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import check_cv
 
 from sklr._sklearn import count_rows, take_rows
 from sklr.engines._base import Cell
@@ -89,18 +88,3 @@ def cross_seeds(cells: list[Cell]) -> list[Cell]:
     """Return the cells with the first fold's seeds in every fold."""
     seeds = [cell.seed for cell in cells if cell.fold == 0]
     return [replace(cell, seed=seeds[cell.seed_index]) for cell in cells]
-
-
-def check_folds(cv: Any, y: Any, classifier: bool) -> Any:
-    """Return the splitter for `cv`, or say at once that the smallest class is too small for it."""
-    cv = check_cv(cv, y, classifier=classifier)
-    n_splits = getattr(cv, "n_splits", None)
-    if classifier and n_splits and type(cv).__name__ == "StratifiedKFold":
-        labels, counts = np.unique(np.asarray(y), return_counts=True)
-        if counts.max() >= n_splits > counts.min() > 0:
-            label = labels[counts.argmin()].item()
-            raise ValueError(
-                f"cv must be at most the size of the smallest class, got cv={n_splits} and {counts.min()} samples of "
-                f"class {label!r}. Use fewer folds, or drop or merge that class."
-            )
-    return cv

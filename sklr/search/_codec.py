@@ -11,7 +11,7 @@ import numpy as np
 from sklr.results import EpochRow, Outcome, Scores
 
 CLAIM = "sklr:claim"  # the attribute that says whose candidate a trial is
-Claim = tuple[int, str, str]  # the candidate's number, its key, who is at work on it
+Claim = tuple[int, str, str]  # how often the candidate was proposed before, its key, who is at work on it
 OUTCOME = "sklr:outcome"  # the attribute; a long text goes on in "sklr:outcome:1" and so on
 PIECE = 15_000  # characters in one attribute: MySQL's TEXT ends at 65,535 bytes, of four a character at most
 
@@ -29,8 +29,32 @@ def outcome_attrs(row: Sequence[Outcome]) -> dict[str, str]:
     return {_key(i): piece for i, piece in enumerate(pieces)}
 
 
-def outcomes_from(attrs: Mapping[str, Any]) -> list[Outcome] | None:
+def claim_from(attrs: Mapping[str, Any]) -> Claim | None:
+    """Return the claim those attributes hold; None if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is not one that sklr has written.
+
+    >>> claim_from({"sklr:claim": [0, "ab", "here"]}), claim_from({})
+    ((0, 'ab', 'here'), None)
+    """
+    if CLAIM not in attrs:
+        return None
+    match attrs[CLAIM]:
+        case [int(turn), str(key), str(owner)]:
+            return turn, key, owner
+    raise ValueError(f"its attribute {CLAIM!r} is not as sklr has written it")
+
+
+def outcomes_from(attrs: Mapping[str, Any], n_runs: int | None = None) -> list[Outcome] | None:
     """Return the outcomes those attributes hold; None if there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are not what sklr has written, or not of `n_runs` runs.
 
     >>> [run] = outcomes_from(outcome_attrs([Outcome(float("nan"), "failed", train_scores={"f1": 1 / 3})]))
     >>> run.test_scores, run.train_scores, run.history
@@ -43,7 +67,13 @@ def outcomes_from(attrs: Mapping[str, Any]) -> list[Outcome] | None:
     pieces: list[str] = []
     while _key(len(pieces)) in attrs:
         pieces.append(attrs[_key(len(pieces))])
-    return [_as_outcome(fields) for fields in json.loads("".join(pieces))]
+    try:
+        row = [_as_outcome(fields) for fields in json.loads("".join(pieces))]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its attribute {OUTCOME!r} is not as sklr has written it") from error
+    if n_runs not in (None, len(row)):
+        raise ValueError(f"its attribute {OUTCOME!r} is of {len(row)} runs, not {n_runs}")
+    return row
 
 
 def _key(piece: int) -> str:
@@ -59,7 +89,15 @@ def _as_list(outcome: Outcome) -> list[Any]:
 def _as_outcome(saved: list[Any]) -> Outcome:
     test, train, *fields, history = saved
     rows = [EpochRow(*row) for row in history]
-    return Outcome(test, train_scores=train, history=rows, **dict(zip(FIELDS, fields, strict=True)))
+    named = dict(zip(FIELDS, fields, strict=True))
+    numbers = [*_listed(test), *_listed(train or 0.0), *(named[name] for name in FIELDS[2:5]), *sum(rows, start=())]
+    if not isinstance(named["status"], str) or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError
+    return Outcome(test, train_scores=train, history=rows, **named)
+
+
+def _listed(scores: Any) -> list[Any]:
+    return list(scores.values()) if isinstance(scores, dict) else [scores]
 
 
 def _plain_scores(scores: Scores | None) -> Any:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._sklearn import BaseSearchCV
@@ -18,6 +19,19 @@ from sklr.search._record import Record
 from sklr.selection import choose, edge, max_stable_lr, verdict
 
 
+class _NotRefitted:
+    """Says why there is no refitted estimator; one that there is, an attribute of the search's own, goes before it."""
+
+    def __get__(self, search: Any, kind: type) -> Any:
+        if search is None or "cv_results_" not in vars(search):
+            raise AttributeError(f"{kind.__name__!r} object has no attribute 'best_estimator_'")
+        raise NotFittedError(
+            f"This {kind.__name__} has no best_estimator_: the training of the best candidate on all rows failed, was "
+            f"interrupted, or was not asked for (refit={search.refit!r}). What was found is kept; train that "
+            "one with clone(search.estimator).set_params(**search.best_params_).fit(X, y)."
+        )
+
+
 class ConcludingSearchCV(BaseSearchCV):
     """The half of a search that begins when the trainings are done."""
 
@@ -26,6 +40,8 @@ class ConcludingSearchCV(BaseSearchCV):
         """Test scores of all runs, shape (n_candidates, n_cells)."""
         check_is_fitted(self, "_cell_scores")
         return np.array(self._cell_scores)
+
+    best_estimator_: Any = _NotRefitted()
 
     def _conclude(self, evaluator: Evaluator) -> None:
         """Set the fitted attributes, and choose."""

@@ -19,17 +19,24 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sklr._warnings import warn
+from sklr.exceptions import StorageWarning, StudyError
 from sklr.search._codec import CLAIM, Claim
 from sklr.search._storage import is_shared, patiently
 
+AT_WORK = "sklr:at work"  # the attribute of a study that says who is
+SERVER = "Only a database server shares a search among processes; give its address as storage for that."
 POLL = 0.5  # seconds between looks at what other workers are doing
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate as a study knows it: its number in the search, its key, its parameters in Optuna's terms."""
+    """A candidate as a study knows it: its key, how often it was proposed before, its parameters in Optuna's terms.
 
-    number: int
+    Its number in the search is among the attributes: in a longer grid it may be another.
+    """
+
+    turn: int
     key: str
     params: Mapping[str, Any]
     distributions: Mapping[str, Any]
@@ -37,7 +44,7 @@ class Entry:
 
     def trial(self, state: TrialState, owner: str = "", **results: Any) -> FrozenTrial:
         """Return a trial of this candidate; `results` are a trial's `value`, `intermediate_values`, `user_attrs`."""
-        attrs = {**self.attrs, CLAIM: [self.number, self.key, owner], **results.pop("user_attrs", {})}
+        attrs = {**self.attrs, CLAIM: [self.turn, self.key, owner], **results.pop("user_attrs", {})}
         return create_trial(
             state=state,
             params=dict(self.params),
@@ -73,10 +80,33 @@ class FileDesk(Desk):
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self.study, self.storage = study, storage
+        self.owner = this_process()
+        self.at_work = False
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take everything."""
+        """Take everything.
+
+        Raises
+        ------
+        StudyError
+            If another process of this machine is at work on the study: candidates cannot be shared out here.
+        """
+        if not self.at_work:
+            self._begin()
         return list(range(len(entries)))
+
+    def _begin(self) -> None:
+        """Write down who is at work; one of another machine that has not signed off may be dead or not."""
+        other = patiently(lambda: self.study.user_attrs).get(AT_WORK)
+        if isinstance(other, str) and other.count(" ") >= 2 and not is_dead(other) and not _is_mine(other):
+            host, pid, *_ = other.split(" ")
+            if host == socket.gethostname():
+                advice = f"Wait for it to end. {SERVER}"
+                raise StudyError(f"Process {pid} is at work on the study {self.study.study_name!r}. {advice}")
+            message = f"Process {pid} on {host!r} has begun the study {self.study.study_name!r} and not signed off: "
+            warn(f"{message}if it is still at work, both train everything. {SERVER}", StorageWarning)
+        patiently(lambda: self.study.set_user_attr(AT_WORK, self.owner))
+        self.at_work = True
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
         """Add each trial as it is, in one piece."""
@@ -84,7 +114,11 @@ class FileDesk(Desk):
             patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
 
     def release(self, why: str) -> None:
-        """Do nothing: what has not ended is not in the storage."""
+        """Sign off; what has not ended is not in the storage."""
+        if self.at_work:
+            self.at_work = False
+            with suppress(Exception):  # a storage in trouble is left alone
+                self.study.set_user_attr(AT_WORK, None)
 
 
 class TableDesk(Desk):
@@ -124,7 +158,7 @@ class TableDesk(Desk):
                         others = True
                 elif state == TrialState.WAITING:
                     waiting.setdefault(claim[:2], id_)
-            free = [i for i, entry in enumerate(entries) if (entry.number, entry.key) not in taken]
+            free = [i for i, entry in enumerate(entries) if (entry.turn, entry.key) not in taken]
             if together:
                 chosen = free if len(free) == len(entries) else []
             else:
@@ -136,11 +170,11 @@ class TableDesk(Desk):
         return chosen, ids
 
     def _take(self, session: Any, entries: Sequence[Entry], waiting: Mapping[tuple[int, str], int]) -> list[int]:
-        fresh = [entry for entry in entries if (entry.number, entry.key) not in waiting]
+        fresh = [entry for entry in entries if (entry.turn, entry.key) not in waiting]
         added = iter(self.tables.add(session, [entry.trial(TrialState.RUNNING, self.owner) for entry in fresh]))
         ids = []
         for entry in entries:
-            if id_ := waiting.get((entry.number, entry.key)):
+            if id_ := waiting.get((entry.turn, entry.key)):
                 self.tables.take(session, id_, _claim(entry, self.owner))
             ids.append(id_ or next(added))
         return ids
@@ -156,7 +190,7 @@ class TableDesk(Desk):
             ended = {claim[:2] for _, claim, ended in self.tables.claims(session).values() if ended}
             for entry, trial in done:
                 id_ = self.held.get(_claim(entry, self.owner))
-                if (entry.number, entry.key) in ended:
+                if (entry.turn, entry.key) in ended:
                     if id_ is not None:  # this process was paused, another has been quicker: its scores are the same
                         self.tables.set_state(session, id_, TrialState.FAIL)
                 elif id_ is None or not self.tables.end(session, id_, trial, {*entry.attrs, CLAIM}):
@@ -211,7 +245,7 @@ def make_desk(study: optuna.Study, storage: BaseStorage) -> Desk:
 
 
 def _claim(entry: Entry, owner: str) -> Claim:
-    return entry.number, entry.key, owner
+    return entry.turn, entry.key, owner
 
 
 def this_process() -> str:
@@ -229,6 +263,11 @@ def _birth(pid: int) -> str:
         return "ended" if fields[0] == "Z" else fields[19]
     except OSError:
         return "-"
+
+
+def _is_mine(owner: str) -> bool:
+    """Say whether this process has written that: an earlier search in it, which could not sign off."""
+    return owner.split(" ")[:3] == this_process().split(" ")[:3]
 
 
 def is_dead(owner: str) -> bool:

@@ -14,6 +14,7 @@ from sklr._validation import check_count, must_be
 from sklr.engines import trains_nets
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
+from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._dimensions import to_dimension
 from sklr.search._evaluate import Evaluator
@@ -102,7 +103,8 @@ class LRGridSearchCV(BaseLRSearchCV):
     resume : bool
         Go on with the study of that name if there is one: what has finished, in a process that was interrupted or
         killed or in another one that is still at work, is not trained again, and `cv_results_` ends up as if it had
-        all been trained here. Data, folds, estimator and space must be the same; the code of a module is not compared.
+        all been trained here. More candidates may be asked for; data, folds and estimator must be the same, whole
+        arrays and tensors included. docs/guide/cluster.rst has the table; the code of a module is not compared.
     progress : bool
         Whether to show a bar, in a terminal or in Jupyter, with the trials that are through, the epochs of those under
         way, the best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``.
@@ -124,7 +126,8 @@ class LRGridSearchCV(BaseLRSearchCV):
     StudyError
         From `fit`, before any training, if the study of that name is of another search; it names the difference.
     StorageError
-        From `fit`, if the storage went away and did not come back; what has finished is in the attributes.
+        From `fit`, at once if the storage cannot be opened; or if it went away and did not come back: what has finished
+        is in the attributes.
 
     Examples
     --------
@@ -261,7 +264,8 @@ class LRGridSearchCV(BaseLRSearchCV):
     def _grid_values(self, grid: Mapping[str, Any], lrs: list[float] | None, n_lrs: int) -> dict[str, list[Any]]:
         names = lr_names(self.estimator) if self.lr_param is None else [self.lr_param]
         values = {
-            name: _values(name, given, n_lrs if name in names else POINTS_PER_RANGE) for name, given in grid.items()
+            name: _values(name, given, n_lrs if name in names else POINTS_PER_RANGE, is_lr(name, self.lr_param))
+            for name, given in grid.items()
         }
         if lrs is None:
             return values
@@ -271,6 +275,19 @@ class LRGridSearchCV(BaseLRSearchCV):
                 f"lrs must be None where param_grid has {name!r}, got {self.lrs!r}. Give the learning rates once."
             )
         return {**values, name: lrs}
+
+    def _advise(self) -> None:
+        super()._advise()
+        if self.lrs is not None:
+            warn_of_idle_settings(self, "lrs")
+        elif self.param_grid is not None:
+            lrs = [
+                to_dimension(name, given, tuples_are_choices=True)
+                for grid in self._check_grids()
+                for name, given in grid.items()
+                if is_lr(name, self.lr_param)
+            ]
+            warn_of_idle_settings(self, "param_grid", lrs)
 
     def _n_candidates(self, space: list[dict[str, Any]]) -> int:
         return len(space) + N_FINER * (self.rounds - 1)
@@ -305,10 +322,16 @@ def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[d
     return [{**best, name: lr} for lr in between_neighbours(best[name], lrs, N_FINER)] if best[name] in lrs else []
 
 
-def _values(name: str, given: Any, n: int) -> list[Any]:
+def _values(name: str, given: Any, n: int, lr: bool) -> list[Any]:
+    what = f"param_grid[{name!r}]"
     try:
-        return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True).grid(n)
+        dimension = to_dimension(what, given, tuples_are_choices=True)
+        values = dimension.grid(n)
     except ValueError as error:
         refusal = error
+    else:
+        if lr:
+            check_lr_dimension(what, dimension)
+        return values
     ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
     raise refusal

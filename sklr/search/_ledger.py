@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import Trial, TrialState
 
 from sklr.results import DIVERGED, FAILED, STOPPED, Outcome, candidate_status, has_status
@@ -17,6 +19,8 @@ from sklr.search._desk import Entry
 from sklr.search._fingerprint import candidate_key
 from sklr.search._pruners import ask_pruner
 from sklr.search._space import is_number
+from sklr.search._stages import Stages
+from sklr.search._stops import stoppable
 
 
 def quiet_study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -47,11 +51,16 @@ class Ledger:
         the same in a search that goes on as in one that was never broken off.
     metric : str, optional
         The score that candidates are compared by, where there are several.
+    stages : sequence of sequences of numbers
+        How many candidates were to be tried, in each space, when the search was begun, and each time it has been gone
+        on with for more: a strategy proposes as if it still did not know of the later ones.
 
     Attributes
     ----------
     n_opened : int
         How many candidates have been opened; they are numbered from 0 in the order of their proposal.
+    stopped : bool
+        Whether the sampler, a pruner or a callback has called ``study.stop()``.
     """
 
     def __init__(
@@ -60,12 +69,16 @@ class Ledger:
         log_params: Sequence[str] = (),
         book: Book | None = None,
         metric: str | None = None,
+        stages: Stages = (),
     ):
         self.study = study
         self.log_params = log_params
         self.book = book
         self.metric = metric
+        self.stages = stages
         self.n_opened = 0
+        self.stopped = False
+        self._turns: Counter[str] = Counter()
         self._asked: list[Trial] = []
         self._open: list[Trial] = []
         self._recorded: dict[int, dict[int, float]] = {}
@@ -73,13 +86,21 @@ class Ledger:
     def ask(self, distributions: Mapping[str, BaseDistribution], n: int) -> list[dict[str, Any]]:
         """Let the study's sampler propose `n` trials; return their parameters, to be yielded as the next candidates."""
         known = {} if self.book is None else self.book.drawn()
-        self._asked = [self._ask(dict(distributions), known.get(self.n_opened + i)) for i in range(n)]
+        with self._stoppable():
+            self._asked = [self._ask(dict(distributions), known.get(self.n_opened + i)) for i in range(n)]
         return [dict(trial.params) for trial in self._asked]
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Note that something stops the study: a sampler that has nothing left to propose does."""
+        with stoppable(self.study) as stops:
+            yield
+        self.stopped = self.stopped or bool(stops)
 
     def _ask(self, distributions: dict[str, BaseDistribution], drawn: dict[str, Any] | None) -> Trial:
         """Ask the sampler; where it is not seeded and the book has what it once drew, take that."""
         trial = self.study.ask(distributions)
-        if drawn is None or drawn == trial.params or drawn.keys() != distributions.keys():
+        if drawn is None or drawn == trial.params or not _may_be(drawn, distributions):
             return trial
         self.study.tell(trial, state=TrialState.FAIL)
         self.study.enqueue_trial(drawn)
@@ -89,11 +110,17 @@ class Ledger:
         """Open a trial for each candidate, unless the sampler has proposed them and they are open already."""
         self._open = self._asked or [self._enqueue(candidate) for candidate in candidates]
         self._asked, self._recorded = [], {}
-        first, self.n_opened = self.n_opened, self.n_opened + len(candidates)
-        return [
-            _enter(trial, candidate, first + i)
-            for i, (trial, candidate) in enumerate(zip(self._open, candidates, strict=True))
-        ]
+        return [self._enter(trial, candidate) for trial, candidate in zip(self._open, candidates, strict=True)]
+
+    def _enter(self, trial: Trial, candidate: Mapping[str, Any]) -> Entry:
+        attrs = {"params": {name: _plain(value) for name, value in candidate.items()}, "candidate": self.n_opened}
+        for name, value in attrs.items():
+            trial.set_user_attr(name, value)
+        key = candidate_key(candidate)
+        entry = Entry(self._turns[key], key, trial.params, trial.distributions, attrs)
+        self._turns[key] += 1
+        self.n_opened += 1
+        return entry
 
     def follow(self, recorded: Mapping[int, Sequence[Outcome]]) -> None:
         """Take it that these of the open trials, by their place, are not trained: the book has their epochs."""
@@ -149,13 +176,14 @@ class Ledger:
         a value below every score there is; the attribute ``status`` says what it was.
         """
         worst = self._below_all(scores)
-        for (i, row), score in zip(ended.items(), scores, strict=True):
-            trial = self._open[i]
-            state, value = how_it_ended(row, float(score), worst)
-            self._fill_in(trial, row)
-            for key, text in {"status": candidate_status(row, self.metric), **outcome_attrs(row)}.items():
-                trial.set_user_attr(key, text)
-            self.study.tell(trial, value, state=state)
+        with self._stoppable():
+            for (i, row), score in zip(ended.items(), scores, strict=True):
+                trial = self._open[i]
+                state, value = how_it_ended(row, float(score), worst)
+                self._fill_in(trial, row)
+                for key, text in {"status": candidate_status(row, self.metric), **outcome_attrs(row)}.items():
+                    trial.set_user_attr(key, text)
+                self.study.tell(trial, value, state=state)
         self._open = [trial for i, trial in enumerate(self._open) if i not in ended]
 
     def _fill_in(self, trial: Trial, row: Sequence[Outcome]) -> None:
@@ -181,19 +209,22 @@ class Ledger:
 
     def abandon(self, why: str = "not finished") -> None:
         """Mark the open trials as failed: the search ends before they do."""
-        for trial in [*self._open, *self._asked]:
-            trial.set_user_attr("status", why)
-            self.study.tell(trial, state=TrialState.FAIL)
+        with self._stoppable():
+            for trial in [*self._open, *self._asked]:
+                if not self.study._storage.get_trial(trial._trial_id).state.is_finished():
+                    trial.set_user_attr("status", why)
+                    self.study.tell(trial, state=TrialState.FAIL)
         if self.book is not None:
             self.book.close(why)
         self._open = self._asked = []
 
 
-def _enter(trial: Trial, candidate: Mapping[str, Any], number: int) -> Entry:
-    attrs = {"params": {name: _plain(value) for name, value in candidate.items()}, "candidate": number}
-    for key, value in attrs.items():
-        trial.set_user_attr(key, value)
-    return Entry(number, candidate_key(candidate), trial.params, trial.distributions, attrs)
+def _may_be(drawn: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
+    """Say whether parameters could be drawn from these distributions."""
+    return drawn.keys() == distributions.keys() and all(
+        type(known) is CategoricalDistribution or known._contains(known.to_internal_repr(drawn[name]))
+        for name, known in distributions.items()
+    )
 
 
 def how_it_ended(row: Sequence[Outcome], score: float, worst: float | None) -> tuple[TrialState, float | None]:

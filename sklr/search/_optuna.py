@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.trial import FrozenTrial
 from sklearn.exceptions import FitFailedWarning
 from sklearn.utils.metadata_routing import UNUSED
@@ -18,12 +19,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import check_count, must_be
 from sklr._warnings import warn
+from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._cover import batch_size, start_size
 from sklr.search._dimensions import Range
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._samplers import BLIND, make_sampler
 from sklr.search._space import check_lr_range, check_names, find_lr_param
+from sklr.search._stages import Stages, left_in_stage
+from sklr.search._stops import stoppable
 from sklr.search._trials import (
     Asked,
     ask_for,
@@ -32,7 +36,6 @@ from sklr.search._trials import (
     check_limits,
     check_sampler,
     check_subsample,
-    stoppable,
 )
 
 BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search
@@ -269,22 +272,37 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             advice = "Write for example {'lr': (1e-5, 1.0, 'log-uniform')}, or leave it out."
             raise ValueError(must_be("param_distributions", "a non-empty dict of distributions", given, advice))
         check_names(self.estimator, given)
-        return {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
+        asked = {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
+        for name in filter(partial(is_lr, lr_param=self.lr_param), asked):
+            check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension)
+        return asked
 
-    def _make_study(self, random_state: np.random.RandomState) -> optuna.Study:
+    def _advise(self) -> None:
+        super()._advise()
+        if self.param_distributions is not None:
+            warn_of_idle_settings(self, "param_distributions")
+        if isinstance(self.sampler, GridSampler | BruteForceSampler):
+            return  # these try all choices, which is what lists are for
+        present = self.estimator.get_params()
+        for name, given in (self.param_distributions or {}).items():
+            what = f"param_distributions[{name!r}]"
+            warn_of_two_choices(what, given, present.get(name), is_lr(name, self.lr_param))
+
+    def _make_study(self, random_state: np.random.RandomState, stages: Stages = ()) -> optuna.Study:
         if self.study is not None:
             return self.study
-        return quiet_study(self._make_sampler(random_state.randint(2**31 - 1)))
+        return quiet_study(self._make_sampler(random_state.randint(2**31 - 1), stages or [self._counts()]))
 
-    def _make_sampler(self, seed: int) -> BaseSampler:
+    def _make_sampler(self, seed: int, stages: Stages) -> BaseSampler:
         if isinstance(self.sampler, BaseSampler):
             return copy.deepcopy(self.sampler)  # a fit must leave the search's parameters as they are
         raws = {name: asked.dimension for name, asked in self._asked().items()}
-        return make_sampler(self.sampler, raws, self._n_start(), seed)
+        return make_sampler(self.sampler, raws, self._n_start(stages), seed)
 
-    def _n_start(self) -> int:
+    def _n_start(self, stages: Stages) -> int:
         """Return how many trials cover the space before scores are looked at."""
-        return start_size(self.n_trials or 16, self.n_points or 1)
+        first = stages[0][0]
+        return start_size(16 if first == np.inf else int(first), self.n_points or 1)
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
         share = isinstance(self.subsample, (float, np.floating))
@@ -298,6 +316,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     def _n_candidates(self, space: dict[str, Asked]) -> int | None:
         return self.n_trials
 
+    def _counts(self) -> list[float]:
+        return [np.inf if self.n_trials is None else self.n_trials]
+
     def _prunes(self) -> bool:
         return bool(self.enable_pruning) or super()._prunes()
 
@@ -306,18 +327,19 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         distributions = {name: asked.distribution for name, asked in space.items()}
-        left = np.inf if self.n_trials is None else self.n_trials
-        before = len(ledger.study.get_trials(deepcopy=False))
-        while left > 0:
+        (n_trials,) = self._counts()
+        stages = ledger.stages or [[n_trials]]
+        while (done := ledger.n_opened) < n_trials:
             first = len(ledger.study.get_trials(deepcopy=False))
-            raws = ledger.ask(distributions, n=int(min(left, self._batch(first - before, left))))
-            left -= len(raws)
+            left = left_in_stage(stages, 0, done)
+            n = min(n_trials - done, left, self._batch(done, self._n_start(stages), left))
+            raws = ledger.ask(distributions, n=int(n))
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
-            stopped = self._call_callbacks(ledger.study, first)
+            stopped = self._call_callbacks(ledger.study, first) or ledger.stopped
             if stopped or (deadline is not None and time.monotonic() >= deadline):
                 return
 
-    def _batch(self, n_done: int, left: float) -> float:
+    def _batch(self, n_done: int, n_start: int, left: float) -> float:
         """Return how many trials to ask at a time: the fewer, the more is known when the next are asked."""
         if self.catch:
             return 1
@@ -328,7 +350,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         if self.n_points is not None or blind:
             return self.n_points or BLIND_BATCH
         ours = self.study is None and isinstance(self.sampler, str)
-        return batch_size(n_done, self._n_start(), left) if ours and not stops_early else 1
+        return batch_size(n_done, n_start, left) if ours and not stops_early else 1
 
     def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
         """Call the user's callbacks on the trials from number `first` on; return whether one has stopped the study."""

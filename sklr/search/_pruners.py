@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, PercentilePruner, SuccessiveHalvingPruner
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+)
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -197,7 +203,8 @@ def ask_pruner(study: Study, trials: Sequence[Trial]) -> np.ndarray:
     They are all judged on the same table. Optuna's pruners expect trials to come one after another, so halving would
     be kind to the first it is asked about, and a percentile of finished trials is not known in the first batch. So
     halving and Hyperband are asked twice: once to note the scores of all, then to decide; and a percentile is taken
-    over the whole batch as well, the last score of a pruned trial carried on.
+    over the whole batch as well, the last score of a pruned trial carried on. A trial that is trained alone is judged
+    as in `Study.optimize`.
 
     Returns
     -------
@@ -224,10 +231,17 @@ def _reasons(study: Study, batch: Sequence[FrozenTrial], going: Sequence[FrozenT
     pruner = study.pruner
     if isinstance(pruner, LRPruner):
         return pruner.judge(study, going)
+    if len(batch) == 1:
+        return [type(pruner).__name__ if pruner.prune(study, trial) else "" for trial in going]
     if isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner):
         for trial in going:
             pruner.prune(study, trial)
-    asked = _as_finished(study, batch) if isinstance(pruner, PercentilePruner) else study
+    asked = study
+    if isinstance(pruner, PercentilePruner):
+        asked = _as_finished(study, batch)
+        n_others = len(asked.get_trials(deepcopy=False)) - 1  # a trial is not among those it waits for
+        if n_others < max(pruner._n_startup_trials, pruner._n_min_trials):
+            return [""] * len(going)
     return [type(pruner).__name__ if pruner.prune(asked, trial) else "" for trial in going]
 
 

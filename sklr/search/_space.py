@@ -77,7 +77,10 @@ def check_lrs(lrs: Any) -> list[float]:
     if isinstance(lrs, (str, dict)) or not isinstance(lrs, Iterable):
         raise ValueError(f"{rule}, got {lrs!r}. {advice}")
     values = list(lrs)
-    if not values or not all(is_number(lr) and lr > 0 for lr in values) or len(set(values)) < len(values):
+    for lr in values:
+        if not (is_number(lr) and lr > 0):
+            raise ValueError(f"{rule}, got {lr!r} among {lrs!r}. {advice}")
+    if not values or len(set(values)) < len(values):
         raise ValueError(f"{rule}, got {lrs!r}. {advice}")
     return [float(lr) for lr in values]
 

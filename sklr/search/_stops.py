@@ -1,4 +1,4 @@
-"""What ends a search early: the clock, and the signal that asks a process to terminate."""
+"""What ends a search early: the clock, a study that is stopped, the signal that asks a process to terminate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import optuna
 
 from sklr._validation import must_be
 from sklr.search._space import is_number
@@ -34,6 +36,24 @@ class Deadline:
     def passed(self) -> bool:
         """Whether time is up."""
         return self.seconds is not None and time.monotonic() - self._start > self.seconds
+
+
+@contextmanager
+def stoppable(study: optuna.Study) -> Iterator[list[bool]]:
+    """Let `study.stop()` add to the list yielded; outside of `Study.optimize` Optuna's own raises.
+
+    >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    >>> with stoppable(study) as stops:
+    ...     study.stop()
+    >>> stops
+    [True]
+    """
+    stops: list[bool] = []
+    vars(study)["stop"] = lambda: stops.append(True)
+    try:
+        yield stops
+    finally:
+        del vars(study)["stop"]
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,11 @@ HEARTBEAT = {"heartbeat_interval": 60, "grace_period": 120}  # seconds
 LOCK_GRACE = 5  # seconds after which the lock of a writer that was killed is broken; a write takes milliseconds
 SQLITE, JOURNAL = (".db", ".sqlite", ".sqlite3"), (".log", ".journal")
 FORMS = "a path that ends in .db or .log, a database URL such as 'sqlite:///lr.db', or an Optuna storage"
+
+SQLITE_START, OPERATION = b"SQLite format 3\0", b'{"op_code"'
+NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+PASSING = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError")
+REFUSED = ("password", "authentication", "access denied", "does not exist", "unknown database", "unknown column")
 
 T = TypeVar("T")
 
@@ -79,9 +85,12 @@ def open_storage(storage: Any) -> BaseStorage:
         return storage
     kind, address = _address(storage)
     if kind == "journal":
+        check_file(Path(address))
         lock = JournalFileOpenLock(address, grace_period=LOCK_GRACE)
         repair_journal(Path(address), lock)
         return JournalStorage(JournalFileBackend(address, lock_obj=lock))
+    if (file := _sqlite_path(address)) is not None:
+        check_file(file, SQLITE_START)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
         return RDBStorage(address, engine_kwargs=_pool(address), **HEARTBEAT)  # type: ignore[arg-type]
@@ -105,13 +114,21 @@ def _is_sqlite(storage: RDBStorage) -> bool:
 
 
 def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
-    """Drop the lines of a journal that are not whole, as a full disk or a loss of power leaves them."""
+    """Drop the lines of a journal that are not whole, as a full disk or a loss of power leaves them.
+
+    Raises
+    ------
+    StorageError
+        If the file is no journal: nothing of it is dropped.
+    """
     if not path.exists():
         return
     lock.acquire()
     try:
         lines = path.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if _is_whole(line)]
+        if not _is_journal(lines, whole):
+            raise StorageError(cannot_open(path, "it is not a journal of Optuna's", "Name another file."))
         if len(whole) < len(lines):
             fresh = path.with_name(path.name + ".repaired")
             fresh.write_bytes(b"".join(whole))
@@ -122,6 +139,18 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
         n_lost = len(lines) - len(whole)
         message = f"{n_lost} line(s) of the journal {path.name} were incomplete and are removed; the rest is kept."
         warn(message, StorageWarning)
+
+
+def _is_journal(lines: Sequence[bytes], whole: Sequence[bytes]) -> bool:
+    """Say whether all lines that are whole are a journal's, and if there are none, the first is the start of one.
+
+    >>> _is_journal([b'{"op_code": 0}\\n', b"half"], [b'{"op_code": 0}\\n']), _is_journal([b"epoch 1\\n"], [])
+    (True, False)
+    """
+    if not whole:
+        first = lines[0].strip(b"\0\n") if lines else b""
+        return len(lines) <= 1 and (first.startswith(OPERATION) or OPERATION.startswith(first))
+    return all(isinstance(entry := json.loads(line), dict) and "op_code" in entry for line in whole)
 
 
 def _is_whole(line: bytes) -> bool:
@@ -139,14 +168,68 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     ------
     StudyError
         If the name is taken and `resume` is False.
+    StorageError
+        If the storage cannot be opened: at once, unless it is a server that does not answer, or locked.
     """
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        opened = patiently(lambda: open_storage(storage), OPENING)
-        return patiently(lambda: _create_or_load(opened, name, resume), OPENING)
+        opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
+        return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
+    except (StorageError, StudyError, ImportError):
+        raise
+    except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
+        advice = "Its tables are another program's: name another database." if "column" in _reason(error) else ""
+        raise StorageError(cannot_open(storage, _reason(error).rstrip("."), advice)) from error
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def cannot_open(storage: Any, why: str, advice: str) -> str:
+    """Return the message about a storage that cannot work; a password in its address is left out."""
+    shown = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", str(storage))
+    return f"storage must be one that can be opened, got {shown!r}: {why}.{' ' * bool(advice)}{advice}"
+
+
+def check_file(path: Path, start: bytes = b"") -> None:
+    """Check that a file of a storage can be written and, if there is one, that it begins as it should.
+
+    Raises
+    ------
+    StorageError
+        If not.
+    """
+    folder = path.parent
+    wrong = {
+        f"there is no folder {str(folder)!r}": not folder.exists(),
+        f"{str(folder)!r} is not a folder": folder.exists() and not folder.is_dir(),
+        "it is a folder": path.is_dir(),
+        "it is not a file": path.exists() and not path.is_dir() and not path.is_file(),
+        "this user may not write there": not os.access(path if path.exists() else folder, os.R_OK | os.W_OK),
+    }
+    for why, is_so in wrong.items():
+        if is_so:
+            raise StorageError(cannot_open(path, why, "Make the folder, or name a file in one that there is."))
+    if start and path.exists() and path.stat().st_size and not _starts_with(path, start):
+        raise StorageError(cannot_open(path, "it is not an SQLite database", "Name another file."))
+
+
+def _starts_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
+def _sqlite_path(url: str) -> Path | None:
+    """Return the file of an SQLite URL; None for other databases and for one in memory.
+
+    >>> _sqlite_path("sqlite:////tmp/lr.db"), _sqlite_path("sqlite://"), _sqlite_path("postgresql://host/lr")
+    (PosixPath('/tmp/lr.db'), None, None)
+    """
+    kind, _, rest = url.partition("://")
+    name = rest.partition("?")[0].removeprefix("/")
+    if kind.partition("+")[0] != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
+        return None
+    return Path(name).absolute()
 
 
 def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
@@ -159,8 +242,15 @@ def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tup
     return optuna.load_study(storage=storage, study_name=name), storage, False
 
 
-def patiently(call: Callable[[], T], seconds: float | None = None) -> T:
-    """Call, and call again while the storage is in trouble, at growing intervals, for `seconds` in all.
+def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool = False) -> T:
+    """Call, and call again while the storage is in trouble that may pass, at growing intervals, for `seconds` in all.
+
+    Parameters
+    ----------
+    call : callable
+    seconds : float, optional
+    opening : bool
+        Whether the storage has not yet worked: then a file that is not there will not come back.
 
     Raises
     ------
@@ -173,7 +263,7 @@ def patiently(call: Callable[[], T], seconds: float | None = None) -> T:
         try:
             return call()
         except Exception as error:
-            if not _is_trouble(error):
+            if not may_pass(error, opening):
                 raise
             if time.monotonic() - start + pause > seconds:
                 raise StorageError(_gave_up(error, seconds)) from error
@@ -181,19 +271,35 @@ def patiently(call: Callable[[], T], seconds: float | None = None) -> T:
         pause = min(2 * pause, 5.0)
 
 
-def _is_trouble(error: Exception) -> bool:
-    """Say whether an error is a storage's; a full disk is an OSError.
+def may_pass(error: Exception, opening: bool) -> bool:
+    """Say whether an error is a storage's, and one that waiting may mend: a lock, a full disk, a server that is away.
 
-    >>> _is_trouble(OSError(28, "No space left on device")), _is_trouble(KeyError("lr"))
+    >>> may_pass(OSError(28, "No space left on device"), True), may_pass(KeyError("lr"), False)
     (True, False)
+    >>> may_pass(FileNotFoundError(2, "No such file"), True), may_pass(FileNotFoundError(2, "No such file"), False)
+    (False, True)
     """
-    return isinstance(error, (StorageInternalError, OSError)) or type(error).__module__.startswith("sqlalchemy.")
+    inside = isinstance(error, StorageInternalError)
+    cause = error.__cause__ if inside and error.__cause__ is not None else error
+    text, kind = str(cause).lower(), type(cause).__name__
+    if isinstance(cause, OSError):
+        return not (opening and isinstance(cause, NOT_THERE))
+    if not type(cause).__module__.startswith("sqlalchemy."):
+        return inside
+    if "already exists" in text or kind == "IntegrityError":
+        return True  # two processes make tables, or rows, at the same time
+    if "(sqlite3." in text:
+        return "locked" in text or "busy" in text or (kind == "OperationalError" and not opening)
+    return kind in PASSING and not (opening and any(words in text for words in REFUSED))
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
 def _gave_up(error: BaseException, seconds: float) -> str:
-    cause = error.__cause__ or error
-    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     return (
-        f"The storage did not answer for {seconds:g} seconds: {reason}. What has finished is kept, in the storage and, "
-        "where a search was under way, in its attributes; go on with resume=True once the storage is back."
+        f"The storage did not answer for {seconds:g} seconds: {_reason(error)}. What has finished is kept, in the "
+        "storage and, where a search was under way, in its attributes; go on with resume=True once the storage is back."
     )

@@ -56,6 +56,7 @@ class Surrogate:
         self._n_start = _n_start(n_iter, n_points or 1, kwargs)
         self._start = [] if "initial_point_generator" in kwargs else self._cover(self._n_start)
         self._line = line_of(dimensions)
+        self._is_blind = _is_dummy(kwargs)
         self._knows_lines = self._line is not None and not any(key in kwargs for key in MODEL_KWARGS)
         self._scores: list[float] = []
         self._points: list[Point] = []
@@ -94,6 +95,8 @@ class Surrogate:
         return asked
 
     def _propose(self, n: int) -> list[Point]:
+        if self._is_blind and len(self._points) >= len(self._start):
+            return self._cover(n)  # more than were asked for at the start
         start = self._start[len(self._points) : len(self._points) + n]
         if start:
             return start

@@ -20,7 +20,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import func, select, update
 
-from sklr.search._codec import CLAIM, OUTCOME, Claim
+from sklr.search._codec import CLAIM, OUTCOME, Claim, claim_from
 
 
 class Tables:
@@ -57,13 +57,23 @@ class Tables:
         trial, attr = models.TrialModel, models.TrialUserAttributeModel
         of_study = select(trial.trial_id, trial.state, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
         rows = session.execute(of_study.where(trial.study_id == self.study_id, attr.key == CLAIM)).all()
+        claims = {row[0]: _claim_from(row[2]) for row in rows}
         ended = select(attr.trial_id).join(trial, attr.trial_id == trial.trial_id)
         ended = ended.where(trial.study_id == self.study_id, attr.key == OUTCOME)
         done = set(session.execute(ended).scalars())
         return {
-            trial_id: (state, tuple(json.loads(value)), trial_id in done)
-            for trial_id, state, value in sorted(rows, key=lambda row: row[0])
+            trial_id: (state, claim, trial_id in done)
+            for trial_id, state, _ in sorted(rows, key=lambda row: row[0])
+            if (claim := claims[trial_id]) is not None
         }
+
+    def unreadable(self) -> list[int]:
+        """Return the numbers of the trials with an attribute that is not JSON."""
+        trial, attr = models.TrialModel, models.TrialUserAttributeModel
+        query = select(trial.number, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
+        with self.storage.engine.connect() as connection:
+            rows = connection.execute(query.where(trial.study_id == self.study_id)).all()
+        return sorted({number for number, value in rows if not _is_json(value)})
 
     def add(self, session: Any, trials: Sequence[FrozenTrial]) -> list[int]:
         """Insert trials as they are; return their ids."""
@@ -146,3 +156,19 @@ class Tables:
         known = set(session.execute(select(heart.trial_id).where(heart.trial_id.in_(trial_ids))).scalars())
         session.execute(update(heart).where(heart.trial_id.in_(known)).values(heartbeat=func.current_timestamp()))
         session.add_all(heart(trial_id=trial_id) for trial_id in trial_ids if trial_id not in known)
+
+
+def _claim_from(value_json: str) -> Claim | None:
+    """Return a claim; None for one that someone has changed, of a trial that had not ended: it is trained again."""
+    try:
+        return claim_from({CLAIM: json.loads(value_json)})
+    except ValueError:
+        return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,9 +1,7 @@
-"""What an Optuna search may be given, and how a study is asked and stopped."""
+"""What an Optuna search may be given, and how a study is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,24 +38,6 @@ def ask_for(what: str, given: Any) -> Asked:
     if isinstance(dimension, Choices) and isinstance(given, CategoricalDistribution):
         dimension = replace(dimension, verbatim=True)
     return Asked(dimension, given)
-
-
-@contextmanager
-def stoppable(study: optuna.Study) -> Iterator[list[bool]]:
-    """Let `study.stop()` add to the list yielded; outside of `Study.optimize` Optuna's own raises.
-
-    >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    >>> with stoppable(study) as stops:
-    ...     study.stop()
-    >>> stops
-    [True]
-    """
-    stops: list[bool] = []
-    vars(study)["stop"] = lambda: stops.append(True)
-    try:
-        yield stops
-    finally:
-        del vars(study)["stop"]
 
 
 def check_limits(n_trials: Any, timeout: Any, has_callbacks: bool) -> None:

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from labels import label
 from optuna.distributions import FloatDistribution
-from scipy.stats import loguniform
+from scipy.stats import loguniform, norm, uniform
 from sklearn.base import BaseEstimator, ClassifierMixin
 from skopt.space import Real
 
@@ -140,7 +140,26 @@ TABLE = [
         for n in (0, -1, True, 2.0)
     ],
     *rows((G, B, T), "engine", ["turbo", 3], "engine must be"),
-    *rows((G, B, T), "cv", [4, 7], "cv must be at most the size of the smallest class"),
+    *[
+        (
+            G,
+            {"param_grid": {"lr": [0.1, bad]}},
+            "param_grid['lr'] must be learning rates, finite and above 0",
+            repr(bad),
+        )
+        for bad in (0.0, -1, 0, NAN, INF)
+    ],
+    *[
+        (kind, {name: {"lr": bad}}, f"{name}['lr'] must be learning rates, finite and above 0", value)
+        for kind, name in ((G, "param_grid"), (B, "search_spaces"), (T, "param_distributions"))
+        for bad, value in (
+            ([0.1, -0.1], "-0.1"),
+            (FloatDistribution(0.0, 1.0), "a range from 0.0"),
+            (uniform(0, 0.1), "a range from 0.0"),
+            (norm(), "a range from -"),
+        )
+    ],
+    *[(G, {"lrs": [0.1, bad]}, "lrs must be a non-empty list of different", repr(bad)) for bad in (0.0, -1, NAN, INF)],
 ]
 
 

@@ -8,6 +8,7 @@ from sklearn.svm import SVC
 from skopt.space import Categorical, Integer, Real
 
 from sklr.search._bayes import BayesSearchCV
+from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._line import bounded
 from sklr.search._optuna import OptunaSearchCV
 
@@ -23,7 +24,7 @@ def run(search, score, callbacks=(), seed=0):
     search._callbacks = list(callbacks)
     batches, scores = [], []
     space = search._check_space()
-    proposals = search._propose(space, None, np.random.RandomState(seed))
+    proposals = search._propose(space, Ledger(quiet_study()), np.random.RandomState(seed))
     batch = next(proposals, None)
     while batch:
         batches.append(batch)

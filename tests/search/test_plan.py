@@ -1,10 +1,15 @@
 """What a search says it would cost is what it costs."""
 
+import random
+
+import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import ShuffleSplit, StratifiedKFold
 from strategies import CV, DEFAULTS, X, Y, bayes, grid, net
 
-from sklr import LRGridSearchCV, OptunaSearchCV
+from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
 
 
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
@@ -44,3 +49,38 @@ def test_what_is_not_known_is_not_said():
 def test_bad_values_are_refused():
     with pytest.raises(ValueError, match="n_seeds must be an integer >= 1"):
         bayes(net(), n_seeds=0).plan(X, Y)
+
+
+def global_states():
+    return repr((random.getstate(), np.random.get_state(legacy=False), torch.random.get_rng_state().tolist()))
+
+
+FOLDS = {
+    "a RandomState": lambda: ShuffleSplit(2, random_state=np.random.RandomState(0)),
+    "a generator": lambda: iter([(np.arange(100), np.arange(100, 150)), (np.arange(50, 150), np.arange(50))]),
+    "the global generator": lambda: StratifiedKFold(2, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("folds", FOLDS.values(), ids=FOLDS)
+def test_it_changes_nothing(make, folds):
+    def fit(plan, random_state):
+        np.random.seed(1)
+        search = make(net(), cv=folds(), refit=False, random_state=random_state)
+        for _ in range(plan):
+            before = global_states()
+            search.plan(X, Y)
+            assert global_states() == before
+        assert not [name for name in vars(search) if name.endswith("_")]
+        return search.fit(X, Y).cell_scores_.tolist()
+
+    assert fit(0, 0) == fit(2, 0)
+    assert fit(0, np.random.RandomState(3)) == fit(2, np.random.RandomState(3))
+
+
+def test_a_generator_in_the_optimizer_kwargs_is_left_alone():
+    kwargs = {"random_state": np.random.RandomState(0), "base_estimator": "DUMMY"}
+    search = BayesSearchCV(net(), n_iter=4, cv=CV, optimizer_kwargs=kwargs)
+    before = repr(kwargs["random_state"].get_state(legacy=False))
+    search.plan(X, Y)
+    assert repr(kwargs["random_state"].get_state(legacy=False)) == before

@@ -5,19 +5,30 @@ import re
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import MedianPruner, SuccessiveHalvingPruner, ThresholdPruner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.pruners import (
+    HyperbandPruner,
+    MedianPruner,
+    PatientPruner,
+    PercentilePruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+    WilcoxonPruner,
+)
 from optuna.trial import TrialState
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import GradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import LRScheduler
 from strategies import CV, X, Y, net
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
-from sklr.results import STOPPED, Outcome
-from sklr.search._ledger import quiet_study
+from sklr.results import STOPPED, EpochRow, Outcome
+from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._lr_path import PATH, lr_path
 from sklr.search._lr_window import lr_window
 from sklr.search._pruners import PRUNERS, LRPruner, ask_pruner, make_pruner
@@ -286,8 +297,70 @@ def test_seeds_pipelines_and_several_scores():
 
 def test_what_has_no_epochs_is_trained_in_full():
     model = GradientBoostingClassifier(n_estimators=2, random_state=0)
-    search = LRGridSearchCV(model, n_lrs=5, cv=3, pruner="lr").fit(X, Y)
+    with pytest.warns(UserWarning, match="The pruner has no effect: GradientBoostingClassifier is neither") as caught:
+        search = LRGridSearchCV(model, n_lrs=5, cv=3, pruner="lr").fit(X, Y)
     assert set(search.cv_results_["status"]) == {"ok"}
+    assert [warning.filename for warning in caught] == [__file__], "it points at the user's line"
+    wrapped = TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1)
+    search = OptunaSearchCV(wrapped, {"regressor__alpha": [1.0]}, n_trials=1, enable_pruning=True, cv=2)
+    with pytest.warns(UserWarning, match="The pruner has no effect: TransformedTargetRegressor"):
+        search.fit(X, Y)
+
+
+JUDGES = {
+    "median": lambda: MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+    "few": lambda: MedianPruner(n_startup_trials=2, n_min_trials=3),
+    "percentile": lambda: PercentilePruner(30.0, n_startup_trials=3, interval_steps=2),
+    "patient": lambda: PatientPruner(MedianPruner(n_startup_trials=3), patience=1),
+    "patient alone": lambda: PatientPruner(None, patience=1),
+    "halving": lambda: SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    "hyperband": lambda: HyperbandPruner(min_resource=1, max_resource=6, reduction_factor=2),
+    "threshold": lambda: ThresholdPruner(lower=0.4, n_warmup_steps=2),
+    "wilcoxon": lambda: WilcoxonPruner(p_threshold=0.2, n_startup_steps=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("make", JUDGES.values(), ids=JUDGES)
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_trials_one_at_a_time_are_pruned_as_by_study_optimize(make, seed):
+    """Five must have finished before the sixth is judged, not four and itself."""
+    scores = np.random.RandomState(seed).rand(12, 6).round(2)
+    study = quiet_study()
+    study.pruner = make()
+
+    def objective(trial):
+        for epoch, score in enumerate(scores[trial.number]):
+            trial.report(score, epoch)
+            if trial.should_prune() and epoch < 5 and study.get_trials(states=(TrialState.COMPLETE,)):
+                raise optuna.TrialPruned  # a search, unlike a study, trains the first to the end
+        return scores[trial.number, -1]
+
+    study.optimize(objective, n_trials=len(scores))
+    expected = [len(trial.intermediate_values) for trial in study.trials]
+    ledger = Ledger(quiet_study())
+    ledger.study.pruner = make()
+    found = []
+    for row in scores:
+        ledger.open([{"lr": 0.1}])
+        for epoch, score in enumerate(row):
+            ledger.report(epoch, np.array([score]))
+            (reason,) = ledger.should_prune()
+            if reason and epoch < 5:
+                break
+        status = STOPPED if epoch < 5 else "ok"
+        history = [EpochRow(e, 0.1, 1.0, s) for e, s in enumerate(row[: epoch + 1])]
+        ledger.close({0: [Outcome(float(row[epoch]), status, history=history)]}, np.array([row[epoch]]))
+        found.append(epoch + 1)
+    assert found == expected
+
+
+def test_in_a_batch_too_a_trial_is_not_among_those_it_waits_for():
+    scores = np.linspace(0, 1, 5)[:, None].repeat(3, axis=1)
+    for n_startup, pruned in ((4, True), (5, False)):
+        epochs = replay(np.arange(5.0), scores, np.arange(1.0, 4.0), MedianPruner(n_startup_trials=n_startup))
+        assert (epochs.min() < 3) == pruned
 
 
 def test_enable_pruning_asks_the_study_s_own_pruner():

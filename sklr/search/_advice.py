@@ -1,0 +1,123 @@
+"""What a search says before it starts: learning rates that cannot be, settings that have no effect or another one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import numpy as np
+
+from sklr._validation import must_be
+from sklr._warnings import warn
+from sklr.engines import trains_nets
+from sklr.search._dimensions import Choices, Dimension, Quantiles, Range
+from sklr.search._space import LR_NAMES, is_number
+
+RATIO = 10  # of two numbers: nearer ones are likely to be meant as choices
+
+
+def is_lr(name: str, lr_param: str | None) -> bool:
+    """Say whether a parameter is a learning rate, by its name.
+
+    >>> is_lr("net__lr", None), is_lr("module__rate", "module__rate"), is_lr("alpha", None)
+    (True, True, False)
+    """
+    return name == lr_param or name.rpartition("__")[2] in LR_NAMES
+
+
+def check_lr_dimension(what: str, dimension: Dimension) -> None:
+    """Check that all values of a learning rate are finite and above 0; texts and None are no numbers, and pass.
+
+    Raises
+    ------
+    ValueError
+        For the first that is not; it names the value.
+
+    >>> check_lr_dimension("param_grid['lr']", Choices((0.1, "adaptive")))
+    >>> check_lr_dimension("param_grid['lr']", Choices((0.1, 0.0)))
+    Traceback (most recent call last):
+    ValueError: param_grid['lr'] must be learning rates, finite and above 0, got 0.0. Leave that value out.
+    >>> check_lr_dimension("param_grid['lr']", Range(0.0, 0.1))
+    Traceback (most recent call last):
+    ValueError: param_grid['lr'] must be learning rates, finite and above 0, got a range from 0.0.
+    Begin the range above 0, for example (1e-05, 0.1, 'log-uniform').
+    """
+    rule = "learning rates, finite and above 0"
+    for value in dimension.values if isinstance(dimension, Choices) else ():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
+            raise ValueError(must_be(what, rule, value, "Leave that value out."))
+    lowest = dimension.low if isinstance(dimension, Range) else 1.0
+    if isinstance(dimension, Quantiles):
+        lowest = min(dimension.grid(1000))
+    if not lowest > 0:
+        advice = "Begin the range above 0, for example (1e-05, 0.1, 'log-uniform')."
+        raise ValueError(f"{what} must be {rule}, got a range from {lowest!r}. {advice}")
+
+
+def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:
+    """Warn of a list of two numbers, which other tuners take as the ends of a range.
+
+    Parameters
+    ----------
+    what : str
+        How to call it, such as `"search_spaces['lr']"`.
+    given : object
+        What the user wrote.
+    present : object
+        The parameter's value now: a text or a flag is chosen, not measured.
+    lr : bool
+        Whether it is a learning rate.
+    """
+    if not isinstance(given, (list, np.ndarray)) or len(given) != 2 or not all(map(is_number, given)):
+        return
+    low, high = sorted(value.item() if isinstance(value, np.generic) else value for value in given)
+    far = low > 0 and (high / low >= 0.999 * RATIO if lr else high / low > 1.001 * RATIO)
+    if not far or isinstance(present, (str, bool)):
+        return
+    log = ", 'log-uniform'" if lr and low > 0 else ""
+    warn(
+        f"{what} is a list, so its two values are two choices and nothing between them is tried. For the range between "
+        f"them write ({low!r}, {high!r}{log}).",
+        UserWarning,
+    )
+
+
+def warn_of_idle_settings(search: Any, instead: str, lrs: Sequence[Dimension] = ()) -> None:
+    """Warn of a range of learning rates, or of a number of them, that nothing uses.
+
+    Parameters
+    ----------
+    search : BaseLRSearchCV
+    instead : str
+        The parameter that says what to search, such as ``"param_grid"``.
+    lrs : sequence of Dimension
+        The learning rates of a grid.
+    """
+    idle = [name for name in ("lr_range", "n_lrs") if _is_set(search, name)]
+    if any(not isinstance(dimension, Choices) for dimension in lrs):
+        idle = [name for name in idle if name != "n_lrs"]  # it says into how many values the range is cut
+    for name in idle:
+        advice = (
+            "Leave it out."
+            if instead == "lrs"
+            else f"Leave it out, or give {instead} the learning rate, for example 'lr': (1e-05, 1.0, 'log-uniform')."
+        )
+        warn(f"{name}={getattr(search, name)!r} has no effect where {instead} is given. {advice}", UserWarning)
+
+
+def _is_set(search: Any, name: str) -> bool:
+    parameter = signature(type(search).__init__).parameters.get(name)
+    return parameter is not None and getattr(search, name) != parameter.default
+
+
+def warn_of_idle_pruner(search: Any) -> None:
+    """Warn of a pruner around what does not train in epochs that can be watched."""
+    if search._prunes() and not trains_nets(search.estimator):
+        name = type(search.estimator).__name__
+        warn(
+            f"The pruner has no effect: {name} is neither a skorch net nor a Pipeline that ends in one, so there are "
+            "no epochs after which to ask it, and every candidate is trained to the end. Leave the pruner out.",
+            UserWarning,
+        )
