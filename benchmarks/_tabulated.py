@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from _tasks import N_FOLDS, Task
+from optuna.pruners import NopPruner
 
 from sklr import LRGridSearchCV
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
@@ -131,7 +132,7 @@ class TableTraining(Training):
 
     def __init__(self, table: Table, lrs: np.ndarray, scores: np.ndarray, bill: Bill):
         self.table, self.lrs, self.scores, self.bill, self.epoch = table, lrs, scores, bill, 0
-        self.reasons = np.full(scores.shape[:2], "", dtype=object)  # of those that were stopped
+        self.ended_by = np.full(scores.shape[:2], "", dtype=object)  # of those that were stopped
         self.n_epochs = np.zeros(scores.shape[:2], dtype=int)
         bill.evaluations += len(lrs)
         bill.seconds += table.seconds(scores.shape[0] * scores.shape[1])[0]
@@ -142,7 +143,7 @@ class TableTraining(Training):
         lost = (
             np.zeros_like(self.n_epochs, dtype=bool) if self.epoch == 0 else np.isnan(self.scores[..., self.epoch - 1])
         )
-        return (self.reasons == "") & ~lost
+        return (self.ended_by == "") & ~lost
 
     @property
     def done(self) -> bool:
@@ -166,7 +167,7 @@ class TableTraining(Training):
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End runs."""
-        self.reasons[mask & self._going] = reason
+        self.ended_by[mask & self._going] = reason
 
     def finish(self) -> list[list[Outcome]]:
         """Return how all runs ended."""
@@ -177,8 +178,8 @@ class TableTraining(Training):
         seen = self.scores[i, k, : self.n_epochs[i, k]].tolist()
         lr = float(self.lrs[i])
         history = [EpochRow(e, lr, -score, score) for e, score in enumerate(seen)]
-        if self.reasons[i, k]:
-            return Outcome(seen[-1], STOPPED, self.reasons[i, k], history=history)
+        if self.ended_by[i, k]:
+            return Outcome(seen[-1], STOPPED, self.ended_by[i, k], history=history)
         if np.isnan(seen[-1]):
             return Outcome(float("nan"), DIVERGED, f"diverged in epoch {len(seen)}", history=history)
         return Outcome(seen[-1], OK, history=history)
@@ -213,6 +214,7 @@ def _train(task: Task, log_lr: np.ndarray, folds: list) -> np.ndarray:
         {"lr": (10**log_lr).tolist()},
         cv=folds,
         scoring=task.scoring,
+        pruner=NopPruner(),  # which has the score followed after every epoch
         engine="stacked",
         random_state=0,
         refit=False,

@@ -66,7 +66,7 @@ class TestInstances:
         assert losses[0] == losses[1]
         assert_same(before, module.state_dict())
         assert clone(net).fit(X, Y).history_[:, "train_loss"] == losses[0]
-        assert net.partial_fit(X, Y).history_[-1, "train_loss"] < losses[0][-1], "that one goes on"
+        assert net.partial_fit(X, Y).history_[len(losses[0]), "train_loss"] < losses[0][0], "that one goes on"
 
     def test_what_is_loaded_into_the_instance_counts_from_the_next_fit_on(self):
         module = MLP(4, 2)

@@ -147,7 +147,7 @@ class TestLabels:
         net = classifier().partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
         net.partial_fit(X[y == 2], y[y == 2])
         assert net.predict_proba(X).shape == (60, 3)
-        with pytest.raises(ValueError, match=r"y must be of the known classes \[0, 1, 2\], got \[3\]. Name all labels"):
+        with pytest.raises(ValueError, match=r"y must be of the known classes \[0, 1, 2\], got \[3\]. Pass all labels"):
             net.partial_fit(X, y + 1)
 
     def test_given_classes_count_though_y_lacks_one(self, blobs):

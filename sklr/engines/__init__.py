@@ -11,7 +11,7 @@ from sklr.engines._sequential import SequentialEngine
 from sklr.engines._stacked import StackedEngine
 from sklr.exceptions import EngineError
 
-__all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "engine_names", "pick_engine", "trains_nets"]
+__all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "pick_engine", "trains_nets"]
 
 ENGINES: dict[str, type[Engine]] = {"stacked": StackedEngine, "sequential": SequentialEngine}  # the faster first
 

@@ -14,6 +14,7 @@ import torch
 
 from sklr.engines._packing import fitting_threads, out_of_memory
 from sklr.engines._scored import Progress, ScoredPack
+from sklr.engines._scoring import ScorerError
 from sklr.results import Outcome
 
 
@@ -49,6 +50,8 @@ def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
     """Have something done with a pack; return its trouble, if that raises an error."""
     try:
         what()
+    except ScorerError as error:
+        raise (error.__cause__ or error) from None  # the user's own, as asked for
     except Exception as error:  # whatever it is, the candidates are trained one by one, which raises what is theirs
         return trouble(scored, error)
     return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sklr._sklearn import take_rows
+from sklr.engines._answers import CellScorer
 from sklr.engines._audit_plan import plan, rare_rows
 from sklr.engines._audit_run import PlainRun
 from sklr.engines._base import Cell, Experiment
@@ -26,6 +27,7 @@ from sklr.engines._explain import explained, first_line
 from sklr.engines._group import Group, Place
 from sklr.engines._pack import Pack, Side, lr_dtype, valid_batch_size
 from sklr.engines._refusals import Unstackable
+from sklr.engines._scoring import followed_score
 from sklr.engines._tolerance import Tolerance
 from sklr.engines._transforms import as_inferred
 
@@ -47,6 +49,7 @@ class Comparison:
         self, experiment: Experiment, candidates: Sequence[dict], group: Group, members: list[int], cells: list[int]
     ):
         traits, chosen = group.stack_args["traits"], [group.members[m] for m in members]
+        self.experiment, self.cells = experiment, [experiment.cells[k] for k in cells]
         small = group._replace(places=[group.places[k] for k in cells])
         self.places, self.n_steps = small.places, group.n_steps
         self.sides = [place.side for place in small.places]
@@ -75,23 +78,27 @@ class Comparison:
         for epoch in range(len(self.plan[0])):
             self._compare_epoch(epoch)
             self._compare_predictions()
+        self._compare_scores()
+
+    def _going(self) -> list[_Run]:
+        return [run for run in self.runs if run not in self.over]
 
     def _compare_epoch(self, epoch: int) -> None:
         orders = [epochs[epoch] for epochs in self.plan]
         positions, sizes = epoch_positions(orders)
         multipliers, losses = self._multipliers(epoch, sizes), []
         lr = self.pack.lrs(multipliers)
-        for run in self.runs:
+        for run in self._going():
             run.plain.begin_epoch(orders[run.cell])
         for i in range(len(sizes)):
             losses.append(self._compare_step(positions[i : i + 1], sizes[i : i + 1], lr[i : i + 1]))
         self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
-        for run in self.runs:
+        for run in self._going():
             run.plain.end_epoch()
 
     def _compare_step(self, positions: Tensor, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
         """Take one step both ways; return the stack's losses."""
-        training = [run for run in self.runs if sizes[0, run.cell] and run not in self.over]
+        training = [run for run in self._going() if sizes[0, run.cell]]
         before = [run.plain.parameters() for run in training]
         expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
         with _stacking(self.pack.stack.module):
@@ -151,7 +158,7 @@ class Comparison:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
             found = tree_leaves(as_inferred(self.sides[0].net, self.pack.outputs(self.x_test)))
-        for run in set(self.runs) - self.over:
+        for run in self._going():
             rows, place = self.rows[run.cell], self.places[run.cell]
             n_rows = len(tree_leaves(place.x_test)[0])
             X = place.data.X_test if len(rows) == n_rows else take_rows(place.data.X_test, rows)
@@ -164,6 +171,29 @@ class Comparison:
                         f"predictions for {len(rows)} validation rows are not those that a net makes by itself, in "
                         "batches of its own size"
                     )
+
+    def _compare_scores(self) -> None:
+        """Compare the scores that a stack computes for all its runs at once with what the scorer says of the nets."""
+        outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
+        for run in self._going():
+            place, cell, rows = self.places[run.cell], self.cells[run.cell], self.rows[run.cell]
+            scorer = CellScorer(self.experiment, cell, place.side.net, place.subject, place.score_data)
+            if scorer.quick.metric is None or len(rows) < len(tree_leaves(place.x_test)[0]):
+                return  # nets and scorers are asked themselves, or of so many rows that it would take too long
+            mine = scorer.quick.rounded(outputs[run.member, run.cell, : len(rows)].unsqueeze(0))
+            own = followed_score(self.experiment, cell, run.plain.net, place.data)
+            if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / len(rows), equal_nan=True):
+                raise Unstackable(_differs("the score on the validation rows", mine[0], own))
+
+
+def try_step(group: Group, members: list[int], cells: list[int]) -> None:
+    """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
+    places = [group.places[k] for k in cells]
+    sides, chosen = [place.side for place in places], [group.members[m] for m in members]
+    pack = Pack(group._replace(places=places).build(members), chosen, sides, group.max_epochs)
+    positions, sizes = epoch_positions([side.epochs[0][:1] for side in sides])
+    with _stacking(pack.stack.module):
+        pack.steps(positions, sizes, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
 
 
 def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place) -> PlainRun:

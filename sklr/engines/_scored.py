@@ -20,6 +20,7 @@ from sklr.engines._handback import fitted_estimator
 from sklr.engines._pack import Pack
 from sklr.engines._packing import halves, step_flops
 from sklr.engines._run import error_scores
+from sklr.engines._scoring import ScorerError
 from sklr.engines._stack_attention import attention_as_usual
 from sklr.engines._stack_batch import Batch
 from sklr.engines._stack_map import has_rows
@@ -217,9 +218,14 @@ class ScoredPack:
         self, cell: int, own: Any, i: int, outputs: Rows | None, n_rows: Sequence[int], train: bool = False
     ) -> Scores:
         """Score a run, by its place in the stack: from its outputs for these rows, or as an estimator of its own."""
-        if outputs is None:
-            return self.scorers[cell].score_own(own, train)
-        return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
+        try:
+            if outputs is None:
+                return self.scorers[cell].score_own(own, train)
+            return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
+        except Exception as error:
+            if self.experiment.error_score == "raise":
+                raise ScorerError from error
+            raise
 
     def _train_outputs(self) -> Rows | None:
         return self._outputs(self.pack.x) if self.experiment.return_train_score else None

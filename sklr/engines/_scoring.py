@@ -15,6 +15,10 @@ from sklr.engines._quick_scores import quick_metric
 from sklr.results import Scores, pick_score
 
 
+class ScorerError(Exception):
+    """A scorer has raised the error that is its cause, and `error_score="raise"` has that end the search."""
+
+
 def is_followed(experiment: Experiment, net: NeuralNet) -> bool:
     """Say whether the score is wanted after each epoch; it depends on no engine, so that their histories are alike.
 

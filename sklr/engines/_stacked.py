@@ -28,10 +28,11 @@ from sklr.results import STOPPED, Outcome
 class StackedEngine(Engine):
     """Train all runs as one batched model through `torch.func`, with stock optimizer semantics.
 
-    What can be stacked is found out before any training: `unsupported` sets the nets up, probes module, optimizer
-    and loss on one batch, and `start` goes on from there. A candidate that no engine could train does not count: it
-    fails by itself. Where a stack meets with an error in mid-training, its candidates are trained one by one from the
-    start, with a `StackFallbackWarning`; what other stacks have trained is kept.
+    What can be stacked is found out before any training: `unsupported` sets the nets up and trains a few runs for a few
+    steps both ways, in a small stack and by skorch's own nets, and `start` goes on from there if both did the same. A
+    candidate that no engine could train does not count: it fails by itself. Where a stack meets with an error in
+    mid-training, its candidates are trained one by one from the start, with a `StackFallbackWarning`; what other stacks
+    have trained is kept.
 
     Parameters
     ----------

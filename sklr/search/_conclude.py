@@ -68,8 +68,8 @@ class ConcludingSearchCV(BaseSearchCV):
 
     def _has_scores(self, record: Record) -> bool:
         """Say whether there is something to choose from; an error where it was to be refitted."""
-        if record.has_scores() or callable(self.refit):
-            return True
+        if record.has_scores() or callable(self.refit) or self.lr_param_ is None:
+            return True  # without a learning rate there is nothing to be sure of: as in scikit-learn
         message = (
             f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
             f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "

@@ -78,10 +78,10 @@ def report_failures(errors: Sequence[str | None], params: Sequence[dict[str, Any
         return
     n_failed = sum(failure.n_fits for failure in found)
     if n_failed == len(errors):
-        advice = "It is likely that the estimator is misconfigured. Set error_score='raise' to stop at the first error."
+        advice = "It is very likely that your model is misconfigured. error_score='raise' stops at the first error."
         raise ValueError(f"All the {_fits(n_failed)} failed{causes_text(found)}\n{advice}\n\n{_tracebacks(found)}")
     advice = (
-        f"The score of these fits is set to {error_score}. "
+        f"The score on these train-test partitions for these parameters will be set to {error_score}. "
         "If they are not expected to fail, set error_score='raise' to stop at the first error."
     )
     head = f"{_fits(n_failed)} failed out of a total of {len(errors)}"
@@ -90,7 +90,9 @@ def report_failures(errors: Sequence[str | None], params: Sequence[dict[str, Any
 
 def _tracebacks(found: Sequence[Failure]) -> str:
     rule = "-" * 80
-    return "\n".join(f"{rule}\nThe first of {_fits(f.n_fits)}:\n{f.traceback}" for f in found[:MOST_CAUSES])
+    return "\n".join(
+        f"{rule}\n{_fits(f.n_fits)} failed with the following error:\n{f.traceback}" for f in found[:MOST_CAUSES]
+    )
 
 
 def _fits(n: int) -> str:

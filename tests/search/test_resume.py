@@ -167,7 +167,7 @@ def test_data_that_have_changed_are_noticed(tmp_path, change):
     search.fit(X, Y, sample_weight=WEIGHTS)
     make, message = CHANGES[change]
     features, targets, params = make()
-    with pytest.raises(StudyError, match=f"The study 's' is of another search.* {message}") as error:
+    with pytest.raises(StudyError, match=f"The study 's' belongs to a different search.* {message}") as error:
         search.fit(features, targets, **{"sample_weight": WEIGHTS, **params})
     assert not re.search(r"[0-9a-f]{16}", str(error.value)), "a hash says nothing to a user"
 
