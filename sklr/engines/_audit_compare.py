@@ -77,8 +77,8 @@ class Comparison:
             self._check_state(run, "before the first step", {})
         for epoch in range(len(self.plan[0])):
             self._compare_epoch(epoch)
-            self._compare_predictions()
-        self._compare_scores()
+            if epoch == 0:
+                self._compare_predictions()
 
     def _going(self) -> list[_Run]:
         return [run for run in self.runs if run not in self.over]
@@ -157,7 +157,9 @@ class Comparison:
     def _compare_predictions(self) -> None:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
-            found = tree_leaves(as_inferred(self.sides[0].net, self.pack.outputs(self.x_test)))
+            outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
+        found = tree_leaves(outputs)
+        self._compare_scores(outputs)
         for run in self._going():
             rows, place = self.rows[run.cell], self.places[run.cell]
             n_rows = len(tree_leaves(place.x_test)[0])
@@ -172,9 +174,8 @@ class Comparison:
                         "batches of its own size"
                     )
 
-    def _compare_scores(self) -> None:
+    def _compare_scores(self, outputs: Rows) -> None:
         """Compare the scores that a stack computes for all its runs at once with what the scorer says of the nets."""
-        outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
         for run in self._going():
             place, cell, rows = self.places[run.cell], self.cells[run.cell], self.rows[run.cell]
             scorer = CellScorer(self.experiment, cell, place.side.net, place.subject, place.score_data)

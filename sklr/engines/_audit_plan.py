@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines._batches import Epoch
 from sklr.engines._pack import Side
 
-N_FIRST = 5  # batches: a step is recorded in the second and third, and replayed from the fourth on
+N_FIRST = 4  # batches: a step is recorded in the second and third, and replayed from the fourth on
 N_LATER = 2  # batches of the second epoch, after an evaluation
 MOST_SIZES, MOST_RARE = 8, 8  # batches of sizes that are not the first ones', and of rows with rare values
 MOST_NUMBERS = 2**22  # looked at for rare values; of larger data every few rows are

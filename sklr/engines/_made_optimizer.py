@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -52,13 +51,15 @@ def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
     if not all(trained):
         raise Unstackable("there is nothing to train in some parameter group")
     if _is_hooked(optimizer):
-        raise Unstackable(f"{type(optimizer).__name__} has hooks, or a step of its own")
-    if is_native(type(optimizer)):
-        known = _native_kwargs(optimizer)
-        own = [_beyond(known, group, set(g)) for group, g in zip(optimizer.param_groups, given, strict=True)]
-    else:
-        known = _given_kwargs(factory, optimizer, kwargs)
-        own = [_beyond({}, group, set()) for group in given]
+        raise Unstackable(f"{type(optimizer).__name__} has hooks, or a step or zero_grad that is not its class's")
+    if not is_native(type(optimizer)):
+        raise Unstackable(
+            f"{type(optimizer).__name__} is not one of PyTorch's own optimizers, whose steps are known to be alike for "
+            "all runs"
+        )
+    known = _native_kwargs(optimizer)
+    own = [_beyond(known, group, set(g)) for group, g in zip(optimizer.param_groups, given, strict=False)]
+    own += [_beyond(known, group, set()) for group in optimizer.param_groups[len(given) :]]
     lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
     return MadeOptimizer(type(optimizer), known, list(zip(trained, own, strict=True)), lrs)
 
@@ -66,17 +67,6 @@ def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
 def _native_kwargs(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     named = inspect.signature(type(optimizer)).parameters
     return {name: value for name, value in optimizer.defaults.items() if name in named and name not in _OF_GROUP}
-
-
-def _given_kwargs(factory: Any, optimizer: torch.optim.Optimizer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an optimizer that may not tell them itself."""
-    bound: dict[str, Any] = {}
-    while isinstance(factory, partial) and not factory.args:
-        bound, factory = {**factory.keywords, **bound}, factory.func
-    if factory is not type(optimizer):
-        name = type(optimizer).__name__
-        raise Unstackable(f"{name} is made by a function, and is not PyTorch's own; give optimizer={name}, the class")
-    return {name: value for name, value in {**bound, **given}.items() if name not in _OF_GROUP}
 
 
 def _beyond(known: Mapping[str, Any], group: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
@@ -92,4 +82,5 @@ def _equal(a: Any, b: Any) -> bool:
 def _is_hooked(optimizer: torch.optim.Optimizer) -> bool:
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
     everywhere = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
-    return any(getattr(optimizer, name, None) for name in hooks) or bool(everywhere) or "step" in vars(optimizer)
+    replaced = {"step", "zero_grad"} & vars(optimizer).keys()
+    return any(getattr(optimizer, name, None) for name in hooks) or bool(everywhere) or bool(replaced)

@@ -317,9 +317,7 @@ def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
     own = made_optimizer(net, module)
     if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
         raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
-    shapes = {name: p.shape for name, p in module.named_parameters() if p.requires_grad}
-    n_steps = max(sum(map(len, place.side.epochs)) for place in world.places)
-    if reasons := optimizer_reasons(own.kind, own.kwargs, own.groups, shapes, n_steps):
+    if reasons := optimizer_reasons(own.kind, own.kwargs, own.groups):
         raise Unstackable(*reasons)
     return own
 
@@ -358,6 +356,10 @@ def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
     if schedule.monitored() not in (None, "train_loss"):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
     peak = float(net.get_params_for("optimizer").get("lr", net.lr))
+    if schedule.monitored() is None:
+        once, again = (schedule.epoch_multipliers(0, 2, horizon, lr=peak, losses=()) for _ in range(2))
+        if not np.array_equal(once, again, equal_nan=True):
+            raise Unstackable("the schedule gives other values each time that it is asked")
     return Member(candidate, peak, lrs, schedule, horizon)
 
 

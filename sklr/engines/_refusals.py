@@ -63,15 +63,12 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
 def _overridden(net: NeuralNet) -> list[str]:
     """Return what a subclass of the nets we know does its own way; predictions and scores it may."""
     own: set[str] = set()
-    base: type = object
-    for cls in type(net).__mro__:
-        if cls in KNOWN_NETS:
-            base = cls
-            break
-        own |= {name for name, value in vars(cls).items() if not isinstance(value, RequestMethod)}  # scikit-learn's
+    for cls in type(net).__mro__:  # a class of the user's may stand behind ours, too
+        if cls.__module__.partition(".")[0] not in ("sklr", "skorch", "sklearn", "builtins", "abc"):
+            own |= {name for name, value in vars(cls).items() if not isinstance(value, RequestMethod)}  # scikit-learn's
     harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
     return sorted(
-        n for n in own if hasattr(base, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
+        n for n in own if hasattr(NeuralNet, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
     )
 
 

@@ -60,7 +60,11 @@ def attention(
     if attn_mask is not None:
         bias = attn_mask if attn_mask.is_floating_point() else _as_bias(attn_mask, logits.dtype)
         logits = logits + bias
-    return F.dropout(logits.softmax(-1), dropout_p) @ value
+        masked = (logits == -math.inf).all(-1, keepdim=True)  # PyTorch's kernels make 0 of what is masked as a whole
+        weights = logits.masked_fill(masked, 0.0).softmax(-1).masked_fill(masked, 0.0)
+    else:
+        weights = logits.softmax(-1)
+    return F.dropout(weights, dropout_p) @ value
 
 
 def _multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:

@@ -31,6 +31,11 @@ def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
     """
     module, criterion = nets[0].module_, nets[0].criterion_
     reasons = [f"the parameter {name!r} has hooks" for name, p in module.named_parameters() if _is_hooked(p)]
+    reasons += [
+        f"the layer {name!r} has backward hooks, which would see the gradients of all runs at once"
+        for name, layer in module.named_modules()
+        if layer._backward_hooks or layer._backward_pre_hooks
+    ]
     if any(p.requires_grad for p in criterion.parameters()):
         reasons.append("the criterion has parameters of its own to learn")
     for part in ("module_", "criterion_"):
@@ -45,11 +50,12 @@ def _is_hooked(p: nn.Parameter) -> bool:
 
 def _differing(modules: Sequence[nn.Module]) -> str:
     """Return the attribute of a layer that is not the same in all modules; empty if there is none."""
+    known = {id(p) for module in modules for p in module.parameters()}
     for (name, one), *others in zip(*(module.named_modules() for module in modules), strict=False):
         for _, other in others:
             if type(one) is not type(other):
                 return f"the layer {name!r}"
-            path = difference(own_state(one), own_state(other))
+            path = difference(own_state(one), own_state(other), known)
             if path is not None:
                 attribute = ".".join(filter(None, [name, path[len("[0]") :].strip("[]'\"").partition("'")[0]]))
                 return f"the attribute {attribute!r} of {type(modules[0]).__name__}"

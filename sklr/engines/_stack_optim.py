@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -25,7 +25,6 @@ class OptimizerTraits(NamedTuple):
 
 _KNOWN: WeakKeyDictionary[type, dict[str, OptimizerTraits]] = WeakKeyDictionary()  # by class, then by its arguments
 
-MOST_NUMBERS = 3e8  # moved in the trial of an optimizer that is not PyTorch's: about a second
 _MULTIPLIERS = (0.5, 1.0, 0.25, 0.0, 1.5, 1.0)  # of the learning rates, from step to step
 
 Shapes = Mapping[str, Sequence[int]]
@@ -36,26 +35,11 @@ def is_native(optimizer: type) -> bool:
     return optimizer.__module__.startswith("torch.optim.")
 
 
-def optimizer_reasons(
-    optimizer: type,
-    kwargs: Mapping[str, Any],
-    groups: Groups | None = None,
-    shapes: Shapes | None = None,
-    n_steps: int = 0,
-) -> list[str]:
+def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:
     """Say why runs cannot share this optimizer; empty means that they can.
 
     Two runs of different learning rates, both changing from step to step, are stepped together and one by one
     on two small parameters in float64; eligible optimizers agree to rounding.
-
-    Parameters
-    ----------
-    optimizer, kwargs, groups
-        As `ModelStack` takes them.
-    shapes : dict of str to tuple of int, optional
-        The parameters'. An optimizer that is not PyTorch's may go by shapes, or do something every so many steps: it
-        is tried on these shapes, for as many steps as will be taken.
-    n_steps : int
 
     >>> optimizer_reasons(torch.optim.AdamW, {"weight_decay": 0.1})
     []
@@ -63,9 +47,7 @@ def optimizer_reasons(
     ['optimizer Rprop: its step is not elementwise and proportional to lr, so runs of several lrs cannot share it']
     """
     try:
-        form = decay_form(optimizer, kwargs, groups)
-        if shapes is not None and not is_native(optimizer):
-            _check_at_length(optimizer, kwargs, groups or [(list(shapes), {})], form, shapes, n_steps)
+        decay_form(optimizer, kwargs, groups)
     except EngineError as error:
         return [str(error)]
     return []
@@ -94,16 +76,12 @@ def is_steady(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None 
 def _traits(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None) -> OptimizerTraits:
     """Find out, and remember the answer for equal arguments."""
     overrides = [override for _, override in groups] if groups else [{}]
-    return _remembered(optimizer, (dict(kwargs), overrides), lambda: _found_traits(optimizer, kwargs, overrides))
-
-
-def _remembered(optimizer: type, given: Any, find: Callable[[], OptimizerTraits]) -> OptimizerTraits:
     try:
-        known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash(given)
+        known, key = _KNOWN.setdefault(optimizer, {}), joblib_hash((dict(kwargs), overrides))
     except Exception:  # no class, or arguments that cannot be compared
-        return find()
+        return _found_traits(optimizer, kwargs, overrides)
     if key not in known:
-        known[key] = find()
+        known[key] = _found_traits(optimizer, kwargs, overrides)
     return known[key]
 
 
@@ -122,29 +100,6 @@ def _found_traits(
         f"optimizer {_name(optimizer)}: its step is not elementwise and proportional to lr, so runs of several lrs "
         "cannot share it"
     )
-
-
-def _check_at_length(
-    optimizer: type, kwargs: Mapping[str, Any], groups: Groups, form: str, shapes: Shapes, n_steps: int
-) -> None:
-    n_numbers = n_steps * sum(math.prod(shape) for shape in shapes.values())
-    if n_numbers > MOST_NUMBERS:
-        raise EngineError(
-            f"optimizer {_name(optimizer)}: it is not PyTorch's own, and its {n_steps} steps are too many to be tried "
-            "beforehand"
-        )
-    key = dict(kwargs), [(list(names), override) for names, override in groups], form, dict(shapes), n_steps
-
-    def find() -> OptimizerTraits:
-        error, steady = _tried(optimizer, kwargs, groups, form, shapes, n_steps)
-        if error < 1e-9:
-            return OptimizerTraits(form, steady)
-        raise EngineError(
-            f"optimizer {_name(optimizer)}: in {n_steps} steps on parameters of these shapes it does something that is "
-            "not elementwise and proportional to lr, so runs of several lrs cannot share it"
-        )
-
-    _remembered(optimizer, key, find)
 
 
 def _tried(optimizer: type, *given: Any) -> tuple[float, bool]:

@@ -12,7 +12,8 @@ from torch import nn
 from sklr.engines._explain import explained
 from sklr.engines._precision import full_precision
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import call, mixes_rows, rng_kept
+from sklr.engines._stack_map import call, first_tensor, mixes_rows, rng_kept
+from sklr.engines._stack_record import CallRecorder
 from sklr.engines._stack_traits import Traits, examine
 from sklr.engines._untouched import Untouched
 
@@ -89,9 +90,25 @@ def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transfo
     traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
     if traits.eval_chain is None:
         _check_evaluation(copy.deepcopy(module).eval(), x)
-    if traits.counts and traits.mixes_rows:
-        raise _Unfit(f"it or its criterion {traits.counts}, and a step on uneven folds takes several calls")
+    if traits.counts:
+        raise _Unfit(f"it or its criterion {traits.counts}, and one module stands for all runs of a stack")
+    _check_calls(module, x)
     return traits
+
+
+def _check_calls(module: nn.Module, x: Any) -> None:
+    """Refuse calls whose gradient is another one where it is mapped, for some values alone."""
+    seen = CallRecorder(first_tensor(x).device.type)
+    with torch.enable_grad(), seen:
+        call(copy.deepcopy(module).train(), x)
+    for name, args, kwargs, _ in seen.calls:
+        if name == "register_hook":
+            raise _Unfit("registers a hook on a tensor, which would see the gradients of all runs at once")
+        padding = args[2] if len(args) > 2 else kwargs.get("padding_idx")
+        if name == "embedding" and padding is not None and padding != -1:
+            raise _Unfit("has an Embedding with padding_idx, whose row torch.func does not leave out of the gradient")
+        if name == "multi_head_attention_forward" and kwargs.get("key_padding_mask") is not None:
+            raise _Unfit("gives MultiheadAttention a key_padding_mask, of which rows may be masked as a whole")
 
 
 def _check_evaluation(module: nn.Module, x: Any) -> None:

@@ -99,6 +99,7 @@ def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -
     x, y = example
 
     def step() -> None:
+        module.train()
         with torch.no_grad():
             outputs = call(module, x)
             loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)

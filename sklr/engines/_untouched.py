@@ -12,7 +12,7 @@ import types
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -141,7 +141,7 @@ def _inside(thing: Any) -> list[tuple[str, Any]]:
         return _numbered(thing)
     if isinstance(thing, types.FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
-        return _numbered([*cells, *vars(thing).values()])
+        return _numbered([*cells, thing.__defaults__, thing.__kwdefaults__, *vars(thing).values()])
     for kind, parts in _PARTS.items():
         if isinstance(thing, kind):
             return _numbered(parts(thing))
@@ -225,8 +225,10 @@ def own_state(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if name not in _OF_TORCH and name != "_modules"}
 
 
-def difference(a: Any, b: Any) -> str | None:
+def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:
     """Return the path to the first thing in reach from `a` that is another kind or value in `b`; None if all are alike.
+
+    `known` are the ids of parameters that are compared elsewhere.
 
     >>> difference({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
     >>> difference({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
@@ -234,18 +236,22 @@ def difference(a: Any, b: Any) -> str | None:
     """
     (paths, ours), (_, theirs) = _walk((a,)), _walk((b,))
     for path, one, other in zip(paths, ours, theirs, strict=False):
-        if not _is_alike(one, other):
+        if not _is_alike(one, other, known):
             return path
     return None if len(ours) == len(theirs) else ""
 
 
-def _is_alike(a: Any, b: Any) -> bool:
-    if a is b or isinstance(a, nn.Parameter):  # parameters are compared elsewhere
+def _is_alike(a: Any, b: Any, known: Container[int]) -> bool:
+    if a is b or id(a) in known:
         return True
     if type(a) is not type(b):
         return False
     if isinstance(a, _NUMBERS):
         return bool(a == b or a != a)
+    if isinstance(a, nn.Module):  # one that is kept in a list, say, so that its parameters are nobody's
+        return all(
+            torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=False) if id(p) not in known
+        )
     if isinstance(a, Tensor):
         return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())
     return True

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import skorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -280,7 +281,6 @@ STACKED = {
     "a partial": classifier(optimizer=partial(torch.optim.SGD, momentum=0.9)),
     "a function": classifier(optimizer=made_by_a_function),
     "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[4]),
-    "a subclass that does nothing of its own": classifier(optimizer=partial(LookAhead, every=1000)),
     "a forward hook": classifier(partial(Quirky, ("noted",))),
     "a buffer drawn for each cell": classifier(partial(Quirky, ("drawn buffer",))),
     "a subclass of a net": type("Plain", (type(classifier()),), {})(Double, module__hidden=(8,), max_epochs=2),
@@ -294,13 +294,112 @@ def test_what_a_stack_can_do_is_not_refused(net):
 
 
 REFUSED = {
-    "padding": (Quirky, "padding", "'tokens.weight'"),
+    "padding": (Quirky, "padding", "padding_idx"),
     "hooks": (Quirky, "masked gradient", "the parameter 'a.weight' has hooks"),
     "attributes": (Quirky, "drawn scale", "is not the same in all folds"),
     "nested attributes": (Quirky, "drawn mask", "is not the same in all folds"),
     "rows": (Quirky, "mean of the batch", "in a stack and"),
     "few rows": (Quirky, "small batches", ""),
 }
+
+
+class Skipping(torch.optim.SGD):
+    """That takes no step where a gradient is not finite."""
+
+    def step(self, closure=None):
+        finite = all(p.grad.isfinite().all() for group in self.param_groups for p in group["params"])
+        return super().step(closure) if finite else None
+
+
+def with_own_zero_grad(params, lr, **kwargs):
+    optimizer = torch.optim.SGD(params, lr=lr, **kwargs)
+    usual = optimizer.zero_grad
+    optimizer.zero_grad = lambda set_to_none=True: usual(set_to_none)
+    return optimizer
+
+
+class Decaying:
+    n = 0
+
+    def __call__(self, epoch):
+        self.n += 1
+        return 0.9**self.n
+
+
+class OwnLoss(skorch.NeuralNetClassifier):
+    def get_loss(self, *args, **kwargs):
+        return super().get_loss(*args, **kwargs) * (2 if len(self.history) > 3 else 1)
+
+
+def counting_calls(m, x):
+    m.n += m.training
+    return m.b(torch.relu(m.a(x)) * (0.5 if m.n > 30 else 1))
+
+
+def clipping(m, x):
+    h = torch.relu(m.a(x))
+    if h.requires_grad:
+        h.register_hook(lambda g: g if g.norm() <= 0.5 else g * (0.5 / g.norm()))
+    return m.b(h)
+
+
+def made(forward=lambda m, x: m.b(torch.relu(m.a(x))), also=lambda m: None):
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.n = nn.Linear(6, 8), nn.Linear(8, 3), 0
+            also(self)
+            self.double()
+
+        def forward(self, x):
+            return forward(self, x)
+
+        def train(self, mode=True):
+            if hasattr(self, "n_trained"):
+                self.n_trained += 1
+            return super().train(mode)
+
+    return Made
+
+
+def drawn_default(m):
+    m.f = lambda x, q=float(torch.rand(())): x * q
+
+
+def unregistered(m):
+    m.kept = [nn.Parameter(torch.rand(3))]
+
+
+def unregistered_layers(m):
+    m.kept = {"layer": nn.Linear(2, 2)}
+
+
+def hooked(m):
+    m.b.register_full_backward_hook(lambda layer, inputs, outputs: None)
+
+
+FOUND = {  # by those who tried to break it
+    "optimizer that skips steps": (classifier(optimizer=Skipping), "not one of PyTorch's own optimizers"),
+    "own zero_grad": (classifier(optimizer=with_own_zero_grad), "zero_grad that is not its class's"),
+    "schedule with state": (classifier(schedule=Decaying()), "other values each time"),
+    "class behind ours": (
+        type("Mixed", (type(classifier()), OwnLoss), {})(Double, module__hidden=(8,), max_epochs=2),
+        "overrides get_loss",
+    ),
+    "counter": (classifier(made(counting_calls)), "changes its attribute 'n'"),
+    "counter in train()": (classifier(made(also=lambda m: setattr(m, "n_trained", 0))), "'n_trained'"),
+    "hook in forward": (classifier(made(clipping)), "registers a hook"),
+    "backward hook": (classifier(made(also=hooked)), "has backward hooks"),
+    "default of a lambda": (classifier(made(also=drawn_default)), "is not the same in all folds"),
+    "parameter in a list": (classifier(made(also=unregistered)), "is not the same in all folds"),
+    "layer in a dict": (classifier(made(also=unregistered_layers)), "is not the same in all folds"),
+}
+
+
+@pytest.mark.parametrize(("net", "words"), FOUND.values(), ids=FOUND)
+def test_what_was_found_by_trying_to_break_it(net, words):
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert words in reason
 
 
 @pytest.mark.parametrize(("module", "habit", "words"), REFUSED.values(), ids=REFUSED)
