@@ -179,7 +179,11 @@ class Comparison:
         for run in self._going():
             place, cell, rows = self.places[run.cell], self.cells[run.cell], self.rows[run.cell]
             scorer = CellScorer(self.experiment, cell, place.side.net, place.subject, place.score_data)
-            if scorer.quick.metric is None or len(rows) < len(tree_leaves(place.x_test)[0]):
+            if (
+                scorer.quick.metric is None
+                or not isinstance(outputs, Tensor)
+                or len(rows) < len(tree_leaves(place.x_test)[0])
+            ):
                 return  # nets and scorers are asked themselves, or of so many rows that it would take too long
             mine = scorer.quick.rounded(outputs[run.member, run.cell, : len(rows)].unsqueeze(0))
             own = followed_score(self.experiment, cell, run.plain.net, place.data)

@@ -42,6 +42,7 @@ def _is_stateful(module: nn.Module) -> bool:
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
     recorder = CallRecorder(x.device.type)
     try:
+        module.train(module.training)  # as in every step: it may be the user's own
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
             output = module(x)

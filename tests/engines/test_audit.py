@@ -363,7 +363,8 @@ def made(forward=lambda m, x: m.b(torch.relu(m.a(x))), also=lambda m: None):
 
 
 def drawn_default(m):
-    m.f = lambda x, q=float(torch.rand(())): x * q
+    drawn = float(torch.rand(()))
+    m.f = lambda x, q=drawn: x * q
 
 
 def unregistered(m):

@@ -3,7 +3,6 @@
 import itertools
 import logging
 import random
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,8 +14,7 @@ from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, ex
 from torch import nn
 from torch.nn import functional as F
 
-from sklr.engines import _stack, _stack_traits
-from sklr.engines._sequential import SequentialEngine
+from sklr.engines import _stack
 from sklr.engines._stack_optim import optimizer_reasons
 from sklr.engines._stacked import StackedEngine
 from sklr.engines._untouched import Untouched
@@ -90,24 +88,9 @@ def with_counter(m):
     m.steps = 0
 
 
-@pytest.mark.parametrize("n_cells", [1, 3])
-def test_a_module_that_counts_its_steps_is_not_called_run_by_run(n_cells):
-    described = experiment(classifier(made(with_counter, stepping)))
-    described = replace(described, cells=described.cells[:n_cells])
-    candidates = LRS[:2]
-    training = StackedEngine().start(described, candidates)
-    assert not training.packs[0].pack.stack.run_by_run
-    assert_agree(training.finish(), SequentialEngine().start(described, candidates).finish())
-
-
-def test_nor_one_with_large_convolutions(monkeypatch):
-    monkeypatch.setattr(_stack, "FEW_RUNS", 0)
-    monkeypatch.setattr(_stack_traits.ConvolutionMeter, "large", True)
-    for forward, by_run in ((stepping, False), (lambda m, x: m.b(F.layer_norm(m.a(x), (8,))), True)):
-        described = experiment(classifier(made(with_counter, forward)))
-        training = StackedEngine().start(described, LRS)
-        assert training.packs[0].pack.stack.run_by_run == by_run
-        assert_agree(training.finish(), SequentialEngine().start(described, LRS).finish())
+def test_a_module_that_counts_its_steps_is_trained_by_itself():
+    (reason,) = StackedEngine().unsupported(experiment(classifier(made(with_counter, stepping))), LRS)
+    assert "changes its attribute 'steps' each time it is called" in reason
 
 
 def test_a_module_may_keep_what_it_computes():
@@ -221,8 +204,9 @@ def with_generator(m):
     m.draw = np.random.default_rng(1).random
 
 
-def test_a_generator_of_the_modules_own_is_asked_at_every_step():
-    assert_agree(*both(classifier(made(with_generator, rarely), max_epochs=6)))
+def test_nor_is_one_with_a_generator_of_its_own_stacked():
+    (reason,) = StackedEngine().unsupported(experiment(classifier(made(with_generator, rarely), max_epochs=6)), LRS)
+    assert "changes its attribute 'draw' each time it is called" in reason
 
 
 def test_a_sampler_draws_from_the_nets_own_stream():
