@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet
+from torch.utils.data import DataLoader, Dataset
 
 from sklr._sklearn import safe_split, take_params
 from sklr.engines._base import Cell, Experiment
@@ -145,3 +146,20 @@ def predicts_as_its_library(net: NeuralNet) -> bool:
     """
     kinds = [kind for kind in type(net).__mro__ if kind.__module__.partition(".")[0] not in LIBRARIES]
     return all(name in NOT_SEEN or MADE.match(name) for kind in kinds for name in vars(kind))
+
+
+def check_rows(X: Any) -> None:
+    """Raise a TypeError if rows cannot be taken out of `X` by their numbers, and say what can be given instead.
+
+    >>> check_rows({"a": [0.0]})
+    Traceback (most recent call last):
+    TypeError: X must be rows that can be taken by number, got a dict. Give skorch.helper.SliceDict(**X).
+    """
+    if type(X) is dict:
+        given, advice = "a dict", "Give skorch.helper.SliceDict(**X)."
+    elif isinstance(X, Dataset | DataLoader):
+        given = f"a {type(X).__name__}"
+        advice = "Give X=skorch.helper.SliceDataset(dataset, idx=0), and as y an array of the targets."
+    else:
+        return
+    raise TypeError(f"X must be rows that can be taken by number, got {given}. {advice}")

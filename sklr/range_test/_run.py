@@ -13,6 +13,7 @@ from sklr._sklearn import count_rows, take_params
 from sklr._validation import check_count, must_be
 from sklr.engines import Engine, check_engine, trains_nets
 from sklr.engines._base import Cell, Experiment
+from sklr.engines._data import check_rows
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import RangeTest, read
 from sklr.search._cells import MAX_SEED, draw_cells
@@ -113,6 +114,7 @@ def lr_range_test(
     check_count("n_seeds", n_seeds)
     check_net("net", net)
     check_engine(engine)
+    check_rows(X)
     X, y = indexable(X, y)
     experiment = Experiment(
         net,

@@ -22,6 +22,7 @@ from sklr._sklearn import count_rows, fit_context, take_params
 from sklr._validation import check_count, check_flag
 from sklr.engines import check_engine
 from sklr.engines._base import Cell, Experiment
+from sklr.engines._data import check_rows
 from sklr.engines._watch import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
 from sklr.search._advice import warn_of_idle_pruner
@@ -167,6 +168,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         NoScoreError
             If the scorer returned NaN for all candidates, so that there is none to refit.
         """
+        check_rows(X)
         space = self._check(y)
         self._advise()
         self._forget()

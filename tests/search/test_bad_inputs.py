@@ -3,12 +3,14 @@
 import numpy as np
 import optuna
 import pytest
+import torch
 from labels import label
 from optuna.distributions import FloatDistribution
 from scipy.stats import loguniform, norm, uniform
 from sklearn.base import BaseEstimator, ClassifierMixin
 from skopt.space import Real
 
+from sklr import MLP, NeuralNetClassifier, lr_range_test
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._grid import LRGridSearchCV
 from sklr.search._optuna import OptunaSearchCV
@@ -204,3 +206,18 @@ def test_good_input_reaches_the_training(kind, good):
 def test_bad_callbacks_of_a_fit_are_refused():
     with pytest.raises(ValueError, match="callback must be a callable or a list of callables, got 3"):
         BayesSearchCV(NeverTrained()).fit(X, Y, callback=3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"X": np.zeros((6, 2))}, "got a dict. Give skorch.helper.SliceDict"),
+        (torch.utils.data.TensorDataset(torch.zeros(6, 2)), "got a TensorDataset. Give X=skorch.helper.SliceDataset"),
+        (torch.utils.data.DataLoader(range(6)), "got a DataLoader. Give X=skorch.helper.SliceDataset"),
+    ],
+)
+def test_what_has_no_rows_by_number_is_refused_at_once(rows, words):
+    net = NeuralNetClassifier(MLP)
+    for use in (LRGridSearchCV(net, lrs=[0.1], cv=2).fit, lambda *given: lr_range_test(net, *given)):
+        with pytest.raises(TypeError, match=words):
+            use(rows, np.zeros(6, dtype=int))
