@@ -48,24 +48,23 @@ class Comparison:
     def __init__(
         self, experiment: Experiment, candidates: Sequence[dict], group: Group, members: list[int], cells: list[int]
     ):
-        traits, chosen = group.stack_args["traits"], [group.members[m] for m in members]
+        traits = group.stack_args["traits"]
         self.experiment, self.cells = experiment, [experiment.cells[k] for k in cells]
-        small = group._replace(places=[group.places[k] for k in cells])
-        self.places, self.n_steps = small.places, group.n_steps
-        self.sides = [place.side for place in small.places]
+        self.places, self.n_steps = [group.places[k] for k in cells], group.n_steps
+        self.pack = _small_pack(group, members, cells, dropout=not traits.draws)
+        self.sides = self.pack.sides
         self.plan = plan(self.sides, [place.side for place in group.places])
-        stack = small.build(members, dropout=not traits.draws)
-        self.pack = Pack(stack, chosen, self.sides, group.max_epochs)
-        self.tolerance = Tolerance(lr_dtype(stack), traits.precision)
-        self.rows = [_rows_to_predict(place.side, place.x_test) for place in small.places]
+        self.tolerance = Tolerance(lr_dtype(self.pack.stack), traits.precision)
+        self.rows = [_rows_to_predict(place.side, place.x_test) for place in self.places]
         self.x_test = stack_rows(
-            [map_tensors(lambda t, r=r: t[r], place.x_test) for r, place in zip(self.rows, small.places, strict=True)]
+            [map_tensors(lambda t, r=r: t[r], place.x_test) for r, place in zip(self.rows, self.places, strict=True)]
         )
         self.runs: list[_Run] = []
         self.over: set[_Run] = set()
         for i in range(max(len(members), len(cells))):
             m, k = i % len(members), i % len(cells)
-            plain = _plain_run(experiment, candidates[chosen[m].candidate], experiment.cells[cells[k]], small.places[k])
+            candidate = candidates[self.pack.members[m].candidate]
+            plain = _plain_run(experiment, candidate, self.cells[k], self.places[k])
             if traits.draws:
                 stop_attention_dropout(plain.net.module_)
             self.runs.append(_Run(m, k, plain))
@@ -193,12 +192,17 @@ class Comparison:
 
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:
     """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
-    places = [group.places[k] for k in cells]
-    sides, chosen = [place.side for place in places], [group.members[m] for m in members]
-    pack = Pack(group._replace(places=places).build(members), chosen, sides, group.max_epochs)
-    positions, sizes = epoch_positions([side.epochs[0][:1] for side in sides])
+    pack = _small_pack(group, members, cells, dropout=True)
+    positions, sizes = epoch_positions([side.epochs[0][:1] for side in pack.sides])
     with _stacking(pack.stack.module):
         pack.steps(positions, sizes, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
+
+
+def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: bool) -> Pack:
+    """Return a pack of some members of a group in some of its cells."""
+    small = group._replace(places=[group.places[k] for k in cells])
+    chosen, sides = [group.members[m] for m in members], [place.side for place in small.places]
+    return Pack(small.build(members, dropout=dropout), chosen, sides, group.max_epochs)
 
 
 def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place) -> PlainRun:
