@@ -6,32 +6,34 @@ large the learning rate is: each comparison is one of a single step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sklr._sklearn import take_rows
-from sklr.engines._answers import CellScorer
+from sklr.engines._answers import CellScorer, answering
 from sklr.engines._audit_plan import plan, rare_rows
 from sklr.engines._audit_run import PlainRun
 from sklr.engines._base import Cell, Experiment
-from sklr.engines._batches import Rows, epoch_positions, epoch_sizes, map_tensors, stack_rows
-from sklr.engines._data import last_step, seeded_clone
+from sklr.engines._batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
+from sklr.engines._data import CellData, last_step, seeded_clone
 from sklr.engines._dropout import stop_attention_dropout
 from sklr.engines._explain import explained, first_line
 from sklr.engines._group import Group, Place
-from sklr.engines._pack import Pack, Side, lr_dtype, valid_batch_size
+from sklr.engines._pack import Pack, lr_dtype, valid_batch_size
 from sklr.engines._refusals import Unstackable
 from sklr.engines._scoring import followed_score
-from sklr.engines._tolerance import Tolerance
+from sklr.engines._tolerance import Flat, Tolerance
 from sklr.engines._transforms import as_inferred
 
-MOST_ROWS = 2048  # predicted by each run, and a last batch as the validation rows have it
+MOST_ROWS = 64  # predicted by each run if batches are not larger, and a last batch as the validation rows have it
+MOST_LABELS = 32  # each in one of the rows predicted: scores are of all classes
 
 
 class _Run(NamedTuple):
@@ -55,7 +57,7 @@ class Comparison:
         self.sides = self.pack.sides
         self.plan = plan(self.sides, [place.side for place in group.places])
         self.tolerance = Tolerance(lr_dtype(self.pack.stack), traits.precision)
-        self.rows = [_rows_to_predict(place.side, place.x_test) for place in self.places]
+        self.rows = [_rows_to_predict(place) for place in self.places]
         self.x_test = stack_rows(
             [map_tensors(lambda t, r=r: t[r], place.x_test) for r, place in zip(self.rows, self.places, strict=True)]
         )
@@ -73,7 +75,7 @@ class Comparison:
         """Raise `Unstackable` at the first difference."""
         for run in self.runs:
             self._check_length(run)
-            self._check_state(run, "before the first step", {})
+            self._check_state(run, "before the first step")
         for epoch in range(len(self.plan[0])):
             self._compare_epoch(epoch)
             if epoch == 0:
@@ -138,56 +140,52 @@ class Comparison:
         if not self.tolerance.same(found, torch.tensor(expected, dtype=torch.float64).to(found), scale):
             raise Unstackable(_differs(f"the loss{where}", float(found), expected))
 
-    def _check_state(self, run: _Run, when: str, before: Mapping[str, Tensor]) -> None:
+    def _check_state(self, run: _Run, when: str, before: Flat | None = None) -> None:
         """Compare parameters and buffers of a run; with what parameters were `before`, as updates of these."""
-        found, module = self.pack.stack.run_state(run.member, run.cell), run.plain.net.module_
-        named = dict(module.named_parameters())
-        noise = run.plain.gradient_noise(self.tolerance) if before else {}
-        moves = [(named[name].detach() - before[name]).abs().max() for name in noise if before[name].numel()]
-        largest = float(torch.stack(moves).max()) if moves else 0.0
-        for name, own in {**named, **dict(module.named_buffers())}.items():
-            if name in noise:
-                same = self.tolerance.same_update(found[name], own.detach(), before[name], noise[name], largest)
-            else:
-                same = self.tolerance.same(found[name], own.detach())
-            if not same:
-                raise run.plain.unfit(f"has another {name!r} {when} in a stack than one by one")
+        found, plain = self.pack.stack.run_state(run.member, run.cell), run.plain
+        own = {**dict(plain.net.module_.named_parameters()), **dict(plain.net.module_.named_buffers())}
+        moved = plain.trained if before is not None else {}
+        wrong = next((n for n in own if n not in moved and not self.tolerance.same(found[n], own[n].detach())), None)
+        if before is not None:
+            mine, noise = Flat({name: found[name] for name in moved}), plain.gradient_noise(self.tolerance)
+            wrong = self.tolerance.first_other(mine, plain.parameters(), before, noise) or wrong
+        if wrong is not None:
+            raise plain.unfit(f"has another {wrong!r} {when} in a stack than one by one")
 
     def _compare_predictions(self) -> None:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
             outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
-        found = tree_leaves(outputs)
-        self._compare_scores(outputs)
         for run in self._going():
-            rows, place = self.rows[run.cell], self.places[run.cell]
-            n_rows = len(tree_leaves(place.x_test)[0])
-            X = place.data.X_test if len(rows) == n_rows else take_rows(place.data.X_test, rows)
-            for mine, own in zip(found, _predict_alone(run.plain, X), strict=True):
-                if own.dim() == 0 or len(own) != len(rows):
-                    continue  # something beside the predictions, of a batch as a whole
-                mine = mine[run.member, run.cell, : len(rows)]
-                if not self.tolerance.same(mine.to(own.dtype), own):
-                    raise Unstackable(
-                        f"predictions for {len(rows)} validation rows are not those that a net makes by itself, in "
-                        "batches of its own size"
-                    )
+            data = _test_rows(self.places[run.cell].data, self.rows[run.cell])
+            alone = _predict_alone(run.plain, data.X_test)
+            self._check_predictions(run, tree_leaves(outputs), alone)
+            if isinstance(outputs, Tensor):
+                self._check_score(run, data, outputs, alone[0])
 
-    def _compare_scores(self, outputs: Rows) -> None:
-        """Compare the scores that a stack computes for all its runs at once with what the scorer says of the nets."""
-        for run in self._going():
-            place, cell, rows = self.places[run.cell], self.cells[run.cell], self.rows[run.cell]
-            scorer = CellScorer(self.experiment, cell, place.side.net, place.subject, place.score_data)
-            if (
-                scorer.quick.metric is None
-                or not isinstance(outputs, Tensor)
-                or len(rows) < len(tree_leaves(place.x_test)[0])
-            ):
-                return  # nets and scorers are asked themselves, or of so many rows that it would take too long
-            mine = scorer.quick.rounded(outputs[run.member, run.cell, : len(rows)].unsqueeze(0))
-            own = followed_score(self.experiment, cell, run.plain.net, place.data)
-            if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / len(rows), equal_nan=True):
-                raise Unstackable(_differs("the score on the validation rows", mine[0], own))
+    def _check_predictions(self, run: _Run, outputs: list[Tensor], alone: list[Tensor]) -> None:
+        n_rows = len(self.rows[run.cell])
+        for mine, own in zip(outputs, alone, strict=True):
+            if own.dim() == 0 or len(own) != n_rows:
+                continue  # something beside the predictions, of a batch as a whole
+            if not self.tolerance.same(mine[run.member, run.cell, :n_rows].to(own.dtype), own):
+                raise Unstackable(
+                    f"predictions for {n_rows} validation rows are not those that a net makes by itself, in "
+                    "batches of its own size"
+                )
+
+    def _check_score(self, run: _Run, data: CellData, outputs: Tensor, alone: Tensor) -> None:
+        """Compare the score that a stack computes for all its runs at once with what the scorer says of the net."""
+        place, cell, n_rows = self.places[run.cell], self.cells[run.cell], len(self.rows[run.cell])
+        asked = place.score_data._replace(y_test=data.y_test)
+        quick = CellScorer(self.experiment, cell, place.side.net, place.subject, asked).quick
+        if quick.metric is None:
+            return  # nets and scorers are asked themselves
+        mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))
+        with answering(run.plain.net, alone):
+            own = followed_score(self.experiment, cell, run.plain.net, data)
+        if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / n_rows, equal_nan=True):
+            raise Unstackable(_differs("the score on the validation rows", mine[0], own))
 
 
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:
@@ -242,11 +240,23 @@ def _differs(what: str, stacked: float, alone: float) -> str:
     return f"{what} is {stacked:.6g} in a stack and {alone:.6g} one by one"
 
 
-def _rows_to_predict(side: Side, x_test: Rows) -> np.ndarray:
+def _rows_to_predict(place: Place) -> np.ndarray:
     """Return some rows, those with rare values first, whose last batch is as large as that of all rows."""
-    n_rows, size = len(tree_leaves(x_test)[0]), valid_batch_size(side.net, len(tree_leaves(x_test)[0]))
-    n_chosen = min(n_rows, MOST_ROWS + n_rows % max(size, 1))
-    if n_chosen == n_rows:
-        return np.arange(n_rows)
+    leaves, y = tree_leaves(place.x_test), place.data.y_test
+    n_rows = len(leaves[0])
+    size = max(valid_batch_size(place.side.net, n_rows), 1)
+    n_chosen = min(n_rows, -(-MOST_ROWS // size) * size + n_rows % size)
     first = np.arange(n_chosen)
-    return np.array(list(dict.fromkeys([*rare_rows(tree_leaves(x_test), first[:size])[:size], *first])))[:n_chosen]
+    labels = (
+        np.unique(y, return_index=True)[1][:MOST_LABELS]
+        if np.ndim(y) == 1 and is_classifier(place.side.net)
+        else first[:0]
+    )
+    rare = rare_rows(leaves, first[:size])[:size] if n_chosen < n_rows else first[:0]
+    return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
+
+
+def _test_rows(data: CellData, rows: np.ndarray) -> CellData:
+    """Return the same data with these validation rows alone, for scorers that are given no other parameters."""
+    y = None if data.y_test is None else take_rows(data.y_test, rows)
+    return data._replace(X_test=take_rows(data.X_test, rows), y_test=y)

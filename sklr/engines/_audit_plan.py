@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines._batches import Epoch
 from sklr.engines._pack import Side
 
-N_FIRST = 4  # batches: a step is recorded in the second and third, and replayed from the fourth on
-N_LATER = 2  # batches of the second epoch, after an evaluation
+N_FIRST = 3  # batches: a step is recorded in the second and third
+N_LATER = 1  # batches of the next epoch, after an evaluation: the recorded step is replayed
 MOST_SIZES, MOST_RARE = 8, 8  # batches of sizes that are not the first ones', and of rows with rare values
 MOST_NUMBERS = 2**22  # looked at for rare values; of larger data every few rows are
 MOST_COLUMNS = 64  # up to here a value counts in each column by itself: more columns are a sequence or a picture
@@ -39,7 +39,8 @@ def plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[Epoch]]:
 def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[np.ndarray]]:
     epochs = [side.epochs[0] for side in sides]
     n_common = min(map(len, epochs))
-    chosen = [list(epoch[: min(N_FIRST, n_common)]) for epoch in epochs]
+    n_first = min(N_FIRST + (N_LATER if len(sides[0].epochs) == 1 else 0), n_common)
+    chosen = [list(epoch[:n_first]) for epoch in epochs]
     typical = len(chosen[0][0])
     for step in _steps_of_other_sizes(sides, {tuple(len(c[i]) for c in chosen) for i in range(len(chosen[0]))}):
         for batches, rows in zip(chosen, step, strict=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import PrintLog
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -17,7 +18,7 @@ from sklr.engines._batches import Epoch
 from sklr.engines._data import CellData
 from sklr.engines._fits import start_net
 from sklr.engines._refusals import Unstackable
-from sklr.engines._tolerance import Tolerance
+from sklr.engines._tolerance import Flat, Tolerance
 
 
 class PlainRun:
@@ -42,7 +43,9 @@ class PlainRun:
         self.dataset, _ = net.get_split_datasets(X, y)
         self.batches: Iterator[Any] = iter(())
         self.first_loss = float("nan")
-        self.noise: dict[str, Tensor] = {}
+        self.noise: Tensor | None = None
+        self.trained = {name: p for name, p in net.module_.named_parameters() if p.requires_grad and p.numel()}
+        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, PrintLog)]
         self.criterion_state = _buffers(net.criterion_)
         with self.stream:
             net.notify("on_train_begin", X=X, y=y)
@@ -67,7 +70,7 @@ class PlainRun:
             net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
             if _random_states() != before:
                 raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
-        if unused := [n for n, p in net.module_.named_parameters() if p.requires_grad and p.grad is None]:
+        if unused := [name for name, p in self.trained.items() if p.grad is None]:
             raise self.unfit(f"has a parameter {unused[0]!r} that a step does not use")
         loss = float(net.history[-1, "batches", -1, "train_loss"])
         if self.first_loss != self.first_loss:
@@ -97,18 +100,15 @@ class PlainRun:
         """How many batches the DataLoader says that it has; schedules rely on it."""
         return len(self.net.get_iterator(self.dataset, training=True))
 
-    def gradient_noise(self, tolerance: Tolerance) -> dict[str, Tensor]:
-        """Return how much of each parameter's gradients may have been rounding up to now, by name."""
-        found = {name: p.grad for name, p in self.net.module_.named_parameters() if p.grad is not None}
-        largest = max((float(grad.abs().max()) for grad in found.values() if grad.numel()), default=0.0)
-        for name, grad in found.items():
-            noise = tolerance.noise_in(grad, largest)
-            self.noise[name] = torch.maximum(noise, self.noise[name]) if name in self.noise else noise
-        return {name: self.noise[name] for name in found}
+    def gradient_noise(self, tolerance: Tolerance) -> Tensor:
+        """Return how much of each gradient may have been rounding up to now, in the order of `trained`."""
+        noise = tolerance.noise_in(Flat({name: cast(Tensor, p.grad) for name, p in self.trained.items()}))
+        self.noise = noise if self.noise is None else torch.maximum(noise, self.noise)
+        return self.noise
 
-    def parameters(self) -> dict[str, Tensor]:
-        """Return copies of the module's parameters, by name."""
-        return {name: p.detach().clone() for name, p in self.net.module_.named_parameters()}
+    def parameters(self) -> Flat:
+        """Return a copy of the parameters in `trained`."""
+        return Flat(self.trained)
 
     @property
     def lrs(self) -> list[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -41,29 +43,64 @@ class Tolerance:
         scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
 
-    def same_update(self, found: Tensor, expected: Tensor, before: Tensor, noise: Tensor, largest: float = 0.0) -> bool:
-        """Say whether a step has moved a parameter to the same place, relative to how far it has moved.
+    def first_other(self, found: Flat, expected: Flat, before: Flat, noise: Tensor) -> str | None:
+        """Return the first parameter that a step has moved elsewhere, relative to how far it has moved; None if none.
 
-        `noise` is what `noise_in` has found in its gradients so far: an optimizer that divides a gradient by its own
-        size makes anything of one that is rounding alone. `largest` is the largest move of any parameter: where all
-        gradients of a parameter cancel (before batch normalisation, say) others leave more than this one's own.
+        `noise` is what `noise_in` has found in the gradients so far: an optimizer that divides a gradient by its own
+        size makes anything of one that is rounding alone. Where all gradients of a parameter cancel (before batch
+        normalisation, say) others leave more than this one's own, so the largest move of any parameter counts, too.
         """
-        size = (expected - before).abs().max()
-        if not torch.isfinite(size):
-            return torch.equal(found.isfinite(), expected.isfinite())
-        allowed = size * (self.share + noise) + largest * self.eps ** (2 / 3) + 4 * self.eps * expected.abs() + 1e-30
-        errors = (found - expected).abs() / allowed
-        return bool((errors.max() <= 1) & (errors.square().mean().sqrt() <= self.typical))
+        moves = expected.most((expected.values - before.values).abs())
+        largest = moves.nan_to_num(0.0, 0.0).max()
+        allowed = expected.spread(moves) * (self.share + noise) + largest * self.eps ** (2 / 3)
+        allowed += 4 * self.eps * expected.values.abs() + 1e-30
+        errors = (found.values - expected.values).abs() / allowed
+        fine = (expected.most(errors) <= 1) & (expected.mean(errors.square()).sqrt() <= self.typical)
+        as_lost = expected.most((found.values.isfinite() != expected.values.isfinite()).double()) == 0
+        wrong = torch.where(moves.isfinite(), ~fine, ~as_lost).nonzero()
+        return expected.names[int(wrong[0])] if len(wrong) else None
 
-    def noise_in(self, gradient: Tensor, largest: float) -> Tensor:
-        """Return which share of each gradient may be rounding, when the `largest` one of all parameters is this.
+    def noise_in(self, gradient: Flat) -> Tensor:
+        """Return which share of each gradient may be rounding: of the largest one of all parameters that much is.
 
         A gradient of exactly 0 has none, but for one among others that are rounding.
 
-        >>> [round(n, 5) for n in Tolerance(torch.float32, None).noise_in(torch.tensor([1.0, 0.0]), 10.0).tolist()]
-        [8e-05, 0.0]
+        >>> gradient = Flat({"weight": torch.tensor([1.0, 0.0]), "bias": torch.tensor([10.0])})
+        >>> [round(n, 5) for n in Tolerance(torch.float32, None).noise_in(gradient).tolist()]
+        [8e-05, 0.0, 1e-05]
         """
-        sizes = gradient.abs()
-        most = sizes.max() if sizes.numel() else sizes.sum()
+        sizes, most = gradient.values.abs(), gradient.most(gradient.values.abs())
+        largest = most.max()
+        most = gradient.spread(most)
         sizes = torch.where((sizes == 0) & (most <= self.noise * largest), most, sizes)
         return torch.where(sizes == 0, 0.0, self.noise * largest / sizes)
+
+
+class Flat:
+    """The numbers of several tensors, one after the other.
+
+    Parameters
+    ----------
+    tensors : mapping from name to Tensor
+        Each with at least one number.
+
+    >>> flat = Flat({"weight": torch.tensor([[1.0, 5.0]]), "bias": torch.tensor([2.0])})
+    >>> flat.most(flat.values).tolist(), flat.spread(torch.tensor([7, 8])).tolist()
+    ([5.0, 2.0], [7, 7, 8])
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.names, self.sizes = list(tensors), [t.numel() for t in tensors.values()]
+        self.values = torch.cat([t.detach().reshape(-1) for t in tensors.values()])
+
+    def most(self, values: Tensor) -> Tensor:
+        """Return the largest of the values of each tensor, shape (n_tensors,)."""
+        return torch.stack([part.max() for part in values.split(self.sizes)])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of the values of each tensor, shape (n_tensors,)."""
+        return torch.stack([part.mean() for part in values.split(self.sizes)])
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return one number for each tensor as one for each of its values."""
+        return values.repeat_interleave(torch.tensor(self.sizes, device=values.device))

@@ -21,6 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
+Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
+Step = tuple[str, Any, Any]  # kind, name, and what is there
+_ATTRIBUTE, _ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"  # how they are written
+
 MOST = 20_000  # objects to look at; who has more is not untouched for certain
 
 
@@ -77,9 +81,8 @@ class Untouched:
         before = dict(zip(self._paths, self._reached, strict=True))
         now = dict(zip(*_walk(self.things), strict=True))
         paths = [*now, *(path for path in before if path not in now)]
-        return _told(
-            next((p for p in paths if not _is_same(now.get(p, _GONE), before.get(p, _GONE), strict=False)), "")
-        )
+        changed = (p for p in paths if not _is_same(now.get(p, _GONE), before.get(p, _GONE), strict=False))
+        return _told(next(map(_written, changed), ""))
 
 
 _KINDS = ("forward", "forward_pre", "backward", "backward_pre")
@@ -95,20 +98,28 @@ def _is_watched(things: list[Any]) -> bool:
     return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
-def _walk(things: tuple[Any, ...]) -> tuple[list[str], list[Any]]:
+def _walk(things: tuple[Any, ...]) -> tuple[list[Path], list[Any]]:
     """Return every object in reach with its path, up to a few more than can be looked at."""
     seen: set[int] = set()
-    paths: list[str] = []
+    paths: list[Path] = []
     reached: list[Any] = []
-    waiting = deque([("", things)])
+    waiting = deque[tuple[Path, Any]]([((), things)])
     while waiting and len(seen) <= MOST:
         path, thing = waiting.popleft()
         paths.append(path)
         reached.append(thing)
         if id(thing) not in seen:
             seen.add(id(thing))
-            waiting.extend((path + step, value) for step, value in _inside(thing))
+            waiting.extend(((path, kind, name), value) for kind, name, value in _inside(thing))
     return paths, reached
+
+
+def _written(path: Path) -> str:
+    """Return a path as Python code."""
+    if not path:
+        return ""
+    before, kind, name = path
+    return _written(before) + kind.format(repr(name) if kind == _ITEM else name)
 
 
 def _told(path: str) -> str:
@@ -129,14 +140,14 @@ _CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 _OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in _KINDS)}
 
 
-def _inside(thing: Any) -> list[tuple[str, Any]]:
+def _inside(thing: Any) -> list[Step]:
     """Return what an object holds, each with the step that leads there from it."""
     if isinstance(thing, _CLOSED):
         return []
     if isinstance(thing, Mapping):
-        names = [f"[{key!r}]" if isinstance(key, str) else f"[{i}]" for i, key in enumerate(thing)]
-        steps = [*(f"{name}<key>" for name in names), *names]
-        return list(zip(steps, [*thing.keys(), *thing.values()], strict=True))
+        steps = [(_ITEM, key) if isinstance(key, str) else (_NUMBER, i) for i, key in enumerate(thing)]
+        keys = [(_KEY, i, key) for i, key in enumerate(thing)]
+        return keys + [(*step, value) for step, value in zip(steps, thing.values(), strict=True)]
     if isinstance(thing, _CONTAINERS):
         return _numbered(thing)
     if isinstance(thing, types.FunctionType):
@@ -145,13 +156,15 @@ def _inside(thing: Any) -> list[tuple[str, Any]]:
     for kind, parts in _PARTS.items():
         if isinstance(thing, kind):
             return _numbered(parts(thing))
-    found = [(f".{name}", value) for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH]
-    found += [(f".{name}", getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
+    found = [
+        (_ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH
+    ]
+    found += [(_ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
     return found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
 
 
-def _numbered(things: Iterable[Any]) -> list[tuple[str, Any]]:
-    return [(f"[{i}]", thing) for i, thing in enumerate(things)]
+def _numbered(things: Iterable[Any]) -> list[Step]:
+    return [(_NUMBER, i, thing) for i, thing in enumerate(things)]
 
 
 _PARTS: dict[Any, Callable[[Any], list[Any]]] = {
@@ -237,7 +250,7 @@ def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:
     (paths, ours), (_, theirs) = _walk((a,)), _walk((b,))
     for path, one, other in zip(paths, ours, theirs, strict=False):
         if not _is_alike(one, other, known):
-            return path
+            return _written(path)
     return None if len(ours) == len(theirs) else ""
 
 
