@@ -62,6 +62,51 @@ def test_audit(tmp_path):
     assert all(name in printed for name in results)
 
 
+def test_real(tmp_path):
+    path = tmp_path / "real.json"
+    printed = run_quickly(
+        "bench_real.py",
+        "--tasks",
+        "mlp-32",
+        "--sides",
+        "stack",
+        "sequential",
+        "one",
+        "--without",
+        "chain",
+        "--json",
+        path,
+    )
+    found = json.loads(path.read_text())
+    (result,) = found["results"]
+    assert found["without"] == ["chain"]
+    assert "of 4 runs alike" in result["agreement"]
+    assert result["agreement"] in printed
+    assert all(seconds > 0 for (seconds,) in result["seconds"].values())
+
+
+@pytest.mark.parametrize("kind", ["table", "numbers", "pictures", "sequences"])
+def test_real_data_may_come_from_files(tmp_path, load, kind):
+    tasks = load("_real_tasks")
+    made = tasks.made(kind, 100)
+    np.savez(tmp_path / f"{kind}.npz", X=made.X, y=made.y)
+    read = tasks.read(tmp_path, kind)
+    assert read.X.shape == made.X.shape
+    assert sorted(read.y.ravel().tolist()) == sorted(made.y.ravel().tolist())
+    assert tasks.read(tmp_path / "nothing here", kind) is None
+
+
+def test_real_pictures_may_come_as_idx(tmp_path, load):
+    images, labels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28), np.array([3, 1], np.uint8)
+    for name, array in {"pictures-images": images, "pictures-labels": labels}.items():
+        head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        (tmp_path / name).write_bytes(head + array.tobytes())
+    found = load("_real_tasks").read(tmp_path, "pictures")
+    assert found.X.shape == (2, 1, 28, 28)
+    assert sorted(found.X[:, 0, 0, 1].tolist()) == pytest.approx(sorted((images[:, 0, 1] / 255).tolist()))
+    assert sorted(found.y.tolist()) == [0, 1]
+
+
 def test_cuda_check(tmp_path):
     path = tmp_path / "cuda.json"
     printed = run_quickly("cuda_check.py", "--device", "cpu", "--json", path)

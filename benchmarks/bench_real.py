@@ -1,0 +1,228 @@
+"""What a search costs on real tasks: ten nets that are not for digits, one search of 8 lrs x 3 folds each.
+
+    python benchmarks/bench_real.py --quick                    # does it work? a minute or two, numbers mean nothing
+    python benchmarks/bench_real.py --tasks mlp-32 lenet       # some tasks; all take an hour on two cores
+    python benchmarks/bench_real.py --data FOLDER              # real files: table.csv, numbers.npz, pictures-images
+    python benchmarks/bench_real.py --sides stack --without chain replay   # what a way of taking steps is worth
+
+Each side runs in a process of its own, with torch's default threads: the stack, the sequential engine, scikit-learn's
+GridSearchCV with two workers, and one training. *Price* is the seconds of a search over those of one training.
+Before anything is printed, the sides must have computed the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import Timing, environment, print_environment, table, tell, write_json
+from _lanes import LANES, switched_off
+from _real_tasks import OPTIMIZERS, TASKS, Job, job
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from sklr import LRGridSearchCV
+
+STACK, SEQUENTIAL, GRID, ONE = "stack", "sequential", "grid", "one"
+CALM = (
+    1e-3  # relative difference of a run's last training loss up to which two engines' roundings have not been amplified
+)
+
+
+def by_engine(asked: Job, engine: str) -> dict[str, Any]:
+    """Search with one of our engines; return the scores (n_lrs, n_folds) and the last training losses."""
+    search = LRGridSearchCV(asked.net(), lrs=asked.lrs, cv=asked.folds, refit=False, engine=engine, random_state=SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the best lr lies is not the question
+        search.fit(asked.data.X, asked.data.y)
+    losses = search.history_["train_loss"].reshape(*search.cell_scores_.shape, -1)[..., -1]
+    found = {"scores": search.cell_scores_.tolist(), "losses": losses.tolist()}
+    return {**found, "engine": search.engine_, "reasons": search.engine_reasons_}
+
+
+def grid_search(asked: Job) -> dict[str, Any]:
+    """Search with scikit-learn's GridSearchCV over skorch's net, in two processes."""
+    search = GridSearchCV(asked.net(), {"lr": asked.lrs}, cv=asked.folds, refit=False, n_jobs=2)
+    found = search.fit(asked.data.X, asked.data.y).cv_results_
+    return {"scores": np.stack([found[f"split{k}_test_score"] for k in range(len(asked.folds))], axis=1).tolist()}
+
+
+def one_training(asked: Job) -> dict[str, Any]:
+    """Train once, on the first fold, at the middle learning rate."""
+    rows = asked.folds[0][0]
+    clone(asked.net(lr=asked.lrs[len(asked.lrs) // 2])).fit(asked.data.X[rows], asked.data.y[rows])
+    return {}
+
+
+SEED = 0
+SIDES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    STACK: lambda asked: by_engine(asked, "auto"),
+    SEQUENTIAL: lambda asked: by_engine(asked, "sequential"),
+    GRID: grid_search,
+    ONE: one_training,
+}
+
+
+def run_side(name: str, task: str, optimizer: str, folder: Path | None, quick: bool, without: Sequence[str]) -> None:
+    """Run a side in this process, and print what it found, how long it took and the memory that it had, as JSON."""
+    side, asked = SIDES[name], job(task, optimizer, folder, quick)
+    with switched_off(without):
+        side(job(task, optimizer, None, quick=True))  # imports, workers and caches are not the question
+        gc.collect()
+        before, start = _resident(), time.perf_counter()
+        found = side(asked)
+    found["seconds"] = time.perf_counter() - start
+    found["peak"] = _highest() - before
+    print(json.dumps(found))
+
+
+def _resident() -> int:
+    return _status("VmRSS", os.getpid())
+
+
+def _highest() -> int:
+    """Return the highest memory so far of this process and of those that it has started, in bytes."""
+    started = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return sum(
+        _status("VmHWM", pid) for pid in [os.getpid(), *(int(p) for file in started for p in file.read_text().split())]
+    )
+
+
+def _status(name: str, pid: int) -> int:
+    path = Path(f"/proc/{pid}/status")
+    lines = path.read_text().splitlines() if path.exists() else []  # Linux only
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+
+
+def ask(
+    side: str, task: str, optimizer: str, options: argparse.Namespace, without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run a side in a process of its own; return what it printed."""
+    command = [sys.executable, __file__, "--side", side, "--tasks", task, "--optimizers", optimizer]
+    command += ["--without", *without] if without else []
+    command += ["--quick"] if options.quick else []
+    command += ["--data", str(options.data)] if options.data else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{side} failed on {task}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
+    """Assert that the sides have computed the same; return in words how well.
+
+    One after another, GridSearchCV and the sequential engine take the same steps. The stack rounds differently, which
+    large learning rates amplify: runs whose last training loss is the same but for `CALM` must be most, and have the
+    same scores but for one row in two hundred. Dropout draws other numbers in a stack: means must agree.
+    """
+    alone = found[SEQUENTIAL]
+    scores = {name: np.array(side["scores"]) for name, side in found.items() if name != ONE}
+    if GRID in scores:
+        apart = np.abs(scores[GRID] - scores[SEQUENTIAL]).max()
+        if apart > 1e-6:
+            raise AssertionError(f"{asked.task.name}: GridSearchCV and the sequential engine differ by {apart:.2g}")
+    if STACK not in found:
+        return ""
+    if found[STACK]["engine"] != "stacked":
+        return f"not stacked: {'; '.join(found[STACK]['reasons'])}"
+    apart = np.abs(scores[STACK] - scores[SEQUENTIAL])
+    if asked.task.draws:
+        gap = np.abs((scores[STACK] - scores[SEQUENTIAL]).mean())
+        if gap > 0.02:
+            raise AssertionError(f"{asked.task.name}: mean scores differ by {gap:.3f}, and only dropout should")
+        return f"mean scores differ by {gap:.4f} (dropout draws other numbers)"
+    calm = np.abs(np.array(found[STACK]["losses"]) / alone["losses"] - 1) < CALM
+    if calm.mean() < 0.5 or apart[calm].max() > 0.005:
+        raise AssertionError(f"{asked.task.name}: stack and sequential engine differ:\n{apart}\nwhere alike: {calm}")
+    return f"{calm.sum()} of {calm.size} runs alike, scores within {apart[calm].max():.4f}"
+
+
+def measure(task: str, optimizer: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run all sides of a task in turns, and print its line."""
+    asked = job(task, optimizer, options.data, options.quick)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.sides}
+    for i in range(options.repeat):
+        for name in options.sides:
+            tell(f"{task}, {optimizer}: {name}, {i + 1} of {options.repeat}")
+            runs[name].append(ask(name, task, optimizer, options, options.without if name == STACK else ()))
+    first = {name: found[0] for name, found in runs.items()}
+    words = agree(asked, first) if SEQUENTIAL in first else "not compared"
+    seconds = {name: Timing(tuple(run["seconds"] for run in found)) for name, found in runs.items()}
+    peak = {name: statistics.median(run["peak"] for run in found) for name, found in runs.items()}
+    return {
+        "task": task,
+        "optimizer": optimizer,
+        "seconds": seconds,
+        "peak": peak,
+        "data": asked.data.X.nbytes,
+        "agreement": words,
+    }
+
+
+def line(found: dict[str, Any]) -> list[str]:
+    """Return a task's row of the table."""
+    seconds = {name: timing.median for name, timing in found["seconds"].items()}
+    stack = seconds.get(STACK, float("nan"))
+    peak = found["peak"].get(STACK, 0) / 2**20
+    return [
+        f"{found['task']}, {found['optimizer']}",
+        *(f"{seconds[name]:.2f}" if name in seconds else "-" for name in SIDES),
+        f"{stack / seconds[ONE]:.1f}" if ONE in seconds else "-",
+        f"{seconds[GRID] / stack:.1f}" if GRID in seconds else "-",
+        f"{seconds[SEQUENTIAL] / stack:.1f}" if SEQUENTIAL in seconds else "-",
+        f"{peak:.0f}",
+        f"{found['data'] / 2**20:.0f}",
+    ]
+
+
+HEADER = ["task", *(f"{name} s" for name in SIDES), "price", "GridSearchCV / stack", "sequential / stack"]
+HEADER += ["stack's peak MiB", "data MiB"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for, print a table, and write it down."""
+    options = parse(argv)
+    if options.side:
+        run_side(options.side, options.tasks[0], options.optimizers[0], options.data, options.quick, options.without)
+        return
+    found = environment()
+    print_environment(found)
+    results = []
+    for task in options.tasks:
+        for optimizer in options.optimizers:
+            results.append(measure(task, optimizer, options))
+            tell("")
+            print(f"{task}, {optimizer}: {results[-1]['agreement']}")
+            if options.json:
+                write_json(options.json, {**found, "without": options.without, "results": results})
+    print(table(HEADER, [line(result) for result in results]))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["sgd"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--without", nargs="+", choices=LANES, default=[], help="ways that the stack must not take")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each side; the median counts")
+    parser.add_argument("--data", type=Path, help="a folder with real data")
+    parser.add_argument("--quick", action="store_true", help="few rows, learning rates and folds")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
