@@ -124,7 +124,7 @@ def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _idx(path: Path) -> np.ndarray:
     """Return the array in an idx file: two zero bytes, a type (8: bytes), the number of axes, their lengths, data."""
-    data = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     n_axes = data[3]
     shape = np.frombuffer(data, ">u4", n_axes, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
