@@ -12,7 +12,7 @@ from torch import nn
 from sklr.engines._explain import explained
 from sklr.engines._precision import full_precision
 from sklr.engines._stack_loss import Transform
-from sklr.engines._stack_map import call, first_tensor, mixes_rows, rng_kept
+from sklr.engines._stack_map import call, first_tensor, generator_states, mixes_rows, rng_kept
 from sklr.engines._stack_record import CallRecorder
 from sklr.engines._stack_traits import Traits, examine
 from sklr.engines._untouched import Untouched
@@ -49,8 +49,6 @@ def probe(
     """
     name = type(module).__name__
     reasons = [f"module {name}: {what}" for what in _structure(module)]
-    if any(p.requires_grad for p in _parameters(criterion)):
-        reasons.append(f"criterion {type(criterion).__name__}: it has trainable parameters of its own")
     if reasons:
         return reasons, None
     with rng_kept(x), full_precision(), warnings.catch_warnings():
@@ -65,7 +63,7 @@ def probe(
 
 
 def _structure(module: nn.Module) -> list[str]:
-    if any(isinstance(p, nn.UninitializedParameter) for p in _parameters(module)):
+    if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         return ["its lazy layers are not initialised yet"]
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
@@ -88,8 +86,7 @@ class _Unfit(Exception):
 def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Traits:
     """Find the traits out; raise if a stack would call the module at other times than a net does, and that matters."""
     traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
-    if traits.eval_chain is None:
-        _check_evaluation(copy.deepcopy(module).eval(), x)
+    _check_evaluation(copy.deepcopy(module).eval(), x, is_chain=traits.eval_chain is not None)
     if traits.counts:
         raise _Unfit(f"it or its criterion {traits.counts}, and one module stands for all runs of a stack")
     _check_calls(module, x)
@@ -111,15 +108,17 @@ def _check_calls(module: nn.Module, x: Any) -> None:
             raise _Unfit("gives MultiheadAttention a key_padding_mask, of which rows may be masked as a whole")
 
 
-def _check_evaluation(module: nn.Module, x: Any) -> None:
+def _check_evaluation(module: nn.Module, x: Any, *, is_chain: bool) -> None:
     """A stack evaluates other batches than one by one, and fewer."""
+    before = generator_states(x)
     with torch.no_grad():
+        call(module, x)
+        if not all(map(torch.equal, before, generator_states(x))):
+            raise _Unfit("in evaluation mode it draws random numbers (F.dropout wants training=self.training)")
+        if is_chain:
+            return
         untouched = Untouched.by_second(lambda: call(module, x), module)
     if changed := untouched.what_changed():
         raise _Unfit(f"in evaluation mode it {changed}, and a stack calls it at other times")
     if mixes_rows(module, x):
         raise _Unfit("what it predicts for a row depends on the other rows of the batch")
-
-
-def _parameters(thing: Any) -> list[Any]:
-    return list(thing.parameters()) if isinstance(thing, nn.Module) else []

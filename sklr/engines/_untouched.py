@@ -24,7 +24,9 @@ from torch.nn.modules import module as torch_modules
 Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
 Step = tuple[str, Any, Any]  # kind, name, and what is there
 _ATTRIBUTE, _ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"  # how they are written
+_GLOBAL = "<global {}>"
 
+FEW = 1000  # entries of a container that belongs to a class or is global
 MOST = 20_000  # objects to look at; who has more is not untouched for certain
 
 
@@ -128,6 +130,8 @@ def _told(path: str) -> str:
     >>> _told("[0]._modules['encoder'].calls['n'][3]")
     "changes its attribute 'encoder.calls' each time it is called"
     """
+    if used := re.search(r"<global (\w+)>", path):
+        return f"changes the global variable {used[1]!r} each time it is called"
     path = re.sub(r"\._modules\['([^']+)'\]", r".\1", re.sub(r"^\[\d+\]", "", path))
     name = re.match(r"(\.\w+)*", path)[0].removeprefix(".")  # type: ignore[index] # it always matches
     return f"changes its attribute {name!r} each time it is called" if name else "changes each time it is called"
@@ -152,7 +156,7 @@ def _inside(thing: Any) -> list[Step]:
         return _numbered(thing)
     if isinstance(thing, types.FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
-        return _numbered([*cells, thing.__defaults__, thing.__kwdefaults__, *vars(thing).values()])
+        return _numbered([*cells, thing.__defaults__, thing.__kwdefaults__, *vars(thing).values()]) + _globals(thing)
     for kind, parts in _PARTS.items():
         if isinstance(thing, kind):
             return _numbered(parts(thing))
@@ -160,7 +164,29 @@ def _inside(thing: Any) -> list[Step]:
         (_ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH
     ]
     found += [(_ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
+    found += _of_class(type(thing)) if isinstance(thing, nn.Module) else []
     return found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
+
+
+def _of_class(cls: type) -> list[Step]:
+    """Return what a user's class has for all instances: numbers and containers, and functions that may change some."""
+    own = [kind for kind in cls.__mro__ if kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing")]
+    return [
+        (_ATTRIBUTE, name, value)
+        for kind in own
+        for name, value in vars(kind).items()
+        if isinstance(value, types.FunctionType) or (_is_data(value) and not name.startswith("__"))
+    ]
+
+
+def _globals(function: types.FunctionType) -> list[Step]:
+    known = function.__globals__
+    return [(_GLOBAL, name, known[name]) for name in function.__code__.co_names if _is_data(known.get(name))]
+
+
+def _is_data(value: Any) -> bool:
+    """Say whether a variable is one that is counted or collected in, and small enough to be looked through."""
+    return isinstance(value, int | float) or (isinstance(value, list | dict | set | deque) and len(value) < FEW)
 
 
 def _numbered(things: Iterable[Any]) -> list[Step]:

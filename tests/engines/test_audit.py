@@ -379,7 +379,51 @@ def hooked(m):
     m.b.register_full_backward_hook(lambda layer, inputs, outputs: None)
 
 
+N_CALLS = [0]
+
+
+class Counted(nn.Module):
+    """Where a count may be kept that is no attribute of the module."""
+
+    n, calls = 0, []
+
+    def __init__(self, kept):
+        super().__init__()
+        self.kept, self.linear = kept, nn.Linear(6, 3).double()
+
+    def forward(self, X):
+        return self.linear(X) * (1 + 0.01 * getattr(self, self.kept)())
+
+    def in_class(self):
+        type(self).n += 1
+        return type(self).n
+
+    def in_list_of_class(self):
+        self.calls.append(1)
+        return len(self.calls)
+
+    def in_global(self):
+        N_CALLS[0] += 1
+        return N_CALLS[0]
+
+    def drawn(self):
+        return nn.functional.dropout(torch.ones(3, dtype=self.linear.weight.dtype), 0.5)
+
+    def in_nothing(self):
+        return len(N_CALLS)
+
+
+def test_what_belongs_to_classes_and_modules_may_be_read():
+    net = classifier(Counted, module__kept="in_nothing")
+    assert StackedEngine().unsupported(experiment(net), LRS) == []
+    assert_agree(*both(net))
+
+
 FOUND = {  # by those who tried to break it
+    "counter of the class": (classifier(Counted, module__kept="in_class"), "changes its attribute 'n'"),
+    "list of the class": (classifier(Counted, module__kept="in_list_of_class"), "changes its attribute 'calls'"),
+    "global counter": (classifier(Counted, module__kept="in_global"), "changes the global variable 'N_CALLS'"),
+    "dropout at prediction": (classifier(Counted, module__kept="drawn"), "in evaluation mode it draws random numbers"),
     "optimizer that skips steps": (classifier(optimizer=Skipping), "not one of PyTorch's own optimizers"),
     "own zero_grad": (classifier(optimizer=with_own_zero_grad), "zero_grad that is not its class's"),
     "schedule with state": (classifier(schedule=Decaying()), "other values each time"),

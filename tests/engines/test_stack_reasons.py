@@ -124,7 +124,11 @@ UNSTACKABLE = {
     "counted predictions": (Custom(counting_predictions), "in evaluation mode it changes its attribute"),
     "batch statistics": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, track_running_stats=False)),
                          "what it predicts for a row depends on the other rows of the batch"),
-    "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "it draws random numbers in training by other"),
+    "noise": (Custom(lambda m, x: m.linear(x + torch.randn_like(x))), "in evaluation mode it draws random numbers"),
+    "noise in training": (
+        Custom(lambda m, x: m.linear(x + torch.randn_like(x) if m.training else x)),
+        "it draws random numbers in training by other",
+    ),
     "lazy": (nn.LazyLinear(3), "its lazy layers are not initialised yet"),
     "unused": (Custom(lambda m, x: m.linear(x), other=nn.Linear(2, 2)),
                "has a parameter 'other.weight' that a step does not use"),
