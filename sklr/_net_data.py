@@ -87,7 +87,7 @@ def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
 
 def bce_probabilities(criterion: Any) -> Callable[[Tensor], Tensor] | None:
     """Return what makes probabilities of the outputs that a binary cross entropy is given, None for other losses."""
-    if isinstance(criterion, nn.BCEWithLogitsLoss):
+    if isinstance(criterion, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
         return torch.sigmoid
     return torch.clone if isinstance(criterion, nn.BCELoss) else None
 

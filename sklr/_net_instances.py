@@ -42,6 +42,11 @@ def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
     return own
 
 
+def has_hooks(instance: nn.Module) -> bool:
+    """Say whether hooks are registered on parameters, which `copy.deepcopy` leaves out of a copy."""
+    return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in instance.parameters())
+
+
 def counterparts(instance: Any, own: Any) -> dict[int, Any]:
     """Return what each module and parameter of a user's instance is in a net's copy of it, by its id.
 

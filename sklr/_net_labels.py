@@ -17,6 +17,7 @@ class LabelNet(BaseNet):
     """A net that trains on the positions of labels in `classes_`, and gives the labels back."""
 
     _two_columns = True
+    _label_dtype: Any = np.int64  # of each of several labels a row
     _encoded = False  # whether the datasets hold the positions of labels in classes_, not what the user gave
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
@@ -25,8 +26,8 @@ class LabelNet(BaseNet):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if y.ndim > 1:  # several labels a row, or probabilities: between the user, the module and the criterion
-            self._encoded = False
-            self.classes_inferred_ = np.unique(y)
+            self._encoded, self._label_dtype = False, y.dtype
+            self.classes_inferred_ = np.arange(y.shape[1])  # as in scikit-learn's multilabel classifiers
             return y
         check_classification_targets(y)
         codes = self._encode(y, self._learn_classes(y, reset, classes))

@@ -14,7 +14,7 @@ from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
 from sklr._named import best_device, check_device, resolve_criterion, resolve_optimizer
-from sklr._net_instances import check_arguments, copied, counterparts, wanted_widths
+from sklr._net_instances import check_arguments, copied, counterparts, has_hooks, wanted_widths
 from sklr._random import RandomStream
 from sklr._validation import check_count, must_be
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
@@ -238,6 +238,14 @@ class NetParts(NeuralNet):
 
     def _get_param_names(self) -> list[str]:
         return [name for name in super()._get_param_names() if not name.startswith("_")]
+
+    def __sklearn_clone__(self) -> NetParts:
+        """Return what `sklearn.base.clone` does; copies of module instances keep the hooks on their parameters."""
+        own = super().__sklearn_clone__()
+        for name, value in vars(self).items():
+            if isinstance(value, torch.nn.Module) and name in vars(own) and has_hooks(value):
+                vars(own)[name] = copied(value, {})
+        return own
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return the parameters as they were given, nested ones too if `deep`."""

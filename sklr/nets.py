@@ -93,7 +93,7 @@ use_caching, torch_load_kwargs
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; `predict` returns these.
+        The labels, sorted; `predict` returns these. Where a sample has several labels, their numbers.
     n_features_in_, feature_names_in_ : int and ndarray of str
         Columns seen at `fit`, and their names if they had such.
     module_, criterion_, optimizer_ : torch.nn.Module and torch.optim.Optimizer
@@ -172,9 +172,7 @@ use_caching, torch_load_kwargs
         """
         proba = self.predict_proba(X)
         if self._bce is not None and ((self._n_targets or 1) > 1 or proba.ndim > 2 or proba.shape[1] > 2):
-            numbers = (proba > 0.5).astype(np.int64)
-            labels = getattr(self, "classes_inferred_", numbers)
-            return numbers.astype(labels.dtype) if np.array_equal(labels, [0, 1]) else numbers
+            return (proba > 0.5).astype(self._label_dtype)
         return self._decode((proba[:, : len(self.classes_)] if self._encoded else proba).argmax(axis=1))
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ class TestInstances:
         assert not torch.equal(net.module_.bias, module.bias)
         assert len(after) == 6  # steps
         assert after[0] is net.module_.bias
+        assert torch.equal(clone(net).fit(X, Y).module_.weight, module.weight)
+
+    @pytest.mark.parametrize("net", [NeuralNetClassifier, skorch.NeuralNetClassifier])
+    def test_hooks_on_parameters_are_in_a_search_or_it_says_that_they_are_not(self, net):
+        module = nn.Linear(4, 2)
+        for p in module.parameters():
+            p.register_hook(torch.zeros_like)
+        given = net(module, criterion=nn.CrossEntropyLoss, max_epochs=2, train_split=None, verbose=0)
+        said = "" if net is NeuralNetClassifier else "hooks on its parameters, which sklearn.base.clone leaves out"
+        with pytest.warns(SettingsWarning, match=said) if said else nullcontext():
+            found = search(given, {"lr": [0.1, 10.0]}).fit(X, Y)
+        assert (len(set(found.cell_scores_.mean(axis=1))) == 1) == (not said)  # no step moved anything
 
     @pytest.mark.parametrize("as_instance", [True, False])
     def test_a_criterion_that_holds_the_module_is_given_the_one_that_is_trained(self, as_instance):

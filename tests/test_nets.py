@@ -18,7 +18,9 @@ from sklearn.callback import ScoringMonitor
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
@@ -297,6 +299,24 @@ class TestData:
     def test_bad_labels_are_refused(self, net, y, message):
         with pytest.raises(ValueError, match=message):
             net(MLP).fit([[1.0], [2.0]], y)
+
+    @pytest.mark.parametrize("criterion", [nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss])
+    @pytest.mark.parametrize("dtype", [np.int64, np.int8, bool])
+    def test_several_labels_a_row_are_as_in_scikit_learn(self, criterion, dtype):
+        X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        y = (X[:, :3] > 0).astype(dtype)
+        net = NeuralNetClassifier(MLP, criterion=criterion, lr=0.5, max_epochs=20, random_state=0).fit(X, y)
+        assert net.predict(X).dtype == dtype
+        assert net.predict_proba(X).shape == y.shape
+        np.testing.assert_array_equal(net.classes_, [0, 1, 2])
+        for scoring in ("accuracy", "f1_macro", "roc_auc", "average_precision"):
+            assert get_scorer(scoring)(net, X, y) > 0.8
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_classes_of_several_labels_are_those_of_scikit_learn(self):
+        X = np.random.default_rng(0).normal(size=(30, 4))
+        theirs, ours = MLPClassifier(max_iter=2), NeuralNetClassifier(MLP, criterion=nn.BCEWithLogitsLoss, max_epochs=1)
+        np.testing.assert_array_equal(*(net.fit(X, (X[:, :3] > 0).astype(int)).classes_ for net in (ours, theirs)))
 
     def test_a_binary_net_takes_two_labels_and_one_column(self):
         for wrong, kind in (([0, 1, 2], "multiclass"), (np.eye(3, dtype=int), "multilabel-indicator")):

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from skorch import NeuralNet
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from sklr.engines._batches import Rows
 from sklr.engines._pack import Side
@@ -32,6 +35,13 @@ def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
     module, criterion = nets[0].module_, nets[0].criterion_
     reasons = [f"the parameter {name!r} has hooks" for name, p in module.named_parameters() if _is_hooked(p)]
     reasons += [
+        f"the layer {name!r} computes its weight in a hook, as torch.nn.utils.weight_norm and spectral_norm do"
+        for name, layer in module.named_modules()
+        if any(isinstance(hook, WeightNorm | SpectralNorm) for hook in layer._forward_pre_hooks.values())
+    ]
+    if reasons:
+        return reasons
+    reasons += [
         f"the layer {name!r} has backward hooks, which would see the gradients of all runs at once"
         for name, layer in module.named_modules()
         if layer._backward_hooks or layer._backward_pre_hooks
@@ -53,13 +63,18 @@ def _differing(modules: Sequence[nn.Module]) -> str:
     known = {id(p) for module in modules for p in module.parameters()}
     for (name, one), *others in zip(*(module.named_modules() for module in modules), strict=False):
         for _, other in others:
-            if type(one) is not type(other):
+            if _kind(one) is not _kind(other):
                 return f"the layer {name!r}"
             path = difference(own_state(one), own_state(other), known)
             if path is not None:
                 attribute = ".".join(filter(None, [name, path[len("[0]") :].strip("[]'\"").partition("'")[0]]))
                 return f"the attribute {attribute!r} of {type(modules[0]).__name__}"
     return ""
+
+
+def _kind(layer: nn.Module) -> type:
+    """Return the class of a layer, without the one that `torch.nn.utils.parametrize` makes for each layer."""
+    return type(layer).__mro__[1] if is_parametrized(layer) else type(layer)
 
 
 def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side]) -> None:

@@ -142,6 +142,8 @@ _CLOSED = (*_NUMBERS, Tensor, type, types.ModuleType, logging.Logger, io.IOBase)
 _CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 # set and put back while a module is at work; and those who watch
 _OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in _KINDS)}
+_OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
+_OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
 
 
 def _inside(thing: Any) -> list[Step]:

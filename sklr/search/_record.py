@@ -132,11 +132,15 @@ class Record:
         if not (diverged | self._marked(FAILED)).all() or not diverged.any():
             return
         status = candidate_status(self.outcomes[0])
+        advice = "Search smaller learning rates, add warmup, or scale the features."
+        if all("at step 0:" in candidate_status(row) for row in self.outcomes):
+            advice = (
+                "The very first loss is not finite, whatever the learning rate: look for NaN or infinity in X and y."
+            )
         of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "
-            f"{self.candidates[0]}, {status}. Search smaller learning rates, add warmup, or scale the features."
-            f"{of_failed}"
+            f"{self.candidates[0]}, {status}. {advice}{of_failed}"
         )
 
     def _warn_about(self, diverged: np.ndarray) -> None:

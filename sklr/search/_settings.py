@@ -13,6 +13,7 @@ from skorch import NeuralNet
 
 from sklr._named import check_device
 from sklr._net_conflicts import CAUSES, conflicts, overridden, shared_start
+from sklr._net_instances import has_hooks
 from sklr._net_parts import NetParts
 from sklr._random import RandomStream
 from sklr._warnings import warn
@@ -45,7 +46,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     if estimator is None:
         return []
     net, without_effect = last_step(estimator), _without_effect(experiment, estimator, candidates)
-    said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment)]
+    said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, said)]:
         warn(message, SettingsWarning)
     return without_effect
@@ -129,4 +130,15 @@ def _already_trained(experiment: Experiment) -> str:
     return (
         "The module instance has been trained by this net before, and every run starts from its weights. Give the net "
         "the module's class, or an instance that is as it should be at the start."
+    )
+
+
+def _lost_hooks(experiment: Experiment) -> str:
+    """Return what is to be said of a skorch net whose clones lose hooks, as those of ours do not."""
+    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
+    if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) or not has_hooks(net.module):
+        return ""
+    return (
+        "The module instance has hooks on its parameters, which sklearn.base.clone leaves out: no run has them. Give "
+        "the net the module's class and register the hooks in its __init__, or use the net of that name in sklr."
     )

@@ -488,3 +488,44 @@ def test_rare_rows_hold_every_value(n_rows, n_columns, n_values, random):
     rows = rare_rows([tokens, tokens.double()], seen)
     for column in range(n_columns):
         assert set(tokens[:, column].tolist()) == set(tokens[np.concatenate([seen, rows])][:, column].tolist())
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
+def test_a_weight_that_is_computed_in_a_hook_is_named(norm):
+    net = classifier(Normed, module__norm=norm)
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert "'linear' computes its weight in a hook" in reason
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_parametrization_is_the_same_in_all_folds(norm):
+    net = classifier(Normed, module__norm=norm)
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert "'linear.parametrizations.weight.0'" in reason
+    assert "cannot vectorise" in reason
+
+
+class Normed(nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.linear = norm(nn.Linear(6, 3).double())
+
+    def forward(self, X):
+        return self.linear(X)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3).double()
+        self.linear.register_forward_pre_hook(lambda layer, args, kwargs: ((2 * args[0],), kwargs), with_kwargs=True)
+
+    def forward(self, X):
+        return self.linear(X)
+
+
+def test_a_hook_before_a_layer_may_take_keywords():
+    net = classifier(Scaled)
+    assert StackedEngine().unsupported(experiment(net), LRS) == []
+    assert_agree(*both(net))
