@@ -16,6 +16,7 @@ from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
 from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
+from sklr.search._decide import differ_in_lr_alone
 from sklr.search._dimensions import to_dimension
 from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger
@@ -29,6 +30,7 @@ from sklr.search._space import (
     log_grid,
     lr_names,
 )
+from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
@@ -311,15 +313,20 @@ def _is_auto(lr_range: Any) -> bool:
 
 
 def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:
-    """Return the candidates of the next round: the best with learning rates between its neighbours'."""
+    """Return the candidates of the next round: the best with learning rates between its neighbours'.
+
+    Where several learning rates share the best score, each of them has neighbours.
+    """
     if not np.isfinite(scores).any():
         return []
-    best = tried[int(np.nanargmax(scores))]
+    ties = best_positions(scores)
+    best = tried[ties[0]]
     if name not in best:
         return []
-    alike = [c[name] for c in tried if c.keys() == best.keys() and all(c[k] is best[k] for k in c if k != name)]
-    lrs = sorted(lr for lr in alike if is_number(lr) and lr > 0)
-    return [{**best, name: lr} for lr in between_neighbours(best[name], lrs, N_FINER)] if best[name] in lrs else []
+    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, name)]
+    lrs = sorted({tried[i][name] for i in alike if is_number(tried[i][name]) and tried[i][name] > 0})
+    around = [tried[i][name] for i in alike if i in ties]
+    return [{**best, name: lr} for lr in between_neighbours(around, lrs, N_FINER)]
 
 
 def _values(name: str, given: Any, n: int, lr: bool) -> list[Any]:
