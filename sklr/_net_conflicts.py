@@ -21,9 +21,11 @@ CAUSES = ("schedule", "warmup_epochs", "callbacks", "optimizer__lr", "optimizer_
 def conflicts(net: Any) -> list[str]:
     """Return a sentence for each setting of an initialized net that meets another, or nothing at all.
 
+    >>> import warnings
     >>> from sklr import MLP, NeuralNetRegressor
     >>> net = NeuralNetRegressor(MLP(2, 1, hidden=()), optimizer__param_groups=[("layer.*", {"lr": 1})])
-    >>> print(*conflicts(net.initialize()))
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     print(*conflicts(net.initialize()))
     The pattern 'layer.*' of optimizer__param_groups matches no parameter. There are layers.0.weight, layers.0.bias.
     """
     return [*_two_schedules(net), *_unmatched_patterns(net)]

@@ -15,7 +15,15 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
 
-from sklr import MLP, LRGridSearchCV, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, characterize
+from sklr import (
+    MLP,
+    LRGridSearchCV,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+    characterize,
+    lr_range_test,
+)
 from sklr.exceptions import SettingsWarning
 from sklr.schedules import Constant, Join, TorchSchedule
 
@@ -53,6 +61,38 @@ def state(module):
 
 def assert_same(a, b):
     assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+UNMATCHED = r"The pattern 'nothing\*' of optimizer__param_groups matches no parameter"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net: net.initialize(),
+        lambda net: net.fit(X, Y),
+        lambda net: net.partial_fit(X, Y),
+        lambda net: search(net).fit(X, Y),
+        lambda net: lr_range_test(net, X, Y, n_steps=20),
+        lambda net: lr_range_test(make_pipeline(StandardScaler(), net), X, Y, n_steps=20, engine="sequential"),
+    ],
+    ids=["initialize", "fit", "partial_fit", "search", "range test", "range test of a pipeline"],
+)
+def test_a_pattern_that_matches_nothing_is_said_once_wherever_the_net_is_set_up(use):
+    net = classifier(MLP(4, 2), optimizer__param_groups=[("nothing*", {"lr": 0.1})])
+    with pytest.warns(SettingsWarning, match=UNMATCHED) as caught:
+        use(net)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("criterion", ["bce", "bce_with_logits", nn.BCEWithLogitsLoss()])
+def test_labels_for_a_binary_cross_entropy_are_asked_for_in_columns(criterion):
+    net = classifier(criterion=criterion)
+    message = r"y must be of shape \(n_samples, 2\) where the criterion is BCE.*use NeuralNetBinaryClassifier"
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        search(net).fit(X, Y)
 
 
 class TestInstances:

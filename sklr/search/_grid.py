@@ -14,10 +14,10 @@ from sklr._validation import check_count, must_be
 from sklr.engines import trains_nets
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
-from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings
+from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._decide import differ_in_lr_alone
-from sklr.search._dimensions import to_dimension
+from sklr.search._dimensions import Dimension, to_dimension
 from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger
 from sklr.search._space import (
@@ -265,10 +265,12 @@ class LRGridSearchCV(BaseLRSearchCV):
 
     def _grid_values(self, grid: Mapping[str, Any], lrs: list[float] | None, n_lrs: int) -> dict[str, list[Any]]:
         names = lr_names(self.estimator) if self.lr_param is None else [self.lr_param]
-        values = {
-            name: _values(name, given, n_lrs if name in names else POINTS_PER_RANGE, is_lr(name, self.lr_param))
-            for name, given in grid.items()
-        }
+        values: dict[str, list[Any]] = {}
+        for name, given in grid.items():
+            dimension = _dimension(name, given)
+            if is_lr(name, self.lr_param):
+                check_lr_dimension(f"param_grid[{name!r}]", dimension, lr_now(self.estimator, name, grid))
+            values[name] = dimension.grid(n_lrs if name in names else POINTS_PER_RANGE)
         if lrs is None:
             return values
         name = find_lr_param(self.estimator, self.lr_param)
@@ -329,16 +331,10 @@ def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[d
     return [{**best, name: lr} for lr in between_neighbours(around, lrs, N_FINER)]
 
 
-def _values(name: str, given: Any, n: int, lr: bool) -> list[Any]:
-    what = f"param_grid[{name!r}]"
+def _dimension(name: str, given: Any) -> Dimension:
     try:
-        dimension = to_dimension(what, given, tuples_are_choices=True)
-        values = dimension.grid(n)
+        return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True)
     except ValueError as error:
         refusal = error
-    else:
-        if lr:
-            check_lr_dimension(what, dimension)
-        return values
     ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
     raise refusal
