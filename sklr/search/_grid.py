@@ -91,7 +91,9 @@ class LRGridSearchCV(BaseLRSearchCV):
         Stops candidates early, by their mean over all folds and seeds after each epoch, all that are trained together
         judged at the same epoch. `"lr"` knows learning rates, see `sklr.LRPruner`; the others are Optuna's. By name
         they all wait until warmup is over and a ninth of the epochs is done. What was pruned has no test score and
-        ranks last; `cv_results_` has its `status` and `last_score`. Nets only: other estimators have no epochs.
+        ranks last; `cv_results_` has its `status` and `last_score`. `PatientPruner(None, ...)`, which ends a training
+        that gets no better, is early stopping: the score that was reached counts. Nets only: other estimators have no
+        epochs.
     timeout : float, optional
         Seconds after which nothing more is begun. Trainings under way one by one are finished, a stack is stopped at
         the end of its epoch (`cv_results_["status"]` says so); what was through is kept, and refitted as asked.
