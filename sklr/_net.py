@@ -48,6 +48,21 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _two_columns = False  # whether one such output a row gives predictions for two classes
     _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
     _brought_along = 0  # epochs of this training that came out of a file
+    _begins_fit = False  # whether `initialize` is called at the start of a training
+
+    def initialize(self) -> BaseNet:
+        """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
+        super().initialize()
+        if not self._begins_fit:  # a training says it itself, and an engine's trainings do not say it again
+            self._warn_of_conflicts()
+        return self
+
+    def _initialize_to_fit(self) -> None:
+        self._begins_fit = True
+        try:
+            self.initialize()
+        finally:
+            self._begins_fit = False
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **fit_params: Any) -> BaseNet:
@@ -98,7 +113,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         fresh = not (self.initialized_ and self._met_data)
         X_, y_ = self._take_data(X, y, reset=fresh, classes=classes)
         if not self.initialized_:
-            self.initialize()
+            self._initialize_to_fit()
         self._take_new_groups()
         self._warn_of_conflicts()
         data_ = self._ready(X_), self._ready(y_)
@@ -117,7 +132,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         if sample_weight is not None:
             self._check_weights(y, _checked_weights(sample_weight, X))
         if anew:
-            self.initialize()
+            self._initialize_to_fit()
         self._take_new_groups()
         return self._ready(X), self._ready(y)
 

@@ -21,9 +21,11 @@ CAUSES = ("schedule", "warmup_epochs", "callbacks", "optimizer__lr", "optimizer_
 def conflicts(net: Any) -> list[str]:
     """Return a sentence for each setting of an initialized net that meets another, or nothing at all.
 
+    >>> import warnings
     >>> from sklr import MLP, NeuralNetRegressor
     >>> net = NeuralNetRegressor(MLP(2, 1, hidden=()), optimizer__param_groups=[("layer.*", {"lr": 1})])
-    >>> print(*conflicts(net.initialize()))
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     print(*conflicts(net.initialize()))
     The pattern 'layer.*' of optimizer__param_groups matches no parameter. There are layers.0.weight, layers.0.bias.
     """
     return [*_two_schedules(net), *_unmatched_patterns(net)]
@@ -119,6 +121,38 @@ def _by_groups(net: Any, name: str) -> str:
     return f"every parameter group has its own {option}" if all(own) else ""
 
 
+def _by_optimizer(net: Any, name: str) -> str:
+    """A function that makes the optimizer, or a class of the user's, may not use what it is given."""
+    kind = net.optimizer
+    if not (name == "lr" or name.startswith("optimizer__")) or not net.initialized_:
+        return ""
+    if isinstance(kind, type) and kind.__module__.startswith("torch.optim"):
+        return ""
+    option = name.removeprefix("optimizer__")
+    try:
+        first, second = (_made_with(net, option, change) for change in (False, True))
+    except Exception:  # of a function of the user's: what is wrong with it is said when it is used
+        return ""
+    known = all(option in group for group in first[0])
+    called = getattr(kind, "__name__", type(kind).__name__)
+    same = known and first == second
+    return f"optimizer={called} makes the same optimizer whatever {option} it is given" if same else ""
+
+
+def _made_with(net: Any, option: str, change: bool) -> tuple[list[dict], dict]:
+    """Return the settings of the optimizer that a net makes, with an option as it is or with another value."""
+    groups, options = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
+    value = options[option]
+    if change:
+        options = {**options, option: not value if isinstance(value, bool) else 0.5 * value + 0.001}
+    made = net.optimizer(*groups, **options)
+    own = {
+        key: part for key, part in vars(made).items() if isinstance(part, (int, float, str, tuple, dict, type(None)))
+    }
+    own.pop("state", None)
+    return [{key: part for key, part in group.items() if key != "params"} for group in made.param_groups], own
+
+
 def _are_equal(tables: Any) -> bool:
     """Say whether two tables of learning rates are the same; where one cannot be made, they are not."""
     try:
@@ -134,6 +168,7 @@ _RULES: tuple[Callable[[Any, str], str], ...] = (
     _by_schedule,
     _by_skorchs_scheduler,
     _by_groups,
+    _by_optimizer,
 )
 
 

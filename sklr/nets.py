@@ -151,7 +151,21 @@ use_caching, torch_load_kwargs
             if n_outputs < len(self.classes_):
                 rule = f"at least {len(self.classes_)}, one per class"
                 raise ValueError(must_be("the module's number of outputs", rule, n_outputs))
+        if self._encoded and isinstance(self.criterion_, nn.BCELoss | nn.BCEWithLogitsLoss):
+            self._check_labels_for_bce(y_pred, y_true)
         return super().get_loss(y_pred, y_true, *args, **kwargs)
+
+    def _check_labels_for_bce(self, y_pred: Any, y_true: Any) -> None:
+        """Check that there is a target for every output: binary cross entropy takes a column of 0 and 1 for each."""
+        shape = tuple(np.shape(y_true))
+        if isinstance(y_pred, Tensor) and y_pred.numel() != np.prod(shape):
+            name = type(self.criterion_).__name__
+            advice = (
+                "Leave the criterion out for classes that exclude each other, use NeuralNetBinaryClassifier for two, "
+                "or give y a column of 0 and 1 for each label."
+            )
+            rule = f"y must be of shape (n_samples, {y_pred[0].numel()}) where the criterion is {name}"
+            raise ValueError(f"{rule}, got a batch of shape {shape}. {advice}")
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, shape (n_samples, n_classes), or that of each of several labels.

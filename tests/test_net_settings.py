@@ -16,7 +16,15 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
 
-from sklr import MLP, LRGridSearchCV, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, characterize
+from sklr import (
+    MLP,
+    LRGridSearchCV,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+    characterize,
+    lr_range_test,
+)
 from sklr.exceptions import SettingsWarning
 from sklr.schedules import Constant, Join, TorchSchedule
 
@@ -54,6 +62,38 @@ def state(module):
 
 def assert_same(a, b):
     assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+UNMATCHED = r"The pattern 'nothing\*' of optimizer__param_groups matches no parameter"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net: net.initialize(),
+        lambda net: net.fit(X, Y),
+        lambda net: net.partial_fit(X, Y),
+        lambda net: search(net).fit(X, Y),
+        lambda net: lr_range_test(net, X, Y, n_steps=20),
+        lambda net: lr_range_test(make_pipeline(StandardScaler(), net), X, Y, n_steps=20, engine="sequential"),
+    ],
+    ids=["initialize", "fit", "partial_fit", "search", "range test", "range test of a pipeline"],
+)
+def test_a_pattern_that_matches_nothing_is_said_once_wherever_the_net_is_set_up(use):
+    net = classifier(MLP(4, 2), optimizer__param_groups=[("nothing*", {"lr": 0.1})])
+    with pytest.warns(SettingsWarning, match=UNMATCHED) as caught:
+        use(net)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("criterion", ["bce", "bce_with_logits", nn.BCEWithLogitsLoss()])
+def test_labels_for_a_binary_cross_entropy_are_asked_for_in_columns(criterion):
+    net = classifier(criterion=criterion)
+    message = r"y must be of shape \(n_samples, 2\) where the criterion is BCE.*use NeuralNetBinaryClassifier"
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        search(net).fit(X, Y)
 
 
 class TestInstances:
@@ -230,7 +270,42 @@ class Fixed(Constant):
 OWN = [("layers.*", {"lr": 0.1, "weight_decay": 0.1})]
 CYCLE = TorchSchedule(CyclicLR, by="step", base_lr=0.01, max_lr=0.1, step_size_up=4)
 ONE = LRScheduler(OneCycleLR, max_lr=0.1, total_steps=100, step_every="batch")
+
+
+class Deaf(torch.optim.SGD):
+    def __init__(self, params, lr, weight_decay=0):
+        super().__init__(params, lr=0.1, weight_decay=0.01)
+
+
+def hears_all_but_the_lr(params, lr, **options):
+    return torch.optim.SGD(params, lr=0.1, **options)
+
+
+def hears_the_lr_alone(params, lr, **options):
+    return torch.optim.SGD(params, lr=lr, momentum=0.5)
+
+
+class Attentive(torch.optim.SGD):
+    """Keeps its weight decay to itself."""
+
+    def __init__(self, params, lr, weight_decay=0):
+        super().__init__(params, lr=lr)
+        self.decay = weight_decay
+
+    def step(self, closure=None):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.mul_(1 - self.decay)
+        return super().step(closure)
+
+
 OVERRIDDEN = [
+    ("lr", {"optimizer": Deaf}, "optimizer=Deaf makes the same optimizer whatever lr it is given"),
+    ("optimizer__weight_decay", {"optimizer": Deaf}, "whatever weight_decay it is given"),
+    ("lr", {"optimizer": hears_all_but_the_lr}, "optimizer=hears_all_but_the_lr makes the same"),
+    ("optimizer__weight_decay", {"optimizer": hears_the_lr_alone}, "whatever weight_decay it is given"),
+    ("optimizer__momentum", {"optimizer": hears_the_lr_alone}, "whatever momentum it is given"),
     ("lr", {"schedule": TorchSchedule(OneCycleLR, by="step", max_lr=0.3, total_steps=16)}, "names the learning rates"),
     ("lr", {"schedule": CYCLE}, "names the learning rates"),
     ("lr", {"schedule": Fixed()}, "names the learning rates"),
@@ -254,11 +329,15 @@ def test_a_parameter_that_is_searched_without_effect_is_said_before_and_in_the_s
     assert [w.filename for w in caught if w.category is SettingsWarning] == [__file__]
     scores = found.cv_results_["mean_test_score"]
     np.testing.assert_allclose(scores, scores[0], rtol=1e-6)  # it is true
-    if name == "lr":
-        assert f"Note: {name} is searched without effect" in found.summary()
+    assert f"Note: {name} is searched without effect" in found.summary()
+    assert found.without_effect_ == [str(w.message) for w in caught if w.category is SettingsWarning]
 
 
 EFFECTIVE = [
+    ("lr", {"optimizer": hears_the_lr_alone}),
+    ("lr", {"optimizer": functools.partial(torch.optim.SGD, momentum=0.9)}),
+    ("optimizer__weight_decay", {"optimizer": hears_all_but_the_lr}),
+    ("optimizer__weight_decay", {"optimizer": Attentive}),
     ("lr", {"schedule": "onecycle"}),
     ("lr", {"schedule": functools.partial(CosineAnnealingLR, T_max=2, eta_min=0.01)}),
     ("lr", {"schedule": CYCLE, "warmup_epochs": 1}),

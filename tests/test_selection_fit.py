@@ -1,5 +1,6 @@
 """The decision on an LR curve: coverage of the interval, refusals with the right reason, edges, the winner's curse."""
 
+import dataclasses
 import re
 import runpy
 from pathlib import Path
@@ -219,16 +220,51 @@ def test_edge_and_max_stable_lr(means, status, side, stable):
     ("means", "side"),
     [
         ([0.9, 0.9, 0.9], None),  # nothing depends on the lr
-        ([0.9, 0.9, 0.5], None),  # one of the best is inside
-        ([0.9, 0.5, 0.9], None),  # both ends are best
-        ([0.5, 0.9, 0.9], None),
+        ([0.9, 0.9, 0.5], "low"),  # one of the best is inside, but a better one may lie beyond the other
+        ([0.9, 0.5, 0.9], "both"),
+        ([0.5, 0.9, 0.9], "high"),
+        ([0.5, 0.9, 0.4], None),
         ([0.9, 0.5, 0.5], "low"),
         ([0.9, 0.9 - 1e-9, 0.5], "low"),
     ],
 )
-def test_equal_scores_are_at_no_edge(means, side):
+def test_the_best_are_at_an_edge_if_one_of_them_is(means, side):
     scores = np.array(means)[:, None] + [0.0, 0.01]
     assert edge(lr_curve([0.01, 0.1, 1.0], scores, ["ok"] * 3)) == side
+
+
+MEANS = st.lists(st.sampled_from([0.1, 0.5, 0.9, np.nan]), min_size=2, max_size=6)
+
+
+@given(MEANS)
+def test_an_edge_is_reached_if_and_only_if_a_best_lr_is_at_it_and_the_order_is_no_matter(means):
+    """Law: mirrored scores have mirrored edges; the summary says "refine" only where none is reached."""
+    scores, status = np.array(means)[:, None] + [0.0, 0.01], np.where(np.isfinite(means), "ok", "failed")
+    lrs = 10.0 ** np.arange(-len(means), 0)
+    curve, mirrored = lr_curve(lrs, scores, status), lr_curve(lrs, scores[::-1], status[::-1])
+    at = set(np.flatnonzero(np.array(means) == np.nanmax([-1, *means])).tolist())
+    reached = {side for side, i in (("low", 0), ("high", len(means) - 1)) if i in at} if not curve.all_equal else set()
+    assert edge(curve) == ("both" if len(reached) == 2 else next(iter(reached), None))
+    assert edge(mirrored) == {"low": "high", "high": "low"}.get(edge(curve), edge(curve))
+    if curve.best >= 0:
+        text = verdict(curve, choose(curve), np.nan)
+        assert ("refine" in text) <= (not reached)
+        assert ("search lower" in text) == (reached >= {"low"})
+        assert ("higher (extend=True)" in text) == (reached >= {"high"})
+
+
+def test_a_tie_is_described_as_one():
+    tied = lr_curve([0.01, 0.1, 1.0], np.array([[0.5, 0.7], [0.4, 0.5], [0.5, 0.7]]), ["ok"] * 3)
+    text = verdict(tied, choose(tied), np.nan)
+    assert "Edge: 2 learning rates from 0.01 to 1 share the best score, among them the lowest and the highest" in text
+    assert "Next: search lower and higher (extend=True)" in text
+
+
+def test_it_is_refined_around_the_lr_that_was_chosen():
+    scores = np.array([[0.1, 0.2], [0.8, 0.9], [0.8, 0.9], [0.1, 0.2]])
+    curve = lr_curve([0.01, 0.1, 1.0, 10.0], scores, ["ok"] * 4)
+    choice = dataclasses.replace(choose(curve), lr=1.0, candidate=2)  # the one that came first in the grid
+    assert "refine around 1, the neighbours are 1.0 decades apart" in verdict(curve, choice, np.nan)
 
 
 def test_edge_of_one_lr_is_none():
@@ -309,7 +345,7 @@ def test_an_interval_takes_two_cells_that_differ_and_holds_the_chosen_lr(table, 
     scores, n_seeds = table
     by_fold = np.nan_to_num(scores.reshape(len(scores), -1, n_seeds), nan=9.0)
     n_cells = scores.shape[1] if np.ptp(by_fold, axis=2).any() else by_fold.shape[1]
-    known = joined and n_cells > 1 and not curve.all_equal
+    known = joined and n_cells > 1 and not curve.all_equal and curve.usable.sum() > 1
     assert np.isfinite([low, high]).all() == known == (not choice.unknown), choice
     assert np.isfinite(choice.se) == (n_cells > 1), choice
     assert not known or low <= choice.lr * (1 + 1e-9), choice

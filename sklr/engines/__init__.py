@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sklr._validation import must_be, unknown_name
 from sklr.engines._base import Engine, Experiment
 from sklr.engines._data import has_head, is_net
 from sklr.engines._sequential import SequentialEngine
@@ -22,10 +23,18 @@ def trains_nets(estimator: Any) -> bool:
 
 
 def check_engine(engine: str | Engine) -> None:
-    """Raise a ValueError unless `engine` is ``"auto"``, the name of an engine, or an engine."""
-    if not isinstance(engine, Engine) and engine not in ("auto", *ENGINES):
-        known = ", ".join(map(repr, ("auto", *ENGINES)))
-        raise ValueError(f"engine must be one of {known} or an Engine, got {engine!r}.")
+    """Raise a ValueError unless `engine` is ``"auto"``, the name of an engine, or an engine.
+
+    >>> check_engine("stakced")
+    Traceback (most recent call last):
+    ValueError: engine must be one of 'auto', 'stacked', 'sequential', got 'stakced'. Did you mean 'stacked'?
+    """
+    known = ("auto", *ENGINES)
+    if isinstance(engine, str) and engine not in known:
+        raise unknown_name("engine", engine, known)
+    if not isinstance(engine, Engine | str):
+        rule = f"one of {', '.join(map(repr, known))} or an Engine"
+        raise ValueError(must_be("engine", rule, engine, "Leave it out for 'auto'."))
 
 
 def pick_engine(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -80,23 +81,27 @@ def _key(params: Mapping[str, Any]) -> Hashable:
 _LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
 
 
-def prepare(experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
+def prepare(
+    experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]] = MappingProxyType({})
+) -> Prepared:
     """Set the candidates' nets up in every cell, up to the first step.
 
-    What the last batch of the same search has set up is not set up again.
+    What the last batch of the same search has set up is not set up again; nor are the candidates that are `lost`, of
+    which the reasons are known before.
     """
     everything: dict[int, list[str]] = {}
     with _refusing(everything, range(len(candidates))):
-        return _prepare(experiment, candidates)
+        return _prepare(experiment, candidates, lost)
     return Prepared([], everything)
 
 
-def _prepare(experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
-    refused: dict[int, list[str]] = {}
+def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]]) -> Prepared:
+    refused = {i: list(reasons) for i, reasons in lost.items()}
     firsts: dict[int, Any] = {}  # each candidate's estimator, not initialised
     for i, candidate in enumerate(candidates):
-        with _refusing(refused, [i]):
-            firsts[i] = _stackable(experiment, candidate)
+        if i not in lost:
+            with _refusing(refused, [i]):
+                firsts[i] = _stackable(experiment, candidate)
     stackable = list(firsts)
     prefix = next((f"{first.steps[-1][0]}__" for first in firsts.values() if has_head(first)), "")
     places = group_candidates([candidates[i] for i in stackable], prefix)

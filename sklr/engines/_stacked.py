@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from sklr._validation import check_count, check_flag
+from sklr.engines._audit import kinds_of
 from sklr.engines._base import Engine, EpochReport, Experiment, Training
 from sklr.engines._packing import fitting_threads, out_of_memory
 from sklr.engines._packs import Packs
@@ -32,7 +33,8 @@ class StackedEngine(Engine):
     steps both ways, in a small stack and by skorch's own nets, and `start` goes on from there if both did the same. A
     candidate that no engine could train does not count: it fails by itself. Where a stack meets with an error in
     mid-training, its candidates are trained one by one from the start, with a `StackFallbackWarning`; what other stacks
-    have trained is kept.
+    have trained is kept. Candidates like these, which differ from them in the values of numbers alone, are not stacked
+    again in the same search.
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ class StackedEngine(Engine):
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
         """Return the reasons why these candidates cannot be stacked; empty if all can that any engine could train."""
         reasons = self.refusals(experiment, candidates)
+        reasons = {i: why for i, why in reasons.items() if i not in _lost(experiment, candidates)}
         if len(reasons) < len(candidates):
             reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
         if reasons:
@@ -93,7 +96,7 @@ class StackedEngine(Engine):
     def prepared(self, experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
         """Set the nets up, if that has not just been done."""
         if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
-            self._ready = experiment, candidates, prepare(experiment, candidates)
+            self._ready = experiment, candidates, prepare(experiment, candidates, _lost(experiment, candidates))
         return self._ready[2]
 
     def start(
@@ -122,7 +125,16 @@ class StackedEngine(Engine):
         return training
 
 
-_WARNED: WeakSet[Experiment] = WeakSet()  # of a stack that met with an error: one warning is enough for a search
+_LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()  # what fell out of a search's stacks
+
+
+def _lost(experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
+    """Return why candidates, by number, are not to be stacked: others like them met with an error before."""
+    known = _LOST.get(experiment)
+    if not known:
+        return {}
+    kinds = map(kinds_of, candidates)
+    return {i: [raised(known[kind])] for i, kind in enumerate(kinds) if kind in known}
 
 
 class Alone(NamedTuple):
@@ -219,10 +231,12 @@ class StackedTraining(Training):
         """Write down, and say once, which candidates have lost their stack."""
         new = [number for number in self.stacks.failed if number not in self.why]
         self.why |= {number: [raised(self.stacks.failed[number])] for number in new}
-        if new and self.experiment not in _WARNED:
-            _WARNED.add(self.experiment)
+        if new and self.experiment not in _LOST:  # one warning is enough for a search
             concerned = "all candidates" if len(new) == len(self.candidates) else which(new, self.candidates)
             warn_of_fallback(self.stacks.failed[new[0]], concerned)
+        for number in new:
+            error = self.stacks.failed[number]
+            _LOST.setdefault(self.experiment, {}).setdefault(kinds_of(self.candidates[number]), error)
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`."""

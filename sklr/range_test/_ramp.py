@@ -113,7 +113,7 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
     ValueError
         If a loss is not finite before the first step.
     """
-    experiment = replace(experiment, estimator=_plain(experiment.estimator), scorer=None, caller=None)
+    experiment = replace(experiment, estimator=plain(experiment.estimator), scorer=None, caller=None)
     peak = _peak(last_step(experiment.estimator))
     lr = np.geomspace(ramp.low, ramp.high, ramp.n_steps)
     ramp = replace(ramp, low=ramp.low / peak, high=ramp.high / peak)
@@ -139,7 +139,7 @@ def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[lis
         return None, (raised(in_words(error)),)
 
 
-def _plain(estimator: Any) -> Any:
+def plain(estimator: Any) -> Any:
     """Return a clone whose net trains on all its rows, at no learning rate but the ramp's."""
     estimator = clone(estimator)
     net = last_step(estimator)

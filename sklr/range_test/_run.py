@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from sklr._validation import check_count, must_be
 from sklr.engines import Engine, check_engine, trains_nets
 from sklr.engines._base import Cell, Experiment
 from sklr.engines._data import check_rows
-from sklr.range_test._ramp import Ramp, ramp_losses
+from sklr.range_test._ramp import Ramp, plain, ramp_losses
 from sklr.range_test._result import RangeTest, read
 from sklr.search._cells import MAX_SEED, draw_cells
+from sklr.search._settings import check_settings
 from sklr.search._space import check_lr_range
 
 MIN_STEPS = 20
@@ -125,6 +127,7 @@ def lr_range_test(
         fit_params=take_params(X, params=fit_params),
         n_jobs=n_jobs,
     )
+    check_settings(replace(experiment, estimator=plain(net)), [{}], n_seeds=1)
     return read(ramp_losses(experiment, Ramp(low, high, n_steps), engine))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from inspect import signature
 from typing import Any
 
 import numpy as np
+import torch
 
 from sklr._validation import must_be
 from sklr._warnings import warn
@@ -27,15 +27,27 @@ def is_lr(name: str, lr_param: str | None) -> bool:
     return name == lr_param or name.rpartition("__")[2] in LR_NAMES
 
 
-def check_lr_dimension(what: str, dimension: Dimension) -> None:
-    """Check that all values of a learning rate are finite and above 0; texts and None are no numbers, and pass.
+def check_lr_dimension(what: str, dimension: Dimension, present: Any = 0.1) -> None:
+    """Check that all values of a learning rate are numbers, finite and above 0.
+
+    Parameters
+    ----------
+    what : str
+        How to call it, such as ``"param_grid['lr']"``.
+    dimension : Dimension
+    present : object
+        The parameter's value now. Where that is a text, as of a scikit-learn's `learning_rate`, texts pass; where it is
+        None, None does.
 
     Raises
     ------
     ValueError
         For the first that is not; it names the value.
 
-    >>> check_lr_dimension("param_grid['lr']", Choices((0.1, "adaptive")))
+    >>> check_lr_dimension("param_grid['learning_rate']", Choices(("optimal", "adaptive")), present="optimal")
+    >>> check_lr_dimension("param_grid['lr']", Choices((0.1, "high")))
+    Traceback (most recent call last):
+    ValueError: param_grid['lr'] must be learning rates, finite and above 0, got 'high'. Leave that value out.
     >>> check_lr_dimension("param_grid['lr']", Choices((0.1, 0.0)))
     Traceback (most recent call last):
     ValueError: param_grid['lr'] must be learning rates, finite and above 0, got 0.0. Leave that value out.
@@ -46,7 +58,7 @@ def check_lr_dimension(what: str, dimension: Dimension) -> None:
     """
     rule = "learning rates, finite and above 0"
     for value in dimension.values if isinstance(dimension, Choices) else ():
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
+        if not _may_be_lr(value, present):
             raise ValueError(must_be(what, rule, value, "Leave that value out."))
     lowest = dimension.low if isinstance(dimension, Range) else 1.0
     if isinstance(dimension, Quantiles):
@@ -54,6 +66,30 @@ def check_lr_dimension(what: str, dimension: Dimension) -> None:
     if not lowest > 0:
         advice = "Begin the range above 0, for example (1e-05, 0.1, 'log-uniform')."
         raise ValueError(f"{what} must be {rule}, got a range from {lowest!r}. {advice}")
+
+
+def _may_be_lr(value: Any, present: Any) -> bool:
+    if isinstance(value, str) or value is None:
+        return type(value) is type(present)
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    return is_number(value) and value > 0
+
+
+def lr_now(estimator: Any, name: str, searched: Iterable[str]) -> Any:
+    """Return the present value of a learning rate, which tells whether texts may be its values.
+
+    A parameter that the estimator does not list, such as ``optimizer__lr``, is a number; one of a part that is searched
+    itself may be a text, unless it is called "lr".
+
+    >>> from sklearn.linear_model import SGDClassifier
+    >>> lr_now(SGDClassifier(), "learning_rate", []), lr_now(SGDClassifier(), "optimizer__lr", [])
+    ('optimal', 0.1)
+    """
+    parts = name.split("__")
+    if parts[-1] != "lr" and {"__".join(parts[:i]) for i in range(1, len(parts))} & set(searched):
+        return "of a part that may be of several kinds"
+    return estimator.get_params().get(name, 0.1)
 
 
 def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:

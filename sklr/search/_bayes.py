@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from skopt import Optimizer
 
 from sklr._validation import check_count
-from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings, warn_of_two_choices
+from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._dimensions import Dimension, Range, to_dimension
 from sklr.search._ledger import Ledger
@@ -231,7 +231,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         check_names(self.estimator, space)
         named = {name: to_dimension(f"search_spaces[{name!r}]", space[name]) for name in sorted(space)}
         for name in filter(partial(is_lr, lr_param=self.lr_param), named):
-            check_lr_dimension(f"search_spaces[{name!r}]", named[name])
+            check_lr_dimension(f"search_spaces[{name!r}]", named[name], lr_now(self.estimator, name, named))
         return Subspace(named, n_iter)
 
     def _advise(self) -> None:

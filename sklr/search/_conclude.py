@@ -133,16 +133,18 @@ class ConcludingSearchCV(BaseSearchCV):
     def summary(self) -> str:
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
+        return "\n".join([self._conclusion(), *(f"Note: {sentence}" for sentence in self.without_effect_)])
+
+    def _conclusion(self) -> str:
         if not hasattr(self, "best_params_"):
             means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
-            if np.isfinite(means).any():
+            if not self.refit and np.isfinite(means).any():
                 return "Chosen: nothing: there are several scores, and refit=False names none of them."
             return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
         if hasattr(self, "lr_choice_"):
             others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
             text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
-            notes = [f"Note: {sentence}" for sentence in self.without_effect_]
-            return "\n".join([text + self._repeated_seeds(), *notes])
+            return text + self._repeated_seeds()
         score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
         lr = "" if self.lr_param_ in self.best_params_ else " No learning rate was searched."
         return f"Chosen: {self.best_params_}{score}.{lr}"

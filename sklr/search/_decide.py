@@ -13,8 +13,8 @@ from sklr._warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.results import OK
 from sklr.search._record import Record
-from sklr.selection import Choice, LRCurve, corrected_score, edge, lr_curve
-from sklr.selection.curve import distinct_seeds
+from sklr.selection import Choice, LRCurve, corrected_score, lr_curve
+from sklr.selection.curve import distinct_seeds, edges
 
 FEW = 3  # learning rates: with fewer than these every best is at an end, and a range has hardly been searched
 MAX_DECADES = 8  # beyond the range asked for; further out lies nothing that trains
@@ -103,31 +103,33 @@ def chosen_params(params: Mapping[str, Any], lr_param: str, lr: float) -> dict[s
 
 
 def warn_at_edge(curve: LRCurve, extended: bool) -> None:
-    """Warn if the best learning rate is at an end of what was tried."""
-    side = edge(curve)
-    if side is None or len(curve) < FEW:
+    """Warn if the best learning rate, or one of several, is at an end of what was tried."""
+    reached = edges(curve)
+    if not reached or len(curve) < FEW:
         return
-    end = "lowest" if side == "low" else "highest"
+    ends = " and ".join(f"the {'lowest' if side == 'low' else 'highest'}" for side in reached)
+    best = " and ".join(f"{curve.lr[at]:.3g}" for at in dict.fromkeys(reached.values()))
+    what = f"The best learning rate, {best}, is {ends} that was tried"
+    if len(curve.ties) > 1:
+        what = f"{len(curve.ties)} learning rates share the best score, among them {ends} that was tried, {best}"
+    where = " or ".join("below" if side == "low" else "above" for side in reached)
     advice = f"extend=True went on for {MAX_DECADES} decades." if extended else "Search further with extend=True."
-    warn(
-        f"The best learning rate, {curve.lr[curve.best]:.3g}, is the {end} that was tried: a better one may lie "
-        f"{'below' if side == 'low' else 'above'}. {advice}",
-        EdgeOfRangeWarning,
-    )
+    warn(f"{what}: a better one may lie {where}. {advice}", EdgeOfRangeWarning)
 
 
 def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray, None]:
     """Propose learning rates beyond the range, a decade at a time, until the best is inside or runs diverge.
 
-    The spacing is that of the range's own end; all other parameters are those of the best candidate.
+    The spacing is that of the range's own end; all other parameters are those of the best candidate, of several that
+    score the same those of the one at that end.
     """
     for _ in range(MAX_DECADES):
         curve = searched_curve(record, lr_param)
-        side = None if curve is None else edge(curve)
-        if curve is None or side is None or len(curve) < 2:
+        reached = {} if curve is None else edges(curve)
+        if curve is None or not reached:
             return
-        params = record.candidates[curve.candidate[curve.best]]
-        yield [{**params, lr_param: lr} for lr in next_decade(curve.lr, side)]
+        at_end = {side: record.candidates[curve.candidate[at]] for side, at in reached.items()}
+        yield [{**at_end[side], lr_param: lr} for side in reached for lr in next_decade(curve.lr, side)]
 
 
 def next_decade(lrs: np.ndarray, side: str) -> list[float]:

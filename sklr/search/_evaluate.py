@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,20 @@ from sklr.engines import SequentialEngine, engine_names, pick_engine, trains_net
 from sklr.engines._base import Experiment, Training
 from sklr.engines._reasons import describe
 from sklr.exceptions import StorageError
-from sklr.results import Outcome
+from sklr.results import OK, STOPPED, Outcome
 from sklr.search._book import Book
 from sklr.search._desk import POLL, Entry
 from sklr.search._ledger import Ledger
 from sklr.search._lr_path import PATH, lr_path
 from sklr.search._progress import Progress
+from sklr.search._pruners import ends_early
 from sklr.search._record import Record
 from sklr.search._settings import check_settings
 from sklr.search._space import check_names
 from sklr.search._stops import TIMEOUT, Deadline
 from sklr.search._tasks import SearchTasks
+
+EARLY = "ended early"  # how the reason of such a run begins
 
 
 @dataclass
@@ -178,7 +181,7 @@ class Evaluator:
         def keep(done: Mapping[int, list[Outcome]]) -> None:
             alone = training.reasons()
             batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
-            self._keep(batch, {places[i]: row for i, row in done.items()})
+            self._keep(batch, {places[i]: [_as_counted(outcome) for outcome in row] for i, row in done.items()})
 
         done: Mapping[int, list[Outcome]] = {}
         try:
@@ -246,6 +249,12 @@ class Evaluator:
         return self.record.lessons(len(ended))
 
 
+def _as_counted(outcome: Outcome) -> Outcome:
+    """Return an outcome; a run that was ended because it got no better is through, as one with early stopping is."""
+    early = outcome.status == STOPPED and outcome.reason.startswith(EARLY)
+    return replace(outcome, status=OK) if early else outcome
+
+
 def _is_cut_short(row: Sequence[Outcome]) -> bool:
     return any(outcome.reason.startswith(TIMEOUT) for outcome in row)
 
@@ -276,7 +285,8 @@ def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, prog
             training.stop(np.ones(scores.shape[:2], dtype=bool), f"{TIMEOUT} after {_epochs(epoch)}")
         for why in set(reasons) - {""} if not training.done else ():
             mask = np.repeat((reasons == why)[:, None], scores.shape[1], axis=1)
-            training.stop(mask, f"pruned after {_epochs(epoch)}: {why}")
+            how = EARLY if ends_early(ledger.study.pruner) else "pruned"
+            training.stop(mask, f"{how} after {_epochs(epoch)}: {why}")
 
 
 def _epochs(n: int) -> str:

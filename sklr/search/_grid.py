@@ -14,9 +14,10 @@ from sklr._validation import check_count, must_be
 from sklr.engines import trains_nets
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
-from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings
+from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._dimensions import to_dimension
+from sklr.search._decide import differ_in_lr_alone
+from sklr.search._dimensions import Dimension, to_dimension
 from sklr.search._evaluate import Evaluator
 from sklr.search._ledger import Ledger
 from sklr.search._space import (
@@ -29,6 +30,7 @@ from sklr.search._space import (
     log_grid,
     lr_names,
 )
+from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
@@ -89,7 +91,9 @@ class LRGridSearchCV(BaseLRSearchCV):
         Stops candidates early, by their mean over all folds and seeds after each epoch, all that are trained together
         judged at the same epoch. `"lr"` knows learning rates, see `sklr.LRPruner`; the others are Optuna's. By name
         they all wait until warmup is over and a ninth of the epochs is done. What was pruned has no test score and
-        ranks last; `cv_results_` has its `status` and `last_score`. Nets only: other estimators have no epochs.
+        ranks last; `cv_results_` has its `status` and `last_score`. `PatientPruner(None, ...)`, which ends a training
+        that gets no better, is early stopping: the score that was reached counts. Nets only: other estimators have no
+        epochs.
     timeout : float, optional
         Seconds after which nothing more is begun. Trainings under way one by one are finished, a stack is stopped at
         the end of its epoch (`cv_results_["status"]` says so); what was through is kept, and refitted as asked.
@@ -263,10 +267,12 @@ class LRGridSearchCV(BaseLRSearchCV):
 
     def _grid_values(self, grid: Mapping[str, Any], lrs: list[float] | None, n_lrs: int) -> dict[str, list[Any]]:
         names = lr_names(self.estimator) if self.lr_param is None else [self.lr_param]
-        values = {
-            name: _values(name, given, n_lrs if name in names else POINTS_PER_RANGE, is_lr(name, self.lr_param))
-            for name, given in grid.items()
-        }
+        values: dict[str, list[Any]] = {}
+        for name, given in grid.items():
+            dimension = _dimension(name, given)
+            if is_lr(name, self.lr_param):
+                check_lr_dimension(f"param_grid[{name!r}]", dimension, lr_now(self.estimator, name, grid))
+            values[name] = dimension.grid(n_lrs if name in names else POINTS_PER_RANGE)
         if lrs is None:
             return values
         name = find_lr_param(self.estimator, self.lr_param)
@@ -311,27 +317,26 @@ def _is_auto(lr_range: Any) -> bool:
 
 
 def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:
-    """Return the candidates of the next round: the best with learning rates between its neighbours'."""
+    """Return the candidates of the next round: the best with learning rates between its neighbours'.
+
+    Where several learning rates share the best score, each of them has neighbours.
+    """
     if not np.isfinite(scores).any():
         return []
-    best = tried[int(np.nanargmax(scores))]
+    ties = best_positions(scores)
+    best = tried[ties[0]]
     if name not in best:
         return []
-    alike = [c[name] for c in tried if c.keys() == best.keys() and all(c[k] is best[k] for k in c if k != name)]
-    lrs = sorted(lr for lr in alike if is_number(lr) and lr > 0)
-    return [{**best, name: lr} for lr in between_neighbours(best[name], lrs, N_FINER)] if best[name] in lrs else []
+    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, name)]
+    lrs = sorted({tried[i][name] for i in alike if is_number(tried[i][name]) and tried[i][name] > 0})
+    around = [tried[i][name] for i in alike if i in ties]
+    return [{**best, name: lr} for lr in between_neighbours(around, lrs, N_FINER)]
 
 
-def _values(name: str, given: Any, n: int, lr: bool) -> list[Any]:
-    what = f"param_grid[{name!r}]"
+def _dimension(name: str, given: Any) -> Dimension:
     try:
-        dimension = to_dimension(what, given, tuples_are_choices=True)
-        values = dimension.grid(n)
+        return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True)
     except ValueError as error:
         refusal = error
-    else:
-        if lr:
-            check_lr_dimension(what, dimension)
-        return values
     ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
     raise refusal

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._validation import check_count, must_be
 from sklr._warnings import warn
-from sklr.search._advice import check_lr_dimension, is_lr, warn_of_idle_settings, warn_of_two_choices
+from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._cover import batch_size, start_size
 from sklr.search._dimensions import Range
@@ -274,7 +274,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         check_names(self.estimator, given)
         asked = {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
         for name in filter(partial(is_lr, lr_param=self.lr_param), asked):
-            check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension)
+            now = lr_now(self.estimator, name, asked)
+            check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension, now)
         return asked
 
     def _advise(self) -> None:

@@ -13,6 +13,7 @@ from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
     MedianPruner,
+    PatientPruner,
     PercentilePruner,
     SuccessiveHalvingPruner,
 )
@@ -216,11 +217,24 @@ def ask_pruner(study: Study, trials: Sequence[Trial]) -> np.ndarray:
     going = [trial for trial in batch if _step(trial) == farthest >= 0]  # the others have been stopped, or are through
     reasons = _reasons(study, batch, going)
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if going and not finished and all(reasons):
+    if going and not finished and all(reasons) and not ends_early(study.pruner):
         best = max(range(len(going)), key=lambda i: going[i].intermediate_values[farthest])
         reasons[best] = ""  # nothing would be left of a search in which nothing has finished
     said = dict(zip((trial.number for trial in going), reasons, strict=True))
     return np.array([said.get(trial.number, "") for trial in trials], dtype=object)
+
+
+def ends_early(pruner: BasePruner) -> bool:
+    """Say whether a pruner ends a trial that gets no better, whatever others do: then the score it has reached counts.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):  # it is experimental
+    ...     ends_early(PatientPruner(None, patience=3)), ends_early(PatientPruner(MedianPruner(), patience=3))
+    (True, False)
+    """
+    if not isinstance(pruner, PatientPruner):
+        return False
+    return pruner._wrapped_pruner is None or ends_early(pruner._wrapped_pruner)
 
 
 def _step(trial: FrozenTrial) -> int:

@@ -104,7 +104,7 @@ def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence
     net = last_step(estimator)
     prefix = "" if net is estimator else f"{estimator.steps[-1][0]}__"
     searched = {name.removeprefix(prefix) for candidate in candidates for name in candidate if name.startswith(prefix)}
-    depends = any(name.startswith(CAUSES) for name in searched)
+    depends = any(name.startswith(CAUSES) or name == "optimizer" for name in searched)
     nets = [net, *(_nets(experiment, candidates) if depends else [])]
     found = {name: [overridden(net, name) for net in nets] for name in sorted(searched)}
     return [

@@ -6,7 +6,7 @@ The kinds of search dimensions live in `_dimensions.py`; nothing here trains or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from numbers import Real
@@ -102,33 +102,33 @@ def log_grid(low: float, high: float, n: int) -> list[float]:
     return [float(low), *inner, float(high)]
 
 
-def between_neighbours(lr: float, lrs: Sequence[float], n: int) -> list[float]:
-    """Return `n` learning rates around `lr`: half in the gap on either side of it in `lrs`, all in the only gap.
+def between_neighbours(best: Collection[float], lrs: Sequence[float], n: int) -> list[float]:
+    """Return `n` learning rates in the gaps of `lrs` next to the best ones, as many in each; the widest if too many.
 
     Parameters
     ----------
-    lr : float
-        One of `lrs`.
+    best : collection of float
+        Some of `lrs`.
     lrs : sequence of float
         Ascending, above 0.
     n : int
-        Even.
 
     Returns
     -------
     between : list of float
         Ascending; each gap is divided evenly on a logarithmic scale, unless into less than 0.02 decade.
 
-    >>> between_neighbours(0.1, [0.001, 0.1, 1.0], 2), between_neighbours(1.0, [0.001, 1.0], 2)
+    >>> between_neighbours([0.1], [0.001, 0.1, 1.0], 2), between_neighbours([1.0], [0.001, 1.0], 2)
     ([0.01, 0.316227766017], [0.01, 0.1])
-    >>> between_neighbours(0.1, [0.1], 2), between_neighbours(0.1, [0.1, 0.101], 2)
+    >>> between_neighbours([0.1], [0.1], 2), between_neighbours([0.1], [0.1, 0.101], 2)
     ([], [])
+    >>> between_neighbours([0.01, 1.0], [0.01, 0.1, 1.0], 2)
+    [0.0316227766017, 0.316227766017]
     """
-    at = list(lrs).index(lr)
-    ends = [lrs[i] for i in (at - 1, at, at + 1) if 0 <= i < len(lrs)]
-    gaps = list(pairwise(ends))
-    grids = [log_grid(low, high, 2 + n // len(gaps)) for low, high in gaps]
-    return [lr for grid in grids if math.log10(grid[1] / grid[0]) >= 0.02 for lr in grid[1:-1]]
+    gaps = [(low, high) for low, high in pairwise(lrs) if low in best or high in best]
+    widest = sorted(gaps, key=lambda gap: -round(math.log10(gap[1] / gap[0]), 9))[:n]
+    grids = [log_grid(*gap, 2 + n // len(widest) + (i < n % len(widest))) for i, gap in enumerate(widest)]
+    return sorted(lr for grid in grids if math.log10(grid[1] / grid[0]) >= 0.02 for lr in grid[1:-1])
 
 
 def lr_names(estimator: Any) -> list[str]:

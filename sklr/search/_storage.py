@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -28,9 +29,15 @@ SQLITE, JOURNAL = (".db", ".sqlite", ".sqlite3"), (".log", ".journal")
 FORMS = "a path that ends in .db or .log, a database URL such as 'sqlite:///lr.db', or an Optuna storage"
 
 SQLITE_START, OPERATION = b"SQLite format 3\0", b'{"op_code"'
-NOT_THERE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+PASSING_ERRNOS = {  # of a file system; others, such as a name that is too long, are there from the start
+    *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENFILE, errno.EMFILE, errno.ENOLCK),
+    *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
+}
+SQLITE_LOCKED = ("locked", "busy", "disk is full", "disk i/o error")
+ANOTHERS_TABLES = ("no such column", "has no column", "unknown column", "no such table")
 PASSING = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError")
 REFUSED = ("password", "authentication", "access denied", "does not exist", "unknown database", "unknown column")
+ANOTHERS = "Its tables are another program's: name another database."
 
 T = TypeVar("T")
 
@@ -175,14 +182,30 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
+        patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
         return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
     except (StorageError, StudyError, ImportError):
         raise
     except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
-        advice = "Its tables are another program's: name another database." if "column" in _reason(error) else ""
-        raise StorageError(cannot_open(storage, _reason(error).rstrip("."), advice)) from error
+        raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def _check_tables(opened: BaseStorage, given: Any) -> None:
+    """Check that the tables of a database are Optuna's; its names, such as `trials`, are others' too."""
+    if not isinstance(opened, RDBStorage):
+        return
+    from optuna.storages._rdb.models import BaseModel
+    from sqlalchemy import inspect
+
+    inspector = inspect(opened.engine)
+    for table in BaseModel.metadata.sorted_tables:
+        columns = {column["name"] for column in inspector.get_columns(table.name)}
+        missing = [column.name for column in table.columns if column.name not in columns]
+        if missing:
+            why = f"the table {table.name!r} has no column {missing[0]!r}"
+            raise StorageError(cannot_open(given, why, ANOTHERS))
 
 
 def cannot_open(storage: Any, why: str, advice: str) -> str:
@@ -255,7 +278,7 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
     Raises
     ------
     StorageError
-        When that time is over.
+        When that time is over; at once for trouble that does not pass, such as tables of another program.
     """
     seconds = PATIENCE if seconds is None else seconds
     start, pause = time.monotonic(), 0.05
@@ -264,7 +287,9 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
             return call()
         except Exception as error:
             if not may_pass(error, opening):
-                raise
+                if opening or not _is_a_storages(error):
+                    raise
+                raise StorageError(_unusable(error)) from error
             if time.monotonic() - start + pause > seconds:
                 raise StorageError(_gave_up(error, seconds)) from error
         time.sleep(pause)
@@ -276,6 +301,8 @@ def may_pass(error: Exception, opening: bool) -> bool:
 
     >>> may_pass(OSError(28, "No space left on device"), True), may_pass(KeyError("lr"), False)
     (True, False)
+    >>> may_pass(OSError(36, "File name too long"), True)
+    False
     >>> may_pass(FileNotFoundError(2, "No such file"), True), may_pass(FileNotFoundError(2, "No such file"), False)
     (False, True)
     """
@@ -283,19 +310,37 @@ def may_pass(error: Exception, opening: bool) -> bool:
     cause = error.__cause__ if inside and error.__cause__ is not None else error
     text, kind = str(cause).lower(), type(cause).__name__
     if isinstance(cause, OSError):
-        return not (opening and isinstance(cause, NOT_THERE))
+        of_network = isinstance(cause, ConnectionError | TimeoutError)
+        return not opening or of_network or cause.errno in PASSING_ERRNOS
     if not type(cause).__module__.startswith("sqlalchemy."):
         return inside
+    if any(words in text for words in ANOTHERS_TABLES):
+        return False
     if "already exists" in text or kind == "IntegrityError":
         return True  # two processes make tables, or rows, at the same time
     if "(sqlite3." in text:
-        return "locked" in text or "busy" in text or (kind == "OperationalError" and not opening)
+        away = not opening and "unable to open" in text  # a file system that comes back
+        return away or any(words in text for words in SQLITE_LOCKED)
     return kind in PASSING and not (opening and any(words in text for words in REFUSED))
 
 
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+
+
+def _is_a_storages(error: Exception) -> bool:
+    return isinstance(error, StorageInternalError | OSError) or type(error).__module__.startswith("sqlalchemy.")
+
+
+def _advice(error: BaseException) -> str:
+    others = any(words in str(error.__cause__ or error).lower() for words in ANOTHERS_TABLES)
+    return ANOTHERS if others else ""
+
+
+def _unusable(error: BaseException) -> str:
+    advice = _advice(error) or "What has finished is kept, in the search's attributes; name another database."
+    return f"The storage cannot be used: {_reason(error).rstrip('.')}. {advice}"
 
 
 def _gave_up(error: BaseException, seconds: float) -> str:

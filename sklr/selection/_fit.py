@@ -86,7 +86,7 @@ def _is_flat(curve: LRCurve, part: np.ndarray, confidence: float) -> bool:
 
 
 def _too_few(curve: LRCurve, near: np.ndarray) -> str:
-    if edge(curve):
+    if edge(curve) and len(curve.ties) == 1:
         return _outside(edge(curve) == "high")
     return f"a fit needs at least {MIN_POINTS} learning rates in the basin of the best one, there are {len(near)}"
 

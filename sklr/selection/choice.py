@@ -15,6 +15,7 @@ from sklr.selection.curve import LRCurve
 
 MIXED = "too few learning rates were tried with the chosen values of the other parameters"
 ALL_EQUAL = "all learning rates score exactly the same"
+ONE_SCORE = "a single learning rate has a score, there is none to compare it with"
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,8 @@ def why_no_interval(curve: LRCurve) -> str:
         return MIXED
     if not curve.has_noise:
         return f"{curve.cells} does not tell how noisy the scores are"
+    if curve.usable.sum() == 1:
+        return ONE_SCORE
     return ALL_EQUAL if curve.all_equal else ""
 
 
@@ -242,8 +245,8 @@ def indistinguishable(curve: LRCurve, confidence: float = 0.9) -> tuple[float, f
     Returns
     -------
     low, high : float
-        Both NaN where nothing is known of it: with one cell, where all scores are equal, and where the curve is not
-        `joined`.
+        Both NaN where nothing is known of it: with one cell, where a single learning rate has a score, where all scores
+        are equal, and where the curve is not `joined`.
 
     Examples
     --------

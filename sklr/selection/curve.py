@@ -96,9 +96,8 @@ class LRCurve:
 
     @property
     def ties(self) -> np.ndarray:
-        """Positions of all that have the highest mean score, ascending; sums of the same scores differ by rounding."""
-        highest = np.max(self.mean[self.usable], initial=-np.inf)
-        return np.flatnonzero(self.usable & (self.mean >= highest - 1e-12 * abs(highest)))
+        """Positions of all that have the highest mean score, ascending."""
+        return best_positions(self.mean)
 
     def __len__(self) -> int:
         return len(self.lr)
@@ -131,6 +130,17 @@ class LRCurve:
     def _rows(self) -> list[tuple[str, str, str, str]]:
         columns = zip(self.lr, self.mean, self.se, self.status, strict=True)
         return [(f"{lr:.3g}", f"{mean:.4f}", f"{se:.4f}", status) for lr, mean, se, status in columns]
+
+
+def best_positions(mean: np.ndarray) -> np.ndarray:
+    """Return the positions of all that share the highest mean score; sums of the same scores differ by rounding.
+
+    >>> best_positions(np.array([0.3, 0.1 + 0.2, np.nan, 0.2])).tolist(), best_positions(np.array([np.nan])).tolist()
+    ([0, 1], [])
+    """
+    finite = np.isfinite(mean)
+    highest = np.max(mean[finite], initial=-np.inf)
+    return np.flatnonzero(finite & (mean >= highest - 1e-12 * abs(highest)))
 
 
 def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
@@ -243,12 +253,12 @@ def edge(curve: LRCurve) -> str | None:
 
     At the low end it counts if nothing was tried below, or all of that diverged. At the high end only if nothing was
     tried above: best next to what diverged is "stable up to here", see `max_stable_lr`, and a wider range would not
-    help. Several learning rates with exactly the highest score are at an end only if all of them are, and where all
-    learning rates score the same there is no best to be at one.
+    help. Where several learning rates share the highest score, one of them at an end is enough: a better one may lie
+    beyond it. Where all learning rates score the same there is no best to be at one.
 
     Returns
     -------
-    side : {"low", "high"} or None
+    side : {"low", "high", "both"} or None
         None also where nothing, or one learning rate alone, was tried.
 
     Examples
@@ -260,17 +270,24 @@ def edge(curve: LRCurve) -> str | None:
     True
     >>> edge(lr_curve([0.01, 0.1, 1.0], np.ones((3, 2)), ["ok"] * 3)) is None
     True
+    >>> edge(lr_curve([0.01, 0.1, 1.0], np.array([[0.5], [0.4], [0.5]]), ["ok"] * 3))
+    'both'
+    """
+    sides = edges(curve)
+    return "both" if len(sides) == 2 else next(iter(sides), None)
+
+
+def edges(curve: LRCurve) -> dict[str, int]:
+    """Return the ends of the range that the best learning rates reach, with the position of the one that does.
+
+    >>> edges(lr_curve([0.01, 0.1, 1.0], np.array([[0.5], [0.4], [0.5]]), ["ok"] * 3))
+    {'low': 0, 'high': 2}
     """
     if curve.best < 0 or len(curve) < 2 or curve.all_equal:
-        return None
-    sides = {_side(curve, position) for position in curve.ties}
-    return sides.pop() if len(sides) == 1 else None
-
-
-def _side(curve: LRCurve, position: int) -> str | None:
-    if curve.diverged[:position].all():
-        return "low"
-    return "high" if position == len(curve) - 1 else None
+        return {}
+    lowest, highest = int(curve.ties[0]), int(curve.ties[-1])
+    reached = {"low": curve.diverged[:lowest].all(), "high": highest == len(curve) - 1}
+    return {side: at for side, at in {"low": lowest, "high": highest}.items() if reached[side]}
 
 
 def max_stable_lr(curve: LRCurve) -> float | None:

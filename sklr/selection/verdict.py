@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklr.selection.choice import Choice
-from sklr.selection.curve import LRCurve, edge, max_stable_lr
+from sklr.selection.curve import LRCurve, edges, max_stable_lr
 
 WIDE = 1.0  # decades: an interval beyond this leaves the order of magnitude open
 COARSE = 0.4  # decades between neighbours: beyond this a finer grid around the best is worth its price
@@ -63,7 +63,7 @@ def _chosen(curve: LRCurve, choice: Choice, others: Mapping[str, Any]) -> str:
     chosen = ", ".join([f"lr {choice.lr:.3g}", *(f"{name} {_shown(value)}" for name, value in others.items())])
     low, high = choice.interval
     best = "with these other values the best lr" if others else "the best"
-    best = f"of the range tried, {best}" if edge(curve) else best
+    best = f"of the range tried, {best}" if edges(curve) else best
     sure = f"{100 * choice.confidence:g} % confidence{', in this one fold' if curve.n_folds == 1 else ''}"
     between = "" if choice.unknown else f"; {best} lies between {low:.3g} and {high:.3g} ({sure})"
     return f"Chosen: {chosen}, {choice.rule}{between}{f'; {choice.doubt}' if choice.doubt else ''}."
@@ -84,19 +84,20 @@ def _score(curve: LRCurve, choice: Choice, corrected: float) -> str:
 
 
 def _edge(curve: LRCurve) -> str:
-    side, n_ties = edge(curve), len(curve.ties)
+    reached, n_ties = edges(curve), len(curve.ties)
     if len(curve) == 1:
         return "Edge: not known, a single learning rate was tried."
     if curve.all_equal:
         return f"Edge: none, all {n_ties} learning rates score exactly the same: the scores do not depend on the lr."
-    if side is not None:
-        end = f"the {'lowest' if side == 'low' else 'highest'} learning rate tried"
-        if curve.joined:
-            return f"Edge: the best is {end}."
-        return f"Edge: the best candidate has {end}; the other parameters differ too, so that this need not mean much."
+    low, high = curve.lr[curve.ties[[0, -1]]]
+    tied = f"{n_ties} learning rates from {low:.3g} to {high:.3g} share the best score"
+    if reached:
+        ends = " and ".join(f"the {'lowest' if side == 'low' else 'highest'}" for side in reached)
+        alone = f"the best {'is' if curve.joined else 'candidate has'} {ends} learning rate tried"
+        doubt = "" if curve.joined else "; the other parameters differ too, so that this need not mean much"
+        return f"Edge: {alone if n_ties == 1 else f'{tied}, among them {ends} tried'}{doubt}."
     if n_ties > 1:
-        low, high = curve.lr[curve.ties[[0, -1]]]
-        return f"Edge: none, {n_ties} learning rates from {low:.3g} to {high:.3g} share the best score."
+        return f"Edge: none, {tied}."
     best = "the best" if curve.joined else "that of the best candidate"
     return f"Edge: none, {best} is inside the range {curve.lr[0]:.3g} to {curve.lr[-1]:.3g}."
 
@@ -120,6 +121,12 @@ def _settled(curve: LRCurve) -> str:
     return "nothing, the answer is settled at this confidence" + (", for this one fold" if curve.n_folds == 1 else "")
 
 
+def _nearest(curve: LRCurve, lr: float) -> int:
+    """Return the position of the learning rate with a score that is nearest to this one."""
+    tried = np.flatnonzero(curve.usable)
+    return int(tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()])
+
+
 def _next(curve: LRCurve, choice: Choice) -> list[str]:
     if not curve.joined:
         return ["to learn more of the learning rate, search it alone, the other parameters as chosen"]
@@ -129,13 +136,15 @@ def _next(curve: LRCurve, choice: Choice) -> list[str]:
             "search a wider range, or by a score that tells more (scoring='neg_log_loss')"
         ]
     steps = []
-    side = edge(curve)
-    if side is not None:
-        steps.append(f"search {'lower' if side == 'low' else 'higher'} (extend=True)")
-    i, u = curve.best, np.log10(curve.lr)
+    if reached := edges(curve):
+        further = " and ".join("lower" if side == "low" else "higher" for side in reached)
+        steps.append(f"search {further} (extend=True)")
+    i, u = _nearest(curve, choice.lr), np.log10(curve.lr)
     gap = max(np.diff(u[max(i - 1, 0) : i + 2]), default=0.0)
-    if side is None and gap > COARSE:
-        steps.append(f"refine around {curve.lr[i]:.3g}, the neighbours are {gap:.1f} decades apart")
+    if not reached and gap > COARSE:
+        steps.append(f"refine around {choice.lr:.3g}, the neighbours are {gap:.1f} decades apart")
+    if not steps and curve.usable.sum() == 1:
+        steps.append(f"try more learning rates near {choice.lr:.3g}, a single score tells nothing of the best")
     if not curve.has_noise:
         steps.append("more folds (cv=5) or more seeds (n_seeds=3) to know the noise")
     if np.log10(choice.interval[1] / choice.interval[0]) > WIDE:

@@ -53,7 +53,7 @@ class Sweep:
         side = edge(self.curve)
         if "outside the learning rates" in self.choice.refused:
             side = "high" if "above" in self.choice.refused else "low"
-        return (0.0 if side == "low" else low), (math.inf if side == "high" else high)
+        return (0.0 if side in ("low", "both") else low), (math.inf if side in ("high", "both") else high)
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,6 +131,17 @@ def test_wherever_a_stack_fails_the_others_are_what_they_would_have_been(fault, 
         assert set(fell) == lost
 
 
+def test_what_is_like_a_lost_candidate_is_not_stacked_again_in_the_same_search():
+    described, later = experiment(classifier()), [{"lr": 0.5}, {"lr": 0.3, "schedule": Stumbling()}]
+    with FALLS:
+        SINGLE.start(described, [*LRS, {"lr": 0.02, "schedule": Stumbling()}]).finish()
+    assert SINGLE.refusals(described, later) == {1: ["training in a stack raised ArithmeticError: out of luck"]}
+    assert pick_engine("stacked", described, later)[1] == {}, "it goes on"
+    found, reference = both_ways(described, later, lambda training: training.finish(), max_stack=1)
+    assert_agree(found, reference)
+    assert SINGLE.refusals(experiment(classifier()), later) == {}
+
+
 def test_the_pack_that_failed_alone_is_trained_one_by_one():
     candidates = [*LRS, {"lr": 0.02, "schedule": Stumbling()}]
     described = experiment(classifier())

@@ -5,10 +5,10 @@ import optuna
 import pytest
 import torch
 from labels import label
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from scipy.stats import loguniform, norm, uniform
 from sklearn.base import BaseEstimator, ClassifierMixin
-from skopt.space import Real
+from skopt.space import Categorical, Real
 
 from sklr import MLP, NeuralNetClassifier, lr_range_test
 from sklr.search._bayes import BayesSearchCV
@@ -98,6 +98,20 @@ TABLE = [
         "param_distributions['lr'] must be a range",
         "low=0.1, high=nan",
     ),
+    *(
+        (kind, {name: {"lr": given}}, f"{name}['lr'] must be learning rates, finite and above 0", repr(wrong))
+        for kind, name in ((G, "param_grid"), (B, "search_spaces"), (T, "param_distributions"))
+        for given, wrong in (
+            ([True, 0.1], True),
+            (["a", 0.1], "a"),
+            ([0.1, None], None),
+            ([0.1, [0.2]], [0.2]),
+            ([0.1, 1j], 1j),
+            ([np.True_, 0.1], True),
+            (Categorical([True, False]), True),
+            (CategoricalDistribution(["0.1", "0.2"]), "0.1"),
+        )
+    ),
     *rows((T,), "param_distributions", [{}, [], 0.1, [{"lr": [1]}]], "param_distributions must be a non-empty dict"),
     (
         G,
@@ -141,7 +155,8 @@ TABLE = [
         (B, {"optimizer_kwargs": {"n_initial_points": n}}, "['n_initial_points'] must be an integer >= 1", repr(n))
         for n in (0, -1, True, 2.0)
     ],
-    *rows((G, B, T), "engine", ["turbo", 3], "engine must be"),
+    *rows((G, B, T), "engine", ["turbo", 3, None], "engine must be"),
+    *rows((G, B, T), "engine", ["stakced"], "engine must be one of 'auto', 'stacked', 'sequential'"),
     *[
         (
             G,

@@ -116,6 +116,62 @@ def test_extend_gives_up_far_out():
     assert search.best_lr_ == pytest.approx(1e8)
 
 
+class Table(Basin):
+    """A score looked up by the lr; what is not in the table scores 0."""
+
+    def __init__(self, lr=0.1, scores=()):
+        self.lr, self.scores = lr, scores
+
+    def score(self, X, y):
+        return dict(self.scores).get(self.lr, 0.0) + 0.01 * self.first_
+
+    def fit(self, X, y):
+        self.first_ = X[0, 0] > 0
+        if not np.isfinite(dict(self.scores).get(self.lr, 0.0)):
+            raise ValueError("no luck")
+        return self
+
+
+TIES = {  # scores of the lrs 0.01, 0.1 and 1 -> the edge, and the words of the warning
+    (0.5, 0.4, 0.5): ("both", "2 learning rates share .* the lowest and the highest .*0.01 and 1: .* below or above"),
+    (0.5, 0.5, 0.4): ("low", "2 learning rates share the best score, among them the lowest .*, 0.01: .* below"),
+    (0.4, 0.5, 0.5): ("high", "2 learning rates share the best score, among them the highest .*, 1: .* above"),
+}
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+@pytest.mark.parametrize("scores", TIES)
+def test_ties_at_an_end_are_warned_of_and_searched_beyond(scores, order):
+    lrs = [0.01, 0.1, 1.0]
+    side, words = TIES[scores]
+    search = LRGridSearchCV(Table(scores=tuple(zip(lrs, scores, strict=True))), lrs=[lrs[i] for i in order], cv=CV)
+    with pytest.warns(EdgeOfRangeWarning, match=words):
+        search.fit(X, Y)
+    assert search.lr_edge_ == side
+    assert f"search {TIES_IN_WORDS[side]} (extend=True)" in search.summary()
+    extended = search.set_params(extend=True).fit(X, Y)
+    assert extended.lr_edge_ is None
+    beyond = {"low": [0.001], "high": [10.0], "both": [0.001, 10.0]}[side]
+    assert [params["lr"] for params in extended.cv_results_["params"][3:]] == beyond
+
+
+TIES_IN_WORDS = {"low": "lower", "high": "higher", "both": "lower and higher"}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+@pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning")
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+@pytest.mark.parametrize("scores", [(np.nan, 0.5, np.nan), (0.5, np.nan, np.nan), (np.nan, np.nan, 0.5), (0.5,)])
+def test_a_single_score_gives_no_interval(scores, select):
+    lrs = [0.01, 0.1, 1.0][: len(scores)]
+    search = LRGridSearchCV(Table(scores=tuple(zip(lrs, scores, strict=True))), lrs=lrs, cv=CV, select=select)
+    text = search.fit(X, Y).summary()
+    assert np.isnan(search.lr_interval_).all()
+    assert "no interval" in text
+    assert "a single learning rate has a score" in text
+    assert not re.findall("lies between|% confidence|settled", text)
+
+
 def test_the_summary_says_what_to_do_next():
     text = grid(n_lrs=5).fit(X, Y).summary()
     assert text.startswith("Chosen: lr 0.01")
@@ -281,6 +337,7 @@ def test_there_is_no_best_among_scores_that_are_nan(kind, engine, scoring, metri
     assert set(search.cv_results_["status"]) == {"no score: the score is nan (2 of 2 runs)"}
     assert {trial.user_attrs["status"] for trial in search.study_.trials} == set(search.cv_results_["status"])
     assert search.history_["epoch"].size == 6, "the trainings went well"
+    assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
     if metric is True:
         with pytest.warns(NoScoreWarning, match=re.escape(name)):
             search.set_params(refit=False).fit(X, y)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 from scipy.stats import loguniform
 from sklearn.linear_model import SGDClassifier
@@ -108,6 +110,30 @@ def test_only_the_lr_is_refined_at_the_best_other_parameters():
     assert len(finer) == 4
     assert {c["alpha"] for c in finer} == {0.5}
     assert all(0.001 < c["eta0"] < 0.1 for c in finer)
+
+
+@given(st.permutations([0, 1, 2, 3, 4]), st.lists(st.sampled_from([0.1, 0.5]), min_size=5, max_size=5))
+def test_the_next_round_lies_beside_every_best_lr_whatever_their_order(order, means):
+    """Law: as many lrs, in the same places, however the grid is ordered, and each next to a best one."""
+    lrs = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    of = dict(zip(lrs, means, strict=True))
+    finer = [
+        [c["eta0"] for c in rounds(LRGridSearchCV(SGDClassifier(), lrs=some, rounds=2), lambda c: of.get(c["eta0"]))[1]]
+        for some in (lrs, [lrs[i] for i in order])
+    ]
+    assert finer[0] == finer[1]
+    assert len(finer[0]) == 4
+    at = {int(np.floor(np.log10(lr))) + 4 for lr in finer[0]}  # gap i is between lr i and lr i + 1
+    best = {i for i, mean in enumerate(means) if mean == max(means)}
+    assert all({gap, gap + 1} & best for gap in at)
+    if len(touched := {gap for gap in range(4) if {gap, gap + 1} & best}) <= 4:
+        assert at == touched
+
+
+def test_rounds_with_the_best_at_both_ends_go_into_both_gaps():
+    search = LRGridSearchCV(SGDClassifier(), lrs=[0.01, 0.1, 1.0], rounds=2)
+    finer = rounds(search, lambda c: 0.4 if c["eta0"] == 0.1 else 0.5)[1]
+    assert [c["eta0"] < 0.1 for c in finer] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from strategies import CV, X, Y, net
 
 import sklr
-from sklr import LRGridSearchCV, StackFallbackWarning, lr_range_test
+from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StackFallbackWarning, lr_range_test
 from sklr.engines import _prepare
 from sklr.engines._pack import Pack
 from sklr.engines._scored import ScoredPack
@@ -84,6 +84,52 @@ def test_all_of_it_may_fall_back(luckless, unforeseen):
         ["training in a stack raised ArithmeticError: out of luck"],
     )
     assert_same_results(found, search(engine="sequential").fit(X, Y))
+
+
+@pytest.fixture
+def n_stacks(monkeypatch):
+    """The learning rates of every pack that has begun to train."""
+    begun = []
+    usual = Pack.steps
+
+    def steps(pack, *args):
+        if pack.epoch == 0:
+            begun.append([member.lrs[0] for member in pack.members])
+        return usual(pack, *args)
+
+    monkeypatch.setattr(Pack, "steps", steps)
+    return begun
+
+
+BATCHES = {
+    "bayes": lambda **params: BayesSearchCV(NET, n_iter=5, n_points=2, **params),
+    "optuna": lambda **params: OptunaSearchCV(NET, n_trials=5, n_points=2, **params),
+    "rounds": lambda **params: LRGridSearchCV(NET, lrs=LRS, rounds=3, **params),
+    "extend": lambda **params: LRGridSearchCV(NET, lrs=[1e-5, 1e-4], extend=True, **params),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning", "ignore::sklr.DivergedWarning")
+@pytest.mark.parametrize(("engine", "pruner"), [("auto", None), ("stacked", None), (StackedEngine(), "median")])
+@pytest.mark.parametrize("batches", BATCHES)
+def test_a_stack_that_has_failed_is_not_tried_again_in_later_batches(batches, pruner, engine, n_stacks, monkeypatch):
+    given = {"cv": CV, "random_state": 0, "refit": False, "scoring": "neg_log_loss", "pruner": pruner}
+    reference = BATCHES[batches](engine="sequential", **given).fit(X, Y)
+    usual = Pack.steps
+
+    def steps(pack, *args):
+        usual(pack, *args)
+        raise ArithmeticError("out of luck")
+
+    monkeypatch.setattr(Pack, "steps", steps)
+    monkeypatch.setattr(_prepare, "audit", lambda *args: None)
+    with FALLS as caught:
+        found = BATCHES[batches](engine=engine, **given).fit(X, Y)
+    assert [w.category for w in caught].count(StackFallbackWarning) == 1
+    assert len(n_stacks) == 1, n_stacks
+    assert found.engine_ == "sequential"
+    assert found.engine_reasons_ == ["training in a stack raised ArithmeticError: out of luck"]
+    assert_same_results(found, reference)
 
 
 @pytest.mark.parametrize("pruner", [None, "halving"])

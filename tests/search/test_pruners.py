@@ -31,7 +31,7 @@ from sklr.results import STOPPED, EpochRow, Outcome
 from sklr.search._ledger import Ledger, quiet_study
 from sklr.search._lr_path import PATH, lr_path
 from sklr.search._lr_window import lr_window
-from sklr.search._pruners import PRUNERS, LRPruner, ask_pruner, make_pruner
+from sklr.search._pruners import PRUNERS, LRPruner, ask_pruner, ends_early, make_pruner
 from sklr.search._record import Record
 
 LRS = np.geomspace(1e-4, 10, 11).tolist()
@@ -300,7 +300,8 @@ def test_what_has_no_epochs_is_trained_in_full():
     with pytest.warns(UserWarning, match="The pruner has no effect: GradientBoostingClassifier is neither") as caught:
         search = LRGridSearchCV(model, n_lrs=5, cv=3, pruner="lr").fit(X, Y)
     assert set(search.cv_results_["status"]) == {"ok"}
-    assert [warning.filename for warning in caught] == [__file__], "it points at the user's line"
+    ours = [warning for warning in caught if "pruner" in str(warning.message)]
+    assert [warning.filename for warning in ours] == [__file__], "it points at the user's line"
     wrapped = TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1)
     search = OptunaSearchCV(wrapped, {"regressor__alpha": [1.0]}, n_trials=1, enable_pruning=True, cv=2)
     with pytest.warns(UserWarning, match="The pruner has no effect: TransformedTargetRegressor"):
@@ -333,7 +334,8 @@ def test_trials_one_at_a_time_are_pruned_as_by_study_optimize(make, seed):
     def objective(trial):
         for epoch, score in enumerate(scores[trial.number]):
             trial.report(score, epoch)
-            if trial.should_prune() and epoch < 5 and study.get_trials(states=(TrialState.COMPLETE,)):
+            some = ends_early(study.pruner) or study.get_trials(states=(TrialState.COMPLETE,))
+            if trial.should_prune() and epoch < 5 and some:
                 raise optuna.TrialPruned  # a search, unlike a study, trains the first to the end
         return scores[trial.number, -1]
 
@@ -417,3 +419,26 @@ def test_there_is_no_path_where_there_is_no_telling():
     assert lr_path(LogisticRegression(), {}, 100) is None
     assert lr_path(make_pipeline(StandardScaler(), net(max_epochs=3)), {}, 100).tolist() == [1, 2, 3]
     assert lr_path(make_pipeline(StandardScaler(), NET), {"neuralnetclassifier__max_epochs": 2}, 100).shape == (2,)
+
+
+@pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning", "ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_trial_that_is_ended_for_getting_no_better_keeps_its_score(engine, resumed, tmp_path):
+    lrs = [1e-9, 0.05, 0.1]
+    given = {"engine": engine, "estimator": clone(NET).set_params(schedule=None, max_epochs=12)}
+    whole = grid(None, lrs, **given).fit(X, Y)
+    if resumed:
+        given |= {"storage": tmp_path / "s.db", "study_name": "s", "resume": True}
+        grid(PatientPruner(None, patience=1), lrs, **given).fit(X, Y)
+    found = grid(PatientPruner(None, patience=1), lrs, **given).fit(X, Y)
+    n_epochs, history = found.cv_results_["n_epochs"], whole.history_
+    assert set(found.cv_results_["status"]) == {"ok"}
+    assert n_epochs.min() < 12, n_epochs
+    for candidate, n in enumerate(n_epochs):
+        last = (history["candidate"] == candidate) & (history["epoch"] == n - 1)
+        assert found.cv_results_["mean_test_score"][candidate] == pytest.approx(history["valid_score"][last].mean())
+    assert [trial.state for trial in found.study_.trials] == [TrialState.COMPLETE] * 3
+    np.testing.assert_allclose([t.value for t in found.study_.trials], found.cv_results_["mean_test_score"])
+    assert found.best_index_ == found.cv_results_["mean_test_score"].argmax()
+    assert len(found.lr_curve_) == found.lr_curve_.usable.sum() == 3

@@ -14,14 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from killable import Slow, X, Y, comparable
+from optuna.storages._rdb.models import BaseModel
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from scipy import sparse
 from sklearn.model_selection import GroupKFold, KFold
+from sqlalchemy.exc import OperationalError
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search import _desk
 from sklr.search._describe import describe, said
 from sklr.search._fingerprint import MAY_CHANGE, candidate_key, may_change
+from sklr.search._storage import may_pass, patiently
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "cluster.rst"
 KEPT = {"cv": 3, "random_state": 0, "refit": False, "study_name": "s", "resume": True}
@@ -372,6 +375,57 @@ def test_what_cannot_be_a_storage_is_said_at_once_and_left_as_it_is(tmp_path, mo
         LRGridSearchCV(Counted(), lrs=[0.1], storage=storage, **KEPT).fit(X, Y)
     if name.endswith(("text.db", ".log")) and before is not None:
         assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("table", [table.name for table in BaseModel.metadata.sorted_tables])
+def test_a_table_of_another_programs_is_said_before_any_training(tmp_path, monkeypatch, table):
+    with sqlite3.connect(tmp_path / "s.db") as database:
+        database.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, name TEXT)")
+    database.close()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
+    monkeypatch.setattr(Counted, "fit", lambda *args: pytest.fail("trained"))
+    with pytest.raises(StorageError, match=f"{table}.*tables are another program's: name another database"):
+        LRGridSearchCV(Counted(), lrs=[0.1], storage=tmp_path / "s.db", **KEPT).fit(X, Y)
+
+
+@pytest.mark.parametrize("end", [".db", ".log"])
+@pytest.mark.parametrize("length", [251, 300, 5000])
+def test_a_name_that_is_too_long_is_said_at_once(tmp_path, monkeypatch, length, end):
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited"))
+    with pytest.raises(StorageError, match=r"(?s)storage must be one that can be opened.*File name too long|unable to"):
+        LRGridSearchCV(Counted(), lrs=[0.1], storage=tmp_path / ("n" * length + end), **KEPT).fit(X, Y)
+
+
+TROUBLE = {  # SQLite's errors -> whether they may pass when a search begins, and in the middle of it
+    "database is locked": (True, True),
+    "database table is locked": (True, True),
+    "database or disk is full": (True, True),
+    "disk I/O error": (True, True),
+    "unable to open database file": (False, True),
+    "no such column: trials.trial_id": (False, False),
+    "table trials has no column named trial_id": (False, False),
+    "no such table: trials": (False, False),
+    "database disk image is malformed": (False, False),
+    "attempt to write a readonly database": (False, False),
+}
+
+
+@pytest.mark.parametrize("said", TROUBLE)
+def test_only_what_may_pass_is_waited_for(said, monkeypatch):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+
+    def fails():
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError(said))
+
+    for opening, passes in zip((True, False), TROUBLE[said], strict=True):
+        waited.clear()
+        with pytest.raises((StorageError, OperationalError), match=re.escape(said)) as error:
+            patiently(fails, 1e-9 if not passes else 0.06, opening)
+        assert opening or error.type is StorageError
+        assert may_pass(OperationalError("SELECT", {}, sqlite3.OperationalError(said)), opening) == passes
+        assert bool(waited) == passes
 
 
 @pytest.mark.parametrize("url", ["foo://user:secret@host/lr", "not a url://"])
