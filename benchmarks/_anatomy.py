@@ -12,16 +12,16 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sklr.engines._feed import Feed
-from sklr.engines._pack import Pack
-from sklr.engines._scored import ScoredPack
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
-from sklr.engines._stack_part import HeavyBall
-from sklr.engines._stack_replay import Replay, Replays
-from sklr.engines._stack_replay_runs import ReplayedRuns
-from sklr.engines._stack_step import StackedOptimizer
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.kernels.loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
+from sklr.engines.stacked.kernels.replayed_runs import ReplayedRuns
+from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.model.stack import ModelStack
+from sklr.engines.stacked.optim.block import HeavyBall
+from sklr.engines.stacked.optim.optimizer import StackedOptimizer
+from sklr.engines.stacked.replay.executor import Replay, Replays
+from sklr.engines.stacked.scored_pack import ScoredPack
 
 Methods = Sequence[tuple[type, str]]
 

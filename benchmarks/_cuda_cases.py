@@ -13,7 +13,7 @@ from torch import nn
 
 from sklr import MLP, NeuralNetClassifier
 from sklr.engines import StackedEngine
-from sklr.engines._base import Cell, Experiment
+from sklr.experiment.experiment import Cell, Experiment
 
 LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
 

@@ -10,8 +10,12 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from sklr.engines import _stack, _stack_conv, _stack_probe, _stack_replay, _stack_replay_runs
-from sklr.engines._stack_optim import StackedOptimizer
+from sklr.engines.stacked.checks import module_probe as _stack_probe
+from sklr.engines.stacked.kernels import convolution as _stack_conv
+from sklr.engines.stacked.kernels import replayed_runs as _stack_replay_runs
+from sklr.engines.stacked.model import stack as _stack
+from sklr.engines.stacked.optim.probe import StackedOptimizer
+from sklr.engines.stacked.replay import executor as _stack_replay
 
 Patch = tuple[Any, str, Any]  # object, attribute, value while a lane is switched off
 

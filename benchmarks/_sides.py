@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from sklr import LRGridSearchCV
 from sklr.engines import Engine
-from sklr.engines._base import Cell, Experiment, Training
+from sklr.engines.base import Training
 from sklr.exceptions import EdgeOfRangeWarning
+from sklr.experiment.experiment import Cell, Experiment
 
 
 class Found(NamedTuple):

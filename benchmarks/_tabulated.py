@@ -23,8 +23,9 @@ from _tasks import N_FOLDS, Task
 from optuna.pruners import NopPruner
 
 from sklr import LRGridSearchCV
-from sklr.engines._base import Engine, EpochReport, Experiment, Training
+from sklr.engines.base import Engine, EpochReport, Training
 from sklr.exceptions import DivergedWarning, EdgeOfRangeWarning
+from sklr.experiment.experiment import Experiment
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome
 
 LOG_RANGE = (-5.0, 1.0)

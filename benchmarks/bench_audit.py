@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
-from sklr.engines import _prepare
+from sklr.engines.stacked.setup import prepare as _prepare
 
 
 class LeNet(nn.Module):

@@ -32,7 +32,7 @@ from sklearn.model_selection import StratifiedKFold
 from sqlalchemy.pool import NullPool
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
-from sklr.search._ledger import Ledger
+from sklr.search._study import Ledger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "search"))
 import killable

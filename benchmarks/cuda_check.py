@@ -33,7 +33,7 @@ from _workloads import WORKLOADS, make_task
 
 from sklr import MLP
 from sklr.engines import SequentialEngine, StackedEngine
-from sklr.engines._stack import ModelStack
+from sklr.engines.stacked.model.stack import ModelStack
 from sklr.exceptions import OutOfMemoryWarning
 
 N_RUNS = 50

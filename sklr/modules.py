@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from sklr._validation import check_count, must_be
+from sklr._utils.validation import check_count, must_be
 
 
 class MLP(nn.Module):

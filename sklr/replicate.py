@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 
-from sklr._shown import ShownAsText
-from sklr._validation import check_count, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.validation import check_count, must_be
+from sklr.experiment.folds import cross_seeds
+from sklr.experiment.lr_param import find_lr_param
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._cells import cross_seeds
 from sklr.search._grid import LRGridSearchCV
-from sklr.search._space import find_lr_param
 from sklr.selection import Comparison, VarianceComponents, compare_scores, variance_components
 from sklr.selection.variance import check_finite
 

@@ -14,7 +14,7 @@ from skorch.dataset import ValidSplit
 from torch.optim import lr_scheduler as tls
 
 from sklr import MLP, nets
-from sklr._divergence import EXPLODED_FACTOR, exploded
+from sklr._utils.divergence import EXPLODED_FACTOR, exploded
 from sklr.callbacks import LRSchedule, StopOnDivergence, finished_epochs
 from sklr.exceptions import TrainingDiverged
 from sklr.schedules import SCHEDULES, Cosine, Exponential, Linear, Plateau, TorchSchedule

@@ -29,10 +29,10 @@ from skorch.exceptions import DeviceWarning
 from skorch.helper import SliceDataset, SliceDict
 from torch import nn
 
-from sklr import _net_parts
-from sklr._random import RandomStream
+from sklr._utils.random import RandomStream
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, raised_by_callback
+from sklr.nets import _parts as _net_parts
 
 NETS = (NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor)
 

@@ -21,7 +21,7 @@ from packaging.version import Version
 
 import sklr
 from sklr import scaling, transfer
-from sklr._shown import ShownAsText
+from sklr._utils.html import ShownAsText
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

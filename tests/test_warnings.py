@@ -20,8 +20,8 @@ from sklearn.svm import SVC
 
 import sklr
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, exceptions
-from sklr._warnings import warn
-from sklr.engines._stack import ModelStack
+from sklr._utils.warnings import warn
+from sklr.engines.stacked.model.stack import ModelStack
 from sklr.scaling import transfer_lr
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")

@@ -10,13 +10,13 @@ from typing import Any
 
 from joblib import parallel_config
 
-from sklr._validation import must_be
-from sklr._warnings import warn
+from sklr._utils.validation import must_be
+from sklr._utils.warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
-from sklr.engines._explain import first_line
-from sklr.engines._reasons import describe
+from sklr.engines.stacked.checks.explain import first_line
+from sklr.engines.stacked.reasons import describe
 from sklr.results import OK
 
 __all__ = ["Stacking", "stacked"]

@@ -14,9 +14,9 @@ import torch
 from joblib.hashing import NumpyHasher
 from torch import Tensor
 
-from sklr._sklearn import fit_and_score
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._prepare import last_step
+from sklr._utils.sklearn import fit_and_score
+from sklr.experiment.cell_data import last_step
+from sklr.experiment.experiment import Cell, Experiment
 from sklr.results import Outcome
 
 SIGNATURE = inspect.signature(fit_and_score)

@@ -8,7 +8,7 @@ from typing import Any
 
 from skorch.callbacks import Callback
 
-from sklr._validation import check_count, must_be
+from sklr._utils.validation import check_count, must_be
 from sklr.callbacks._epochs import finished_epochs
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from skorch.callbacks import GradientNormClipping
 from torch.nn.utils import clip_grad_norm_
 
-from sklr._validation import check_count, must_be
+from sklr._utils.validation import check_count, must_be
 
 
 class GradientClipping(GradientNormClipping):

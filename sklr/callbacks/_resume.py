@@ -13,8 +13,8 @@ import torch
 from skorch.callbacks import Callback, PassthroughScoring
 from skorch.history import History
 
-from sklr._random import global_state, set_global_state
-from sklr._validation import check_count, must_be
+from sklr._utils.random import global_state, set_global_state
+from sklr._utils.validation import check_count, must_be
 from sklr.callbacks._epochs import finished_epochs
 
 _FREE = {"max_epochs", "verbose", "device", "callbacks", "warm_start"}  # what may differ when a training is taken up

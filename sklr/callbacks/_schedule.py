@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from sklr._validation import check_count
+from sklr._utils.validation import check_count
 from sklr.callbacks._epochs import finished_epochs, no_batches
 from sklr.callbacks._net_lr import NetLR, peak_lr
 from sklr.schedules import Schedule, resolve_schedule

@@ -7,8 +7,8 @@ from typing import Any
 import skorch.callbacks
 from skorch.callbacks import Callback
 
-from sklr._divergence import exploded
-from sklr._validation import must_be
+from sklr._utils.divergence import exploded
+from sklr._utils.validation import must_be
 from sklr.callbacks._epochs import finished_epochs
 from sklr.exceptions import TrainingDiverged
 
@@ -16,7 +16,7 @@ from sklr.exceptions import TrainingDiverged
 class StopOnDivergence(Callback):
     """End a training at once when its loss is no longer finite or has exploded.
 
-    The rule is `sklr._divergence.exploded`, measured against the loss of the training's first batch, that
+    The rule is `sklr._utils.divergence.exploded`, measured against the loss of the training's first batch, that
     of the first `partial_fit` included.
 
     Raises

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from sklr._validation import must_be, unknown_name
-from sklr.engines._base import Engine, Experiment
-from sklr.engines._data import has_head, is_net
-from sklr.engines._sequential import SequentialEngine
-from sklr.engines._stacked import StackedEngine
+from sklr._utils.validation import must_be, unknown_name
+from sklr.engines.base import Engine
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked.engine import StackedEngine
 from sklr.exceptions import EngineError
+from sklr.experiment.cell_data import trains_nets
+from sklr.experiment.experiment import Experiment
 
 __all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "pick_engine", "trains_nets"]
 
 ENGINES: dict[str, type[Engine]] = {"stacked": StackedEngine, "sequential": SequentialEngine}  # the faster first
-
-
-def trains_nets(estimator: Any) -> bool:
-    """Say whether an estimator is a skorch net or a pipeline that ends in one, so that there is an engine to choose."""
-    return is_net(estimator) or has_head(estimator)
 
 
 def check_engine(engine: str | Engine) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import is_classifier, is_regressor
 from sklearn.utils.validation import check_is_fitted
 
-from sklr._optional import require
-from sklr._validation import must_be
+from sklr._utils.optional import require
+from sklr._utils.validation import must_be
 
 # Blue, teal, gold: told apart by the colour-blind, brighter with the lr also in grey, readable on white and on black.
 LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")

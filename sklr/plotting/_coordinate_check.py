@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr.plotting._axes import get_axes, order_colors
-from sklr.transfer import CoordinateCheck
 
 
 class CoordinateCheckData(NamedTuple):
@@ -33,7 +32,7 @@ class CoordinateCheckData(NamedTuple):
     title: str
 
 
-def coordinate_check_data(check: CoordinateCheck) -> CoordinateCheckData:
+def coordinate_check_data(check: Any) -> CoordinateCheckData:
     """Return how far each layer's outputs have moved after the last step.
 
     Parameters
@@ -52,7 +51,7 @@ def coordinate_check_data(check: CoordinateCheck) -> CoordinateCheckData:
     )
 
 
-def plot_coordinate_check(source: CoordinateCheck | CoordinateCheckData, *, ax: Any = None) -> Any:
+def plot_coordinate_check(source: Any, *, ax: Any = None) -> Any:
     """Draw how far each layer's outputs move against the width; level lines are what is wanted.
 
     Parameters

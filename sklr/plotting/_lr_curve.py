@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklr._validation import must_be
+from sklr._utils.validation import must_be
 from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name, vary_in_others
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import HALF_WIDTH, MIN_POINTS, basin

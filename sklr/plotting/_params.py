@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._optional import require
-from sklr._validation import must_be
+from sklr._utils.optional import require
+from sklr._utils.validation import must_be
 from sklr.plotting._axes import below, diverged, explain, mark_diverged, mean_scores, score_name, short
 
 PANELS_PER_ROW = 3

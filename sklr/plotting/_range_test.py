@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._validation import must_be
+from sklr._utils.validation import must_be
 from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, order_colors
-from sklr.range_test import RangeTest
 
 HEADROOM = 0.15  # of the height of the curve, left above the loss at the start
 MARKERS = "osD^vP*X"
@@ -42,7 +41,7 @@ class RangeTestData(NamedTuple):
     ylim: tuple[float, float]
 
 
-def range_test_data(result: RangeTest) -> RangeTestData:
+def range_test_data(result: Any) -> RangeTestData:
     """Return the curve, its band, and where the suggestions lie on it.
 
     Parameters
@@ -58,7 +57,7 @@ def range_test_data(result: RangeTest) -> RangeTestData:
     ValueError
         If it is something else.
     """
-    if not isinstance(result, RangeTest):
+    if not hasattr(result, "suggestions"):
         raise ValueError(must_be("result", "what lr_range_test returned", type(result).__name__))
     spread = np.nan_to_num(result.spread)
     rules = sorted(result.suggestions.items(), key=lambda item: item[1])
@@ -76,7 +75,7 @@ def range_test_data(result: RangeTest) -> RangeTestData:
     )
 
 
-def _limits(result: RangeTest) -> tuple[float, float]:
+def _limits(result: Any) -> tuple[float, float]:
     """Return the heights between which something is to be seen: from the lowest loss to a little above the start."""
     high, low = float(np.max(result.start_loss)), float(np.nanmin(np.vstack([result.start_loss, result.loss])))
     room = HEADROOM * (high - low) or 1.0

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._validation import must_be
+from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
     below,
     candidate_lrs,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._validation import must_be, unknown_name
+from sklr._utils.validation import must_be, unknown_name
 from sklr.plotting._axes import (
     candidate_lrs,
     count_epochs,

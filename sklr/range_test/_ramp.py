@@ -20,21 +20,21 @@ from skorch import callbacks as skorch_callbacks
 from skorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from sklr._divergence import exploded
-from sklr._validation import must_be
+from sklr._utils.divergence import exploded
+from sklr._utils.validation import must_be
 from sklr.callbacks import LRSchedule
 from sklr.engines import Engine, SequentialEngine
-from sklr.engines._advance import in_words
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._batches import epoch_positions
-from sklr.engines._data import Head, cell_data, fit_head, has_head, seeded_clone
-from sklr.engines._fits import EpochFit
-from sklr.engines._pack import Pack
-from sklr.engines._packing import fitting_threads, step_flops
-from sklr.engines._prepare import Group, Prepared, last_step, prepare
-from sklr.engines._reasons import raised, warn_of_fallback
-from sklr.engines._sequential import fit_heads
+from sklr.engines.sequential.engine import fit_heads
+from sklr.engines.sequential.fit import EpochFit
+from sklr.engines.stacked.data.index_batches import epoch_positions
+from sklr.engines.stacked.executor import in_words
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.reasons import raised, warn_of_fallback
+from sklr.engines.stacked.setup.packing import fitting_threads, step_flops
+from sklr.engines.stacked.setup.prepare import Group, Prepared, last_step, prepare
 from sklr.exceptions import EngineError, TrainingDiverged
+from sklr.experiment.cell_data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.experiment.experiment import Cell, Experiment
 from sklr.schedules import Schedule
 
 NOT_FOR_A_RAMP = (  # what sets the learning rate itself, needs validation rows, ends a training or reports on it

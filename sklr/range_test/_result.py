@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from sklr._shown import ShownAsText
+from sklr._utils.html import ShownAsText
+from sklr.plotting import plot_range_test
 from sklr.range_test._curve import find_edge, read_runs, smooth, suggest
 from sklr.range_test._ramp import Losses
 
@@ -94,7 +94,7 @@ class RangeTest(ShownAsText):
         -------
         ax : matplotlib Axes
         """
-        return import_module("sklr.plotting").plot_range_test(self, ax=ax)  # a picture is drawn from a result
+        return plot_range_test(self, ax=ax)
 
     def summary(self) -> str:
         """Return the result in plain words: the edge, the suggestions, whether they agree, what to search."""

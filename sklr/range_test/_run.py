@@ -10,16 +10,16 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state, indexable
 
-from sklr._sklearn import count_rows, take_params
-from sklr._validation import check_count, must_be
-from sklr.engines import Engine, check_engine, trains_nets
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._data import check_rows
+from sklr._utils.sklearn import count_rows, take_params
+from sklr._utils.validation import check_count, must_be
+from sklr.engines import Engine, check_engine
+from sklr.experiment.cell_data import check_rows, trains_nets
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.folds import MAX_SEED, draw_cells
+from sklr.experiment.lr_param import check_lr_range
+from sklr.experiment.settings import check_settings
 from sklr.range_test._ramp import Ramp, plain, ramp_losses
 from sklr.range_test._result import RangeTest, read
-from sklr.search._cells import MAX_SEED, draw_cells
-from sklr.search._settings import check_settings
-from sklr.search._space import check_lr_range
 
 MIN_STEPS = 20
 

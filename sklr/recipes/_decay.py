@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from sklr._validation import must_be
+from sklr._utils.validation import must_be
 
 
 def weight_decay_by_layer(

@@ -10,13 +10,13 @@ import numpy as np
 from sklearn.base import is_classifier
 from sklearn.metrics import check_scoring
 
-from sklr._shown import ShownAsText
-from sklr._sklearn import count_rows
-from sklr._validation import check_count, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.sklearn import count_rows
+from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
+from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularisation
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
-from sklr.search._space import check_lr_range, find_lr_param
 
 STILL_FALLING = 0.05  # share of its loss that a run loses in the last quarter of its epochs, if time is what it lacks
 

@@ -9,10 +9,10 @@ import skorch.callbacks
 from sklearn.base import clone
 from torch import nn
 
-from sklr._named import resolve_optimizer
-from sklr._net_parts import NetParts
-from sklr._validation import must_be
+from sklr._utils.names import resolve_optimizer
+from sklr._utils.validation import must_be
 from sklr.callbacks import BatchSizeSchedule, Resume
+from sklr.nets._parts import NetParts
 
 _CHANGES_TRAINING = (
     skorch.callbacks.EarlyStopping,

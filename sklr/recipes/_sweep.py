@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state, indexable
 
-from sklr._sklearn import count_rows, take_params
+from sklr._utils.sklearn import count_rows, take_params
 from sklr.engines import SequentialEngine, engine_names, pick_engine
-from sklr.engines._base import Cell, Experiment
+from sklr.experiment.experiment import Cell, Experiment
 
 MAX_SEED = 2**31 - 1
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sklr._shown import ShownAsText
-from sklr._sklearn import count_rows
-from sklr._validation import check_count, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.sklearn import count_rows
+from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
+from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
-from sklr.search._space import check_lr_range, find_lr_param
 
 FALLEN_BACK = 0.25  # share of what a run had gained in loss that it may lose again
 GAINED = 0.5  # share of what the best run gained that it must come to, or it is no training

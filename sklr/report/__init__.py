@@ -12,7 +12,7 @@ from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
-from sklr._optional import require
+from sklr._utils.optional import require
 from sklr.report._pictures import pictures
 from sklr.report._settings import cells_drawn, parameters, representation, versions
 from sklr.report._tables import candidates_table, cells_table

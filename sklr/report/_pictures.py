@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._optional import require
+from sklr._utils.optional import require
 from sklr.plotting._axes import candidate_lrs
 from sklr.plotting._lr_curve import LRCurveDisplay, searched_curve_data
 from sklr.plotting._params import ParamsData, new_panels, panel_rows, params_data, plot_params

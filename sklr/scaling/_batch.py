@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from sklr._named import resolve_optimizer
-from sklr._shown import ShownAsText
-from sklr._validation import check_count, must_be, unknown_name
-from sklr._warnings import warn
+from sklr._utils.html import ShownAsText
+from sklr._utils.names import resolve_optimizer
+from sklr._utils.validation import check_count, must_be, unknown_name
+from sklr._utils.warnings import warn
 from sklr.exceptions import TransferWarning
 
 FAR = 8  # times the batch size: papers that go further measured where the rule ends, or warmed up for epochs

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from sklr._shown import ShownAsText
-from sklr._validation import check_count, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.validation import check_count, must_be
 from sklr.scaling._batch import check_optimizer, check_positive
 
 

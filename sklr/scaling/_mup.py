@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sklr._shown import ShownAsText
-from sklr._validation import must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.validation import must_be
 from sklr.scaling._batch import Transfer, check_optimizer, check_positive, with_defaults
 from sklr.scaling._roles import Side, check_attention, find_sides
 

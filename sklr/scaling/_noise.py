@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from sklr._shown import ShownAsText
-from sklr._validation import must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.validation import must_be
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from sklr._validation import must_be, unknown_name
+from sklr._utils.validation import must_be, unknown_name
 
 ROLES = ("input", "hidden", "output", "vector", "fixed")
 _OUT_IN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # weights of shape (out, in, ...)

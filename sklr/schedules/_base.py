@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sklr._validation import must_be
+from sklr._utils.validation import must_be
 
 By = Literal["step", "epoch"]
 

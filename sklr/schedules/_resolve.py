@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from sklr._validation import must_be, unknown_name
+from sklr._utils.validation import must_be, unknown_name
 from sklr.schedules._base import Schedule
 from sklr.schedules._compose import Warmup
 from sklr.schedules._formulas import (

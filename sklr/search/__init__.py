@@ -3,6 +3,6 @@
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._grid import LRGridSearchCV
 from sklr.search._optuna import OptunaSearchCV
-from sklr.search._pruners import LRPruner
+from sklr.search.pruning.pruners import LRPruner
 
 __all__ = ["BayesSearchCV", "LRGridSearchCV", "LRPruner", "OptunaSearchCV"]

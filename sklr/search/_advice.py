@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sklr._validation import must_be
-from sklr._warnings import warn
-from sklr.engines import trains_nets
-from sklr.search._dimensions import Choices, Dimension, Quantiles, Range
-from sklr.search._space import LR_NAMES, is_number
+from sklr._utils.validation import must_be
+from sklr._utils.warnings import warn
+from sklr.experiment.cell_data import trains_nets
+from sklr.experiment.lr_param import LR_NAMES, is_number
+from sklr.search.proposals.dimensions import Choices, Dimension, Quantiles, Range
 
 RATIO = 10  # of two numbers: nearer ones are likely to be meant as choices
 

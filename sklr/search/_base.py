@@ -17,32 +17,32 @@ from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags, indexable
 
-from sklr._random import RandomStream, global_generators_kept
-from sklr._sklearn import count_rows, fit_context, take_params
-from sklr._validation import check_count, check_flag
+from sklr._utils.random import RandomStream, global_generators_kept
+from sklr._utils.sklearn import count_rows, fit_context, take_params
+from sklr._utils.validation import check_count, check_flag
 from sklr.engines import check_engine
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._data import check_rows
-from sklr.engines._watch import ctrl_c_comes_through, is_lost
+from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
+from sklr.experiment.cell_data import check_rows
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
+from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
 from sklr.search._advice import warn_of_idle_pruner
-from sklr.search._book import HEAD, Book
-from sklr.search._cells import MAX_SEED, draw_cells, seeded
-from sklr.search._conclude import ConcludingSearchCV
-from sklr.search._decide import extension
-from sklr.search._evaluate import Evaluator
-from sklr.search._fingerprint import header
-from sklr.search._ledger import Ledger, quiet_study
-from sklr.search._lr_path import lr_path
+from sklr.search._choice import extension
+from sklr.search._cv_results import Record, warn_about_refit
+from sklr.search._evaluator import Evaluator
+from sklr.search._fitted import ConcludingSearchCV
+from sklr.search._interrupts import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
-from sklr.search._pruners import check_pruner, make_pruner
-from sklr.search._record import Record, warn_about_refit
-from sklr.search._space import check_lr_range, check_select, find_lr_param, lr_names
-from sklr.search._stages import Stages
-from sklr.search._stops import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
-from sklr.search._storage import check_storage
-from sklr.search._tasks import SearchTasks
+from sklr.search._sklearn_callbacks import SearchTasks
+from sklr.search._study import Ledger
+from sklr.search.pruning.lr_path import lr_path
+from sklr.search.pruning.pruners import check_pruner, make_pruner
+from sklr.search.storage.fingerprint import header
+from sklr.search.storage.open import check_storage, quiet_study
+from sklr.search.storage.stages import Stages
+from sklr.search.storage.stored_study import HEAD, Book
 
 
 class BaseLRSearchCV(ConcludingSearchCV):

@@ -17,14 +17,14 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from skopt import Optimizer
 
-from sklr._validation import check_count
+from sklr._utils.validation import check_count
+from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._dimensions import Dimension, Range, to_dimension
-from sklr.search._ledger import Ledger
-from sklr.search._space import check_lr_range, check_names, find_lr_param
-from sklr.search._stages import left_in_stage
-from sklr.search._surrogate import Surrogate
+from sklr.search._study import Ledger
+from sklr.search.proposals.dimensions import Dimension, Range, to_dimension
+from sklr.search.proposals.skopt_optimizer import Surrogate
+from sklr.search.storage.stages import left_in_stage
 
 OPTIMIZER_KWARGS = [name for name in signature(Optimizer).parameters if name != "dimensions"]
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sklearn.exceptions import FitFailedWarning
 
-from sklr._warnings import warn
+from sklr._utils.warnings import warn
 
 MOST_CAUSES = 5  # told; the commonest ones
 LONGEST = 500  # characters of a cause or of a candidate's parameters

@@ -10,17 +10,9 @@ import numpy as np
 from optuna.pruners import BasePruner
 from sklearn.model_selection import ParameterGrid
 
-from sklr._validation import check_count, must_be
-from sklr.engines import trains_nets
-from sklr.range_test._ramp import Ramp, ramp_losses
-from sklr.range_test._result import read
-from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
-from sklr.search._base import BaseLRSearchCV
-from sklr.search._decide import differ_in_lr_alone
-from sklr.search._dimensions import Dimension, to_dimension
-from sklr.search._evaluate import Evaluator
-from sklr.search._ledger import Ledger
-from sklr.search._space import (
+from sklr._utils.validation import check_count, must_be
+from sklr.experiment.cell_data import trains_nets
+from sklr.experiment.lr_param import (
     between_neighbours,
     check_lr_range,
     check_lrs,
@@ -30,6 +22,14 @@ from sklr.search._space import (
     log_grid,
     lr_names,
 )
+from sklr.range_test._ramp import Ramp, ramp_losses
+from sklr.range_test._result import read
+from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._choice import differ_in_lr_alone
+from sklr.search._evaluator import Evaluator
+from sklr.search._study import Ledger
+from sklr.search.proposals.dimensions import Dimension, to_dimension
 from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first

@@ -17,18 +17,16 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from sklr._validation import check_count, must_be
-from sklr._warnings import warn
+from sklr._utils.validation import check_count, must_be
+from sklr._utils.warnings import warn
+from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._cover import batch_size, start_size
-from sklr.search._dimensions import Range
-from sklr.search._ledger import Ledger, quiet_study
-from sklr.search._samplers import BLIND, make_sampler
-from sklr.search._space import check_lr_range, check_names, find_lr_param
-from sklr.search._stages import Stages, left_in_stage
-from sklr.search._stops import stoppable
-from sklr.search._trials import (
+from sklr.search._interrupts import stoppable
+from sklr.search._study import Ledger
+from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.even_cover import batch_size, start_size
+from sklr.search.proposals.optuna_args import (
     Asked,
     ask_for,
     check_callbacks,
@@ -37,6 +35,9 @@ from sklr.search._trials import (
     check_sampler,
     check_subsample,
 )
+from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
+from sklr.search.storage.open import quiet_study
+from sklr.search.storage.stages import Stages, left_in_stage
 
 BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from joblib import effective_n_jobs
 
-from sklr._shown import ShownAsText
+from sklr._utils.html import ShownAsText
 from sklr.engines import SequentialEngine, StackedEngine, engine_names, pick_engine
-from sklr.engines._base import Engine, Experiment
-from sklr.engines._data import is_net, seeded_clone
-from sklr.engines._packing import pack_members, run_bytes
-from sklr.engines._prepare import last_step
-from sklr.engines._reasons import describe
+from sklr.engines.base import Engine
+from sklr.engines.stacked.reasons import describe
+from sklr.engines.stacked.setup.packing import pack_members, run_bytes
+from sklr.experiment.cell_data import is_net, last_step, seeded_clone
+from sklr.experiment.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sklr._optional import require
+from sklr._utils.optional import require
 
 
 class Progress:

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from scipy import stats
 
-from sklr._validation import check_count, must_be
+from sklr._utils.validation import check_count, must_be
 from sklr.selection.curve import distinct_seeds
 from sklr.selection.variance import check_finite
 

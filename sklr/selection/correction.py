@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sklr._validation import check_count, must_be, unknown_name
+from sklr._utils.validation import check_count, must_be, unknown_name
 
 
 def corrected_score(

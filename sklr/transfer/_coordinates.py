@@ -11,10 +11,10 @@ import torch
 from sklearn.utils import check_random_state
 from torch import nn
 
-from sklr._named import resolve_criterion, resolve_optimizer
-from sklr._random import RandomStream
-from sklr._shown import ShownAsText
-from sklr._validation import check_count, check_flag, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.names import resolve_criterion, resolve_optimizer
+from sklr._utils.random import RandomStream
+from sklr._utils.validation import check_count, check_flag, must_be
 from sklr.scaling import mup_param_groups
 
 TOLERANCE = 0.15  # of the slope; finite widths bend the lines by up to 0.1

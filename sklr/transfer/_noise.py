@@ -11,8 +11,8 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 from torch.utils.data import DataLoader, Subset
 
-from sklr._random import RandomStream
-from sklr._validation import check_count, must_be
+from sklr._utils.random import RandomStream
+from sklr._utils.validation import check_count, must_be
 from sklr.scaling import NoiseScale, noise_scale
 
 

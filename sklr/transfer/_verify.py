@@ -12,12 +12,12 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from sklr._shown import ShownAsText
-from sklr._validation import check_count, must_be
+from sklr._utils.html import ShownAsText
+from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import DivergedWarning, EdgeOfRangeWarning
+from sklr.experiment.lr_param import find_lr_param
 from sklr.scaling import Transfer
 from sklr.search._grid import LRGridSearchCV
-from sklr.search._space import find_lr_param
 from sklr.selection import Choice, LRCurve, choose, edge
 from sklr.transfer._exponent import Exponent, lr_exponent
 

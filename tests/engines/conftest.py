@@ -2,7 +2,8 @@
 
 import pytest
 
-from sklr.engines import _stack_replay, _stack_replay_runs
+from sklr.engines.stacked.kernels import replayed_runs as _stack_replay_runs
+from sklr.engines.stacked.replay import executor as _stack_replay
 
 
 @pytest.fixture(autouse=True)

@@ -20,19 +20,22 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from sklr.engines import _devices, _packing, _packs, _prepare
-from sklr.engines._advance import advance
-from sklr.engines._advance import advance_together as together
-from sklr.engines._answers import CellScorer
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._data import is_net
-from sklr.engines._pack import Pack
-from sklr.engines._packing import out_of_memory
-from sklr.engines._scored import ScoredPack
-from sklr.engines._sequential import SequentialEngine
-from sklr.engines._stack import ModelStack
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked import packs as _packs
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.executor import advance
+from sklr.engines.stacked.executor import advance_together as together
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.model.stack import ModelStack
+from sklr.engines.stacked.scored_pack import ScoredPack
+from sklr.engines.stacked.scoring.scorer import CellScorer
+from sklr.engines.stacked.setup import devices as _devices
+from sklr.engines.stacked.setup import packing as _packing
+from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import EngineError, OutOfMemoryWarning, StackFallbackWarning
+from sklr.experiment.cell_data import is_net
+from sklr.experiment.experiment import Cell, Experiment
 from sklr.schedules import Cosine, Plateau, Steps, TorchSchedule, Warmup
 
 X, Y = make_classification(101, 6, n_informative=4, n_classes=3, random_state=0)  # 101: folds of 67, 67 and 68 rows

@@ -10,8 +10,8 @@ from test_agreement import XR, YR, Double, X, Y, assert_agree, experiment
 from torch import nn
 
 from sklr import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
-from sklr.engines._sequential import SequentialEngine
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked.engine import StackedEngine
 
 MODULES = [partial(Double, hidden=h, activation=a) for h, a in (((8,), nn.ReLU), ((), nn.ReLU), ((5, 7), nn.Tanh))]
 NORMED = partial(Double, hidden=(8,), batch_norm=True)

@@ -12,10 +12,16 @@ from skorch.helper import SliceDataset
 from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
 from torch import nn
 
-from sklr.engines import _feed, _pack, _stack, _stack_loss, _stack_replay, _stack_state, _stack_step
-from sklr.engines._audit import choose_candidates, choose_cells
-from sklr.engines._audit_plan import rare_rows
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells
+from sklr.engines.stacked.audit.batches import rare_rows
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.kernels import loss as _stack_loss
+from sklr.engines.stacked.model import loader as _feed
+from sklr.engines.stacked.model import pack as _pack
+from sklr.engines.stacked.model import stack as _stack
+from sklr.engines.stacked.model import state as _stack_state
+from sklr.engines.stacked.optim import optimizer as _stack_step
+from sklr.engines.stacked.replay import executor as _stack_replay
 
 MOMENTUM = classifier(optimizer__momentum=0.9, optimizer__weight_decay=0.01)
 NORMED = classifier(partial(Double, batch_norm=True), module__hidden=(8,), optimizer="adam")

@@ -16,13 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from test_agreement import LRS, Double, Recurrent, X, Y, assert_agree, classifier, experiment
 from torch import nn
 
-from sklr.engines import _packing, _prepare, pick_engine
-from sklr.engines._pack import Pack
-from sklr.engines._prepare import fails_anyway
-from sklr.engines._reasons import describe
-from sklr.engines._scored import ScoredPack
-from sklr.engines._sequential import SequentialEngine
-from sklr.engines._stacked import StackedEngine
+from sklr.engines import pick_engine
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.reasons import describe
+from sklr.engines.stacked.scored_pack import ScoredPack
+from sklr.engines.stacked.setup import packing as _packing
+from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup.prepare import fails_anyway
 from sklr.exceptions import EngineError, StackFallbackWarning
 from sklr.schedules import Schedule
 
@@ -49,7 +51,7 @@ def audited(monkeypatch):
 def in_a_stack():
     frame = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == "sklr.engines._pack":
+        if frame.f_globals.get("__name__") == "sklr.engines.stacked.model.pack":
             return True
         frame = frame.f_back
     return False

@@ -14,10 +14,10 @@ from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, ex
 from torch import nn
 from torch.nn import functional as F
 
-from sklr.engines import _stack
-from sklr.engines._stack_optim import optimizer_reasons
-from sklr.engines._stacked import StackedEngine
-from sklr.engines._untouched import Untouched
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.model import stack as _stack
+from sklr.engines.stacked.optim.probe import optimizer_reasons
+from sklr.engines.stacked.replay.purity import Untouched
 
 SMALL = partial(classifier, module__hidden=(8,))
 

@@ -22,9 +22,9 @@ from torch import nn
 
 import sklr
 from sklr import LRGridSearchCV, NeuralNetBinaryClassifier, NeuralNetClassifier
-from sklr.engines._quick_scores import QuickScores, quick_metric
-from sklr.engines._sequential import SequentialEngine
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.metrics import QuickScores, quick_metric
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked.engine import StackedEngine
 
 
 def group_sum(net, key):

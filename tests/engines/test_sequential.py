@@ -14,8 +14,8 @@ from torch import nn
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 from sklr.callbacks import Resume
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._sequential import SequentialEngine
+from sklr.engines.sequential.engine import SequentialEngine
+from sklr.experiment.experiment import Cell, Experiment
 from sklr.results import DIVERGED, FAILED, OK, STOPPED
 
 X, Y = load_iris(return_X_y=True)

@@ -15,7 +15,7 @@ from sklearn.utils.parallel import delayed
 from torch import nn
 
 from sklr import LostWorkerWarning, LRGridSearchCV, NeuralNetClassifier
-from sklr.engines._spread import can_travel, spread
+from sklr.engines.workers import can_travel, spread
 
 X, Y = load_iris(return_X_y=True)
 

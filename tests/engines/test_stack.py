@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sklr.engines import _stack
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_batch import Batch
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.model import stack as _stack
+from sklr.engines.stacked.model.stack import ModelStack
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
 LRS = (1e-4, 3e-3, 0.05)

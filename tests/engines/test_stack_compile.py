@@ -11,13 +11,13 @@ from sklearn.metrics import check_scoring
 from torch import nn
 
 from sklr import MLP, NeuralNetClassifier
-from sklr.engines._base import Cell, Experiment
-from sklr.engines._stack import ModelStack
-from sklr.engines._stack_batch import Batch
-from sklr.engines._stack_compile import CompiledGradients
-from sklr.engines._stack_map import RunGradients, RunMap
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.kernels.compiled import CompiledGradients
+from sklr.engines.stacked.kernels.vmap import RunGradients, RunMap
+from sklr.engines.stacked.model.stack import ModelStack
 from sklr.exceptions import EngineError
+from sklr.experiment.experiment import Cell, Experiment
 
 N_CELLS = 2
 

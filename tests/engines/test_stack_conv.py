@@ -10,9 +10,9 @@ from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from sklr.engines import _stack_conv
-from sklr.engines._stack import Batch
-from sklr.engines._stack_conv import Columns, SharedPictures
+from sklr.engines.stacked.kernels import convolution as _stack_conv
+from sklr.engines.stacked.kernels.convolution import Columns, SharedPictures
+from sklr.engines.stacked.model.stack import Batch
 
 
 class Counting(nn.Module):

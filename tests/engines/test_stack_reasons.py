@@ -8,9 +8,9 @@ from test_agreement import reasons_against
 from torch import nn
 from torch.nn import functional as F
 
-from sklr.engines._precision import _switches, full_precision
-from sklr.engines._stack_attention import BatchableAttention, attention
-from sklr.engines._stack_optim import decay_form, optimizer_reasons
+from sklr._utils.precision import _switches, full_precision
+from sklr.engines.stacked.kernels.attention import BatchableAttention, attention
+from sklr.engines.stacked.optim.probe import decay_form, optimizer_reasons
 from sklr.exceptions import EngineError
 
 X, Y = torch.rand(12, 8), torch.arange(12) % 3

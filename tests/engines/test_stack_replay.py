@@ -25,16 +25,18 @@ from test_stack import (
 from torch import nn
 from torch.nn import functional as F
 
-from sklr.engines import _stack_graph, _stack_replay, _stack_script
-from sklr.engines._packing import out_of_memory
-from sklr.engines._stack_batch import Batch
-from sklr.engines._stack_graph import GraphReplay
-from sklr.engines._stack_map import RunGradients
-from sklr.engines._stack_optim import is_steady
-from sklr.engines._stack_replay import MET_BEFORE_GRAPH, Replay, Replays
-from sklr.engines._stack_replay_runs import RunReplay
-from sklr.engines._stack_script import Recorder, read
-from sklr.engines._untouched import Untouched
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.replayed_runs import RunReplay
+from sklr.engines.stacked.kernels.vmap import RunGradients
+from sklr.engines.stacked.optim.probe import is_steady
+from sklr.engines.stacked.replay import cuda_graph as _stack_graph
+from sklr.engines.stacked.replay import executor as _stack_replay
+from sklr.engines.stacked.replay import recorder as _stack_script
+from sklr.engines.stacked.replay.cuda_graph import GraphReplay
+from sklr.engines.stacked.replay.executor import MET_BEFORE_GRAPH, Replay, Replays
+from sklr.engines.stacked.replay.purity import Untouched
+from sklr.engines.stacked.replay.recorder import Recorder, read
+from sklr.engines.stacked.setup.packing import out_of_memory
 
 UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
 SHORT = 12

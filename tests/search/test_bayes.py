@@ -8,9 +8,9 @@ from sklearn.svm import SVC
 from skopt.space import Categorical, Integer, Real
 
 from sklr.search._bayes import BayesSearchCV
-from sklr.search._ledger import Ledger, quiet_study
-from sklr.search._line import bounded
 from sklr.search._optuna import OptunaSearchCV
+from sklr.search._study import Ledger, quiet_study
+from sklr.search.proposals.acquisition import bounded
 
 BEST = 10**-1.7
 

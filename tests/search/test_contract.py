@@ -18,7 +18,7 @@ from strategies import CV, LRS, X, Y, grid, net
 from torch import nn
 
 from sklr import MLP, AllDivergedError, BayesSearchCV, DivergedWarning, LRGridSearchCV, OptunaSearchCV
-from sklr.engines import _prepare
+from sklr.engines.stacked.setup import prepare as _prepare
 
 
 def scores_by_lr(search, name="param_lr"):

@@ -11,8 +11,8 @@ from strategies import X, Y, grid
 
 from sklr.exceptions import AllDivergedError
 from sklr.results import DIVERGED, FAILED, Outcome
+from sklr.search._cv_results import Record
 from sklr.search._failures import LONGEST, MOST_CAUSES, cause_of, report_failures
-from sklr.search._record import Record
 
 
 def raised(error):

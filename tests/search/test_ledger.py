@@ -24,8 +24,8 @@ from sklearn.svm import SVC
 from strategies import CV, LRS, net
 
 from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
-from sklr.search import _storage
-from sklr.search._desk import _birth, is_dead
+from sklr.search.storage import open as _storage
+from sklr.search.storage.claims import _birth, is_dead
 
 warnings.simplefilter("error")
 FILES = ["lr.db", "lr.log"]
@@ -74,7 +74,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path, kind, 
 def test_what_is_finished_is_read_and_not_trained(tmp_path, kind, file, monkeypatch):
     params = {"return_train_score": True, "random_state": None, "cv": KFold(3, shuffle=True), "refit": kind == "grid"}
     first = search_of(kind, **kept(tmp_path, file), **params).fit(X, Y)
-    monkeypatch.setattr("sklr.search._evaluate.pick_engine", None)
+    monkeypatch.setattr("sklr.search._evaluator.pick_engine", None)
     again = search_of(kind, **kept(tmp_path, file, resume=True), **params).fit(X, Y)
     assert repr(comparable(again.cv_results_)) == repr(comparable(first.cv_results_))
     assert again.cv_results_["mean_fit_time"].tolist() == first.cv_results_["mean_fit_time"].tolist()
@@ -276,7 +276,7 @@ class Clock:
 
 @pytest.mark.parametrize("kind", ["grid", "bayes", "optuna"])
 def test_time_ends_a_search_of_single_trainings(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("sklr.search._stops.time.monotonic", Clock())
+    monkeypatch.setattr("sklr.search._interrupts.time.monotonic", Clock())
     search = search_of(kind, timeout=25, refit=True, **kept(tmp_path, "lr.log")).fit(X, Y)
     monkeypatch.undo()
     assert 1 <= len(search.cv_results_["params"]) < 8
@@ -287,7 +287,7 @@ def test_time_ends_a_search_of_single_trainings(tmp_path, monkeypatch, kind):
 
 def test_time_stops_a_stack_after_its_epoch(tmp_path, monkeypatch):
     search = LRGridSearchCV(net(), {"lr": LRS}, cv=CV, random_state=0, timeout=25, **kept(tmp_path))
-    monkeypatch.setattr("sklr.search._stops.time.monotonic", Clock())
+    monkeypatch.setattr("sklr.search._interrupts.time.monotonic", Clock())
     search.fit(X, Y)
     monkeypatch.undo()
     assert search.engine_ == "stacked"
@@ -335,7 +335,7 @@ def test_optunas_own_retry_of_a_dead_workers_trials_is_taken_up(tmp_path, monkey
     with database:
         database.execute("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
     database.close()
-    monkeypatch.setattr("sklr.search._desk.is_dead", lambda owner: False)
+    monkeypatch.setattr("sklr.search.storage.claims.is_dead", lambda owner: False)
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback()
     url = f"sqlite:///{tmp_path / 'lr.db'}"
     storage = RDBStorage(url, heartbeat_interval=60, heartbeat_stale_trial_callback=retry)

@@ -13,10 +13,10 @@ from strategies import CV, X, Y, net
 
 import sklr
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StackFallbackWarning, lr_range_test
-from sklr.engines import _prepare
-from sklr.engines._pack import Pack
-from sklr.engines._scored import ScoredPack
-from sklr.engines._stacked import StackedEngine
+from sklr.engines.stacked.engine import StackedEngine
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.scored_pack import ScoredPack
+from sklr.engines.stacked.setup import prepare as _prepare
 from sklr.recipes._sweep import sweep
 
 LRS = [0.001, 0.003, 0.01, 0.03]

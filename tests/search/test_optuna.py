@@ -18,9 +18,9 @@ from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.linear_model import SGDClassifier
 from sklearn.svm import SVC
 
-from sklr.search._ledger import Ledger
 from sklr.search._optuna import OptunaSearchCV
-from sklr.search._samplers import SAMPLERS
+from sklr.search._study import Ledger
+from sklr.search.proposals.optuna_samplers import SAMPLERS
 
 BEST = 10**-1.7
 X, Y = make_classification(60, random_state=0)

@@ -7,9 +7,9 @@ from sklearn.base import BaseEstimator
 from sklr.exceptions import AllDivergedError, TrainingDiverged
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._grid import LRGridSearchCV
-from sklr.search._line import bounded, fallen, propose
-from sklr.search._line_gp import LineGP, fit_line
 from sklr.search._optuna import OptunaSearchCV
+from sklr.search.proposals.acquisition import bounded, fallen, propose
+from sklr.search.proposals.gp import LineGP, fit_line
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklr.exceptions.DivergedWarning", "ignore::sklr.exceptions.EdgeOfRangeWarning"

@@ -21,10 +21,10 @@ from sklearn.model_selection import GroupKFold, KFold
 from sqlalchemy.exc import OperationalError
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
-from sklr.search import _desk
-from sklr.search._describe import describe, said
-from sklr.search._fingerprint import MAY_CHANGE, candidate_key, may_change
-from sklr.search._storage import may_pass, patiently
+from sklr.search.storage import claims as _desk
+from sklr.search.storage.describe import describe, said
+from sklr.search.storage.fingerprint import MAY_CHANGE, candidate_key, may_change
+from sklr.search.storage.open import may_pass, patiently
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "cluster.rst"
 KEPT = {"cv": 3, "random_state": 0, "refit": False, "study_name": "s", "resume": True}

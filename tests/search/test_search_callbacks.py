@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from strategies import CV, X, Y, bayes, grid, net, optuna
 
 from sklr import DivergedWarning
-from sklr.engines._sequential import SequentialEngine
+from sklr.engines.sequential.engine import SequentialEngine
 
 FEW = {"values": [0.01, 0.03], "cv": CV, "random_state": 0}
 EPOCHS = 2

@@ -91,7 +91,7 @@ def test_a_dead_workers_trials_are_taken_up_and_a_restart_is_waited_for(server, 
 
 
 def test_a_worker_of_another_machine_is_known_dead_by_its_heartbeat(url, tmp_path, monkeypatch):
-    monkeypatch.setattr("sklr.search._desk.is_dead", lambda owner: False)
+    monkeypatch.setattr("sklr.search.storage.claims.is_dead", lambda owner: False)
     storage = database(url, heartbeat_interval=1, grace_period=2)
     process, log, _ = start("grid", tmp_path, "victim", 0.5, storage=url, study_name="lr")
     wait_for(lambda: log.read_text())

@@ -19,9 +19,9 @@ from skopt.space import Categorical, Integer, Real
 from skorch import NeuralNetClassifier
 from torch import nn, optim
 
-from sklr.search._cover import even_cover, keep_apart
-from sklr.search._dimensions import Choices, Quantiles, Range, to_dimension
-from sklr.search._space import check_names, find_lr_param, log_grid, lr_names
+from sklr.experiment.lr_param import check_names, find_lr_param, log_grid, lr_names
+from sklr.search.proposals.dimensions import Choices, Quantiles, Range, to_dimension
+from sklr.search.proposals.even_cover import even_cover, keep_apart
 
 LR = Range(1e-5, 0.1, log=True)
 WRITTEN = [

@@ -1,0 +1,1 @@
+"""The sequential engine: one net after another, by skorch's own loop."""

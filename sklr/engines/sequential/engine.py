@@ -1,0 +1,163 @@
+"""The reference engine: skorch's own loop, one run after another, spread over workers by joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from joblib import hash as joblib_hash
+from sklearn.pipeline import Pipeline
+from sklearn.utils.parallel import Parallel, delayed
+
+from sklr.engines.base import Engine, EpochReport, Training
+from sklr.engines.sequential.run import Run
+from sklr.engines.verbose import Label
+from sklr.engines.workers import Call, spread
+from sklr.experiment.cell_data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.results import Outcome
+
+
+class SequentialEngine(Engine):
+    """Train one run after another, each exactly as ``estimator.fit`` would; any scikit-learn estimator will do."""
+
+    name = "sequential"
+
+    def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
+        """Return no reasons: what scikit-learn can fit, this engine can train."""
+        return []
+
+    def start(
+        self,
+        experiment: Experiment,
+        candidates: Sequence[dict],
+        contexts: Sequence | None = None,
+        chosen: Sequence[int] | None = None,
+    ) -> SequentialTraining:
+        """Clone the estimator for every run; heads of pipelines are fitted here, once per fold.
+
+        `chosen` are the numbers of the candidates to train, None for all; `contexts` are those of all.
+        """
+        chosen, n_cells = range(len(candidates)) if chosen is None else chosen, len(experiment.cells)
+        pairs = list(product(chosen, range(n_cells)))
+        estimators = [seeded_clone(experiment, candidates[c], experiment.cells[k]) for c, k in pairs]
+        cells = [experiment.cells[k] for _, k in pairs]
+        contexts = [None if contexts is None else contexts[c * n_cells + k] for c, k in pairs]
+        heads = fit_heads(experiment, estimators, cells) if contexts[0] is None else [None] * len(pairs)
+        n_splits = max(cell.fold for cell in experiment.cells) + 1
+        labels = [Label(candidates[c], experiment.cells[k].fold, n_splits, c, len(candidates)) for c, k in pairs]
+        runs = map(Run, [experiment] * len(pairs), cells, estimators, labels, heads, contexts)
+        return SequentialTraining(experiment, list(runs), len(chosen))
+
+
+def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
+    """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
+    keys = [
+        (cell.fold, _identity(estimator.steps[:-1])) if has_head(estimator) else None
+        for estimator, cell in zip(estimators, cells, strict=True)
+    ]
+    tasks: dict[Any, tuple[Pipeline, Cell]] = {}
+    for key, estimator, cell in zip(keys, estimators, cells, strict=True):
+        if key is not None:
+            tasks.setdefault(key, (estimator, cell))
+    share = {key: keys.count(key) for key in tasks}
+    parallel = Parallel(n_jobs=experiment.n_jobs, pre_dispatch=experiment.pre_dispatch)
+    fitted = parallel(delayed(_fit_one_head)(experiment, *task, share[key]) for key, task in tasks.items())
+    heads = dict(zip(tasks, fitted, strict=True))
+    return [heads.get(key) for key in keys]
+
+
+def _identity(steps: list) -> Any:
+    """Return what is equal for equal heads; one that cannot be pickled is equal to no other."""
+    try:
+        return joblib_hash(steps)
+    except Exception:
+        return object()
+
+
+def _fit_one_head(experiment: Experiment, pipeline: Pipeline, cell: Cell, n_runs: int) -> Head | None:
+    try:
+        head = fit_head(pipeline, cell_data(experiment, cell, pipeline))
+    except Exception:
+        return None
+    return head._replace(seconds=head.seconds / n_runs)
+
+
+class SequentialTraining(Training):
+    """The runs of `SequentialEngine`, in candidate order, cells side by side."""
+
+    def __init__(self, experiment: Experiment, runs: list[Run], n_candidates: int):
+        self.experiment, self.runs = experiment, runs
+        self.shape = (n_candidates, len(experiment.cells))
+        self.epoch = 0
+        self.ended: Callable[[int, list[Outcome]], None] = lambda candidate, outcomes: None
+        self.expired: Callable[[], bool] = lambda: False
+
+    def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
+        """Have `ended` called as each candidate gets through, and no candidate but the first begun after `expired`."""
+        self.ended, self.expired = ended, expired
+        return True
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return all(run.done for run in self.runs)
+
+    def advance(self, n_epochs: int | None = None) -> EpochReport:
+        """Train every live run on; workers hand the runs back."""
+        live = [i for i, run in enumerate(self.runs) if not run.done]
+        begun: list[int] = []
+        experiment = self.experiment
+        results = spread(self._calls(live, begun, n_epochs), experiment.n_jobs, experiment.pre_dispatch)
+        for place, run in results:
+            self._take(begun[place], run)
+        return self._report(n_epochs)
+
+    def _calls(self, live: Sequence[int], begun: list[int], n_epochs: int | None) -> Iterator[Call]:
+        """Yield the calls that train the live runs on, until time is up; the first candidate is always trained."""
+        n_cells = self.shape[1]
+        for i in live:
+            if i >= n_cells and i % n_cells == 0 and self.expired():
+                return
+            begun.append(i)
+            yield delayed(self.runs[i].advance)(n_epochs)
+
+    def _take(self, i: int, run: Run) -> None:
+        """Keep a run that has come back, and tell of its candidate if that is through all its cells."""
+        self.runs[i] = run
+        candidate = i // self.shape[1]
+        row = self.runs[candidate * self.shape[1] : (candidate + 1) * self.shape[1]]
+        if all(run.done for run in row):
+            self.ended(candidate, [run.outcome for run in row if run.outcome is not None])
+
+    def _report(self, n_epochs: int | None) -> EpochReport:
+        histories = [run.history for run in self.runs]
+        longest = max((len(history) for history in histories), default=0)
+        n_new = longest - self.epoch if n_epochs is None else n_epochs
+        table = np.full((len(self.runs), n_new, 2), np.nan)
+        for row, history in zip(table, histories, strict=True):
+            for epoch in history[self.epoch : self.epoch + n_new]:
+                row[epoch.epoch - self.epoch] = epoch.train_loss, epoch.valid_score
+        self.epoch += n_new
+        train_loss, valid_score = np.moveaxis(table.reshape(*self.shape, n_new, 2), -1, 0)
+        return EpochReport(train_loss, valid_score)
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`."""
+        for run, marked in zip(self.runs, np.ravel(mask), strict=True):
+            if marked and not run.done:
+                run.stop(reason)
+
+    def finish(self) -> list[list[Outcome]]:
+        """Train what is left and hand the outcomes over."""
+        if not self.done:
+            self.advance()
+        return list(self.finished().values())  # all, unless time was up
+
+    def finished(self) -> dict[int, list[Outcome]]:
+        """Return the outcomes of the candidates that are through all their cells, by number."""
+        n_candidates, n_cells = self.shape
+        rows = [[run.outcome for run in self.runs[c * n_cells : (c + 1) * n_cells]] for c in range(n_candidates)]
+        return {c: [o for o in row if o is not None] for c, row in enumerate(rows) if None not in row}

@@ -1,0 +1,194 @@
+"""What looks on while a net trains: the epochs are written down, divergence ends it, Ctrl-C is not swallowed."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from skorch import NeuralNet
+from skorch.callbacks import Callback
+
+from sklr._utils.divergence import exploded
+from sklr._utils.random import RandomStream
+from sklr.callbacks import StopOnDivergence, finished_epochs
+from sklr.callbacks._epochs import no_batches
+from sklr.callbacks._net_lr import NetLR
+from sklr.exceptions import TrainingDiverged
+from sklr.nets._parts import _WHILE_TRAINING
+from sklr.results import EpochRow
+
+
+class Guard(StopOnDivergence):
+    """End a training that diverges, even if its very last step does, which no training loss has seen.
+
+    An epoch without a batch to train on is an error, as in our own nets.
+    """
+
+    def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Raise if nothing was trained."""
+        if not net.history[-1].get("train_batch_count"):
+            raise no_batches(net, len(net.history), net.get_iterator(dataset_train, training=True))
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Raise if a batch's loss is beyond return now; nothing is drawn from the training's random stream."""
+        losses = _losses(net)
+        if not losses:
+            return
+        modes = [getattr(net, f"{name}_").training for name in net._modules]
+        with RandomStream(0):
+            batch = next(iter(net.get_iterator(net.get_dataset(X, y), training=False)))
+            loss = float(net.validation_step(batch)["loss"])
+        net._set_training(any(modes))  # a scorer may look at it
+        if exploded(loss, losses[0]):
+            raise TrainingDiverged(len(losses), loss)
+
+
+class Watcher(Guard):
+    """Write down lr, training loss and validation score of every epoch, and end the training if it diverges.
+
+    Parameters
+    ----------
+    score : callable or None
+        Returns the present score on the validation rows, NaN where there is none; None if it is not wanted.
+    """
+
+    def __init__(self, score: Callable[[], float] | None):
+        self.score = score
+        self.history: list[EpochRow] = []
+        self.seconds = 0.0  # spent here, and no part of the training's time
+        self.lr = np.nan
+        self.interrupted = False  # by Ctrl-C while scoring
+
+    def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Find out which parameter groups follow the net's lr, and how many epochs there were before."""
+        self.net_lr, self.n_before = NetLR(net), len(finished_epochs(net))
+
+    def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
+        """Read the net's lr just before the optimizer uses it: schedulers change it before and after."""
+        self.lr = self.net_lr.now(net)
+
+    def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
+        """Add the epoch's row, without drawing from the training's random stream."""
+        super().on_epoch_end(net, dataset_train, **kwargs)
+        self._write_down(net)
+
+    def catch_up(self, net: NeuralNet) -> None:
+        """Add the last epoch's row if its end was not heard of, as another callback ended the training there."""
+        if len(finished_epochs(net)) > self.n_before + len(self.history):
+            self._write_down(net)
+
+    def _write_down(self, net: NeuralNet) -> None:
+        start = time.time()
+        row = EpochRow(len(self.history), float(self.lr), _train_loss(net), self._score_now())
+        self.history.append(row)
+        self.seconds += time.time() - start
+
+    def _score_now(self) -> float:
+        if self.score is None:
+            return float("nan")
+        try:
+            return self.score()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            raise
+
+
+def untouchable(estimator: Any) -> Any:
+    """Return a copy of a net in training, or of the pipeline it ends, that shares nothing with the net.
+
+    So what a scorer does to it does not change the training. Pickling, which `copy` would use, is not for modules
+    defined within functions.
+    """
+    if hasattr(estimator, "steps"):
+        twin = copy.copy(estimator)
+        name, net = estimator.steps[-1]
+        twin.steps = [*estimator.steps[:-1], (name, untouchable(net))]
+        return twin
+    parts = {name: _without_guards(value) for name, value in vars(estimator).items() if name not in _WHILE_TRAINING}
+    twin = object.__new__(type(estimator))
+    try:
+        vars(twin).update(copy.deepcopy(parts))
+    except Exception:  # of anything the user has put there: a module may keep an output with its gradient
+        return estimator
+    return twin
+
+
+def _without_guards(value: Any) -> Any:
+    """Return a list of callbacks without our own, which hold on to the training and its data."""
+    if not isinstance(value, list):
+        return value
+    return [one for one in value if not isinstance(one[-1] if isinstance(one, tuple) else one, Guard | CatchUp)]
+
+
+class CatchUp(Callback):
+    """The first of the callbacks to hear that a training has ended: it lets a watcher, who is the last, catch up.
+
+    Between the two, others may load the weights of another epoch.
+    """
+
+    def __init__(self, watcher: Watcher):
+        self.watcher = watcher
+
+    def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
+        """Have the last epoch written down."""
+        self.watcher.catch_up(net)
+
+
+def is_lost(estimator: Any) -> bool:
+    """Say whether the fitted net that `estimator` is, or ends in as a pipeline does, has an exploded loss."""
+    net = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    losses = _losses(net) if isinstance(net, NeuralNet) else []
+    return bool(losses) and bool(exploded(losses[-1], losses[0]))
+
+
+def _losses(net: NeuralNet) -> list[float]:
+    return [row["train_loss"] for epoch in net.history_ for row in epoch["batches"] if "train_loss" in row]
+
+
+def _train_loss(net: NeuralNet) -> float:
+    batches = [row for row in net.history_[-1]["batches"] if "train_loss" in row]
+    if not batches:
+        return float("nan")
+    sizes = [row["train_batch_size"] for row in batches]
+    return float(np.average([row["train_loss"] for row in batches], weights=sizes))
+
+
+@contextmanager
+def ctrl_c_comes_through() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end if there was a Ctrl-C that something swallowed, as skorch's `fit` does.
+
+    >>> import os
+    >>> try:
+    ...     with ctrl_c_comes_through():
+    ...         try:
+    ...             os.kill(os.getpid(), signal.SIGINT)
+    ...         except KeyboardInterrupt:
+    ...             print("swallowed")
+    ... except KeyboardInterrupt:
+    ...     print("and back")
+    swallowed
+    and back
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield  # signals are the main thread's, and someone may have switched this one off
+        return
+    heard = []
+
+    def hear(*signal_and_frame: Any) -> None:
+        heard.append(signal_and_frame)
+        usual(*signal_and_frame)
+
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if heard:
+        raise KeyboardInterrupt

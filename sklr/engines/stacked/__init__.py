@@ -1,0 +1,1 @@
+"""The stacked engine: candidates, folds and seeds trained as one batched model."""

@@ -1,0 +1,117 @@
+"""The audit of a stack: its first steps are also taken the plain way, by the nets that skorch makes, and compared.
+
+Whether a net can be stacked is not deduced from what it looks like. A few runs that differ in cell and candidate are
+trained in a small stack and each by itself, over every size of batch that will occur: losses, learning rates, weights,
+buffers and predictions must agree but for rounding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from numbers import Real
+from typing import Any
+
+from sklr._utils.precision import full_precision
+from sklr._utils.random import RandomStream
+from sklr.engines.stacked.audit.compare import Comparison, try_step
+from sklr.engines.stacked.model.dropout import WithoutDropout
+from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.stack import FEW_RUNS
+from sklr.experiment.experiment import Cell, Experiment
+
+MOST_CANDIDATES = 4  # audited: enough for all kinds of values of a few parameters
+
+
+def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> None:
+    """Train a few runs of a group both ways.
+
+    Parameters
+    ----------
+    experiment, candidates
+        What is searched.
+    group : Group
+        Candidates that are to share stacks, set up in every cell.
+
+    Raises
+    ------
+    Unstackable
+        If a stack trains something else than skorch does, or either raises an error; the reason says what differs.
+    """
+    members = choose_candidates([candidates[member.candidate] for member in group.members])
+    cells = choose_cells(experiment.cells, [place.side for place in group.places])
+    members, cells = _as_many_as_are_mapped(members, cells, len(group.members), len(group.places))
+    draws = group.stack_args["traits"].draws
+    with RandomStream(0), full_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training itself gives them
+        warnings.filterwarnings("error", "There is a performance drop")  # PyTorch maps it by a loop over the runs
+        if draws:
+            try_step(group, members, cells)
+        with WithoutDropout() if draws else nullcontext():
+            Comparison(experiment, candidates, group, members, cells).run()
+
+
+def _as_many_as_are_mapped(
+    members: list[int], cells: list[int], n_members: int, n_cells: int
+) -> tuple[list[int], list[int]]:
+    """Add to a stack that is so small that its runs are called one by one, if the real one is not.
+
+    >>> _as_many_as_are_mapped([3], [0, 1], 1, 5), _as_many_as_are_mapped([3], [0, 1], 1, 2)
+    (([3], [0, 1, 2]), ([3], [0, 1]))
+    """
+    members, cells = list(members), list(cells)
+    while len(members) * len(cells) <= FEW_RUNS < n_members * n_cells:
+        chosen, n = (members, n_members) if len(members) < n_members else (cells, n_cells)
+        chosen.append(next(i for i in range(n) if i not in chosen))
+    return members, cells
+
+
+def choose_candidates(candidates: Sequence[dict]) -> list[int]:
+    """Return candidates that differ in as many parameters as possible: two, or more to meet all kinds of values.
+
+    A number is of the same kind as another, unless one of them is 0; other values are each of their own.
+
+    >>> choose_candidates([{"lr": lr, "schedule": name} for lr, name in ((1, "a"), (2, "b"), (3, "a"), (4, "c"))])
+    [2, 1, 3]
+    """
+    kinds = [kinds_of(candidate) for candidate in candidates]
+    chosen = [len(candidates) // 2]  # of learning rates in order, neither the smallest nor the largest
+
+    def gain(i: int) -> tuple[int, int]:
+        known, first = set().union(*(kinds[k] for k in chosen)), candidates[chosen[0]]
+        return len(kinds[i] - known), sum(repr(candidates[i].get(name)) != repr(first[name]) for name in first)
+
+    while len(chosen) < min(MOST_CANDIDATES, len(candidates)):
+        best = max((i for i in range(len(candidates)) if i not in chosen), key=gain)
+        if len(chosen) > 1 and gain(best)[0] == 0:
+            break
+        chosen.append(best)
+    return chosen
+
+
+def kinds_of(candidate: dict) -> frozenset:
+    """Return the kinds of a candidate's values, by parameter.
+
+    >>> kinds_of({"lr": 0.1}) == kinds_of({"lr": 0.2}), kinds_of({"lr": 0.1}) == kinds_of({"lr": 0.0})
+    (True, False)
+    """
+    return frozenset((name, _kind(value)) for name, value in candidate.items())
+
+
+def _kind(value: Any) -> Any:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return value == 0 if is_number else repr(value)
+
+
+def choose_cells(cells: Sequence[Cell], sides: Sequence[Side]) -> list[int]:
+    """Return the first cell, and the one that differs most from it: in sizes of batches, fold and seed."""
+
+    def difference(k: int) -> tuple[int, int]:
+        sizes, others = ([len(rows) for rows in sides[i].epochs[0]] for i in (0, k))
+        return (set(sizes) != set(others)) + (len(sizes) != len(others)), (
+            (cells[k].fold != cells[0].fold) + (cells[k].seed_index != cells[0].seed_index)
+        )
+
+    return [0, *([max(range(1, len(cells)), key=difference)] if len(cells) > 1 else [])]

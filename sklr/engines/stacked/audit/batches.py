@@ -1,0 +1,133 @@
+"""Which batches an audit shows to both sides: the first ones, one of every size, and the rows with rare values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from sklr.engines.stacked.data.index_batches import Epoch
+from sklr.engines.stacked.model.pack import Side
+
+N_FIRST = 3  # batches: a step is recorded in the second and third
+N_LATER = 1  # batches of the next epoch, after an evaluation: the recorded step is replayed
+MOST_SIZES, MOST_RARE = 8, 8  # batches of sizes that are not the first ones', and of rows with rare values
+MOST_NUMBERS = 2**22  # looked at for rare values; of larger data every few rows are
+MOST_COLUMNS = 64  # up to here a value counts in each column by itself: more columns are a sequence or a picture
+MOST_VALUES = 2**16  # between the smallest and the largest of a column of categories
+
+
+def plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[Epoch]]:
+    """Return the batches of two epochs of an audit: a list over cells of lists over epochs.
+
+    Parameters
+    ----------
+    sides : sequence of Side
+        The cells that are audited, each with the batches of its whole training.
+    all_sides : sequence of Side
+        All cells of the search: every size of batch that occurs in one of them is among the audit's.
+    """
+    first = _first_epoch(sides, all_sides)
+    if len(sides[0].epochs) == 1:
+        return [[batches] for batches in first]
+    return [[batches, list(side.epochs[1][:N_LATER])] for side, batches in zip(sides, first, strict=True)]
+
+
+def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[np.ndarray]]:
+    epochs = [side.epochs[0] for side in sides]
+    n_common = min(map(len, epochs))
+    n_first = min(N_FIRST + (N_LATER if len(sides[0].epochs) == 1 else 0), n_common)
+    chosen = [list(epoch[:n_first]) for epoch in epochs]
+    typical = len(chosen[0][0])
+    for step in _steps_of_other_sizes(sides, {tuple(len(c[i]) for c in chosen) for i in range(len(chosen[0]))}):
+        for batches, rows in zip(chosen, step, strict=True):
+            batches.append(rows)
+    known = {len(rows) for batches in chosen for rows in batches}
+    for size in _other_sizes(all_sides, known):
+        for batches, epoch in zip(chosen, epochs, strict=True):
+            batches.append(np.resize(np.concatenate(epoch), size))
+    rare = [_rare_batches(side, np.concatenate(batches), typical) for side, batches in zip(sides, chosen, strict=True)]
+    for i in range(max(map(len, rare))):
+        for batches, own, epoch in zip(chosen, rare, epochs, strict=True):
+            batches.append(own[i] if i < len(own) else epoch[0])
+    if len({*map(len, epochs)}) > 1:  # at the end, as in the training: a step that only the longer epochs take
+        for batches, epoch in zip(chosen, epochs, strict=True):
+            batches.extend(epoch[-1:] if len(epoch) > n_common else [])
+    return chosen
+
+
+def _steps_of_other_sizes(sides: Sequence[Side], seen: set[tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
+    """Return a step of each combination of sizes that the audited cells meet, other than those already `seen`."""
+    found = list[tuple[np.ndarray, ...]]()
+    for epochs in zip(*(side.epochs for side in sides), strict=True):
+        for step in zip(*epochs, strict=False):
+            sizes = tuple(map(len, step))
+            if sizes not in seen and len(found) < MOST_SIZES:
+                seen.add(sizes)
+                found.append(step)
+    return found
+
+
+def _other_sizes(sides: Sequence[Side], known: set[int]) -> list[int]:
+    """Return sizes of batches that occur in other cells only, the smallest and the largest first."""
+    sizes = sorted({len(rows) for side in sides for epoch in side.epochs for rows in epoch} - known)
+    return [*sizes[:MOST_SIZES:2], *sizes[: -MOST_SIZES - 1 : -2]][: min(MOST_SIZES, len(sizes))]
+
+
+def _rare_batches(side: Side, seen: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return batches of the rows that hold a value which is in none of the rows `seen`."""
+    rows = rare_rows(tree_leaves((side.x, side.y)), seen)[: MOST_RARE * size]
+    if not len(rows):
+        return []
+    n_batches = -(-len(rows) // size)
+    fill = np.resize(np.concatenate([rows, seen]), n_batches * size)
+    return list(fill.reshape(n_batches, size))
+
+
+def rare_rows(tensors: Sequence[Tensor], seen: np.ndarray) -> np.ndarray:
+    """Return the numbers of rows that hold the values which no row in `seen` has: categories, tokens, classes.
+
+    Extreme values come first (padding, unknown, the last class), then rare ones.
+
+    >>> tokens = torch.tensor([[1, 2], [2, 1], [1, 1], [0, 2], [3, 2]])
+    >>> rare_rows([tokens], np.array([0])).tolist()
+    [3, 4, 1]
+    """
+    found = [rows for tensor in tensors if len(tensor) for rows in _rare_in(tensor, seen)]
+    return np.fromiter(dict.fromkeys(int(row) for rows in found for row in rows), np.int64)
+
+
+def _rare_in(tensor: Tensor, seen: np.ndarray) -> Iterator[np.ndarray]:
+    numbers, places = _categories(tensor, seen)
+    if numbers.size:
+        yield _first_rows(numbers, places, seen)
+        if 1 < numbers.shape[1] <= MOST_COLUMNS:
+            yield _first_rows(numbers + (numbers.max() + 1) * np.arange(numbers.shape[1]), places, seen)
+
+
+def _categories(tensor: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns that hold whole numbers of a small range, counted from 0, and which rows were looked at."""
+    flat = tensor.detach().reshape(len(tensor), -1)
+    step = max(1, flat.numel() // MOST_NUMBERS)
+    places = np.union1d(np.arange(0, len(flat), step), seen)
+    few = flat[:: max(1, len(flat) // 256)].cpu()
+    whole = torch.isfinite(few).all(0) & (few == few.round()).all(0) if few.is_floating_point() else few[0] == few[0]
+    columns = flat[torch.from_numpy(places).to(flat.device)][:, whole.to(flat.device)].cpu()
+    numbers = columns.double().numpy()
+    known = np.isfinite(numbers) & (abs(numbers) < MOST_VALUES)  # missing and huge values count as one
+    least, most = numbers.min(initial=0, where=known), numbers.max(initial=0, where=known)
+    return np.where(known, np.round(numbers), most + 1).astype(np.int64) - int(least), places
+
+
+def _first_rows(numbers: np.ndarray, places: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return a row for each number that no row in `seen` holds: for the smallest, the largest, then the rarest."""
+    counts = np.bincount(numbers.ravel())
+    first = np.zeros(len(counts), dtype=np.int64)
+    first[numbers.ravel()[::-1]] = np.repeat(places, numbers.shape[1])[::-1]
+    counts[np.unique(numbers[np.searchsorted(places, seen)])] = 0
+    new = np.flatnonzero(counts)
+    order = [*new[:1], *new[-1:], *new[np.argsort(counts[new], kind="stable")]] if len(new) else []
+    return first[np.array(order, dtype=np.int64)]

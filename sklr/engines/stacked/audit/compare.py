@@ -1,0 +1,262 @@
+"""A small stack and runs of it trained by themselves, compared step by step.
+
+After each step the single runs are given the stack's weights, so that rounding does not add up over the steps, however
+large the learning rate is: each comparison is one of a single step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import is_classifier
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from sklr._utils.sklearn import take_rows
+from sklr.engines.scoring import followed_score
+from sklr.engines.stacked.audit.batches import plan, rare_rows
+from sklr.engines.stacked.audit.plain_run import PlainRun
+from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
+from sklr.engines.stacked.checks.explain import explained, first_line
+from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.checks.transforms import as_inferred
+from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
+from sklr.engines.stacked.model.dropout import stop_attention_dropout
+from sklr.engines.stacked.model.group import Group, Place
+from sklr.engines.stacked.model.pack import Pack, lr_dtype, valid_batch_size
+from sklr.engines.stacked.scoring.scorer import CellScorer, answering
+from sklr.experiment.cell_data import CellData, last_step, seeded_clone
+from sklr.experiment.experiment import Cell, Experiment
+
+MOST_ROWS = 64  # predicted by each run if batches are not larger, and a last batch as the validation rows have it
+MOST_LABELS = 32  # each in one of the rows predicted: scores are of all classes
+
+
+class _Run(NamedTuple):
+    """A run of an audit: its place in the small stack, and its twin that is trained by itself."""
+
+    member: int
+    cell: int
+    plain: PlainRun
+
+
+class Comparison:
+    """A small stack, and runs of it trained the plain way beside it."""
+
+    def __init__(
+        self, experiment: Experiment, candidates: Sequence[dict], group: Group, members: list[int], cells: list[int]
+    ):
+        traits = group.stack_args["traits"]
+        self.experiment, self.cells = experiment, [experiment.cells[k] for k in cells]
+        self.places, self.n_steps = [group.places[k] for k in cells], group.n_steps
+        self.pack = _small_pack(group, members, cells, dropout=not traits.draws)
+        self.sides = self.pack.sides
+        self.plan = plan(self.sides, [place.side for place in group.places])
+        self.tolerance = Tolerance(lr_dtype(self.pack.stack), traits.precision)
+        self.rows = [_rows_to_predict(place) for place in self.places]
+        self.x_test = stack_rows(
+            [map_tensors(lambda t, r=r: t[r], place.x_test) for r, place in zip(self.rows, self.places, strict=True)]
+        )
+        self.runs: list[_Run] = []
+        self.over: set[_Run] = set()
+        for i in range(max(len(members), len(cells))):
+            m, k = i % len(members), i % len(cells)
+            candidate = candidates[self.pack.members[m].candidate]
+            plain = _plain_run(experiment, candidate, self.cells[k], self.places[k])
+            if traits.draws:
+                stop_attention_dropout(plain.net.module_)
+            self.runs.append(_Run(m, k, plain))
+
+    def run(self) -> None:
+        """Raise `Unstackable` at the first difference."""
+        for run in self.runs:
+            self._check_length(run)
+            self._check_state(run, "before the first step")
+        for epoch in range(len(self.plan[0])):
+            self._compare_epoch(epoch)
+            if epoch == 0:
+                self._compare_predictions()
+
+    def _going(self) -> list[_Run]:
+        return [run for run in self.runs if run not in self.over]
+
+    def _compare_epoch(self, epoch: int) -> None:
+        orders = [epochs[epoch] for epochs in self.plan]
+        positions, sizes = epoch_positions(orders)
+        multipliers, losses = self._multipliers(epoch, sizes), []
+        lr = self.pack.lrs(multipliers)
+        for run in self._going():
+            run.plain.begin_epoch(orders[run.cell])
+        for i in range(len(sizes)):
+            losses.append(self._compare_step(positions[i : i + 1], sizes[i : i + 1], lr[i : i + 1]))
+        self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
+        for run in self._going():
+            run.plain.end_epoch()
+
+    def _compare_step(self, positions: Tensor, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
+        """Take one step both ways; return the stack's losses."""
+        training = [run for run in self._going() if sizes[0, run.cell]]
+        before = [run.plain.parameters() for run in training]
+        expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
+        with _stacking(self.pack.stack.module):
+            losses = self.pack.steps(positions, sizes, torch.from_numpy(lr), self.n_steps)
+        for run, loss, old in zip(training, expected, before, strict=True):
+            if not np.isfinite(loss) and not torch.isfinite(losses[0, run.member, run.cell]):
+                self.over.add(run)  # diverged in both: what is left of it is of no use
+                continue
+            where = f" on a batch of {sizes[0, run.cell]} rows"
+            self._check_lrs(run, lr[0, :, run.member, run.cell])
+            self._check_loss(run, losses[0, run.member, run.cell], loss, where)
+            self._check_state(run, f"after a step{where}", old)
+            self.pack.stack.load_run(run.member, run.cell, run.plain.net.module_)
+        return losses
+
+    def _multipliers(self, epoch: int, sizes: np.ndarray) -> np.ndarray:
+        """Return what schedules make of the audit's steps: those of the epoch's first ones, then of its last one."""
+        real = epoch_sizes([side.epochs[epoch] for side in self.sides])
+        known = self.pack.epoch_multipliers(real)
+        found = np.zeros((len(sizes), *known.shape[1:]))
+        for k in range(len(self.sides)):
+            taken = np.flatnonzero(sizes[:, k])
+            found[taken, ..., k] = known[np.minimum(np.arange(len(taken)), np.count_nonzero(real[:, k]) - 1), ..., k]
+        return found
+
+    def _check_length(self, run: _Run) -> None:
+        found, announced = len(self.sides[run.cell].epochs[0]), run.plain.n_batches
+        if found != announced:
+            raise Unstackable(f"the training DataLoader says that it has {announced} batches, and has {found}")
+
+    def _check_lrs(self, run: _Run, found: np.ndarray) -> None:
+        for group, (mine, own) in enumerate(zip(found, run.plain.lrs, strict=True)):
+            if not np.isclose(mine, own, rtol=1e-6, atol=0, equal_nan=True):
+                raise Unstackable(_differs(f"the learning rate of parameter group {group}", mine, own))
+
+    def _check_loss(self, run: _Run, found: Tensor, expected: float, where: str) -> None:
+        scale = abs(run.plain.first_loss) if np.isfinite(run.plain.first_loss) else 0.0
+        if not self.tolerance.same(found, torch.tensor(expected, dtype=torch.float64).to(found), scale):
+            raise Unstackable(_differs(f"the loss{where}", float(found), expected))
+
+    def _check_state(self, run: _Run, when: str, before: Flat | None = None) -> None:
+        """Compare parameters and buffers of a run; with what parameters were `before`, as updates of these."""
+        found, plain = self.pack.stack.run_state(run.member, run.cell), run.plain
+        own = {**dict(plain.net.module_.named_parameters()), **dict(plain.net.module_.named_buffers())}
+        moved = plain.trained if before is not None else {}
+        wrong = next((n for n in own if n not in moved and not self.tolerance.same(found[n], own[n].detach())), None)
+        if before is not None:
+            mine, noise = Flat({name: found[name] for name in moved}), plain.gradient_noise(self.tolerance)
+            wrong = self.tolerance.first_other(mine, plain.parameters(), before, noise) or wrong
+        if wrong is not None:
+            raise plain.unfit(f"has another {wrong!r} {when} in a stack than one by one")
+
+    def _compare_predictions(self) -> None:
+        """Compare what both predict for validation rows, in the batches that each would predict them in."""
+        with _stacking(self.pack.stack.module):
+            outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
+        for run in self._going():
+            data = _test_rows(self.places[run.cell].data, self.rows[run.cell])
+            alone = _predict_alone(run.plain, data.X_test)
+            self._check_predictions(run, tree_leaves(outputs), alone)
+            if isinstance(outputs, Tensor):
+                self._check_score(run, data, outputs, alone[0])
+
+    def _check_predictions(self, run: _Run, outputs: list[Tensor], alone: list[Tensor]) -> None:
+        n_rows = len(self.rows[run.cell])
+        for mine, own in zip(outputs, alone, strict=True):
+            if own.dim() == 0 or len(own) != n_rows:
+                continue  # something beside the predictions, of a batch as a whole
+            if not self.tolerance.same(mine[run.member, run.cell, :n_rows].to(own.dtype), own):
+                raise Unstackable(
+                    f"predictions for {n_rows} validation rows are not those that a net makes by itself, in "
+                    "batches of its own size"
+                )
+
+    def _check_score(self, run: _Run, data: CellData, outputs: Tensor, alone: Tensor) -> None:
+        """Compare the score that a stack computes for all its runs at once with what the scorer says of the net."""
+        place, cell, n_rows = self.places[run.cell], self.cells[run.cell], len(self.rows[run.cell])
+        asked = place.score_data._replace(y_test=data.y_test)
+        quick = CellScorer(self.experiment, cell, place.side.net, place.subject, asked).quick
+        if quick.metric is None:
+            return  # nets and scorers are asked themselves
+        mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))
+        with answering(run.plain.net, alone):
+            own = followed_score(self.experiment, cell, run.plain.net, data)
+        if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / n_rows, equal_nan=True):
+            raise Unstackable(_differs("the score on the validation rows", mine[0], own))
+
+
+def try_step(group: Group, members: list[int], cells: list[int]) -> None:
+    """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
+    pack = _small_pack(group, members, cells, dropout=True)
+    positions, sizes = epoch_positions([side.epochs[0][:1] for side in pack.sides])
+    with _stacking(pack.stack.module):
+        pack.steps(positions, sizes, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
+
+
+def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: bool) -> Pack:
+    """Return a pack of some members of a group in some of its cells."""
+    small = group._replace(places=[group.places[k] for k in cells])
+    chosen, sides = [group.members[m] for m in members], [place.side for place in small.places]
+    return Pack(small.build(members, dropout=dropout), chosen, sides, group.max_epochs)
+
+
+def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place) -> PlainRun:
+    return PlainRun(last_step(seeded_clone(experiment, candidate, cell)), place.data, cell.seed)
+
+
+def _step_alone(plain: PlainRun, n_rows: int) -> float:
+    try:
+        return plain.step()
+    except Unstackable:
+        raise
+    except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
+        raise Unstackable(
+            f"the module cannot be trained on a batch of {n_rows} rows: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
+    try:
+        return plain.predictions(X)
+    except Exception as error:  # likewise
+        raise Unstackable(
+            f"the module cannot predict the validation rows: {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def _stacking(module: nn.Module) -> Iterator[None]:
+    """Turn any error of a stack into a reason: single nets have just done the same without one."""
+    try:
+        yield
+    except Exception as error:  # anything may be raised by foreign code that is called in an unusual way
+        raise Unstackable(f"module {type(module).__name__}: {explained(error, module)}") from error
+
+
+def _differs(what: str, stacked: float, alone: float) -> str:
+    return f"{what} is {stacked:.6g} in a stack and {alone:.6g} one by one"
+
+
+def _rows_to_predict(place: Place) -> np.ndarray:
+    """Return some rows, those with rare values first, whose last batch is as large as that of all rows."""
+    leaves, y = tree_leaves(place.x_test), place.data.y_test
+    n_rows = len(leaves[0])
+    size = max(valid_batch_size(place.side.net, n_rows), 1)
+    n_chosen = min(n_rows, -(-MOST_ROWS // size) * size + n_rows % size)
+    first = np.arange(n_chosen)
+    labels = (
+        np.unique(y, return_index=True)[1][:MOST_LABELS]
+        if np.ndim(y) == 1 and is_classifier(place.side.net)
+        else first[:0]
+    )
+    rare = rare_rows(leaves, first[:size])[:size] if n_chosen < n_rows else first[:0]
+    return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
+
+
+def _test_rows(data: CellData, rows: np.ndarray) -> CellData:
+    """Return the same data with these validation rows alone, for scorers that are given no other parameters."""
+    y = None if data.y_test is None else take_rows(data.y_test, rows)
+    return data._replace(X_test=take_rows(data.X_test, rows), y_test=y)

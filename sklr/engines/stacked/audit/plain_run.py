@@ -1,0 +1,140 @@
+"""A run of an audit that is trained the plain way, step by step: skorch's net, optimizer, callbacks and DataLoader."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import PrintLog
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from sklr._utils.random import global_state
+from sklr.engines.sequential.fit import start_net
+from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
+from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.data.index_batches import Epoch
+from sklr.experiment.cell_data import CellData
+
+
+class PlainRun:
+    """One candidate in one cell, as the sequential engine would train it, on batches that are chosen for it.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        With the candidate's parameters and the cell's seed, not set up yet.
+    data : CellData
+        The cell's rows.
+    seed : int
+        The cell's.
+    """
+
+    def __init__(self, net: NeuralNet, data: CellData, seed: int):
+        self.net = net
+        net.set_params(verbose=0)
+        X, y, self.stream = start_net(net, data, seed)
+        if (weight := data.fit_params.get("sample_weight")) is not None:
+            net._sample_weight = np.asarray(weight)
+        self.dataset, _ = net.get_split_datasets(X, y)
+        self.batches: Iterator[Any] = iter(())
+        self.first_loss = float("nan")
+        self.noise: Tensor | None = None
+        self.trained = {name: p for name, p in net.module_.named_parameters() if p.requires_grad and p.numel()}
+        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, PrintLog)]
+        self.criterion_state = _buffers(net.criterion_)
+        with self.stream:
+            net.notify("on_train_begin", X=X, y=y)
+
+    def begin_epoch(self, rows: Epoch) -> None:
+        """Begin an epoch whose batches hold these rows."""
+        with self.stream:
+            self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
+            self.batches = _batches_of(self.net, self.dataset, rows)
+
+    def step(self) -> float:
+        """Take the step on the next batch; return its loss.
+
+        Raises
+        ------
+        Unstackable
+            If the step draws random numbers, or leaves a parameter out.
+        """
+        net = self.net
+        with self.stream:
+            batch, before = next(self.batches), _random_states()
+            net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
+            if _random_states() != before:
+                raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
+        if unused := [name for name, p in self.trained.items() if p.grad is None]:
+            raise self.unfit(f"has a parameter {unused[0]!r} that a step does not use")
+        loss = float(net.history[-1, "batches", -1, "train_loss"])
+        if self.first_loss != self.first_loss:
+            self.first_loss = loss
+        return loss
+
+    def unfit(self, what: str) -> Unstackable:
+        """Return the refusal that says something of the module."""
+        return Unstackable(f"module {type(self.net.module_).__name__}: it {what}")
+
+    def end_epoch(self) -> None:
+        """End the epoch, so that schedules move on.
+
+        Raises
+        ------
+        Unstackable
+            If the criterion's buffers have changed: a stack calls it once for all runs, or several times for some.
+        """
+        for name, value in self.net.criterion_.named_buffers():
+            if not torch.equal(value, self.criterion_state.get(name, value)):
+                raise Unstackable(f"{type(self.net.criterion_).__name__} changes its buffer {name!r} at every call")
+        with self.stream:
+            self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches the DataLoader says that it has; schedules rely on it."""
+        return len(self.net.get_iterator(self.dataset, training=True))
+
+    def gradient_noise(self, tolerance: Tolerance) -> Tensor:
+        """Return how much of each gradient may have been rounding up to now, in the order of `trained`."""
+        noise = tolerance.noise_in(Flat({name: cast(Tensor, p.grad) for name, p in self.trained.items()}))
+        self.noise = noise if self.noise is None else torch.maximum(noise, self.noise)
+        return self.noise
+
+    def parameters(self) -> Flat:
+        """Return a copy of the parameters in `trained`."""
+        return Flat(self.trained)
+
+    @property
+    def lrs(self) -> list[float]:
+        """The learning rate of each parameter group in the last step."""
+        return [float(group["lr"]) for group in self.net.optimizer_.param_groups]
+
+    def predictions(self, X: Any) -> list[Tensor]:
+        """Return the tensors that the module returns for validation rows, batches put together where they have rows."""
+        with self.stream:
+            batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
+        return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _buffers(criterion: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in criterion.named_buffers()}
+
+
+def _batches_of(net: NeuralNet, dataset: Any, rows: Epoch) -> Iterator[Any]:
+    """Yield batches as the net's own DataLoader makes them, of these rows instead of those that it would draw."""
+    batches = net.get_iterator(dataset, training=True)
+    loader = getattr(batches, "batches", batches)  # sample weights come with a loader inside
+    vars(loader)["batch_sampler"] = [batch.tolist() for batch in rows]  # a DataLoader's own __setattr__ refuses this
+    loader.num_workers = 0  # a few batches are not worth a worker
+    return iter(batches)
+
+
+def _random_states() -> tuple[Any, ...]:
+    cpu, cuda, (_, keys, *place) = global_state()
+    return cpu.numpy().tobytes(), [t.numpy().tobytes() for t in cuda], keys.tobytes(), place, random.getstate()

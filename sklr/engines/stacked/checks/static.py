@@ -1,0 +1,87 @@
+"""What keeps a net out of a stack that can be told from its parameters alone, before it is set up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import skorch
+from skorch import NeuralNet
+from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
+from torch.utils.data import default_collate
+
+from sklr import nets
+from sklr._utils.sklearn import RequestMethod
+from sklr.engines.stacked.data.index_batches import loads_plainly
+from sklr.experiment.cell_data import is_net, looks_only_at_predictions
+from sklr.experiment.experiment import Experiment
+from sklr.nets._parts import NetParts
+
+OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
+KNOWN_NETS = (
+    nets.NeuralNetClassifier,
+    nets.NeuralNetBinaryClassifier,
+    nets.NeuralNetRegressor,
+    skorch.NeuralNetClassifier,
+    skorch.NeuralNetBinaryClassifier,
+    skorch.NeuralNetRegressor,
+    skorch.NeuralNet,
+)
+
+
+class Unstackable(Exception):
+    """These candidates cannot be stacked; the arguments are the reasons."""
+
+
+def static_reasons(experiment: Experiment, net: Any) -> list[str]:
+    """Return what can be told from the parameters alone that keeps `net` out of a stack."""
+    if not is_net(net):
+        return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
+    reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
+    reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
+    reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
+    if net.train_split is not None:
+        reasons.append("train_split holds rows out of each training")
+    if not loads_plainly(net):
+        reasons.append("iterator_train is not torch's DataLoader")
+    for part in ("iterator_train", "iterator_valid"):
+        if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
+            reasons.append(f"{part}__collate_fn is not torch's default_collate")
+    if getattr(net, "clip", None) is not None and not (
+        experiment.scorer is None or looks_only_at_predictions(experiment.scorer)
+    ):
+        reasons.append(
+            "the scorer may look at the gradient norms, which clip writes into the history; make_scorer's do not"
+        )
+    if net.compile:
+        reasons.append("compile=True compiles each module")
+    allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
+    params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
+    reasons += [f"the module is given the fit parameter {name}" for name in sorted(params - allowed)]
+    return reasons + _callback_reasons(experiment, net)
+
+
+def _overridden(net: NeuralNet) -> list[str]:
+    """Return what a subclass of the nets we know does its own way; predictions and scores it may."""
+    own: set[str] = set()
+    for cls in type(net).__mro__:  # a class of the user's may stand behind ours, too
+        if cls.__module__.partition(".")[0] not in ("sklr", "skorch", "sklearn", "builtins", "abc"):
+            own |= {name for name, value in vars(cls).items() if not isinstance(value, RequestMethod)}  # scikit-learn's
+    harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
+    return sorted(
+        n for n in own if hasattr(NeuralNet, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
+    )
+
+
+def _meddlers(net: NeuralNet) -> list[str]:
+    if net.callbacks == "disable":
+        return ["setting 'disable'"]
+    given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
+    classes = [c if isinstance(c, type) else type(c) for c in given]
+    return [c.__name__ for c in classes if c not in (*OBSERVERS, GradientNormClipping)]
+
+
+def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
+    if getattr(net, "_skl_callbacks", None):
+        return ["scikit-learn callbacks are set on the net"]
+    listeners = [type(callback).__name__ for callback in getattr(experiment.caller, "_skl_callbacks", [])]
+    return [f"the callback {name} follows each training" for name in listeners if name != "ProgressBar"]

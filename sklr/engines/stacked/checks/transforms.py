@@ -1,0 +1,49 @@
+"""What a net does to outputs and targets between its module and its criterion, or its predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import skorch
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+
+from sklr.engines.stacked.data.index_batches import Rows
+from sklr.nets import _data as _net_data
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def targets_of(net: NeuralNet, y: Rows, output: Rows) -> Rows:
+    """Return targets as the net's loss would see them, never to be broadcast."""
+    output = _first(output)
+    if not hasattr(net, "start_fit") or not isinstance(output, Tensor) or not isinstance(y, Tensor):
+        return y
+    return _net_data.fit_target(y, output.new_empty(len(y), *output.shape[1:]), net.criterion_)
+
+
+def transform_of(net: NeuralNet) -> Any:
+    """Return what the net does to the module's output before the criterion sees it, None if nothing."""
+    if isinstance(net, skorch.NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
+        return _log
+    if isinstance(net, skorch.NeuralNetBinaryClassifier):
+        return _flat
+    return None
+
+
+def _log(probabilities: Any) -> Any:
+    probabilities = _first(probabilities)
+    return torch.log(probabilities + torch.finfo(probabilities.dtype).eps)
+
+
+def _flat(logits: Any) -> Any:
+    logits = _first(logits)
+    return logits.squeeze(-1)
+
+
+def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
+    """Return module outputs as the net's `infer` does: a binary classifier's without their last axis of one."""
+    return _flat(outputs) if isinstance(net, skorch.NeuralNetBinaryClassifier) else outputs

@@ -1,0 +1,1 @@
+"""Which rows each step of a stack sees."""

@@ -1,0 +1,64 @@
+"""What one step shows to a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step shows to some cells; their candidates all see the same.
+
+    Parameters
+    ----------
+    x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
+        A dict is passed to the module by keyword, anything else as its one argument.
+    y : Tensor (n_cells, n_rows, ...)
+    weight : Tensor (n_cells, n_rows), optional
+        Sample weights; 0 masks a padded row.
+    cells : tuple of int, default all
+        Which cells these are.
+    counted : tuple of Tensor (n_cells, ..., n_rows), optional
+        What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
+    """
+
+    x: Any
+    y: Any
+    weight: Tensor | None = None
+    cells: tuple[int, ...] | None = None
+    counted: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def of_steps(self, which: int | slice) -> Batch:
+        """Take one step's batch, or some, from what several steps show: tensors with an axis of steps in front."""
+        parts = (self.x, self.y, self.weight, self.counted)
+        x, y, weight, counted = tree_map(lambda t: None if t is None else t[which], parts)
+        return Batch(x, y, weight, None, counted)
+
+    def leaves(self, lr: Tensor) -> list[Tensor]:
+        """Return the learning rates of a step, or of some, and all tensors that it is shown."""
+        parts = (self.x, self.y, self.weight, self.counted)
+        return [lr, *(t for t in tree_leaves(parts) if t is not None)]
+
+    def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
+        """Keep the first rows, and these cells only."""
+        chosen = None if cells is None else torch.as_tensor(cells)
+
+        def cut(rows: Tensor | None) -> Any:
+            if rows is None or chosen is None:
+                return None if rows is None else rows[:, :n_rows]
+            return rows[:, :n_rows].index_select(0, chosen.to(rows.device, non_blocking=True))
+
+        x, y, weight = (tree_map(cut, part) for part in (self.x, self.y, self.weight))
+        return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()))
+
+
+def is_whole(batches: Sequence[Batch]) -> bool:
+    """Whether all cells take this step together."""
+    return len(batches) == 1 and batches[0].cells is None

@@ -1,0 +1,308 @@
+"""The stacked engine: candidates x folds x seeds trained as a few batched models, each exactly as if alone.
+
+Candidates that cannot be stacked, or whose stack meets with an error, are trained by the sequential engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from sklr._utils.validation import check_count, check_flag
+from sklr.engines.base import Engine, EpochReport, Training
+from sklr.engines.sequential.engine import SequentialEngine, SequentialTraining
+from sklr.engines.stacked.audit.audit import kinds_of
+from sklr.engines.stacked.packs import Packs
+from sklr.engines.stacked.reasons import describe, raised, warn_of_fallback, which
+from sklr.engines.stacked.scored_pack import ScoredPack
+from sklr.engines.stacked.setup.packing import fitting_threads, out_of_memory
+from sklr.engines.stacked.setup.prepare import Prepared, fails_anyway, prepare
+from sklr.engines.verbose import Label, print_end
+from sklr.exceptions import EngineError
+from sklr.experiment.experiment import Experiment
+from sklr.results import STOPPED, Outcome
+
+
+class StackedEngine(Engine):
+    """Train all runs as one batched model through `torch.func`, with stock optimizer semantics.
+
+    What can be stacked is found out before any training: `unsupported` sets the nets up and trains a few runs for a few
+    steps both ways, in a small stack and by skorch's own nets, and `start` goes on from there if both did the same. A
+    candidate that no engine could train does not count: it fails by itself. Where a stack meets with an error in
+    mid-training, its candidates are trained one by one from the start, with a `StackFallbackWarning`; what other stacks
+    have trained is kept. Candidates like these, which differ from them in the values of numbers alone, are not stacked
+    again in the same search.
+
+    Parameters
+    ----------
+    max_stack : int, optional
+        Most runs in one stack; by default as many as half of the free memory is estimated to hold. A stack that
+        does not fit after all is halved, and the search goes on.
+    compile : bool, default False
+        Whether forward, loss and backward of a step go through `torch.compile`, on a CUDA device in its mode for CUDA
+        graphs; the optimizer's step stays as it is. It takes seconds up to a minute for each shape of batch, such as
+        a shorter last one, and again when runs leave a stack, so it is for trainings that are long beside that.
+        Losses and gradients are the same to rounding; dropout may draw other numbers. All packs are trained in this
+        process, whatever `n_jobs` says, and what the module does beside tensor operations (count its calls, say)
+        is done once and not at every step.
+
+    Notes
+    -----
+    The tensor operations of a step are recorded and, if the next step does the very same, replayed from then on, on a
+    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has
+    hooks, remembers anything from call to call, draws random numbers in Python or reads numbers from tensors. What it
+    does beyond its own attributes (print, count in a global variable) is not noticed.
+
+    Whether nets can be stacked is probed in full float32 precision. The training itself follows PyTorch's settings:
+    with TF32, in which cuDNN convolves unless `torch.backends.cudnn.allow_tf32` is False, results agree with training
+    one by one to the rounding of TF32, which some networks amplify.
+
+    Where a module uses `torch.autocast`, results agree with training one by one to the rounding of the lower precision.
+
+    `compile` has been timed on one CPU core only, a step of 50 small runs: twice as fast with layer normalisation, a
+    tenth faster with a convolution, and slower by up to a half for plain networks of Linear layers.
+
+    Examples
+    --------
+    >>> StackedEngine(compile="yes")
+    Traceback (most recent call last):
+    ValueError: compile must be True or False, got 'yes'.
+    """
+
+    name = "stacked"
+
+    def __init__(self, max_stack: int | None = None, compile: bool = False):
+        self.max_stack = None if max_stack is None else check_count("max_stack", max_stack)
+        self.compile = check_flag("compile", compile)
+        self._ready: tuple[Experiment, Sequence[dict], Prepared] | None = None
+
+    def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
+        """Return the reasons why these candidates cannot be stacked; empty if all can that any engine could train."""
+        reasons = self.refusals(experiment, candidates)
+        reasons = {i: why for i, why in reasons.items() if i not in _lost(experiment, candidates)}
+        if len(reasons) < len(candidates):
+            reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
+        if reasons:
+            self._ready = None
+        return describe(reasons, candidates)
+
+    def refusals(self, experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
+        """Return why candidates cannot be stacked, by number; `start` has these trained one by one."""
+        return dict(self.prepared(experiment, candidates).refused)
+
+    def prepared(self, experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
+        """Set the nets up, if that has not just been done."""
+        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
+            self._ready = experiment, candidates, prepare(experiment, candidates, _lost(experiment, candidates))
+        return self._ready[2]
+
+    def start(
+        self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
+    ) -> StackedTraining:
+        """Stack the nets that `unsupported` or `refusals` has set up; with `compile=True`, compile their first step.
+
+        Raises
+        ------
+        EngineError
+            If the nets cannot be stacked, their stacks do not fit into memory, or a step cannot be compiled; the
+            message names the reason.
+        """
+        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
+            reasons = self.unsupported(experiment, candidates)
+            if reasons:
+                raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
+        assert self._ready is not None
+        (groups, refused), self._ready = self._ready[2], None
+        if self.compile:
+            groups = [group.compiled() for group in groups]
+        stacks = Packs(experiment, candidates, groups, self.max_stack, in_process=self.compile)
+        training = StackedTraining(stacks, refused, contexts)
+        if self.compile:
+            _compile(training.packs)
+        return training
+
+
+_LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()  # what fell out of a search's stacks
+
+
+def _lost(experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
+    """Return why candidates, by number, are not to be stacked: others like them met with an error before."""
+    known = _LOST.get(experiment)
+    if not known:
+        return {}
+    kinds = map(kinds_of, candidates)
+    return {i: [raised(known[kind])] for i, kind in enumerate(kinds) if kind in known}
+
+
+class Alone(NamedTuple):
+    """Candidates, by number, that are trained one by one."""
+
+    numbers: list[int]
+    training: SequentialTraining
+
+    def advance(self, epoch: int, n_epochs: int | None) -> EpochReport:
+        """Train on to `n_epochs` after this epoch, or to the end; report what follows it."""
+        begun = self.training.epoch
+        report = self.training.advance(None if n_epochs is None else epoch + n_epochs - begun)
+        return EpochReport(*(part[..., epoch - begun :] for part in report))
+
+
+class StackedTraining(Training):
+    """Candidates in stacks and, beside them, those that cannot be stacked, or no longer; all at the same epoch.
+
+    Parameters
+    ----------
+    stacks : Packs
+    refused : mapping
+        The reasons of the candidates that are in no stack, by number.
+    contexts : sequence or None
+        As `StackedEngine.start` takes them.
+    """
+
+    def __init__(self, stacks: Packs, refused: Mapping[int, Sequence[str]], contexts: Sequence | None):
+        self.stacks, self.contexts = stacks, contexts
+        self.experiment, self.candidates = stacks.experiment, stacks.candidates
+        self.why = {number: list(reasons) for number, reasons in refused.items()}
+        self.alone: list[Alone] = []
+        self.only_stacks = False
+        self.epoch = 0
+        self.rows: dict[int, list[Outcome]] = {}
+
+    @property
+    def packs(self) -> list[ScoredPack]:
+        """The packs that have met with no error."""
+        return self.stacks.packs
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return self.stacks.done and not self._waiting() and all(alone.training.done for alone in self.alone)
+
+    def reasons(self) -> dict[int, list[str]]:
+        """Return why candidates, by number, are not stacked, or no longer."""
+        self._note_failed()
+        return self.why
+
+    def leave_out(self) -> None:
+        """Leave the candidates that `reasons` names to the caller: `finish` returns no outcomes for them."""
+        self.only_stacks = True
+
+    def advance(self, n_epochs: int | None = None) -> EpochReport:
+        """Train all on; what had to leave its stack is brought up to the epoch of the others."""
+        start = self.epoch
+        self.stacks.advance(self.stacks.max_epochs if n_epochs is None else start + n_epochs)
+        self._take_over()
+        reports = [alone.advance(start, n_epochs) for alone in self.alone]
+        if n_epochs is None:
+            n_epochs = max([0, self.stacks.max_epochs - start, *(report.valid_score.shape[-1] for report in reports)])
+        self.epoch += n_epochs
+        return self._report(start, n_epochs, reports)
+
+    def _report(self, start: int, n_epochs: int, reports: Sequence[EpochReport]) -> EpochReport:
+        table = np.full((len(self.candidates), len(self.experiment.cells), n_epochs, 2), np.nan)
+        for candidate, cell, row in self.stacks.rows_since(start):
+            table[candidate, cell, row.epoch - start] = row.train_loss, row.valid_score
+        for alone, report in zip(self.alone, reports, strict=True):
+            table[alone.numbers, :, : report.valid_score.shape[-1]] = np.stack(report, axis=-1)
+        return EpochReport(*np.moveaxis(table, -1, 0))
+
+    def _waiting(self) -> list[int]:
+        """The candidates that are to be trained one by one, and are not yet."""
+        begun = {number for alone in self.alone for number in alone.numbers}
+        return [] if self.only_stacks else [number for number in self.reasons() if number not in begun]
+
+    def _take_over(self) -> None:
+        """Begin to train one by one what is not in a stack; what was stopped in its stack stays as it is."""
+        self._note_failed()
+        waiting, n_cells = self._waiting(), len(self.experiment.cells)
+        if not waiting:
+            return
+        training = SequentialEngine().start(self.experiment, self.candidates, chosen=waiting)
+        ended = self.stacks.outcomes()
+        for run, pair in zip(training.runs, product(waiting, range(n_cells)), strict=True):
+            if pair in ended and ended[pair].status == STOPPED:
+                run.end(ended[pair])
+        self.alone.append(Alone(waiting, training))
+
+    def _note_failed(self) -> None:
+        """Write down, and say once, which candidates have lost their stack."""
+        new = [number for number in self.stacks.failed if number not in self.why]
+        self.why |= {number: [raised(self.stacks.failed[number])] for number in new}
+        if new and self.experiment not in _LOST:  # one warning is enough for a search
+            concerned = "all candidates" if len(new) == len(self.candidates) else which(new, self.candidates)
+            warn_of_fallback(self.stacks.failed[new[0]], concerned)
+        for number in new:
+            error = self.stacks.failed[number]
+            _LOST.setdefault(self.experiment, {}).setdefault(kinds_of(self.candidates[number]), error)
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`."""
+        self.stacks.stop(mask, reason)
+        self._take_over()
+        for alone in self.alone:
+            if alone.training.epoch < self.epoch:
+                alone.advance(self.epoch, 0)
+            alone.training.stop(mask[alone.numbers], reason)
+
+    def finish(self) -> list[list[Outcome]]:
+        """Train what is left, score it, and return the outcomes; nothing for what has been left out."""
+        self.stacks.finish()
+        self._take_over()
+        outcomes, n_cells = self.stacks.outcomes(), len(self.experiment.cells)
+        stacked = [number for number in range(len(self.candidates)) if number not in self.why]
+        self.rows = {number: [outcomes[number, cell] for cell in range(n_cells)] for number in stacked}
+        self._print(self.rows)
+        self._tell(stacked)
+        for alone in self.alone:
+            self.rows |= dict(zip(alone.numbers, alone.training.finish(), strict=True))
+            self._tell(alone.numbers)
+        return [self.rows.get(number, []) for number in range(len(self.candidates))]
+
+    def finished(self) -> dict[int, list[Outcome]]:
+        """Return the outcomes of the candidates that are through all their cells, by number."""
+        found = dict(self.rows)
+        for alone in self.alone:
+            found |= {alone.numbers[i]: row for i, row in alone.training.finished().items()}
+        return found
+
+    def _print(self, rows: Mapping[int, Sequence[Outcome]]) -> None:
+        """Print a line per run."""
+        cells = self.experiment.cells
+        for number, row in rows.items():
+            for cell, outcome in zip(cells, row, strict=True):
+                label = Label(self.candidates[number], cell.fold, cells[-1].fold + 1, number, len(self.candidates))
+                print_end(label, outcome, self.experiment.verbose)
+
+    def _tell(self, numbers: Sequence[int]) -> None:
+        """Open and close the runs' tasks for scikit-learn's callbacks."""
+        if self.contexts is None:
+            return
+        n_cells, caller = len(self.experiment.cells), self.experiment.caller
+        for number, cell in product(numbers, range(n_cells)):
+            context = self.contexts[number * n_cells + cell]
+            context.call_on_fit_task_begin(estimator=caller).call_on_fit_task_end(estimator=caller)
+
+
+def _compile(packs: Sequence[ScoredPack]) -> None:
+    """Compile the first step of every pack, or say why it cannot be."""
+    try:
+        for scored in packs:
+            with fitting_threads(scored.step_flops):  # compiled for as many threads as will run it
+                scored.compile()
+    except Exception as error:  # the compiler, or what it calls, may raise anything
+        if out_of_memory(error):
+            return  # met again by `advance`, which halves the pack
+        raise EngineError(
+            f"engine='stacked' cannot compile the training step: {_reason(error)}. Use StackedEngine(compile=False)."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line that says something; torch puts a line in front that only names the backend."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith("raised:")]
+    return (telling or lines or [type(error).__name__])[0][:200].rstrip(".")

@@ -1,0 +1,134 @@
+"""Packs trained up to an epoch: one, or several at the same time in threads; halved where memory runs out.
+
+A pack that cannot go on ends as a `Trouble`, and the other packs go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event, Lock
+from typing import Any, NamedTuple
+
+import torch
+
+from sklr.engines.scoring import ScorerError
+from sklr.engines.stacked.scored_pack import Progress, ScoredPack
+from sklr.engines.stacked.setup.packing import fitting_threads, out_of_memory
+from sklr.results import Outcome
+
+
+class Trouble(NamedTuple):
+    """A pack that an error has ended.
+
+    `candidates` are the numbers of those that were in it, `error` says in words what was raised, `outcomes` are those
+    of the runs that had ended before, by (candidate, cell).
+    """
+
+    candidates: list[int]
+    error: str
+    outcomes: dict[tuple[int, int], Outcome]
+
+
+def in_words(error: BaseException) -> str:
+    """Return an error as one line: it is not kept itself, since its traceback would keep the stack's memory.
+
+    >>> in_words(ValueError("too long\\nby far")), in_words(KeyError())
+    ('ValueError: too long', 'KeyError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])[:300].rstrip(". ")
+
+
+def trouble(scored: ScoredPack, error: BaseException) -> Trouble:
+    """Return what is left of a pack."""
+    candidates = [scored.group.members[i].candidate for i in scored.chosen]
+    return Trouble(candidates, in_words(error), scored.outcomes)
+
+
+def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
+    """Have something done with a pack; return its trouble, if that raises an error."""
+    try:
+        what()
+    except ScorerError as error:
+        raise (error.__cause__ or error) from None  # the user's own, as asked for
+    except Exception as error:  # whatever it is, the candidates are trained one by one, which raises what is theirs
+        return trouble(scored, error)
+    return None
+
+
+def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack | Trouble]:
+    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start.
+
+    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in.
+    """
+    try:
+        with fitting_threads(scored.step_flops):
+            while _is_behind(scored, epoch):
+                scored.train_epoch()
+    except Exception as error:  # as in `attempt`
+        if (ended := _ended(scored, error)) is not None:
+            return [ended]
+    else:
+        if not alone and scored.group.device.type == "cuda":
+            scored.pack.stack.rest()
+        return [scored]
+    return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
+
+
+def advance_away(scored: ScoredPack, epoch: int) -> list[Progress | Trouble]:
+    """Do the same in a worker, whose `scored` is a copy; return what changes the original."""
+    return [found if isinstance(found, Trouble) else found.progress() for found in advance(scored, epoch)]
+
+
+def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack | Trouble]:
+    """Train packs up to an epoch, each in a thread of its own; scorers are called by one thread at a time.
+
+    Unlike the threads of one operation they never wait for each other by spinning, and not at all for Python's lock
+    while their steps are replayed.
+    """
+    give_up, scoring = Event(), Lock()
+    n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
+    with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            futures = [pool.submit(_advance_in_thread, scored, epoch, give_up, scoring) for scored in packs]
+            wait(futures)
+        finally:  # there is something left to wait for after Ctrl-C only
+            give_up.set()
+    came_to = [_ended(scored, future.exception()) for scored, future in zip(packs, futures, strict=True)]
+    del futures  # and with their errors the frames that hold what was computed
+    return [
+        found
+        for scored, ended in zip(packs, came_to, strict=True)
+        for found in (_halves(scored, epoch) if ended is None else [ended])
+    ]
+
+
+def _advance_in_thread(scored: ScoredPack, epoch: int, give_up: Event, scoring: Lock) -> None:
+    try:
+        while _is_behind(scored, epoch) and not give_up.is_set():
+            scored.train_epoch(own_stream=False, scoring=scoring)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            give_up.set()
+        raise
+
+
+def _is_behind(scored: ScoredPack, epoch: int) -> bool:
+    return scored.pack.epoch < epoch and not scored.pack.done
+
+
+def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Trouble | None:
+    """Return what a pack has come to; None where memory has run out, and its halves may have enough."""
+    if error is None:
+        return scored
+    if not isinstance(error, Exception):
+        raise error  # the end of the program, say
+    return None if out_of_memory(error) and len(scored.going) > 1 else trouble(scored, error)
+
+
+def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
+    halves: list[ScoredPack] = []
+    if failed := attempt(scored, lambda: halves.extend(scored.halves())):
+        return [failed]
+    return [found for half in halves for found in advance(half, epoch, alone=False)]

@@ -1,0 +1,1 @@
+"""The ways to compute the gradients of a step for all runs, one file each."""

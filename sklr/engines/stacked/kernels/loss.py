@@ -1,0 +1,273 @@
+"""The loss of many runs at once: what the criterion gives each of them alone, padded rows left out.
+
+Outputs are stacked `(n_cells, n_candidates, n_rows, ...)`, targets and weights `(n_cells, n_rows, ...)`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from sklr.nets._data import or_one
+
+Transform = Callable[[Any], Any]
+Counted = tuple[Tensor, Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
+_log_softmax = torch.ops.aten._log_softmax.out
+_CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
+
+
+class RowLoss:
+    """A criterion that is a (weighted) mean or sum over rows, so that rows can be masked and weighted.
+
+    The loss of a run is `sum(weight * loss) / sum(weight)` over its rows for reduction="mean" (with class weights,
+    `weight` is the product of both), `sum(weight * loss)` for reduction="sum".
+
+    >>> loss = RowLoss(nn.MSELoss())
+    >>> outputs, targets = torch.tensor([[[[1.0], [9.0]]]]), torch.zeros(1, 2, 1)
+    >>> loss(outputs, targets, torch.tensor([[1.0, 0.0]])).tolist(), loss(outputs, targets, None).tolist()
+    ([[1.0]], [[41.0]])
+    """
+
+    takes_weights = True
+
+    def __init__(self, criterion: Any):
+        self.criterion, self.mean = criterion, criterion.reduction == "mean"
+        self.per_element = copy.copy(criterion)
+        self.per_element.reduction = "none"
+
+    def __call__(self, outputs: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
+        losses = self._losses(outputs, targets)
+        n_per_row, total = losses.shape[3], losses.sum(3)
+        total = (total if weight is None else total * weight.unsqueeze(1)).sum(2)
+        if not self.mean:
+            return total
+        return total / or_one(self._divisor(targets, weight, n_per_row, outputs.dtype), weight).unsqueeze(1)
+
+    def _divisor(self, targets: Tensor, weight: Tensor | None, n_per_row: int, dtype: torch.dtype) -> Tensor:
+        """What "mean" divides by: Tensor (n_cells,)."""
+        if isinstance(self.criterion, _CLASS_AXIS) and not targets.is_floating_point():
+            rows = self.class_weight(targets, dtype).reshape(*targets.shape[:2], -1).sum(2)
+        else:
+            rows = torch.full(targets.shape[:2], float(n_per_row), dtype=dtype, device=targets.device)
+        return (rows if weight is None else rows * weight).sum(1)
+
+    def class_weight(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight of each target's class, 0 where the target is to be ignored."""
+        kept = targets != self.criterion.ignore_index
+        if self.criterion.weight is None:
+            return kept.to(dtype)
+        return self.criterion.weight[torch.where(kept, targets, 0)] * kept
+
+    def counted(self, targets: Tensor, weight: Tensor | None, n_classes: int, dtype: torch.dtype) -> Counted:
+        """What classes (..., n_rows) say of the loss and its gradient, whatever the outputs are.
+
+        Returns
+        -------
+        labels : Tensor (..., 1, n_rows)
+            Classes to look up.
+        share : Tensor (..., 1, n_rows)
+            How much each row counts for.
+        minus_one_hot : Tensor (..., n_classes, n_rows)
+            Minus that share at the row's class, else 0.
+        """
+        kept = targets != self.criterion.ignore_index
+        share = self.class_weight(targets, dtype)
+        if weight is not None:
+            share = share * weight
+        if self.mean:
+            share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
+        labels, share = torch.where(kept, targets, 0).unsqueeze(-2), share.unsqueeze(-2)
+        one_hot = share.new_zeros(*targets.shape[:-1], n_classes, targets.shape[-1])
+        return labels, share, one_hot.scatter_(-2, labels, -share)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
+        lead, n_rows = outputs.shape[:2], outputs.shape[2]
+        targets = targets.unsqueeze(1).expand(*lead, *targets.shape[1:])
+        if isinstance(self.criterion, _CLASS_AXIS) and outputs.dim() == 4:
+            # rows as the last axis: log-softmax over a strided axis is the faster one for few classes
+            outputs = outputs.transpose(2, 3)
+            targets = targets if targets.dim() == 3 else targets.transpose(2, 3)
+            losses = self.per_element(outputs.flatten(0, 1), targets.flatten(0, 1))
+        else:
+            losses = self.per_element(outputs.flatten(0, 2), targets.flatten(0, 2))
+        return losses.reshape(*lead, n_rows, -1)
+
+
+class WholeLoss:
+    """A criterion that only makes sense for a whole batch: called run by run, unweighted, on batches without padding.
+
+    >>> outputs = torch.arange(6.0).reshape(1, 2, 3)
+    >>> WholeLoss(lambda output, target: (output - target).abs().max())(outputs, torch.zeros(1, 3), None).tolist()
+    [[2.0, 5.0]]
+    """
+
+    takes_weights = False
+
+    def __init__(self, criterion: Callable[[Any, Any], Tensor]):
+        self.criterion = criterion
+
+    def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
+        if weight is not None:
+            raise ValueError(
+                "weight must be None for a criterion that is no mean or sum over rows, got a tensor. "
+                "Give each group of cells with equally many rows its own Batch."
+            )
+        return vmap(vmap(self.criterion, in_dims=(0, None)))(outputs, targets)
+
+
+class StackedLoss:
+    """The criterion behind the module, found out on one run's batch to be a row's or the whole batch's.
+
+    Parameters
+    ----------
+    criterion : callable (output, target) -> Tensor
+        An initialised loss module.
+    output, target : one run's output and targets, at least two rows
+    transform : callable, optional
+        Applied to the output before the criterion, such as the logarithm skorch takes before `NLLLoss`.
+    """
+
+    def __init__(self, criterion: Any, output: Any, target: Any, transform: Transform | None = None):
+        self.transform = _stacked_transform(transform, output)
+        output = output if transform is None else transform(output)
+        by_row = _is_row_loss(copy.deepcopy(criterion), output, target)  # a copy: it may count its calls
+        self.reduce = RowLoss(criterion) if by_row else WholeLoss(criterion)
+        self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
+        self.n_out = output.shape[-1] if isinstance(output, Tensor) and output.dim() else 0
+
+    @property
+    def takes_weights(self) -> bool:
+        return self.reduce.takes_weights
+
+    def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
+        """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
+        return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
+
+    def counted(self, targets: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Counted:
+        """What can be known of many steps' targets (n_steps, n_cells, n_rows) at once, if there is a closed form."""
+        assert isinstance(self.reduce, RowLoss)
+        return self.reduce.counted(targets, weight, self.n_out, dtype)
+
+    def prepared(self, outputs: Tensor) -> PreparedLoss:
+        """What computes losses and gradients again and again, for outputs that stay where they are.
+
+        Parameters
+        ----------
+        outputs : Tensor (n_cells, n_candidates, n_out, n_rows)
+            Rows last, unlike elsewhere here.
+        """
+        if self.closed_form:
+            assert isinstance(self.reduce, RowLoss)
+            return PreparedCrossEntropy(self.reduce, outputs)
+        return PreparedAutograd(self, outputs)
+
+
+class PreparedAutograd:
+    """Losses and gradients in the outputs, by autograd.
+
+    Attributes
+    ----------
+    losses : Tensor (n_cells, n_candidates)
+    gradient : Tensor (n_cells, n_candidates, n_out, n_rows)
+        Written anew by every call, and free to be overwritten after it.
+    """
+
+    def __init__(self, loss: StackedLoss, outputs: Tensor):
+        self.loss, self.outputs = loss, outputs.mT
+        self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
+
+    def __call__(self, targets: Any, weight: Tensor | None, counted: Counted | None = None) -> None:
+        with torch.enable_grad():
+            leaf = self.outputs.detach().requires_grad_()
+            losses = self.loss(leaf, targets, weight)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        self.losses.copy_(losses.detach())
+        self.gradient.copy_(gradient.mT)
+
+
+class PreparedCrossEntropy:
+    """Plain cross entropy and its gradient `softmax - one_hot`, without a graph and in memory of its own.
+
+    Attributes are those of `PreparedAutograd`.
+
+    >>> loss = PreparedCrossEntropy(RowLoss(nn.CrossEntropyLoss()), torch.zeros(1, 1, 2, 2))
+    >>> loss(torch.tensor([[0, 1]]), None)
+    >>> loss.losses.exp().tolist(), loss.gradient.tolist()
+    ([[2.0]], [[[[-0.25, 0.25], [0.25, -0.25]]]])
+    """
+
+    def __init__(self, loss: RowLoss, outputs: Tensor):
+        self.loss = loss
+        self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
+        self.picked = outputs.new_empty(*outputs.shape[:2], 1, outputs.shape[3])
+        self.log_softmax = partial(_log_softmax, outputs.flatten(0, 1), 1, False, out=self.gradient.flatten(0, 1))
+
+    def __call__(self, targets: Tensor, weight: Tensor | None, counted: Counted | None = None) -> None:
+        if counted is None:
+            counted = self.loss.counted(targets, weight, self.gradient.shape[2], self.gradient.dtype)
+        labels, share, minus_one_hot = (t.unsqueeze(1) for t in counted)
+        log_p, picked = self.gradient, self.picked
+        self.log_softmax()
+        torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
+        torch.mul(picked, share, out=picked)
+        torch.sum(picked, (2, 3), out=self.losses).neg_()
+        torch.addcmul(minus_one_hot, log_p.exp_(), share, out=log_p)
+
+
+PreparedLoss = PreparedAutograd | PreparedCrossEntropy
+
+
+def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> bool:
+    return (
+        isinstance(loss, RowLoss)
+        and type(loss.criterion) is nn.CrossEntropyLoss
+        and loss.criterion.label_smoothing == 0
+        and output.dim() == 2
+        and not target.is_floating_point()
+    )
+
+
+def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
+    """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows.
+
+    Asked of PyTorch's own only: what the mean of another one divides by, a few rows cannot tell.
+    """
+    if type(criterion).__module__ != nn.CrossEntropyLoss.__module__ or not isinstance(output, Tensor):
+        return False
+    if getattr(criterion, "reduction", None) not in ("mean", "sum"):
+        return False
+    if not isinstance(target, Tensor) or output.shape[:1] != target.shape[:1]:
+        return False
+    n_rows = output.shape[0]
+    weight = (torch.arange(n_rows, device=output.device) < max(1, n_rows // 2)).to(output.dtype)
+    kept = int(weight.sum())
+    try:
+        masked = RowLoss(criterion)(output[None, None], target[None], weight[None]).squeeze()
+        whole = RowLoss(criterion)(output[None, None], target[None], None).squeeze()
+        expected = criterion(output[:kept], target[:kept]), criterion(output, target)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        return False
+    return all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in zip((masked, whole), expected, strict=True))
+
+
+def _stacked_transform(transform: Transform | None, output: Any) -> Transform | None:
+    """The transform itself where it does not mind two more axes in front, else mapped over them."""
+    if transform is None:
+        return None
+    mapped = vmap(vmap(transform))
+    if isinstance(output, Tensor):
+        stacked = output[None, None].repeat(2, 3, *[1] * output.dim())
+        try:
+            direct, expected = transform(stacked), mapped(stacked)
+            if direct.shape == expected.shape and torch.equal(direct, expected):
+                return transform
+        except (RuntimeError, IndexError, AttributeError):
+            pass
+    return mapped

@@ -1,0 +1,146 @@
+"""Watching a module at work: which torch functions it calls, and whether they are a chain the fast lane knows."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, Linear, Operation
+from sklr.engines.stacked.replay.purity import Untouched, is_hooked
+
+
+def record(module: nn.Module, x: Any) -> Chain | None:
+    """Watch the module at work on one run's batch, in its present mode; None where it is no chain.
+
+    A module with hooks or with state of its own is never a chain: replaying its operations would leave that out.
+
+    >>> chain = record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))
+    >>> [type(operation).__name__ for operation in chain.operations]
+    ['Linear', 'Function', 'Linear']
+    >>> record(nn.GRU(4, 3), torch.zeros(5, 4)) is None
+    True
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or _is_stateful(module):
+        return None
+    names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
+    first, untouched = _operations(module, x, names), Untouched(module)
+    if first is None or first != _operations(module, x, names) or not untouched.holds(strict=False):
+        return None
+    used = [n for op in first if isinstance(op, Linear) for n in (op.weight, op.bias) if n is not None]
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
+
+
+def _is_stateful(module: nn.Module) -> bool:
+    return any(map(is_hooked, module.modules())) or any(True for _ in module.buffers())
+
+
+def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
+    recorder = CallRecorder(x.device.type)
+    try:
+        module.train(module.training)  # as in every step: it may be the user's own
+        devices = [x.device] if x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
+            output = module(x)
+    except Exception:  # whatever it is, the general lane will meet it and report it
+        return None
+    if recorder.precision is not None:
+        return None  # it computes in other numbers than it is given
+    operations: list[Operation] = []
+    current: Any = x
+    for name, args, kwargs, result in recorder.calls:
+        if not args or args[0] is not current:
+            return None
+        found = _understand(name, args, kwargs, current, result, names)
+        if found is None:
+            return None
+        operations += found
+        current = result
+    plain = output is current and current.dim() == 2 and bool(operations)
+    return operations if plain and any(isinstance(op, Linear) for op in operations) else None
+
+
+class CallRecorder(TorchFunctionMode):
+    """Writes down every torch call that makes a tensor, and questions about a shape pass.
+
+    Parameters
+    ----------
+    device_type : str
+        Where the module works.
+
+    Attributes
+    ----------
+    calls : list of (name, args, kwargs, result)
+    precision : torch.dtype or None
+        To which `torch.autocast` casts, if it was on during a call.
+
+    >>> with CallRecorder("cpu") as recorder, torch.autocast("cpu"):
+    ...     _ = torch.ones(2).exp()
+    >>> sorted(recorder.names), recorder.precision
+    (['exp', 'ones'], torch.bfloat16)
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.precision: torch.dtype | None = None
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []
+
+    @property
+    def names(self) -> set[str]:
+        """Of the functions called."""
+        return {name for name, *_ in self.calls}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if isinstance(result, Tensor) or name not in ("size", "dim", "__get__", "__len__"):
+            self.calls.append((name, args, kwargs or {}, result))
+        if torch.is_autocast_enabled(self.device_type):
+            self.precision = torch.get_autocast_dtype(self.device_type)
+        return result
+
+
+def _understand(
+    name: str, args: Any, kwargs: dict[str, Any], h: Tensor, result: Any, names: dict[int, str]
+) -> tuple[Operation, ...] | None:
+    """The operations that a recorded call stands for; None for a call that is none of ours."""
+
+    def arg(position: int, key: str, default: Any = None) -> Any:
+        return args[position] if len(args) > position else kwargs.get(key, default)
+
+    if name in ("to", "float", "double", "contiguous") and result is h:
+        return ()
+    if name in ("flatten", "view", "reshape"):
+        return () if result.shape == h.flatten(1).shape else None
+    if h.dim() != 2:
+        return None
+    if name == "linear":
+        weight, bias = arg(1, "weight"), arg(2, "bias")
+        known = id(weight) in names and (bias is None or id(bias) in names)
+        return (Linear(names[id(weight)], None if bias is None else names[id(bias)]),) if known else None
+    if name == "dropout":
+        if result is h:
+            return ()
+        return (Dropout(arg(1, "p", 0.5)),) if arg(2, "training", True) and arg(1, "p", 0.5) > 0 else ()
+    if name in ("softmax", "log_softmax"):
+        return (Function(name),) if arg(1, "dim") in (1, -1) and kwargs.get("dtype") is None else None
+    options = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0), "gelu": ("approximate", "none")}
+    if name in options:
+        return (Function(name, (arg(1, *options[name]),)),)
+    name = name.removesuffix("_")
+    return (Function(name),) if name in ("relu", "tanh", "sigmoid", "silu") else None
+
+
+def _overwriting(operations: list[Operation]) -> tuple[Operation, ...]:
+    """Let functions work in place where the operation before made the memory and will not need it again."""
+    result = operations[:1]
+    for before, operation in pairwise(operations):
+        if isinstance(operation, Function) and isinstance(before, Linear | Dropout):
+            operation = Function(operation.name, operation.args, in_place=True)
+        result.append(operation)
+    return tuple(result)

@@ -1,0 +1,88 @@
+"""Candidates that can share stacks, set up in every cell: what `prepare` makes, and stacks are built from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from sklr.engines.stacked.data.index_batches import Rows
+from sklr.engines.stacked.model.dropout import stop_attention_dropout
+from sklr.engines.stacked.model.pack import Member, Side
+from sklr.engines.stacked.model.stack import ModelStack
+from sklr.experiment.cell_data import CellData
+
+
+class Place(NamedTuple):
+    """One cell of a group: the estimator that stands for it, its rows, and how it enters the stack."""
+
+    estimator: Any
+    data: CellData  # for the net
+    score_data: CellData  # for what is scored
+    subject: Any
+    side: Side
+    x_test: Rows
+    seconds: float
+
+
+class World(NamedTuple):
+    """What all candidates of a group find: the cells, and how stacks are to be built in them."""
+
+    places: list[Place]
+    stack_args: dict[str, Any]
+    audited: set[Any]  # kinds of candidates; see `kinds_of`
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether its stacks may train in threads at the same time."""
+        return self.stack_args["traits"].thread_safe
+
+
+class Group(NamedTuple):
+    """Candidates that can share stacks; `steady` if their optimizer does the same in every step."""
+
+    members: list[Member]
+    optimizer_kwargs: list[dict[str, Any]]
+    places: list[Place]
+    stack_args: dict[str, Any]
+    max_epochs: int
+    thread_safe: bool = False
+    steady: bool = False
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps a run takes."""
+        return sum(map(len, self.places[0].side.epochs))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return torch.device(self.places[0].side.net.device)
+
+    def build(self, chosen: Sequence[int], *, dropout: bool = True) -> ModelStack:
+        """Make the stack of some of the members; without dropout, it is for `WithoutDropout` alone."""
+        modules = [place.side.net.module_ for place in self.places]
+        args = self.stack_args
+        if not dropout:
+            modules = [stop_attention_dropout(copy.deepcopy(module)) for module in modules]
+            args = {**args, "traits": None}
+        kwargs = [self.optimizer_kwargs[i] for i in chosen]
+        return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **args)
+
+    def only(self, places: Sequence[int]) -> Group:
+        """Return the group of some of the members, by their places in this one."""
+        members, kwargs = [self.members[i] for i in places], [self.optimizer_kwargs[i] for i in places]
+        return self._replace(members=members, optimizer_kwargs=kwargs)
+
+    def compiled(self) -> Group:
+        """Return the same group, to be built into stacks that compile their step."""
+        return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
+
+
+class Prepared(NamedTuple):
+    """What can be stacked, and why the other candidates cannot, by number."""
+
+    groups: list[Group]
+    refused: dict[int, list[str]]

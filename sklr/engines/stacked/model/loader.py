@@ -1,0 +1,113 @@
+"""What the steps of an epoch are shown: batches gathered by row number, for all steps that are alike at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+from sklr.engines.stacked.model.stack import ModelStack
+
+SMALL = 2**24  # elements of a gathered tensor
+
+
+class Feed:
+    """The batches of an epoch, in the order of the steps.
+
+    Parameters
+    ----------
+    stack : ModelStack
+        That is to be fed.
+    x, y : Rows (n_cells, n_rows, ...)
+    weight : Tensor (n_cells, n_rows) or None
+        Sample weights.
+    positions : Tensor of shape (n_steps, n_cells, largest batch)
+    sizes : ndarray of shape (n_steps, n_cells)
+        Both as `epoch_positions` returns them.
+
+    >>> stack = ModelStack([torch.nn.Linear(2, 1)], 1, torch.nn.MSELoss(), torch.optim.SGD, {},
+    ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
+    >>> positions, sizes = torch.tensor([[[4, 3]], [[2, 1]], [[0, 0]]]), np.array([[2], [2], [1]])
+    >>> feed = Feed(stack, torch.rand(1, 5, 2), torch.rand(1, 5, 1), None, positions, sizes)
+    >>> [(steps, tuple(shown.x.shape)) for steps, shown in feed]
+    [(slice(0, 2, None), (2, 1, 2, 2)), (slice(2, 3, None), (1, 1, 1, 2))]
+    """
+
+    def __init__(
+        self, stack: ModelStack, x: Rows, y: Rows, weight: Tensor | None, positions: Tensor, sizes: np.ndarray
+    ):
+        self.stack, self.x, self.y, self.weight, self.sizes = stack, x, y, weight, sizes
+        self.like = next(iter(stack.optimizer.params.values()))
+        starts = torch.arange(len(sizes[0])) * tree_leaves(x)[0].shape[1]  # where the cells' rows begin, end to end
+        self.places = (positions + starts[:, None]).to(self.like.device, non_blocking=True)
+
+    def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
+        """Yield which steps come next, and what they are shown.
+
+        That is a `Batch` with an axis of steps in front; for a step that some cells do not take, or in batches of
+        different sizes that must not be padded, it is what `ModelStack.step` is to be given.
+        """
+        first, ends = 0, self._ends()
+        while first < len(self.sizes):
+            if ends[first] == first:
+                yield slice(first, first + 1), self._apart(first)
+                first += 1
+            else:
+                steps = slice(first, min(ends[first], first + self._at_once()))
+                yield steps, self._alike(steps)
+                first = steps.stop
+
+    def _ends(self) -> list[int]:
+        """Say of each step up to which one those after it are like it; the step itself if it is one of a kind."""
+        is_even = (self.sizes == self.sizes[:, :1]).all(axis=1)
+        together = (self.sizes > 0).all(axis=1) & (is_even | (not self.stack.mixes_rows))
+        kinds = list(zip(self.sizes.max(axis=1), is_even, strict=True))
+        ends = [0] * len(kinds)
+        for i in reversed(range(len(kinds))):
+            goes_on = i + 1 < len(kinds) and kinds[i + 1] == kinds[i] and together[i + 1]
+            ends[i] = i if not together[i] else ends[i + 1] if goes_on else i + 1
+        return ends
+
+    def _at_once(self) -> int:
+        """Return how many steps' batches are little to keep."""
+        per_row = max(rows[0, 0].numel() for rows in tree_leaves((self.x, self.y)))
+        return max(1, SMALL // (per_row * self.places[0].numel()))
+
+    def _alike(self, steps: slice) -> Batch:
+        sizes = self.sizes[steps]
+        x, y, weight = self._gathered(steps, int(sizes.max()))
+        if (sizes != sizes.max()).any():
+            weight = self._masked(weight, sizes)
+        if self.stack.counts_ahead:
+            counted = self.stack.loss.counted(y, weight, self.like.dtype)
+            return Batch(x, y, None, None, counted)
+        return Batch(x, y, weight)
+
+    def _apart(self, step: int) -> list[Batch]:
+        sizes = self.sizes[step]
+        x, y, weight = self._gathered(step, int(sizes.max()))
+        training = np.flatnonzero(sizes)
+        if self.stack.mixes_rows:  # padding would change the result
+            chosen = [(int(size), np.flatnonzero(sizes == size)) for size in np.unique(sizes[training])]
+            return [Batch(x, y, weight).cut(size, cells) for size, cells in chosen]
+        return [Batch(x, y, self._masked(weight, sizes)).cut(int(sizes.max()), training)]
+
+    def _gathered(self, steps: slice | int, n_rows: int) -> tuple[Rows, Rows, Tensor | None]:
+        places = self.places[steps, ..., :n_rows]
+
+        def gather(rows: Tensor) -> Tensor:
+            return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
+
+        x, y = map_tensors(gather, self.x), map_tensors(gather, self.y)
+        return x, y, None if self.weight is None else gather(self.weight)
+
+    def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:
+        """Let padding weigh nothing."""
+        real = torch.as_tensor(np.arange(sizes.max()) < sizes[..., None])
+        mask = real.to(self.like.device, self.like.dtype, non_blocking=True)
+        return mask if weight is None else weight * mask

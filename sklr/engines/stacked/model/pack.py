@@ -1,0 +1,260 @@
+"""A pack: candidates that can share one stack, in all cells, trained an epoch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sklr._utils.divergence import exploded
+from sklr._utils.random import RandomStream
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.index_batches import Epoch, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.stack import ModelStack
+from sklr.results import EpochRow
+from sklr.schedules import Constant, Schedule
+
+
+class Side(NamedTuple):
+    """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
+
+    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random world.
+    """
+
+    net: NeuralNet
+    epochs: Sequence[Epoch]
+    x: Rows
+    y: Rows
+    weight: Tensor | None
+    seed: int
+
+
+class Member(NamedTuple):
+    """What sets a candidate apart in its pack: its peak lr and those of its groups, a schedule and its horizon."""
+
+    candidate: int
+    lr: float
+    lrs: tuple[float, ...]
+    schedule: Schedule
+    schedule_epochs: int
+
+
+class StepRows(NamedTuple):
+    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), and those of parameter groups."""
+
+    loss: np.ndarray
+    n_rows: np.ndarray
+    lr: np.ndarray
+    group_lrs: np.ndarray  # shape (n_steps, n_groups)
+
+
+class Pack:
+    """`n_members x n_cells` runs in one `ModelStack`.
+
+    Parameters
+    ----------
+    stack : ModelStack
+    members : sequence of Member, in the stack's order
+    sides : sequence of Side, one per cell
+        The first one's seed is dropout's, in all packs: how candidates are packed changes nothing.
+    max_epochs : int
+
+    Attributes
+    ----------
+    alive : ndarray of bool, shape (n_members, n_cells)
+        Runs that are still training.
+    in_stack : list of int
+        The members that are in the stack now, in its order.
+    history : list over members of lists over cells of lists of EpochRow
+        Validation scores are not known here and stay NaN.
+    keeps_steps : bool
+        Whether `step_rows` are kept: off, unless set before the training.
+    step_rows : list over members of lists over cells of lists of StepRows
+        The steps of each epoch in `history`.
+    diverged : dict from (member, cell) to (step, loss)
+    """
+
+    def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int):
+        self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
+        self.world = RandomStream(sides[0].seed)
+        self._stack_rows()
+        self.epoch, self.seconds = 0, 0.0
+        self.alive = np.ones((len(members), len(sides)), dtype=bool)
+        self.in_stack = list(range(len(members)))
+        self.first_loss = np.full(self.alive.shape, np.nan)
+        self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
+        self.keeps_steps = False
+        self.step_rows: list[list[list[StepRows]]] = [[[] for _ in sides] for _ in members]
+        self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("x", "y", "weight")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.go_on(state)
+        self._stack_rows()
+
+    def _stack_rows(self) -> None:
+        self.x, self.y = (stack_rows([getattr(side, part) for side in self.sides]) for part in ("x", "y"))
+        weights = [side.weight for side in self.sides if side.weight is not None]
+        self.weight = stack_rows(weights) if weights else None
+
+    def progress(self) -> dict[str, Any]:
+        """Return what training has changed, without what it was trained on: all that a worker need send back."""
+        given = ("members", "sides", "max_epochs")
+        return {name: value for name, value in self.__getstate__().items() if name not in given}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand where another copy of this pack stood when it was asked for its `progress`."""
+        for name, value in progress.items():  # some backends hand arrays over read-only
+            setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return self.epoch >= self.max_epochs or not self.alive.any()
+
+    def train_epoch(self, *, own_stream: bool = True) -> None:
+        """Train every run in the stack for one epoch, and find out which have diverged.
+
+        Without a random stream of its own it can be called in several threads, if the stack is `thread_safe`.
+        """
+        start = time.time()
+        self._compact()
+        positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
+        multipliers = self.epoch_multipliers(sizes)
+        with self.world if own_stream else nullcontext():
+            lr = torch.from_numpy(self.lrs(multipliers))
+            losses = self.steps(positions, sizes, lr, self.max_epochs - self.epoch - 1)
+        self.end_epoch(losses, sizes, multipliers)
+        if self.epoch == self.max_epochs:
+            self._check_last_step()
+        self.seconds += time.time() - start
+
+    def _compact(self) -> None:
+        """Let members none of whose runs is alive leave the stack; where that means to compile anew, half at once."""
+        staying = [m for m in self.in_stack if self.alive[m].any()]
+        if len(staying) < len(self.in_stack) and (not self.stack.compiled or 2 * len(staying) <= len(self.in_stack)):
+            self.stack.keep([self.in_stack.index(m) for m in staying])
+            self.in_stack = staying
+
+    def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
+        """Take the epoch's losses down, and go on to the next one."""
+        known = losses.cpu().double().numpy()  # MPS has no float64
+        self._judge(known, sizes, multipliers)
+        if self.keeps_steps:
+            self._keep_steps(known, sizes, multipliers)
+        self.epoch += 1
+
+    def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
+        """Return what the schedules make of the peak lrs, shape (n_steps, n_in_stack, n_cells); 0 past a cell's end."""
+        table = np.zeros((len(sizes), len(self.in_stack), len(self.sides)))
+        for i, m in enumerate(self.in_stack):
+            schedule, known = self.members[m].schedule, dict[Any, np.ndarray]()
+            for cell, n_steps in enumerate((sizes > 0).sum(axis=0).tolist()):
+                key = (n_steps, cell if schedule.monitored() else None)  # else all cells have the same
+                if key not in known:
+                    known[key] = self._multipliers(m, cell, n_steps)
+                table[:n_steps, i, cell] = known[key]
+        return table
+
+    def lrs(self, multipliers: np.ndarray) -> np.ndarray:
+        """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
+        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T
+        return multipliers[:, None] * peaks[:, :, None]
+
+    def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:
+        member = self.members[m]
+        if member.schedule == Constant():
+            return np.ones(n_steps)
+        losses = [row.train_loss for row in self.history[m][cell]] if member.schedule.monitored() else []
+        return member.schedule.epoch_multipliers(
+            self.epoch, n_steps, member.schedule_epochs, lr=member.lr, losses=tuple(losses)
+        )
+
+    def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor, n_more: int = 0) -> Tensor:
+        """Take these steps; return the losses, shape (n_steps, n_in_stack, n_cells).
+
+        Parameters
+        ----------
+        positions, sizes
+            As `epoch_positions` returns them.
+        lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
+        n_more : int
+            How often about as many steps will follow.
+        """
+        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack), non_blocking=True)
+        losses = [
+            self.stack.steps(lr[steps], shown, n_more * len(sizes))
+            if isinstance(shown, Batch)
+            else self.stack.step(lr[steps.start], *shown).unsqueeze(0)
+            for steps, shown in self.feed(positions, sizes)
+        ]
+        return torch.cat(losses)
+
+    def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:
+        """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
+        return Feed(self.stack, self.x, self.y, self.weight, positions, sizes)
+
+    def _judge(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
+        """Write the epoch down for the runs that came through it, and end those that did not."""
+        if self.epoch == 0:
+            self.first_loss[:] = losses[0]
+        bad = exploded(losses, self.first_loss[self.in_stack]) & (sizes > 0)[:, None, :]
+        n_steps = (sizes > 0).sum(axis=0)
+        means = np.where((sizes > 0)[:, None, :], losses * sizes[:, None, :], 0).sum(axis=0) / sizes.sum(axis=0)
+        for i, m in enumerate(self.in_stack):
+            for cell in map(int, np.flatnonzero(self.alive[m])):
+                if bad[:, i, cell].any():
+                    step = int(bad[:, i, cell].argmax())
+                    self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
+                else:
+                    lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
+                    self.history[m][cell].append(EpochRow(self.epoch, lr, float(means[i, cell]), float("nan")))
+
+    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
+        """Write the epoch's steps down for the runs that came through it."""
+        lrs = self.lrs(multipliers)
+        for i, m in enumerate(self.in_stack):
+            for cell in map(int, np.flatnonzero(self.alive[m])):
+                steps = slice((sizes[:, cell] > 0).sum())
+                lr = self.members[m].lr * multipliers[steps, i, cell]
+                rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell]
+                self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole table
+
+    def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
+        self.alive[m, cell] = False
+        self.diverged[m, int(cell)] = int(step), float(loss)
+
+    def _check_last_step(self) -> None:
+        """End the runs that the very last steps blew up, which no training loss has seen."""
+        size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
+        x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
+        outputs = self.outputs(x)
+        losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
+        bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
+        for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
+            n_steps = sum(map(len, self.sides[cell].epochs))
+            self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
+
+    def outputs(self, x: Rows) -> Any:
+        """Return what the runs in the stack predict for rows of shape (n_cells, n_rows, ...), in evaluation mode."""
+        return self.stack.outputs(x)
+
+
+def lr_dtype(stack: ModelStack) -> torch.dtype:
+    """Return the floating-point dtype the stack computes in."""
+    return next(iter(stack.optimizer.params.values())).dtype
+
+
+def valid_batch_size(net: NeuralNet, n_rows: int) -> int:
+    """Return how many of `n_rows` rows the net predicts at once."""
+    size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
+    return n_rows if size == -1 else min(size, n_rows)

@@ -1,0 +1,374 @@
+"""Many copies of one module trained as one: `n_candidates x n_cells` runs per batched step, without skorch or folds.
+
+The module is used unmodified. Plain networks take the fast lane of `_stack_chain`, everything else goes through
+`torch.func`; `_stack_probe.probe` says beforehand what cannot be stacked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from sklr.engines.stacked.data.batch import Batch, is_whole
+from sklr.engines.stacked.kernels.compiled import ChainGradients, CompiledGradients
+from sklr.engines.stacked.kernels.loss import Transform
+from sklr.engines.stacked.kernels.mlp_chain import GradientSink
+from sklr.engines.stacked.kernels.mlp_step import Evaluation, Program
+from sklr.engines.stacked.kernels.replayed_runs import ReplayedRuns
+from sklr.engines.stacked.kernels.vmap import Named, RunGradients, RunMap, first_tensor, has_rows, rng_kept
+from sklr.engines.stacked.model.state import FixedState, stacked
+from sklr.engines.stacked.model.traits import Traits, examine
+from sklr.engines.stacked.optim.block import HeavyBall
+from sklr.engines.stacked.optim.optimizer import Groups, StackedOptimizer
+from sklr.engines.stacked.optim.probe import decay_form
+from sklr.engines.stacked.replay.executor import Replays
+
+ROWS = 512  # evaluated at once, for no more memory than a step takes: a whole fold's activations can be gigabytes
+FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
+
+
+class ModelStack:
+    """`n_candidates x n_cells` copies of one module, trained by one batched step with a stock optimizer's semantics.
+
+    Parameters
+    ----------
+    modules : sequence of nn.Module, one per cell
+        Initialised, alike in structure, on the device to train on; not touched. Every candidate of a cell starts
+        from its weights.
+    n_candidates : int
+    criterion : nn.Module
+        An initialised loss. Mean and sum over rows can be masked and weighted; any other callable
+        `(output, target) -> loss` needs batches without padding (`mixes_rows` is then True).
+    optimizer : type
+        A `torch.optim.Optimizer` class for which `optimizer_reasons` is empty.
+    optimizer_kwargs : dict, or one per candidate
+    example : (x, y)
+        A small batch of one run, at least two rows, on the same device.
+    groups : sequence of (names, overrides), default one group of all
+        Parameter groups; together they name every trained parameter once.
+    transform : callable, optional
+        Applied to the output before the criterion.
+    clip_norm, clip_norm_type, clip_value : float, optional
+        Gradient clipping, run by run: total norm, which norm, largest absolute value.
+    compile : bool, default False
+        Whether the gradients of a step are computed by compiled code; see `CompiledGradients`.
+    traits : Traits, optional
+        What another stack of such modules, with this criterion, has found out on such an example.
+
+    Attributes
+    ----------
+    mixes_rows : bool
+        Whether a row's part in the training depends on the batch's other rows (batch statistics, a criterion of
+        whole batches): padding would then change the result, so give cells with different numbers of rows their
+        own `Batch` each, all in one `step`.
+    thread_safe : bool
+        Whether stacks like this one may train at the same time in several threads: there is one generator of random
+        numbers in a process.
+
+    >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
+    ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
+    >>> batch = Batch(torch.rand(1, 4, 2), torch.rand(1, 4, 1))
+    >>> losses = stack.step(torch.tensor([[0.0], [0.1], [1.0]]), batch)
+    >>> losses.shape, stack.outputs(batch.x).shape
+    (torch.Size([3, 1]), torch.Size([3, 1, 4, 1]))
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        n_candidates: int,
+        criterion: Any,
+        optimizer: type,
+        optimizer_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        example: tuple[Any, Any],
+        groups: Groups | None = None,
+        transform: Transform | None = None,
+        clip_norm: float | None = None,
+        clip_norm_type: float = 2.0,
+        clip_value: float | None = None,
+        compile: bool = False,
+        traits: Traits | None = None,
+    ):
+        self.module = copy.deepcopy(modules[0])
+        self.n_cells = len(modules)
+        per_candidate = [optimizer_kwargs] * n_candidates if isinstance(optimizer_kwargs, Mapping) else optimizer_kwargs
+        trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
+        self._state = FixedState(modules, n_candidates)
+        params = {name: stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
+        decays = [decay_form(optimizer, own, groups) for own in per_candidate]
+        self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
+        self._clip = (clip_norm, clip_norm_type, clip_value)
+        self.traits = traits or examine(self.module, example, criterion, transform)
+        self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
+        self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
+        self._map = self._make_map()
+        self._run_gradients = self._make_gradients(compile)
+        self._programs: dict[Any, Program] = {}
+        self._evaluations: dict[Any, Evaluation] = {}
+        self._ball: HeavyBall | None = None
+        self._replays = self._make_replays()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # memory that another process has elsewhere
+        fixed: dict[str, Any] = {"_programs": {}, "_evaluations": {}, "_ball": None, "_replays": self._make_replays()}
+        return {**vars(self), **fixed}
+
+    @property
+    def n_candidates(self) -> int:
+        return len(self.optimizer.kwargs)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps are compiled, for the number of runs that there is."""
+        return isinstance(self._run_gradients, CompiledGradients)
+
+    @property
+    def run_by_run(self) -> bool:
+        """Whether the module is called for one run after another, because that is faster."""
+        return self._map.run_by_run and not self.compiled
+
+    @property
+    def counts_ahead(self) -> bool:
+        """Whether a step can be told what its loss knew before; see `Batch.counted`."""
+        return self._is_planned and self.loss.closed_form
+
+    @property
+    def _is_planned(self) -> bool:
+        return self.traits.chain is not None and isinstance(self._run_gradients, RunGradients)
+
+    @property
+    def _is_replayed(self) -> bool:
+        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long.
+
+        What a CUDA graph draws has been compared with what plain steps draw for chains only.
+        """
+        kind = next(iter(self.optimizer.params.values())).device.type
+        known = kind == "cpu" or (kind == "cuda" and (self._is_planned or not self.traits.draws))
+        return known and not self.compiled and (self._is_planned or not self.run_by_run)
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.optimizer.groups)
+
+    def step(self, lr: Any, *batches: Batch) -> Tensor:
+        """Take one optimizer step in every cell of these batches; nothing waits for the device.
+
+        Parameters
+        ----------
+        lr : Tensor (n_candidates, n_cells) or (n_groups, n_candidates, n_cells)
+            This step's learning rates.
+        *batches : Batch
+            Together they name a cell at most once. Cells named by none take no step.
+
+        Returns
+        -------
+        losses : Tensor (n_candidates, n_cells)
+            Each run's loss before the step, detached; NaN for cells that took none.
+        """
+        if self._is_planned and is_whole(batches):
+            return self._program_step(self._rates(lr), batches[0])
+        cells, losses = self._gradients(batches)
+        self._clip_gradients()
+        if self.optimizer.step(self._rates(lr), cells):
+            self._forget_programs()
+        return losses.mT
+
+    def steps(self, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
+        """Take several steps of all cells on batches of one shape, without Python in between where that is possible.
+
+        Parameters
+        ----------
+        lr : Tensor (n_steps, n_groups, n_candidates, n_cells)
+        batches : Batch
+            Tensors with an axis of steps in front.
+        n_more : int
+            About how many steps will follow.
+
+        Returns
+        -------
+        losses : Tensor (n_steps, n_candidates, n_cells)
+        """
+        if not self._is_replayed:
+            return torch.stack([self.step(lr[i], batches.of_steps(i)) for i in range(len(lr))])
+        return self._replays.steps(self.step, lr, batches, n_more)
+
+    def compile(self, *batches: Batch) -> None:
+        """Compile a step on batches like these, which takes none; without `compile=True` there is nothing to do.
+
+        A step compiles itself when it meets a shape for the first time. Asked before any training, whatever stands
+        in the way of compiling comes out before it, too.
+        """
+        if isinstance(self._run_gradients, CompiledGradients):
+            before = {name: t.clone() for name, t in self._state.buffers.items()}
+            with rng_kept(batches[0].x):
+                self._gradients(batches)
+            self._state.buffers = before
+
+    @torch.no_grad()
+    def outputs(self, x: Any, *, shared: bool = False) -> Any:
+        """What every run predicts, in evaluation mode.
+
+        Parameters
+        ----------
+        x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
+            With `shared=True`, (n_rows, ...): the same rows for every cell.
+
+        Returns
+        -------
+        outputs : Tensor (n_candidates, n_cells, n_rows, ...), or a structure of such
+        """
+        if shared:
+            x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
+        out = self._mapped_outputs(x) if self.traits.eval_chain is None else self._chain_outputs(x)
+        return tree_map(lambda t: t.transpose(0, 1), out)
+
+    def keep(self, candidates: Sequence[int]) -> None:
+        """Let only these candidates stay, in this order; their optimizer's state stays with them."""
+        candidates = [int(k) for k in candidates]
+        self.optimizer.keep(candidates)
+        index = torch.as_tensor(candidates, device=next(iter(self.optimizer.params.values())).device)
+        self._state.keep(index)
+        self._forget_programs()
+        self._run_gradients.forget()
+
+    @torch.no_grad()
+    def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
+        """Copy one run's parameters and buffers into `module`, and return it."""
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, tensor in self.run_state(candidate, cell).items():
+            state[name].copy_(tensor)
+        return module
+
+    def run_state(self, candidate: int, cell: int) -> Named:
+        """See one run's parameters and buffers by name, where they are."""
+        trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}
+        return trained | self._state.of_run(candidate, cell)
+
+    def optimizer_state(self, candidate: int, cell: int) -> dict[str, Any]:
+        """One run's optimizer state, for `torch.optim.Optimizer.load_state_dict`; see `StackedOptimizer.state_dict`."""
+        return self.optimizer.state_dict(candidate, cell)
+
+    def _make_map(self) -> RunMap:
+        traits, on_cpu = self.traits, not next(iter(self.optimizer.params.values())).is_cuda
+        few = self.n_candidates * self.n_cells <= FEW_RUNS and not traits.draws  # lanes draw other numbers for dropout
+        return RunMap(
+            self.module,
+            attention=traits.attention,
+            pictures=on_cpu and traits.pictures,
+            run_by_run=on_cpu and (few or traits.large_convolutions) and not traits.keeps,
+        )
+
+    def _make_replays(self) -> Replays:
+        return Replays(self.module, self.loss, self.optimizer)
+
+    def _make_gradients(self, compile: bool) -> RunGradients | CompiledGradients:
+        if compile:
+            chain, mapped = self.traits.chain, RunGradients(self._map.plain(), self.loss)
+            return CompiledGradients(mapped if chain is None else ChainGradients(chain, self.loss))
+        replayed = self._map.run_by_run and not self.traits.draws  # replays would draw other numbers
+        return (ReplayedRuns if replayed else RunGradients)(self._map, self.loss)
+
+    def _rates(self, lr: Any) -> Tensor:
+        like = next(iter(self.optimizer.params.values()))
+        lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
+        return lr.expand(self.n_groups, *lr.shape[-2:])
+
+    def _program_step(self, lr: Tensor, batch: Batch) -> Tensor:
+        """A step of a chain in all its cells."""
+        if not self._programs and self._clip[0] is None and self._clip[2] is None:
+            self._ball = self.optimizer.heavy_ball()
+        ball = self._ball
+        key = batch.x.shape
+        if key not in self._programs:
+            sink = GradientSink(self.optimizer.grads) if ball is None else GradientSink(ball.into, ball.momentum)
+            self._programs[key] = self._program(self.optimizer.params, sink, batch)
+        losses = self._programs[key].run(batch.x, batch.y, batch.weight, batch.counted).mT.clone()
+        if ball is None:
+            self._clip_gradients()
+            self.optimizer.step(lr)
+        else:
+            ball.step(lr)
+        return losses
+
+    def _program(self, params: Named, sink: GradientSink, batch: Batch) -> Program:
+        assert self.traits.chain is not None
+        return Program(self.traits.chain, self.loss, params, sink, batch.x)
+
+    def _chain_outputs(self, x: Tensor) -> Tensor:
+        assert self.traits.eval_chain is not None
+        if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
+            self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
+        return self._evaluations[key](x)
+
+    def _mapped_outputs(self, x: Any) -> Any:
+        state = self.optimizer.params, self._state.constants, self._state.buffers
+        n_blocks = -(-first_tensor(x).shape[1] // ROWS)
+        # of about equal size: none is a single row, whose axis a module may drop
+        blocks = [tree_map(lambda t, i=i: t.tensor_split(n_blocks, 1)[i], x) for i in range(n_blocks)]
+        found = [self._map(block, *state, training=False)[0] for block in blocks]
+        sizes = [first_tensor(block).shape[1] for block in blocks]
+
+        def joined(*parts: Tensor) -> Tensor:
+            return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
+
+        return tree_map(joined, *found)
+
+    def rest(self) -> None:
+        """Let go the memory that steps and evaluations work in; the next ones take it anew."""
+        self._forget_programs()
+
+    def _forget_programs(self) -> None:
+        self._programs.clear()
+        self._evaluations.clear()
+        self._ball = None
+        self._replays.forget()
+
+    def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
+        """Fill the optimizer's gradients; the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
+        if len(batches) == 1 and batches[0].cells is None:
+            return None, self._batch_gradients(batches[0], self.optimizer.params, self.optimizer.grads)
+        like = next(iter(self.optimizer.params.values()))
+        losses, cells = like.new_full((self.n_cells, self.n_candidates), torch.nan), []
+        for batch in batches:
+            chosen = list(range(self.n_cells)) if batch.cells is None else list(batch.cells)
+            index = torch.as_tensor(chosen).to(like.device, non_blocking=True)
+            params = {name: p.index_select(0, index) for name, p in self.optimizer.params.items()}
+            grads = {name: torch.empty_like(p) for name, p in params.items()}
+            losses.index_copy_(0, index, self._batch_gradients(batch, params, grads, index).to(losses.dtype))
+            for name, grad in grads.items():
+                self.optimizer.grads[name].index_copy_(0, index, grad)
+            cells += chosen
+        return cells, losses
+
+    def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:
+        if self._is_planned:
+            return self._program(params, GradientSink(grads), batch).run(batch.x, batch.y, batch.weight)
+        return self._mapped_gradients(batch, params, grads, index)
+
+    def _mapped_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None) -> Tensor:
+        constants, buffers = self._state.of_cells(index)
+        found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
+        for name, grad in found.items():
+            grads[name].copy_(grad)
+        self._state.update(buffers, index)
+        return losses
+
+    @torch.no_grad()
+    def _clip_gradients(self) -> None:
+        """As `torch.nn.utils` does it, for each run by itself."""
+        clip_norm, norm_type, clip_value = self._clip
+        grads = list(self.optimizer.grads.values())
+        if clip_norm is not None:
+            norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), norm_type, dim=2) for g in grads])
+            share = clip_norm / (torch.linalg.vector_norm(norms, norm_type, dim=0) + 1e-6)
+            for grad in grads:
+                grad.mul_(share.clamp(max=1.0).reshape(*share.shape, *[1] * (grad.dim() - 2)))
+        if clip_value is not None:
+            for grad in grads:
+                grad.clamp_(-clip_value, clip_value)

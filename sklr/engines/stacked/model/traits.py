@@ -1,0 +1,108 @@
+"""What a stack must know of a module and its criterion: found out once, by calling them on one run's batch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from sklr.engines.stacked.kernels.attention import ATTENTION
+from sklr.engines.stacked.kernels.convolution import OPERATIONS, ConvolutionMeter
+from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
+from sklr.engines.stacked.kernels.mlp_chain import Chain
+from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
+from sklr.engines.stacked.kernels.vmap import call, first_tensor, generator_states, mixes_rows, rng_kept
+from sklr.engines.stacked.replay.purity import Untouched
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What was found out.
+
+    Attributes
+    ----------
+    chain, eval_chain : Chain or None
+        In training and in evaluation mode.
+    names : set of str
+        Of the torch functions that a call calls.
+    draws : bool
+        Whether a call in training mode draws random numbers.
+    large_convolutions : bool
+    loss : StackedLoss
+    mixes_rows : bool
+        Whether a row's part in the training depends on the batch's other rows.
+    precision : torch.dtype or None
+        To which `torch.autocast` casts where the module uses it.
+    keeps : bool
+        Whether Python code keeps something of a call: then it must not be called for one run after another.
+    counts : str
+        Where that is more than tensors, what, in words: it "changes its attribute 'n_calls' ..."; else empty.
+    """
+
+    chain: Chain | None
+    eval_chain: Chain | None
+    names: set[str]
+    draws: bool
+    large_convolutions: bool
+    loss: StackedLoss
+    mixes_rows: bool
+    precision: torch.dtype | None
+    keeps: bool
+    counts: str
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether several threads may train such modules: they share a generator, and autocast is of one thread."""
+        return not self.draws and self.precision is None
+
+    @property
+    def attention(self) -> bool:
+        """Whether the module uses attention."""
+        return not self.names.isdisjoint(ATTENTION)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether it convolves or pools pictures."""
+        return not self.names.isdisjoint(OPERATIONS)
+
+
+def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:
+    """Find the traits out on a batch of at least two rows; the module is left in training mode, else as it was.
+
+    >>> traits = examine(nn.Sequential(nn.Linear(2, 1), nn.Dropout()), (torch.rand(4, 2), torch.rand(4, 1)),
+    ...                  nn.MSELoss(), None)
+    >>> len(traits.chain.operations), len(traits.eval_chain.operations), traits.draws, traits.mixes_rows
+    (2, 1, True, False)
+    """
+    x, y = example
+    with rng_kept(x):
+        eval_chain, chain = record(module.eval(), x), record(module.train(), x)
+        before = generator_states(x)
+        seen = CallRecorder(first_tensor(x).device.type)
+        with seen, ConvolutionMeter() as meter, torch.no_grad():
+            output = call(copy.deepcopy(module), x)
+        draws = not all(map(torch.equal, before, generator_states(x)))
+        loss = StackedLoss(criterion, output, y, transform)
+        mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
+        keeps, counts = False, ""
+        if chain is None or not loss.takes_weights:  # a chain's module is not called any more
+            keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
+    return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision, keeps, counts)
+
+
+def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, str]:
+    """Whether a call keeps anything; and if that is more than tensors, what, in words."""
+    x, y = example
+
+    def step() -> None:
+        module.train()
+        with torch.no_grad():
+            outputs = call(module, x)
+            loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)
+
+    untouched = Untouched.by_second(step, module, loss)
+    return not untouched.holds(), untouched.what_changed()

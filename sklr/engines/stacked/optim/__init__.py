@@ -1,0 +1,1 @@
+"""One stock optimizer for many runs, each at its own learning rate."""

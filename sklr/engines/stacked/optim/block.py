@@ -1,0 +1,219 @@
+"""Where a stack's updates come from: one stock optimizer for many runs, or the quick form of the commonest one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklr.engines.stacked.kernels.mlp_chain import Calls
+
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_SET_BY_STACK = ("lr", "weight_decay", "params")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the parameters of one group lie in a flat vector: one contiguous block each.
+
+    An elementwise optimizer does not care which element belongs to which parameter, so it is given the vector:
+    one call instead of one per parameter.
+
+    >>> [tuple(view.shape) for view in Blocks((torch.Size([3]), torch.Size([])), 5, 2).views(torch.zeros(40))]
+    [(5, 2, 3), (5, 2)]
+    """
+
+    shapes: tuple[torch.Size, ...]
+    n_cells: int
+    n_candidates: int
+
+    @property
+    def numel(self) -> int:
+        return self.n_cells * self.n_candidates * sum(shape.numel() for shape in self.shapes)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        n_runs = self.n_cells * self.n_candidates
+        pieces = flat.split([n_runs * shape.numel() for shape in self.shapes])
+        return [p.view(self.n_cells, self.n_candidates, *s) for p, s in zip(pieces, self.shapes, strict=True)]
+
+    def select(self, flat: Tensor, cells: Sequence[int], candidates: Sequence[int]) -> Tensor:
+        """The flat vector of some cells and candidates."""
+        cell, candidate = indices(cells, candidates, flat.device)
+        return torch.cat([view[cell, candidate].reshape(-1) for view in self.views(flat)])
+
+
+class Part:
+    """The runs one stock optimizer steps: equal hyper-parameters and equally many steps so far."""
+
+    def __init__(
+        self,
+        optimizer: type,
+        kwargs: Mapping[str, Any],
+        overrides: Sequence[Mapping[str, Any]],
+        shapes: Sequence[tuple[torch.Size, ...]],
+        cells: list[int],
+        candidates: list[int],
+        like: Tensor,
+    ):
+        self.recipe = (optimizer, kwargs, overrides, shapes)
+        self.cells, self.candidates, self.like = cells, candidates, like
+        self.index = indices(cells, candidates, like.device)
+        self.blocks = [Blocks(s, len(cells), len(candidates)) for s in shapes]
+        # The optimizer steps a vector of zeros: what it leaves there is the update itself, without the rounding
+        # that (p + update) - p would add.
+        self.updates = [like.new_zeros(b.numel) for b in self.blocks]
+        self._link()
+        groups = [
+            {**own_kwargs(override), "params": [update]}
+            for override, update in zip(overrides, self.updates, strict=True)
+        ]
+        self.optimizer = optimizer(groups, lr=1.0, **_stack_kwargs(optimizer, kwargs, like))
+
+    def _link(self) -> None:
+        """Give the flat vectors their gradients, and see both parameter by parameter."""
+        for update in self.updates:
+            update.grad = torch.zeros_like(update)
+        self.grad_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(_grad(u))]
+        self.update_views = [v for b, u in zip(self.blocks, self.updates, strict=True) for v in b.views(u)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("grad_views", "update_views")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._link()  # a pickled view is a copy, and a gradient is not pickled at all
+
+    def step(self) -> list[Tensor]:
+        """The updates at lr=1, parameter by parameter."""
+        for update in self.updates:
+            update.zero_()
+        self.optimizer.step()
+        return self.update_views
+
+    def heavy_ball_momentum(self) -> list[float] | None:
+        """Each group's momentum, if that is all there is to it."""
+        groups = self.optimizer.param_groups
+        if any(group["nesterov"] or group["dampening"] or group["maximize"] for group in groups):
+            return None
+        return [group["momentum"] for group in groups]
+
+    def momentum_views(self, momentum: Sequence[float]) -> list[Tensor]:
+        """The stock optimizer's momentum, or where it has none the gradient, parameter by parameter."""
+        views: list[Tensor] = []
+        for blocks, update, rate in zip(self.blocks, self.updates, momentum, strict=True):
+            buffer = _grad(update)
+            if rate:
+                state = self.optimizer.state[update]
+                state["momentum_buffer"] = buffer = state.get("momentum_buffer", torch.zeros_like(update))
+            views += blocks.views(buffer)
+        return views
+
+    def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> Part:
+        """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
+        kept = [self.candidates[k] for k in candidates] if names is None else names
+        part = Part(*self.recipe, [self.cells[c] for c in cells], kept, self.like)
+        for blocks, old, new in zip(self.blocks, self.updates, part.updates, strict=True):
+            for key, value in self.optimizer.state.get(old, {}).items():
+                per_run = isinstance(value, Tensor) and value.shape == old.shape
+                part.optimizer.state[new][key] = blocks.select(value, cells, candidates) if per_run else copied(value)
+        return part
+
+    def own(self, value: Any) -> Any:
+        """What is the same for all runs, a step count, as the user's optimizer keeps it.
+
+        That is on the CPU, where reading it waits for no device, unless it is fused or capturable: a stack's is often
+        fused, the user's own need not be.
+        """
+        kwargs = self.recipe[1]
+        if isinstance(value, Tensor) and not (kwargs.get("fused") or kwargs.get("capturable")):
+            return value.detach().to("cpu", copy=True)
+        return copied(value)
+
+    def split(self, cells: set[int]) -> list[Part]:
+        """This part as it is, or as two: the cells that step now and those that do not."""
+        now = [i for i, c in enumerate(self.cells) if c in cells]
+        later = [i for i, c in enumerate(self.cells) if c not in cells]
+        if not now or not later:
+            return [self]
+        everyone = range(len(self.candidates))
+        return [self.select(now, everyone), self.select(later, everyone)]
+
+
+class HeavyBall:
+    """Stochastic gradient descent with momentum, for runs that differ in nothing but learning rate and weight decay.
+
+    What the stock optimizer does in one pass over memory for the gradient, one for the momentum and one for the
+    step: here the gradient is added to the momentum where it is computed (`into = momentum * into + gradient`), and
+    `step` moves the parameters along it.
+
+    Parameters
+    ----------
+    params, into : dict of str to Tensor, each (n_cells, n_candidates, *shape)
+    momentum : dict of str to float
+    decay : dict of str to Tensor (n_candidates,), or None
+        Coupled weight decay.
+    group_of : dict of str to int
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        into: Mapping[str, Tensor],
+        momentum: Mapping[str, float],
+        decay: Mapping[str, Tensor | None],
+        group_of: Mapping[str, int],
+    ):
+        self.into, self.momentum = into, momentum
+        like = next(iter(params.values()))
+        self.minus_lr = like.new_empty(1 + max(group_of.values()), *like.shape[:2])
+        self._calls = Calls()
+        for name, param in params.items():
+            if (rate := decay[name]) is not None:
+                self._calls.add(into[name].addcmul_, param, over_runs(rate, param))
+            self._calls.add(param.addcmul_, into[name], over_runs(self.minus_lr[group_of[name]], param))
+
+    def step(self, lr: Tensor) -> None:
+        """Move every run, given `lr` (n_groups, n_cells, n_candidates)."""
+        torch.neg(lr, out=self.minus_lr)
+        self._calls.run()
+
+
+def own_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left to the stock optimizer: everything but the rates that the stack applies itself."""
+    return {k: v for k, v in kwargs.items() if k not in _SET_BY_STACK}
+
+
+def _stack_kwargs(optimizer: type, kwargs: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
+    own = own_kwargs(kwargs)
+    if "weight_decay" in inspect.signature(optimizer).parameters:
+        own["weight_decay"] = 0.0
+    chosen = any(own.get(k) for k in ("foreach", "fused", "capturable", "differentiable"))
+    if optimizer in _FUSED and like.device.type in ("cpu", "cuda") and not chosen:
+        own["fused"] = True
+        if like.is_cuda and "capturable" in inspect.signature(optimizer).parameters:
+            own["capturable"] = True  # changes nothing else: a fused step counts on the device in any case
+    return own
+
+
+def indices(cells: Sequence[int], candidates: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    return (torch.as_tensor(list(cells), device=device).unsqueeze(1), torch.as_tensor(list(candidates), device=device))
+
+
+def over_runs(values: Tensor, param: Tensor) -> Tensor:
+    """`values` (..., n_candidates) with trailing axes added, to multiply a stacked parameter."""
+    if values.dim() == 1:
+        values = values.unsqueeze(0)
+    return values.reshape(*values.shape, *[1] * (param.dim() - 2))
+
+
+def _grad(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

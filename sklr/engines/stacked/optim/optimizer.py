@@ -1,0 +1,246 @@
+"""Stock optimizers for many runs at once: one `torch.optim` step at lr=1, scaled by each run's own learning rate.
+
+Parameters are stacked `(n_cells, n_candidates, *shape)`: cells lead, so that what the candidates of a cell share
+(their batch) is read once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklr.engines.stacked.optim.block import HeavyBall, Part, over_runs, own_kwargs
+
+Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
+
+DECAYS = ("coupled", "opposed", "decoupled")
+
+
+class StackedOptimizer:
+    """One stock optimizer's semantics for `n_cells x n_candidates` runs, each at its own learning rate.
+
+    Exact for optimizers whose step is elementwise and proportional to the learning rate, and whose weight decay
+    is a term of the gradient or of the step; `optimizer_reasons` finds out.
+
+    Parameters
+    ----------
+    params : dict of str to Tensor, each (n_cells, n_candidates, *shape)
+        Updated in place. One dtype, one device.
+    optimizer : type
+        A `torch.optim.Optimizer` class.
+    kwargs : sequence of dict, one per candidate
+        Its arguments but `lr`. Weight decay may differ at no cost; candidates equal in the rest share one
+        optimizer.
+    decays : sequence of str, one per candidate
+        Where weight decay enters: "coupled" (to the gradient), "opposed" (coupled, the gradient negated) or
+        "decoupled" (to the step). `decay_form` finds out.
+    groups : sequence of (names, overrides), default one group of all
+        Parameter groups; an `lr` among the overrides is ignored, `step` is told each group's.
+
+    Attributes
+    ----------
+    grads : dict of str to Tensor, each (n_cells, n_candidates, *shape)
+        Write the gradients here before `step`.
+
+    >>> params = {"w": torch.zeros(1, 2, 3)}
+    >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}], ["coupled"] * 2)
+    >>> _ = optimizer.grads["w"].fill_(1.0)
+    >>> optimizer.step(torch.tensor([[[0.5, 0.0]]]))
+    False
+    >>> params["w"].tolist()
+    [[[-0.5, -0.5, -0.5], [0.0, 0.0, 0.0]]]
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        optimizer: type,
+        kwargs: Sequence[Mapping[str, Any]],
+        decays: Sequence[str],
+        groups: Groups | None = None,
+    ):
+        self.params, self.optimizer_class = params, optimizer
+        self.groups = [(list(params), {})] if groups is None else [(list(n), dict(o)) for n, o in groups]
+        self.names = [name for names, _ in self.groups for name in names]
+        self._group_of = [g for g, (names, _) in enumerate(self.groups) for _ in names]
+        self.kwargs = [dict(k) for k in kwargs]
+        self._decays = list(decays)
+        like = next(iter(params.values())).detach()
+        self._set_decay(like)
+        self._set_parts(self._first_parts(like))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "grads"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set_parts(self._parts)
+
+    @property
+    def n_cells(self) -> int:
+        return self.params[self.names[0]].shape[0]
+
+    def step(self, lr: Tensor, cells: Sequence[int] | None = None) -> bool:
+        """Move every run along its gradient; return whether the optimizer's state has moved in memory.
+
+        Parameters
+        ----------
+        lr : Tensor (n_groups, n_cells, n_candidates)
+            This step's learning rates, on the parameters' device and of their dtype.
+        cells : sequence of int, default all
+            The cells that take this step; the others keep their parameters and their optimizer's state.
+        """
+        self._decay_gradients()
+        n_parts = len(self._parts)
+        if cells is not None and len(cells) < self.n_cells:
+            self._split(set(cells))
+            lr = lr * _mask(cells, self.n_cells, lr)
+        for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
+            self._move(self.params[name], update, lr[group], self._decoupled[group])
+        return len(self._parts) > n_parts
+
+    def heavy_ball(self) -> HeavyBall | None:
+        """The quick form of this optimizer, on the very same state; None unless it is momentum and nothing more.
+
+        It holds until `keep`, or a `step` of some cells only, is called.
+        """
+        if self.optimizer_class is not torch.optim.SGD or len(self._parts) > 1:
+            return None
+        (part,) = self._parts
+        momentum = part.heavy_ball_momentum()
+        if momentum is None:
+            return None
+        group_of = dict(zip(self.names, self._group_of, strict=True))
+        decay = {name: self._coupled[group] for name, group in group_of.items()}
+        into = dict(zip(self.names, part.momentum_views(momentum), strict=True))
+        return HeavyBall(self.params, into, {n: momentum[g] for n, g in group_of.items()}, decay, group_of)
+
+    def keep(self, candidates: Sequence[int]) -> None:
+        """Let only these candidates stay, in this order, with their optimizer's state."""
+        index = torch.as_tensor(list(candidates), device=self.params[self.names[0]].device)
+        self.params = {name: p.index_select(1, index) for name, p in self.params.items()}
+        self.kwargs = [self.kwargs[k] for k in candidates]
+        self._decays = [self._decays[k] for k in candidates]
+        self._set_decay(self.params[self.names[0]])
+        self._set_parts([kept for part in self._parts if (kept := _kept(part, list(candidates))) is not None])
+
+    def state_dict(self, candidate: int, cell: int) -> dict[str, Any]:
+        """One run's optimizer state, as `torch.optim.Optimizer.load_state_dict` takes it.
+
+        Parameters are numbered group by group in the order of `groups`. The learning rates are those of the
+        class and the groups: the caller sets the ones it schedules.
+        """
+        (part,) = (p for p in self._parts if cell in p.cells and candidate in p.candidates)
+        at = (part.cells.index(cell), part.candidates.index(candidate))
+        state: dict[int, dict[str, Any]] = {}
+        for blocks, update in zip(part.blocks, part.updates, strict=True):
+            run = [dict[str, Any]() for _ in blocks.shapes]
+            for key, value in part.optimizer.state.get(update, {}).items():
+                per_run = isinstance(value, Tensor) and value.shape == update.shape
+                values = [v[at].clone() for v in blocks.views(value)] if per_run else [part.own(value) for _ in run]
+                for entry, v in zip(run, values, strict=True):
+                    entry[key] = v
+            state.update({len(state) + i: entry for i, entry in enumerate(run)})
+        return {"state": state if any(state.values()) else {}, "param_groups": self._param_groups(candidate)}
+
+    def _param_groups(self, candidate: int) -> list[dict[str, Any]]:
+        templates = _template(self.optimizer_class, self.kwargs[candidate], self.groups).param_groups
+        start, described = 0, []
+        for (names, _), template in zip(self.groups, templates, strict=True):
+            described.append({**template, "params": list(range(start, start + len(names)))})
+            start += len(names)
+        return described
+
+    def _first_parts(self, like: Tensor) -> list[Part]:
+        alike: list[tuple[dict[str, Any], list[int]]] = []
+        for k, kwargs in enumerate(self.kwargs):
+            own = own_kwargs(kwargs)
+            home = next((members for known, members in alike if known == own), None)
+            if home is None:
+                alike.append((own, [k]))
+            else:
+                home.append(k)
+        shapes = [tuple(self.params[n].shape[2:] for n in names) for names, _ in self.groups]
+        overrides = [override for _, override in self.groups]
+        cells = list(range(self.n_cells))
+        return [Part(self.optimizer_class, own, overrides, shapes, cells, ks, like) for own, ks in alike]
+
+    def _set_parts(self, parts: list[Part]) -> None:
+        self._parts = parts
+        if len(parts) == 1:  # the optimizer reads the very memory the gradients are written to
+            self.grads = dict(zip(self.names, parts[0].grad_views, strict=True))
+        else:
+            grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
+            self.grads = {
+                n: g.copy_(self.grads[n]) if hasattr(self, "grads") and self.grads[n].shape == g.shape else g
+                for n, g in grads.items()
+            }
+
+    def _split(self, cells: set[int]) -> None:
+        """Give the cells that step now an optimizer of their own: from here on the step counts differ."""
+        parts = [piece for part in self._parts for piece in part.split(cells)]
+        if len(parts) == len(self._parts):
+            return
+        grads = self.grads
+        self._set_parts(parts)
+        for name, grad in grads.items():
+            self.grads[name].copy_(grad)
+
+    def _set_decay(self, like: Tensor) -> None:
+        """Weight decay per group and candidate, by the place where it enters."""
+        n_groups, n_candidates = len(self.groups), len(self.kwargs)
+        by_form = {form: like.new_zeros(n_groups, n_candidates) for form in DECAYS}
+        for k, (kwargs, form) in enumerate(zip(self.kwargs, self._decays, strict=True)):
+            for g, group in enumerate(_template(self.optimizer_class, kwargs, self.groups).param_groups):
+                by_form[form][g, k] = group.get("weight_decay", 0.0)
+        coupled = by_form["coupled"] - by_form["opposed"]
+        self._coupled = [row if bool(row.any()) else None for row in coupled]
+        self._decoupled = [row if bool(row.any()) else None for row in by_form["decoupled"]]
+
+    def _decay_gradients(self) -> None:
+        for name, group in zip(self.names, self._group_of, strict=True):
+            decay = self._coupled[group]
+            if decay is not None:
+                self.grads[name].addcmul_(self.params[name], over_runs(decay, self.params[name]))
+
+    def _updates(self, cells: Sequence[int] | None) -> list[Tensor]:
+        if len(self._parts) == 1:
+            return self._parts[0].step()
+        updates = [torch.zeros_like(self.params[name]) for name in self.names]
+        stepping = set(range(self.n_cells) if cells is None else cells)
+        for part in self._parts:
+            if stepping.isdisjoint(part.cells):
+                continue
+            for name, own in zip(self.names, part.grad_views, strict=True):
+                own.copy_(self.grads[name][part.index])
+            for update, own in zip(updates, part.step(), strict=True):
+                update[part.index] = own
+        return updates
+
+    @staticmethod
+    def _move(param: Tensor, update: Tensor, lr: Tensor, decay: Tensor | None) -> None:
+        if decay is not None:
+            param.mul_(over_runs(1 - lr * decay, param))
+        param.addcmul_(update, over_runs(lr, param))
+
+
+def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:
+    """The optimizer the user would have built, on placeholders: its groups hold every default filled in."""
+    described = [{**override, "params": [torch.zeros(1, requires_grad=True)]} for _, override in groups]
+    return optimizer(described, **{"lr": 1.0, **kwargs})
+
+
+def _kept(part: Part, candidates: list[int]) -> Part | None:
+    """The part's survivors, called by their new numbers: their positions in `candidates`."""
+    new = [i for i, k in enumerate(candidates) if k in part.candidates]
+    if not new:
+        return None
+    return part.select(range(len(part.cells)), [part.candidates.index(candidates[i]) for i in new], new)
+
+
+def _mask(cells: Sequence[int], n_cells: int, like: Tensor) -> Tensor:
+    mask = [1.0 if cell in set(cells) else 0.0 for cell in range(n_cells)]
+    return torch.tensor(mask, dtype=like.dtype).to(like.device, non_blocking=True).unsqueeze(1)

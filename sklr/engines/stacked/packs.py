@@ -1,0 +1,161 @@
+"""The packs of a stacked training: each trained in this process, a thread or a worker; those that fail leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import delayed
+
+from sklr._utils.warnings import warn
+from sklr.engines.stacked.executor import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
+from sklr.engines.stacked.scored_pack import Progress, ScoredPack
+from sklr.engines.stacked.setup.devices import on_each_device
+from sklr.engines.stacked.setup.packing import pack_members
+from sklr.engines.stacked.setup.prepare import Group
+from sklr.engines.workers import can_travel, spread
+from sklr.exceptions import OutOfMemoryWarning
+from sklr.experiment.experiment import Experiment
+from sklr.results import EpochRow, Outcome
+
+
+class Packs:
+    """Groups of candidates, dealt out to packs.
+
+    Parameters
+    ----------
+    experiment, candidates
+        As an engine's `start` takes them.
+    groups : sequence of Group
+    max_stack : int or None
+        Most runs in a stack.
+    in_process : bool
+        Whether all packs are to stay in this process.
+
+    Attributes
+    ----------
+    packs : list of ScoredPack
+        Those that have met with no error.
+    failed : dict from int to str
+        The candidates of the others, with the error in words.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        candidates: Sequence[dict],
+        groups: Sequence[Group],
+        max_stack: int | None,
+        in_process: bool,
+    ):
+        self.experiment, self.candidates = experiment, candidates
+        n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
+        self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
+        self.failed: dict[int, str] = {}
+        self._left: dict[tuple[int, int], Outcome] = {}  # outcomes in packs that are no more
+        self._warned = False
+        self._keep([found for group in groups for found in self._dealt(group, max_stack)])
+
+    def _dealt(self, group: Group, max_stack: int | None) -> Sequence[ScoredPack | Trouble]:
+        try:
+            dealt = zip(pack_members(group, max_stack, self.n_jobs), cycle(on_each_device(group)))
+            return [ScoredPack(self.experiment, self.candidates, home, chosen) for chosen, home in dealt]
+        except Exception as error:  # as in `attempt`
+            return [Trouble([member.candidate for member in group.members], in_words(error), {})]
+
+    def _keep(self, found: Sequence[ScoredPack | Trouble]) -> None:
+        """Go on with these packs, without those in trouble."""
+        for lost in found:
+            if isinstance(lost, Trouble):
+                self.failed |= dict.fromkeys(lost.candidates, lost.error)
+                self._left |= lost.outcomes
+        self.packs = [scored for scored in found if isinstance(scored, ScoredPack)]
+
+    @property
+    def done(self) -> bool:
+        """Whether no run has an epoch left."""
+        return all(scored.pack.done for scored in self.packs)
+
+    @property
+    def max_epochs(self) -> int:
+        """How many epochs the longest training has."""
+        return max((scored.pack.max_epochs for scored in self.packs), default=0)
+
+    def advance(self, epoch: int) -> None:
+        """Train every pack up to an epoch, each in a worker, on a device or in a thread if there are several."""
+        found = self._advanced(epoch)
+        halved = len(found) > len(self.packs)
+        self._keep(found)
+        if halved and self.packs:
+            self._warn_of_halves()
+
+    def _advanced(self, epoch: int) -> Sequence[ScoredPack | Trouble]:
+        n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
+        if n_jobs > 1:
+            return self._advanced_away(epoch, n_jobs)
+        if self._train_in_threads():
+            return advance_together(self.packs, epoch)
+        alone = len(self.packs) == 1
+        return [found for scored in self.packs for found in advance(scored, epoch, alone)]
+
+    def _advanced_away(self, epoch: int, n_jobs: int) -> Sequence[ScoredPack | Trouble]:
+        calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
+        found: list[list[ScoredPack | Trouble]] = []
+        try:
+            for place, sent_back in spread(calls, n_jobs, self.experiment.pre_dispatch):
+                found.append(_received(self.packs[place], sent_back))
+        except Exception as error:  # what keeps packs from being sent, or kills their workers
+            found += [[trouble(scored, error)] for scored in self.packs[len(found) :]]
+        return [one for each in found for one in each]
+
+    def _train_in_threads(self) -> bool:
+        """Whether packs gain from threads: on the CPU, or on several devices, which one thread would use in turn."""
+        if len(self.packs) < 2 or not all(scored.group.thread_safe for scored in self.packs):
+            return False
+        where = {scored.group.device for scored in self.packs}
+        return len(where) > 1 or where.pop().type == "cpu"
+
+    def _warn_of_halves(self) -> None:
+        if not self._warned:
+            self._warned = True
+            largest = max(scored.pack.alive.size for scored in self.packs)
+            warn(
+                f"A stack of runs did not fit into memory; it was halved, to at most {largest} runs. "
+                f"StackedEngine(max_stack={largest}) starts with that.",
+                OutOfMemoryWarning,
+            )
+
+    def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
+        """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
+        for scored in self.packs:
+            yield from scored.rows_since(epoch)
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
+        self._keep([attempt(scored, lambda: scored.stop(mask, reason)) or scored for scored in self.packs])  # noqa: B023
+
+    def finish(self) -> None:
+        """Train what is left, and score everything."""
+        if not self.done:
+            self.advance(self.max_epochs)
+        self._keep([attempt(scored, scored.finish) or scored for scored in self.packs])
+
+    def outcomes(self) -> dict[tuple[int, int], Outcome]:
+        """Return the outcomes of the runs that have ended, by (candidate, cell); those of `failed` ones too."""
+        found = dict(self._left)
+        for scored in self.packs:
+            found |= scored.outcomes
+        return found
+
+
+def _received(scored: ScoredPack, sent_back: Sequence[Progress | Trouble]) -> list[ScoredPack | Trouble]:
+    """Return a pack, or what has become of it, as a worker's copy has left it."""
+    found: list[ScoredPack | Trouble] = []
+    try:
+        for sent in sent_back:
+            found.append(sent if isinstance(sent, Trouble) else scored.after(sent))
+    except Exception as error:  # as in `attempt`
+        return [trouble(scored, error)]
+    return found

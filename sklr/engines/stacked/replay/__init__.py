@@ -1,0 +1,1 @@
+"""Recorded steps: taken again without Python."""

@@ -1,0 +1,87 @@
+"""Steps on a CUDA device without Python: one is captured as a CUDA graph, and launched as a whole from then on.
+
+A step of a small stack is some forty kernels of some microseconds, and Python takes ten times as long to launch them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.replay.recorder import Recorder
+
+Step = Callable[[Tensor, Batch], Tensor]
+
+
+class GraphReplay:
+    """A step captured on a CUDA device, to be taken again with other inputs.
+
+    Parameters
+    ----------
+    step : callable (lr, batch) -> losses
+        Is called once more, and does nothing but be captured.
+    lr, batch
+        What it has been called with before.
+    """
+
+    def __init__(self, step: Step, lr: Tensor, batch: Batch):
+        parts = tree_map(_copied, (batch.x, batch.y, batch.weight, None, batch.counted))
+        self.lr, self.batch = lr.clone(), Batch(*parts)
+        self.graph, self.losses = captured(step, self.lr, self.batch)
+
+    @classmethod
+    def of(cls, recorder: Recorder, step: Step, lr: Tensor, batch: Batch) -> GraphReplay | None:
+        """A replay of a recorded step; None where there can be none."""
+        if recorder.devices != {lr.device}:  # what is done on the CPU would be left out
+            return None
+        try:
+            return cls(step, lr, batch)
+        except RuntimeError:  # the driver, or an operation, does not allow it, or there is no memory for a second copy
+            return None
+
+    def __call__(self, lr: Tensor, batches: Batch) -> Tensor:
+        """Take the steps; return their losses (n_steps, ...)."""
+        losses = self.losses.new_empty(len(lr), *self.losses.shape)
+        own = self.batch.leaves(self.lr)
+        for *given, loss in zip(*(t.unbind() for t in batches.leaves(lr)), losses, strict=True):
+            torch._foreach_copy_(own, given)
+            self.graph.replay()
+            loss.copy_(self.losses)
+        return losses
+
+
+def in_graphs(lr: Tensor) -> bool:
+    """Say whether steps are captured where their learning rates are."""
+    return lr.is_cuda
+
+
+def captured(step: Step, lr: Tensor, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """Return a step's graph, which reads `lr` and `batch`, and the losses that it writes.
+
+    Raises
+    ------
+    RuntimeError
+        If the step cannot be captured.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(lr.device)
+    generator = torch.cuda.default_generators[lr.device.index]
+    before = generator.clone_state()
+    try:
+        with (
+            torch.cuda.device(lr.device),
+            torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+        ):
+            losses = step(lr, batch)
+    except BaseException:
+        generator.graphsafe_set_state(before)  # it would take itself for captured still, and refuse to draw
+        raise
+    return graph, losses
+
+
+def _copied(part: Any) -> Any:
+    return part.clone() if isinstance(part, Tensor) else part

@@ -1,0 +1,259 @@
+"""A pack whose runs are scored: after each epoch to be followed, at the end for the record."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklr.engines.scoring import ScorerError
+from sklr.engines.sequential.run import error_scores
+from sklr.engines.stacked.checks.transforms import as_inferred
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.index_batches import Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines.stacked.kernels.attention import attention_as_usual
+from sklr.engines.stacked.kernels.vmap import has_rows
+from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.scoring.scorer import CellScorer
+from sklr.engines.stacked.setup.packing import halves, step_flops
+from sklr.engines.stacked.unstack import fitted_estimator
+from sklr.exceptions import TrainingDiverged
+from sklr.experiment.experiment import Experiment
+from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
+
+
+class Progress(NamedTuple):
+    """How far a pack has come, without the data: little to send."""
+
+    chosen: list[int]
+    pack: dict[str, Any]
+    outcomes: dict[tuple[int, int], Outcome]
+    score_seconds: float
+    seen: tuple[int, Rows]
+
+
+class ScoredPack:
+    """Some members of a group in one stack, with their scores.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    candidates : sequence of dict
+        All candidates of the batch; members know their place in it.
+    group : Group
+    chosen : sequence of int
+        Which of the group's members are in this pack.
+
+    Attributes
+    ----------
+    outcomes : dict from (candidate, cell) to Outcome
+        Of the runs that have ended.
+    """
+
+    def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
+        self.experiment, self.candidates, self.places = experiment, candidates, group.places
+        self.group, self.chosen = group, list(chosen)
+        members = [group.members[i] for i in chosen]
+        sides = [place.side for place in group.places]
+        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
+        self.step_flops = step_flops(group, self.pack.stack)
+        self.x_test = stack_rows([place.x_test for place in group.places])
+        self.n_test = [len(cell.test) for cell in experiment.cells]
+        self.scorers = [
+            CellScorer(experiment, cell, place.side.net, place.subject, place.score_data)
+            for cell, place in zip(experiment.cells, group.places, strict=True)
+        ]
+        self.by_answers = self.scorers[0].by_answers  # as those of all cells
+        self.pack.keeps_steps = experiment.keep_estimators or not self.by_answers
+        self.outcomes: dict[tuple[int, int], Outcome] = {}
+        self.score_seconds = 0.0
+        self._seen: tuple[int, Rows] = (-1, None)
+
+    def compile(self) -> None:
+        """Compile the first step, without taking it."""
+        positions, sizes = epoch_positions([side.epochs[0] for side in self.pack.sides])
+        _, shown = next(iter(self.pack.feed(positions[:1], sizes[:1])))
+        self.pack.stack.compile(*([shown.of_steps(0)] if isinstance(shown, Batch) else shown))
+
+    def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
+        """Train an epoch, and fill in its validation scores, if anyone wants them, within the context `scoring`."""
+        self.pack.train_epoch(own_stream=own_stream)
+        if not self.scorers[0].follows:
+            return
+        start = time.time()
+        outputs = self._test_outputs() if self.scorers[0].follows_by_answers else None
+        self.score_seconds += time.time() - start
+        with scoring or nullcontext(), attention_as_usual():
+            start = time.time()
+            self._follow(outputs)
+            self.score_seconds += time.time() - start
+
+    def _follow(self, outputs: Rows | None) -> None:
+        for cell, scorer in enumerate(self.scorers):
+            known = None if outputs is None else scorer.follow(self._rows_of(outputs, cell, self.n_test))
+            for i, m in enumerate(self.pack.in_stack):
+                history = self.pack.history[m][cell]
+                if len(history) == self.pack.epoch:  # a run that diverged on the way has no row for this epoch
+                    score = scorer.follow_own(self._estimator(m, cell)) if known is None else known[i]
+                    history[-1] = history[-1]._replace(valid_score=float(score))
+
+    def _estimator(self, m: int, cell: int) -> Any:
+        """Make a run an estimator of its own."""
+        candidate = self.candidates[self.pack.members[m].candidate]
+        return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.places[cell])
+
+    def _outputs(self, x: Rows) -> Rows:
+        """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
+        return as_inferred(self.places[0].side.net, self.pack.outputs(x))
+
+    def _test_outputs(self) -> Rows:
+        """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
+        epoch, outputs = self._seen
+        if epoch != self.pack.epoch:
+            outputs = self._outputs(self.x_test)
+            self._seen = (self.pack.epoch, outputs) if _is_small(outputs) else (-1, None)
+        return outputs
+
+    def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
+        def of_cell(t: Tensor) -> Tensor:
+            return t[:, cell, : n_rows[cell]] if has_rows(t, max(n_rows)) else t[:, cell]
+
+        return map_tensors(of_cell, outputs)
+
+    def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
+        """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
+        for member, cells in zip(self.pack.members, self.pack.history, strict=True):
+            for cell, history in enumerate(cells):
+                for row in history[epoch:]:
+                    yield member.candidate, cell, row
+
+    @property
+    def going(self) -> list[int]:
+        """The members of the group that still have a run to train."""
+        return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
+
+    def halves(self) -> list[ScoredPack]:
+        """Return the members that are still training in two packs, at their start; this pack is of no use any more."""
+        self._record_diverged()
+        going = self.going
+        self._let_go()
+        packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(going)]
+        for new in packs:
+            for m, member in enumerate(new.pack.members):
+                for cell in range(len(self.places)):
+                    ended = self.outcomes.get((member.candidate, cell))
+                    new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
+        packs[0].outcomes.update(self.outcomes)
+        return packs
+
+    def _let_go(self) -> None:
+        """Give back the memory that the stack takes, and what PyTorch keeps for other sizes than are needed now."""
+        del self.pack, self._seen
+        gc.collect()  # a module and its hooks, say, hold each other
+        if self.group.device.type == "cuda":
+            with torch.cuda.device(self.group.device):
+                torch.cuda.empty_cache()
+
+    def progress(self) -> Progress:
+        """Return what has happened since the start, to be sent to a copy of this pack."""
+        return Progress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
+
+    def after(self, progress: Progress) -> ScoredPack:
+        """Return this pack, or a new one of some of its members, as a worker's copy has left it."""
+        same = progress.chosen == self.chosen
+        pack = self if same else ScoredPack(self.experiment, self.candidates, self.group, progress.chosen)
+        pack.pack.go_on(progress.pack)
+        pack.outcomes, pack.score_seconds, pack._seen = progress.outcomes, progress.score_seconds, progress.seen
+        return pack
+
+    def stop(self, mask: np.ndarray, reason: str) -> None:
+        """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
+        candidates = [member.candidate for member in self.pack.members]
+        stopping = mask[candidates] & self.pack.alive
+        if stopping.any() and not self.pack.done:
+            self._score(stopping, STOPPED, reason)
+            self.pack.alive &= ~stopping
+
+    def finish(self) -> dict[tuple[int, int], Outcome]:
+        """Score the runs that came to the end, and return the outcomes of all."""
+        self._score(self.pack.alive, OK, "")
+        self._record_diverged()
+        return self.outcomes
+
+    def _record_diverged(self) -> None:
+        for (m, cell), (step, loss) in self.pack.diverged.items():
+            scores = error_scores(self.experiment)
+            self._record(m, cell, DIVERGED, str(TrainingDiverged(step, loss)), scores, scores, 0.0)
+
+    def _score(self, mask: np.ndarray, status: str, reason: str) -> None:
+        if not mask.any():
+            return
+        start = time.time()
+        tests, trains = (self._test_outputs(), self._train_outputs()) if self.by_answers else (None, None)
+        quick = [
+            None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)
+        ]
+        shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
+        n_train = [len(cell.train) for cell in self.experiment.cells]
+        for m, cell in np.argwhere(mask).tolist():
+            i, known, kept = self.pack.in_stack.index(m), quick[cell], None
+            if self.experiment.keep_estimators or not self.by_answers:
+                kept = self._estimator(m, cell)
+            start = time.time()
+            test = self._scores(cell, kept, i, tests, self.n_test) if known is None else float(known[i])
+            seconds = shared + time.time() - start
+            train = None
+            if self.experiment.return_train_score:
+                train = self._scores(cell, kept, i, trains, n_train, train=True)
+            self._record(m, cell, status, reason, test, train, seconds, kept)
+
+    def _scores(
+        self, cell: int, own: Any, i: int, outputs: Rows | None, n_rows: Sequence[int], train: bool = False
+    ) -> Scores:
+        """Score a run, by its place in the stack: from its outputs for these rows, or as an estimator of its own."""
+        try:
+            if outputs is None:
+                return self.scorers[cell].score_own(own, train)
+            return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
+        except Exception as error:
+            if self.experiment.error_score == "raise":
+                raise ScorerError from error
+            raise
+
+    def _train_outputs(self) -> Rows | None:
+        return self._outputs(self.pack.x) if self.experiment.return_train_score else None
+
+    def _record(
+        self,
+        m: int,
+        cell: int,
+        status: str,
+        reason: str,
+        test: Scores,
+        train: Scores | None,
+        score_time: float,
+        estimator: Any = None,
+    ) -> None:
+        self.outcomes[self.pack.members[m].candidate, cell] = Outcome(
+            test_scores=test,
+            status=status,
+            reason=reason,
+            train_scores=train if self.experiment.return_train_score else None,
+            fit_time=self.pack.seconds / self.pack.alive.size + self.places[cell].seconds,
+            score_time=score_time,
+            n_test_samples=self.n_test[cell],
+            history=self.pack.history[m][cell],
+            estimator=estimator if self.experiment.keep_estimators else None,
+        )
+
+
+def _is_small(outputs: Rows) -> bool:
+    """Whether outputs are little to keep, and to send from a worker."""
+    return isinstance(outputs, Tensor) and outputs.numel() <= 2**22

@@ -1,0 +1,1 @@
+"""Scores of the runs in a stack."""

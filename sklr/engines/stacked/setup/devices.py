@@ -1,0 +1,68 @@
+"""Several CUDA devices: packs take them in turn, each on copies of its group's nets and rows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import nn
+
+from sklr.engines.stacked.data.index_batches import map_tensors
+from sklr.engines.stacked.setup.prepare import Group, Place
+
+
+def devices(group: Group) -> list[torch.device]:
+    """Return where packs of this group may be trained, the device it is on first.
+
+    A net that asks for ``"cuda"``, without a number, may be trained on any CUDA device; all others stay where they are.
+    """
+    own = group.device
+    if own.type != "cuda" or own.index is not None:
+        return [own]
+    current = torch.cuda.current_device()
+    return [own, *(torch.device("cuda", i) for i in range(torch.cuda.device_count()) if i != current)]
+
+
+def on_each_device(group: Group) -> Iterator[Group]:
+    """Yield the group as it is, then a copy on every other device it may be trained on, made when it is asked for."""
+    yield group
+    for device in devices(group)[1:]:
+        yield _moved(group, device)
+
+
+def _moved(group: Group, device: torch.device) -> Group:
+    x, y = (map_tensors(lambda t: t.to(device), rows) for rows in group.stack_args["example"])
+    criterion = group.stack_args["criterion"]
+    if isinstance(criterion, nn.Module):
+        criterion = copy.deepcopy(criterion).to(device)
+    stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
+    return group._replace(places=[_moved_place(place, device) for place in group.places], stack_args=stack_args)
+
+
+def _moved_place(place: Place, device: torch.device) -> Place:
+    def moved(rows: Any) -> Any:
+        return map_tensors(lambda t: t.to(device), rows)
+
+    own, net = place.side.net, _twin(place.side.net, device)
+    estimator = net if place.estimator is own else copy.copy(place.estimator)
+    if estimator is not net:
+        estimator.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], net)]
+    weight = None if place.side.weight is None else place.side.weight.to(device)
+    side = place.side._replace(net=net, x=moved(place.side.x), y=moved(place.side.y), weight=weight)
+    subject = net if place.subject is own else estimator
+    return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))
+
+
+def _twin(net: NeuralNet, device: torch.device) -> NeuralNet:
+    """The net with a module and a criterion of its own; what else it holds is shared."""
+    twin = object.__new__(type(net))
+    vars(twin).update(
+        vars(net),
+        module_=copy.deepcopy(net.module_).to(device),
+        criterion_=copy.deepcopy(net.criterion_).to(device),
+    )
+    twin.device = str(device)
+    return twin

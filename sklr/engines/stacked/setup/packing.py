@@ -1,0 +1,181 @@
+"""How many runs go into one stack: as many as memory and workers allow, all cells of a candidate together."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sklr.engines.stacked.data.index_batches import map_tensors
+from sklr.engines.stacked.kernels.attention import attention_by_steps
+from sklr.engines.stacked.kernels.vmap import call
+from sklr.engines.stacked.model.stack import ModelStack
+from sklr.engines.stacked.replay.recorder import can_replay
+from sklr.engines.stacked.setup.devices import devices
+from sklr.engines.stacked.setup.prepare import Group
+
+STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
+SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
+
+
+THREAD_WORK = 1e7  # floating-point operations of a product that pay for a thread: below, threads wait for Python
+THREAD_TRAINING = 4e9  # of a thread's whole training, where steps are replayed and it does not wait
+
+
+def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[int]]:
+    """Divide a group's members into packs of about equal size.
+
+    Parameters
+    ----------
+    group : Group
+    max_stack : int or None
+        Most runs in a stack; None for as many as half of the free memory holds.
+    n_jobs : int
+        Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
+    """
+    n_cells, n_members = len(group.places), len(group.members)
+    runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
+    at_once = max(1, runs // n_cells)
+    n_packs = min(n_members, max(-(-n_members // at_once), n_jobs if n_jobs > 1 else _n_threads(group)))
+    return deal(n_members, n_packs)
+
+
+def deal(n_members: int, n_packs: int) -> list[list[int]]:
+    """Deal members out to packs of about equal size, there and back.
+
+    Neighbours are alike. When a pruner stops the lowest, the highest or every second of them, all packs lose as many,
+    and none is left to train on by itself.
+
+    >>> deal(8, 2), deal(4, 3)
+    ([[0, 3, 4, 7], [1, 2, 5, 6]], [[0], [1], [2, 3]])
+    """
+    turns = np.arange(n_members) % (2 * n_packs)
+    packs = np.minimum(turns, 2 * n_packs - 1 - turns)
+    return [np.flatnonzero(packs == i).tolist() for i in range(n_packs)]
+
+
+def _n_threads(group: Group) -> int:
+    """Return how many threads are to train a pack each: one for each CUDA device, or for what work there is on the CPU.
+
+    One thread per pack, instead of several that share each product: those meet after every operation.
+    """
+    if not group.thread_safe:
+        return 1
+    if group.device.type != "cpu":
+        return len(devices(group))
+    if torch.get_num_threads() == 1:
+        return 1
+    product = len(group.members) * len(group.places) * product_flops(group)
+    share = product / THREAD_WORK
+    if group.steady and can_replay():
+        share = max(share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING)  # backward takes twice
+    return max(1, min(torch.get_num_threads(), int(share)))
+
+
+def free_bytes(group: Group) -> int:
+    """Return the memory that is free on the group's device, in bytes."""
+    if group.device.type == "cuda":  # PyTorch keeps what it no longer uses, and takes from that first
+        kept = torch.cuda.memory_reserved(group.device) - torch.cuda.memory_allocated(group.device)
+        return torch.cuda.mem_get_info(group.device)[0] + kept
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's
+
+
+def run_bytes(group: Group) -> int:
+    """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
+    module = group.places[0].side.net.module_
+    state = STATES * sum(p.numel() * p.element_size() for p in module.parameters())
+    saved: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        scale = _forward_few_rows(group)
+    return state + int(2 * sum(saved) * scale)
+
+
+def _forward_few_rows(group: Group) -> float:
+    """Run the first cell's module on a few rows, in evaluation mode; return how many times more a full batch has."""
+    side = group.places[0].side
+    size = max(map(len, side.epochs[0]))
+    few = min(size, 8)
+    module = copy.deepcopy(side.net.module_)  # it may keep what it computes
+    call(module.eval(), map_tensors(lambda rows: rows[:few], side.x))
+    return size / few
+
+
+SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
+
+
+@contextmanager
+def fitting_threads(flops: float) -> Iterator[None]:
+    """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
+
+    Threads meet after every operation. For small operations that gains a little on an idle machine, and costs ten
+    times as much where another process holds a core: OpenMP's waiting threads then spin for a time slice each.
+
+    Parameters
+    ----------
+    flops : float
+        Of an average product; see `step_flops`.
+    """
+    threads = torch.get_num_threads()
+    if flops < SMALL_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def product_flops(group: Group) -> float:
+    """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), attention_by_steps(), counter:  # nobody counts what PyTorch's kernels for attention do
+        scale = _forward_few_rows(group)
+    return counter.get_total_flops() * scale / _n_products(group)
+
+
+def _n_products(group: Group) -> int:
+    return max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
+
+
+def step_flops(group: Group, stack: ModelStack) -> float:
+    """Return the floating-point operations of an average product of a stack's step, for `fitting_threads`."""
+    n_runs = 1 if stack.run_by_run else stack.n_candidates * stack.n_cells
+    return n_runs * product_flops(group)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory has run out, on the device or on the host.
+
+    Only PyTorch's own allocators raise an error of its own kind; the libraries beneath (cuBLAS, cuDNN) and the driver
+    say so in words.
+
+    >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    True
+    """
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+
+
+def halves(members: Sequence[int]) -> list[list[int]]:
+    """Divide members in two.
+
+    >>> halves([3, 1, 2])
+    [[3], [1, 2]]
+    """
+    middle = len(members) // 2
+    return [list(members[:middle]), list(members[middle:])]

@@ -1,0 +1,376 @@
+"""From candidates to packs: which can share a stack, what their nets ask for, and what cannot be stacked at all."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from joblib import hash as joblib_hash
+from skorch import NeuralNet
+from skorch.callbacks import GradientNormClipping
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from sklr._utils.precision import full_precision
+from sklr.callbacks._schedule import schedule_of
+from sklr.engines.sequential.engine import fit_heads
+from sklr.engines.sequential.fit import EpochFit, start_net
+from sklr.engines.stacked.audit.audit import audit, kinds_of
+from sklr.engines.stacked.checks.explain import first_line
+from sklr.engines.stacked.checks.module_probe import probe
+from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimizer
+from sklr.engines.stacked.checks.nets import check_sample_weights, predicted, state_reasons
+from sklr.engines.stacked.checks.static import Unstackable, static_reasons
+from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
+from sklr.engines.stacked.data.index_batches import all_rows, draw_epochs, is_in_memory, map_tensors, outside
+from sklr.engines.stacked.model.group import Group, Place, Prepared, World
+from sklr.engines.stacked.model.pack import Member, Side
+from sklr.engines.stacked.optim.probe import is_steady, optimizer_reasons
+from sklr.experiment.cell_data import (
+    CellData,
+    Head,
+    cell_data,
+    fit_head,
+    has_head,
+    is_net,
+    last_step,
+    looks_only_at_predictions,
+    seeded_clone,
+)
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.nets import _data as _net_data
+
+PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
+
+
+def group_candidates(candidates: Sequence[dict], prefix: str) -> dict[Hashable, list[int]]:
+    """Group the candidates that differ in nothing but what a stack can vary from run to run.
+
+    Groups are called by what their candidates have in common: equal names in another batch mean equal groups.
+
+    >>> groups = group_candidates([{"lr": 1, "batch_size": 8}, {"lr": 2, "batch_size": 8}, {"batch_size": 16}], "")
+    >>> list(groups.values())
+    [[0, 1], [2]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        rest = {name: value for name, value in candidate.items() if not _is_per_run(name.removeprefix(prefix))}
+        groups.setdefault(_key(rest), []).append(i)
+    return groups
+
+
+def _is_per_run(name: str) -> bool:
+    return name in PER_RUN or (name.startswith("optimizer__") and not name.startswith("optimizer__param_groups"))
+
+
+def _key(params: Mapping[str, Any]) -> Hashable:
+    try:
+        return joblib_hash(sorted(params.items(), key=lambda item: item[0]))
+    except Exception:  # something that cannot be pickled, so it cannot be compared either
+        return object()
+
+
+_LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
+
+
+def prepare(
+    experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]] = MappingProxyType({})
+) -> Prepared:
+    """Set the candidates' nets up in every cell, up to the first step.
+
+    What the last batch of the same search has set up is not set up again; nor are the candidates that are `lost`, of
+    which the reasons are known before.
+    """
+    everything: dict[int, list[str]] = {}
+    with _refusing(everything, range(len(candidates))):
+        return _prepare(experiment, candidates, lost)
+    return Prepared([], everything)
+
+
+def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]]) -> Prepared:
+    refused = {i: list(reasons) for i, reasons in lost.items()}
+    firsts: dict[int, Any] = {}  # each candidate's estimator, not initialised
+    for i, candidate in enumerate(candidates):
+        if i not in lost:
+            with _refusing(refused, [i]):
+                firsts[i] = _stackable(experiment, candidate)
+    stackable = list(firsts)
+    prefix = next((f"{first.steps[-1][0]}__" for first in firsts.values() if has_head(first)), "")
+    places = group_candidates([candidates[i] for i in stackable], prefix)
+    groups = {key: [stackable[place] for place in group] for key, group in places.items()}
+    known, ready = _LAST.get(experiment, {}), list[Group]()
+    makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if key not in known])
+    _LAST[experiment] = worlds = dict[Hashable, World]()
+    for key, numbers in groups.items():
+        world = known.get(key) or _first_world(experiment, candidates, numbers, f"{prefix}lr", next(makers), refused)
+        if world is not None:
+            worlds[key] = world
+            nets_ = {i: last_step(firsts[i]) for i in numbers if i not in refused}
+            ready += _grouped(experiment, candidates, nets_, world, refused)
+    return Prepared(ready, refused)
+
+
+@contextmanager
+def _refusing(refused: dict[int, list[str]], numbers: Sequence[int]) -> Iterator[None]:
+    """Write down why these candidates cannot be stacked, if that turns out within the context."""
+    try:
+        yield
+    except Unstackable as refusal:
+        refused.update({i: list(refusal.args) for i in numbers})
+    except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
+        refused.update({i: [_set_up_raised(error)] for i in numbers})
+
+
+def _set_up_raised(error: Exception) -> str:
+    return f"setting the nets up raised {type(error).__name__}: {first_line(error)}"
+
+
+def _stackable(experiment: Experiment, candidate: dict) -> Any:
+    """Return a candidate's estimator, unless its parameters alone say that it cannot be stacked."""
+    estimator = seeded_clone(experiment, candidate, experiment.cells[0])
+    reasons = static_reasons(experiment, last_step(estimator))
+    if reasons:
+        raise Unstackable(*sorted(set(reasons)))
+    return estimator
+
+
+Maker = Callable[[dict], World]
+
+
+def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
+    """Fit the heads of groups that these candidates stand for; yield what sets a candidate of each group up."""
+    cells = experiment.cells
+    estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
+    heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
+    for start in range(0, len(estimators), len(cells)):
+        yield partial(_world_of, experiment, heads[start : start + len(cells)])
+
+
+def _world_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> World:
+    estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
+    return _world([_place(experiment, *one) for one in zip(experiment.cells, estimators, heads, strict=True)])
+
+
+def _first_world(
+    experiment: Experiment,
+    candidates: Sequence[dict],
+    numbers: Sequence[int],
+    lr: str,
+    make: Maker,
+    refused: dict[int, list[str]],
+) -> World | None:
+    """Return what a group finds, set up by the first of its candidates for which that can be done.
+
+    A candidate that no engine could train is refused alone. Another refusal concerns all that differ from it in
+    nothing but the lr, and the whole group if candidates that differ in more are refused for the same reasons.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for i in numbers:
+        kinds.setdefault(_key({k: v for k, v in candidates[i].items() if k != lr}), []).append(i)
+    last: list[str] | None = None
+    for kind in kinds.values():
+        for i in kind:
+            try:
+                return make(candidates[i])
+            except Unstackable as refusal:
+                reasons = list(refusal.args)
+            except Exception as error:  # as in `_refusing`
+                reasons = [_set_up_raised(error)]
+                if fails_anyway(experiment, candidates[i]):
+                    refused[i] = reasons
+                    continue
+            concerned = numbers if reasons == last else kind
+            refused.update({k: reasons for k in concerned if k not in refused})
+            if concerned is numbers:
+                return None
+            last = reasons
+            break
+    return None
+
+
+def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
+    """Say whether a candidate's training cannot even begin in the first cell, whatever the engine."""
+    cell = experiment.cells[0]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the training itself says what is to be said
+            estimator = seeded_clone(experiment, candidate, cell)
+            data = cell_data(experiment, cell, estimator)
+            data = fit_head(estimator, data).data if has_head(estimator) else data
+            net = last_step(estimator)
+            if is_net(net):
+                EpochFit(net, data, cell.seed, score=lambda: float("nan")).begin()
+    except Exception:  # that is the question
+        return True
+    return False
+
+
+def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None) -> Place:
+    raw = cell_data(experiment, cell, estimator)
+    net = last_step(estimator)
+    if head is not None:
+        estimator.steps = [*head.steps, estimator.steps[-1]]
+    elif has_head(estimator):
+        raise Unstackable("the steps before the net could not be fitted")
+    data = raw if head is None else head.data
+    side = _side(net, cell, data)
+    predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
+    subject, score_data = (net, data) if predictions_do else (estimator, raw)
+    validation = net.get_dataset(_as_predicted(net, data.X_test))
+    _check_in_memory(validation)
+    x_test = map_tensors(_caster(net), all_rows(net, validation)[0])
+    return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
+
+
+def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
+    net.set_params(verbose=0)
+    X, y, stream = start_net(net, data, cell.seed)
+    dataset, _ = net.get_split_datasets(X, y)
+    _check_in_memory(dataset)
+    x, targets = all_rows(net, dataset)
+    x = map_tensors(_caster(net), x)
+    weight = data.fit_params.get("sample_weight")
+    if weight is not None:
+        weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
+    epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
+    if not epochs or not all(epochs):
+        raise Unstackable("there is no batch to train on in some epoch")
+    if (row := outside(epochs, len(dataset))) is not None:
+        raise Unstackable(f"the sampler asks for row {row} of a fold of {len(dataset)} rows")
+    return Side(net, epochs, x, targets, weight, getattr(stream, "seed", cell.seed))
+
+
+def _check_in_memory(dataset: Any) -> None:
+    if not is_in_memory(dataset):
+        held = next(part for part in (getattr(dataset, "X", None), dataset) if part is not None)
+        raise Unstackable(f"a {type(held).__name__} may give other items each time it is read")
+
+
+def _caster(net: NeuralNet) -> Any:
+    dtype = _net_data.float_dtype(net.module_) if hasattr(net, "start_fit") else None
+    return lambda t: _net_data.cast_floats(t, dtype) if dtype is not None else t
+
+
+def _as_predicted(net: NeuralNet, X: Any) -> Any:
+    """Return rows as the net's own `predict` would hand them to the module."""
+    return net.ready_to_predict(X) if hasattr(net, "ready_to_predict") else X
+
+
+def _world(places: list[Place]) -> World:
+    net = places[0].side.net
+    if reasons := state_reasons([place.side.net for place in places]):
+        raise Unstackable(*reasons)
+    few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
+    x = map_tensors(lambda rows: rows[few], places[0].side.x)
+    with full_precision():
+        output = as_inferred(net, predicted(net.module_, x))
+    places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
+    y = map_tensors(lambda rows: rows[few], places[0].side.y)
+    transform = transform_of(net)
+    reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
+    if traits is None:
+        raise Unstackable(*dict.fromkeys(reasons))
+    optimizer = made_optimizer(net, net.module_)
+    stack_args = {
+        "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
+        "optimizer": optimizer.kind,
+        "example": (x, y),
+        "groups": optimizer.groups,
+        "transform": transform,
+        "traits": traits,
+        **_clipping(net),
+    }
+    check_sample_weights(traits.loss, net, [place.side for place in places])
+    return World(places, stack_args, set())
+
+
+def _grouped(
+    experiment: Experiment,
+    candidates: Sequence[dict],
+    nets_: Mapping[int, NeuralNet],
+    world: World,
+    refused: dict[int, list[str]],
+) -> list[Group]:
+    """Return the group of candidates that find the same world; none if none can be stacked."""
+    members: list[Member] = []
+    kwargs: list[dict[str, Any]] = []
+    for i, net in nets_.items():
+        with _refusing(refused, [i]):
+            optimizer = _shared_optimizer(net, world)
+            members.append(_member(i, net, optimizer.lrs))
+            kwargs.append(optimizer.kwargs)
+    if not members:
+        return []
+    kind, groups = world.stack_args["optimizer"], world.stack_args["groups"]
+    steady = all(is_steady(kind, own, groups) for own in kwargs)
+    max_epochs = nets_[members[0].candidate].max_epochs
+    group = Group(members, kwargs, world.places, world.stack_args, max_epochs, world.thread_safe, steady)
+    return _audited(experiment, candidates, group, world, refused)
+
+
+def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
+    """Return the optimizer that a candidate's net makes, if a stack can step it together with those of others."""
+    module, args = world.places[0].side.net.module_, world.stack_args
+    own = made_optimizer(net, module)
+    if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
+        raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
+    if reasons := optimizer_reasons(own.kind, own.kwargs, own.groups):
+        raise Unstackable(*reasons)
+    return own
+
+
+def _audited(
+    experiment: Experiment, candidates: Sequence[dict], group: Group, world: World, refused: dict[int, list[str]]
+) -> list[Group]:
+    """Return the group if a stack does what its nets do, else the kinds of its candidates for which that holds."""
+    kinds: dict[Hashable, list[int]] = {}
+    for place, member in enumerate(group.members):
+        kinds.setdefault(kinds_of(candidates[member.candidate]), []).append(place)
+    if kinds.keys() <= world.audited:
+        return [group]
+    found: dict[int, list[str]] = {}
+    with _refusing(found, [member.candidate for member in group.members]):
+        audit(experiment, candidates, group)
+        world.audited.update(kinds)
+    if len(kinds) > 1 and found:
+        return [
+            passed
+            for places in kinds.values()
+            for passed in _audited(experiment, candidates, group.only(places), world, refused)
+        ]
+    refused |= found
+    return [] if found else [group]
+
+
+def _spread(n_rows: int, n: int) -> Tensor:
+    """Return the numbers of `n` rows, evenly spread: rows in order of their class are then of several."""
+    n = min(n, n_rows)
+    return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
+
+
+def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
+    schedule, horizon = schedule_of(net, net.max_epochs)
+    if schedule.monitored() not in (None, "train_loss"):
+        raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
+    peak = float(net.get_params_for("optimizer").get("lr", net.lr))
+    if schedule.monitored() is None:
+        once, again = (schedule.epoch_multipliers(0, 2, horizon, lr=peak, losses=()) for _ in range(2))
+        if not np.array_equal(once, again, equal_nan=True):
+            raise Unstackable("the schedule gives other values each time that it is asked")
+    return Member(candidate, peak, lrs, schedule, horizon)
+
+
+def _clipping(net: NeuralNet) -> dict[str, Any]:
+    for _, callback in net.callbacks_:
+        if isinstance(callback, GradientNormClipping) and callback.gradient_clip_value is not None:
+            norm_type = callback.gradient_clip_norm_type
+            return {"clip_norm": callback.gradient_clip_value, "clip_norm_type": norm_type}
+    return {}

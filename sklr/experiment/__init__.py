@@ -1,0 +1,1 @@
+"""What all trainings of a search share: the experiment, its folds and the rows of each cell."""

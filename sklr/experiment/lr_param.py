@@ -1,0 +1,258 @@
+"""What a search may ask of its arguments: learning-rate ranges, and names the estimator knows.
+
+The kinds of search dimensions live in `_dimensions.py`; nothing here trains or proposes anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from skorch import NeuralNet
+
+from sklr._utils.validation import must_be, unknown_name
+
+LR_NAMES = ("lr", "learning_rate", "learning_rate_init", "eta0")
+OPEN_PREFIXES = ("module", "criterion", "optimizer", *NeuralNet.prefixes_)  # skorch hands what follows on, unlisted
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite real number; booleans are not.
+
+    >>> [is_number(v) for v in (0.1, np.float32(2), True, "optimal", float("inf"))]
+    [True, True, False, False, False]
+    """
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
+
+
+def check_lr_range(lr_range: Any) -> tuple[float, float]:
+    """Return the lowest and the highest learning rate to search, as floats.
+
+    >>> check_lr_range((1e-5, 1))
+    (1e-05, 1.0)
+    >>> check_lr_range((1.0, 1e-5))
+    Traceback (most recent call last):
+    ValueError: lr_range must be a tuple (low, high) of finite numbers with 0 < low < high, got (1.0, 1e-05).
+    Swap the two.
+    """
+    rule = "lr_range must be a tuple (low, high) of finite numbers with 0 < low < high"
+    if not isinstance(lr_range, tuple) or len(lr_range) != 2 or not all(map(is_number, lr_range)):
+        raise ValueError(f"{rule}, got {lr_range!r}. Write for example lr_range=(1e-5, 1.0).")
+    low, high = lr_range
+    if not 0 < low < high:
+        advice = "Swap the two." if 0 < high < low else "Write for example lr_range=(1e-5, 1.0)."
+        raise ValueError(f"{rule}, got {lr_range!r}. {advice}")
+    return float(low), float(high)
+
+
+def check_select(select: Any, confidence: Any) -> None:
+    """Check how the learning rate is to be chosen, and with what confidence its interval.
+
+    >>> check_select("fit", 0.9)
+    >>> check_select("best", 90)
+    Traceback (most recent call last):
+    ValueError: confidence must be a number between 0 and 1, got 90. Write for example confidence=0.9.
+    """
+    if select not in ("best", "one_se", "fit"):
+        raise unknown_name("select", select, ("best", "one_se", "fit"))
+    if not is_number(confidence) or not 0 < confidence < 1:
+        advice = "Write for example confidence=0.9."
+        raise ValueError(must_be("confidence", "a number between 0 and 1", confidence, advice))
+
+
+def check_lrs(lrs: Any) -> list[float]:
+    """Return the learning rates a user listed, as floats, in the order given.
+
+    >>> check_lrs(np.array([0.1, 0.01]))
+    [0.1, 0.01]
+    """
+    rule = "lrs must be a non-empty list of different, finite numbers > 0"
+    advice = "Write for example lrs=[1e-3, 1e-2, 1e-1]."
+    if isinstance(lrs, (str, dict)) or not isinstance(lrs, Iterable):
+        raise ValueError(f"{rule}, got {lrs!r}. {advice}")
+    values = list(lrs)
+    for lr in values:
+        if not (is_number(lr) and lr > 0):
+            raise ValueError(f"{rule}, got {lr!r} among {lrs!r}. {advice}")
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{rule}, got {lrs!r}. {advice}")
+    return [float(lr) for lr in values]
+
+
+def log_grid(low: float, high: float, n: int) -> list[float]:
+    """Return `n` values from `low` to `high`, each the same factor above the one before.
+
+    The ends are exact; what lies between is rounded to 12 digits, so that a decade reads `0.001`. A single
+    value is the geometric mean.
+
+    >>> log_grid(1e-3, 1.0, 4)
+    [0.001, 0.01, 0.1, 1.0]
+    >>> log_grid(1e-4, 1.0, 1)
+    [0.01]
+    """
+    if n == 1:
+        return [float(f"{math.sqrt(low * high):.12g}")]
+    inner = [float(f"{value:.12g}") for value in np.geomspace(low, high, n)[1:-1]]
+    return [float(low), *inner, float(high)]
+
+
+def between_neighbours(best: Collection[float], lrs: Sequence[float], n: int) -> list[float]:
+    """Return `n` learning rates in the gaps of `lrs` next to the best ones, as many in each; the widest if too many.
+
+    Parameters
+    ----------
+    best : collection of float
+        Some of `lrs`.
+    lrs : sequence of float
+        Ascending, above 0.
+    n : int
+
+    Returns
+    -------
+    between : list of float
+        Ascending; each gap is divided evenly on a logarithmic scale, unless into less than 0.02 decade.
+
+    >>> between_neighbours([0.1], [0.001, 0.1, 1.0], 2), between_neighbours([1.0], [0.001, 1.0], 2)
+    ([0.01, 0.316227766017], [0.01, 0.1])
+    >>> between_neighbours([0.1], [0.1], 2), between_neighbours([0.1], [0.1, 0.101], 2)
+    ([], [])
+    >>> between_neighbours([0.01, 1.0], [0.01, 0.1, 1.0], 2)
+    [0.0316227766017, 0.316227766017]
+    """
+    gaps = [(low, high) for low, high in pairwise(lrs) if low in best or high in best]
+    widest = sorted(gaps, key=lambda gap: -round(math.log10(gap[1] / gap[0]), 9))[:n]
+    grids = [log_grid(*gap, 2 + n // len(widest) + (i < n % len(widest))) for i, gap in enumerate(widest)]
+    return sorted(lr for grid in grids if math.log10(grid[1] / grid[0]) >= 0.02 for lr in grid[1:-1])
+
+
+def lr_names(estimator: Any) -> list[str]:
+    """Return the names of the parameters of `estimator` that hold a learning rate, the shortest paths only.
+
+    A name counts if its last part is `lr`, `learning_rate`, `learning_rate_init` or `eta0` and its value is a
+    number: the `learning_rate="optimal"` of `SGDClassifier` is the name of a schedule. `None`, as of xgboost's
+    `learning_rate`, counts where no number is found.
+
+    >>> from sklearn.linear_model import SGDClassifier
+    >>> from sklearn.svm import SVC
+    >>> lr_names(SGDClassifier()), lr_names(SVC())
+    (['eta0'], [])
+    """
+    params = estimator.get_params(deep=True)
+    named = [name for name in params if name.rsplit("__", 1)[-1] in LR_NAMES]
+    found = [name for name in named if is_number(params[name])] or [n for n in named if params[n] is None]
+    depth = min((name.count("__") for name in found), default=0)
+    return sorted(name for name in found if name.count("__") == depth)
+
+
+def find_lr_param(estimator: Any, lr_param: str | None = None) -> str:
+    """Return the name under which the learning rate of `estimator` is set, such as `"lr"` or `"net__lr"`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A net, a Pipeline or other meta-estimator around one, or any estimator with a learning rate.
+    lr_param : str, optional
+        The name, where the user knows better; it must be a parameter of `estimator`.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or if there are several, equally near: the message lists what is there.
+
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> find_lr_param(make_pipeline(StandardScaler(), MLPClassifier()))
+    'mlpclassifier__learning_rate_init'
+    """
+    if lr_param is not None:
+        _check_lr_param(estimator, lr_param)
+        return lr_param
+    found = lr_names(estimator)
+    if len(found) == 1:
+        return found[0]
+    kind = type(estimator).__name__
+    if found:
+        raise ValueError(
+            f"lr_param must be given where an estimator has several learning rates, got None for {kind} with "
+            f"{', '.join(found)}. Write for example lr_param={found[0]!r}."
+        )
+    raise ValueError(
+        f"lr_param must be given where no parameter is called {', '.join(LR_NAMES)}, got None for {kind} with "
+        f"{', '.join(sorted(estimator.get_params()))}. Name the learning rate with lr_param=, or pass a search space."
+    )
+
+
+def _check_lr_param(estimator: Any, lr_param: Any) -> None:
+    if not isinstance(lr_param, str):
+        raise ValueError(
+            f"lr_param must be the name of a parameter, got {lr_param!r}. Write for example lr_param='lr'."
+        )
+    try:
+        check_names(estimator, [lr_param])
+    except ValueError as error:
+        raise ValueError(f"lr_param must be a parameter of the estimator. {error}") from None
+
+
+def check_names(estimator: Any, names: Iterable[str]) -> None:
+    """Check that `estimator` has every parameter in `names`, and offer near names for one it has not.
+
+    Names below a skorch prefix (`module__`, `optimizer__`, `callbacks__` ...) pass, since skorch hands them on to
+    objects that are made later; so does a name below a parameter that is itself searched, such as `clf__C` beside
+    `clf`, and any name of an estimator with a `set_params` of its own.
+
+    Raises
+    ------
+    ValueError
+        For the first unknown name.
+
+    >>> from sklearn.svm import SVC
+    >>> check_names(SVC(), ["C", "gamma"])
+    >>> check_names(SVC(), ["gama"])
+    Traceback (most recent call last):
+    ValueError: Invalid parameter 'gama' for estimator SVC: a name searched must be a parameter of the estimator,
+    got 'gama'. Did you mean 'gamma'?
+    """
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"A parameter name must be a string, got {name!r}. Write for example 'lr'.")
+        parts = name.split("__")
+        ancestors = {"__".join(parts[:i]) for i in range(1, len(parts))}
+        if not ancestors & set(names) and not _knows(estimator, parts):
+            raise ValueError(_unknown_name(estimator, name))
+
+
+def _knows(estimator: Any, parts: Sequence[str]) -> bool:
+    if not hasattr(estimator, "get_params"):
+        return False
+    params = estimator.get_params(deep=True)
+    if "__".join(parts) in params:
+        return True
+    if isinstance(estimator, NeuralNet):
+        return len(parts) > 1 and parts[0] in (*OPEN_PREFIXES, *estimator.prefixes_)
+    if len(parts) > 1 and parts[0] in params:
+        return _knows(params[parts[0]], parts[1:])
+    return type(estimator).set_params is not BaseEstimator.set_params and not _composes(estimator)
+
+
+def _composes(estimator: Any) -> bool:
+    """Whether a `set_params` of its own only serves named steps, as in Pipeline and VotingClassifier."""
+    return hasattr(estimator, "_set_params")
+
+
+def _unknown_name(estimator: Any, name: str) -> str:
+    known = sorted(estimator.get_params(deep=True))
+    below = [other for other in known if other.endswith(f"__{name}")]  # 'lr' for 'net__lr'
+    near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
+    advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
+    return (
+        f"Invalid parameter {name!r} for estimator {type(estimator).__name__}: a name searched must be a parameter "
+        f"of the estimator, got {name!r}. {advice}"
+    )

@@ -1,0 +1,142 @@
+"""What is found out about a search's settings before anything is trained: simple mistakes, and what has no effect."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from sklearn.utils import check_consistent_length
+from skorch import NeuralNet
+
+from sklr._utils.names import check_device
+from sklr._utils.random import RandomStream
+from sklr._utils.warnings import warn
+from sklr.callbacks._schedule import schedule_of
+from sklr.exceptions import SettingsWarning
+from sklr.experiment.cell_data import last_step, seeded_clone, trains_nets
+from sklr.experiment.experiment import Experiment
+from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
+from sklr.nets._instances import has_hooks
+from sklr.nets._parts import NetParts
+
+MISTAKES = (ValueError, TypeError)  # others may come of this machine, memory for one
+
+
+def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: int) -> list[str]:
+    """Set the net of a candidate up on all rows, and warn of settings that do not act as they say.
+
+    Returns
+    -------
+    without_effect : list of str
+        A sentence for each parameter that is searched without effect.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The net's own, if it could be set up with none of the candidates, whatever they change.
+    """
+    if not trains_nets(experiment.estimator) or not candidates:
+        return []
+    estimator = _set_up(experiment, candidates)
+    if estimator is None:
+        return []
+    net, without_effect = last_step(estimator), _without_effect(experiment, estimator, candidates)
+    said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
+    for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, said)]:
+        warn(message, SettingsWarning)
+    return without_effect
+
+
+def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
+    """Return the estimator of the first candidate that can be set up; raise if it is not for the candidates."""
+    try:
+        return _ready(experiment, candidates[0])
+    except MISTAKES as error:
+        mistake = error
+    for others in ([{}], candidates[1:]):
+        for candidate in others:
+            try:
+                estimator = _ready(experiment, candidate)
+            except MISTAKES as error:
+                if not candidate and str(error) != str(mistake):
+                    return None  # it is the candidates' own, whose fits fail
+            else:
+                return estimator if candidate else None
+    raise mistake
+
+
+def _ready(experiment: Experiment, candidate: dict) -> Any:
+    """Return a clone for a candidate, its net ready to train as far as that can be known without training."""
+    estimator = seeded_clone(experiment, candidate, experiment.cells[0])
+    net, X, y = last_step(estimator), experiment.X, experiment.y
+    net.set_params(verbose=0)
+    check_device(net.device)
+    weights = [w for name, w in experiment.fit_params.items() if name.endswith("sample_weight") and w is not None]
+    with RandomStream(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trainings say it again
+        if net is not estimator:  # what its rows are like is known after the steps before it only
+            check_consistent_length(X, *weights)
+            net.check_training_readiness()
+            _initialize_blindly(net)
+        elif isinstance(net, NetParts):
+            net.start_fit(X, y, *weights[:1])
+        else:
+            net.initialize()
+        schedule_of(net, net.max_epochs)
+    return estimator
+
+
+def _initialize_blindly(net: NeuralNet) -> None:
+    """Initialize a net whose rows are not known; the names of its parameters do not depend on their widths."""
+    if isinstance(net, NetParts):
+        net._widths = {"n_inputs": 1, "n_outputs": 1}
+    with suppress(Exception):  # a module may need what it would be given: then less is known
+        net.initialize()
+
+
+def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:
+    """Return a sentence for each parameter that has no effect with any candidate."""
+    net = last_step(estimator)
+    prefix = "" if net is estimator else f"{estimator.steps[-1][0]}__"
+    searched = {name.removeprefix(prefix) for candidate in candidates for name in candidate if name.startswith(prefix)}
+    depends = any(name.startswith(CAUSES) or name == "optimizer" for name in searched)
+    nets = [net, *(_nets(experiment, candidates) if depends else [])]
+    found = {name: [overridden(net, name) for net in nets] for name in sorted(searched)}
+    return [
+        f"{prefix}{name} is searched without effect: {reasons[0]}." for name, reasons in found.items() if all(reasons)
+    ]
+
+
+def _nets(experiment: Experiment, candidates: Sequence[dict]) -> Iterable[NeuralNet]:
+    for candidate in candidates:
+        try:
+            yield last_step(_ready(experiment, candidate))
+        except MISTAKES:
+            continue
+
+
+def _already_trained(experiment: Experiment) -> str:
+    """Return what is to be said of a skorch net that has trained its module instance in place, as ours never do."""
+    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
+    if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module):
+        return ""
+    if getattr(net, "module_", None) is not net.module or not net.history:
+        return ""
+    return (
+        "The module instance has been trained by this net before, and every run starts from its weights. Give the net "
+        "the module's class, or an instance that is as it should be at the start."
+    )
+
+
+def _lost_hooks(experiment: Experiment) -> str:
+    """Return what is to be said of a skorch net whose clones lose hooks, as those of ours do not."""
+    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
+    if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) or not has_hooks(net.module):
+        return ""
+    return (
+        "The module instance has hooks on its parameters, which sklearn.base.clone leaves out: no run has them. Give "
+        "the net the module's class and register the hooks in its __init__, or use the net of that name in sklr."
+    )

@@ -1,0 +1,287 @@
+"""What the nets do to data, as functions of it: rows and labels made ready for torch, sample weights carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from skorch.dataset import Dataset, unpack_data
+from skorch.helper import SliceDataset
+from skorch.utils import to_numpy
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from sklr._utils.validation import must_be
+
+_TORCH_DATA = (Tensor, PackedSequence, Mapping, torch.utils.data.Dataset, SliceDataset)
+_NUMPY_FLOATS = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+_CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)  # their mean divides by the class weights, not by the rows
+_INDEX_LOSSES = (*_CLASS_LOSSES, nn.MultiMarginLoss, nn.MultiLabelMarginLoss)  # they want int64 targets
+
+
+def is_table(X: Any) -> bool:
+    """Whether data is the rows and columns of scikit-learn, rather than what only torch and skorch know.
+
+    >>> [is_table(X) for X in (np.ones((2, 3)), [[1, 2]], sparse.eye(2), None)]
+    [True, True, True, True]
+    >>> [is_table(X) for X in (torch.ones(2, 3), {"a": [1]}, np.ones((2, 1, 8, 8)), (np.ones((2, 3)), np.ones((2, 1))))]
+    [False, False, False, False]
+    """
+    if isinstance(X, np.ndarray):
+        return X.ndim <= 2
+    if isinstance(X, list | tuple) and X:  # rows, or the inputs of a module with several
+        return not isinstance(X[0], _TORCH_DATA) and getattr(X[0], "ndim", 0) < 2
+    return not isinstance(X, _TORCH_DATA)
+
+
+def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
+    """Return an array that torch takes as it is: floats of this dtype, integers left integers; else `X` itself.
+
+    >>> as_numbers(np.ones((1, 2))[::-1], torch.float32).dtype, as_numbers(np.ones(2, "uint16"), None).dtype
+    (dtype('float32'), dtype('int64'))
+    """
+    if not isinstance(X, np.ndarray) and not sparse.issparse(X):
+        return X
+    target = X.dtype
+    if X.dtype.kind == "f":
+        target = _NUMPY_FLOATS.get(dtype, np.float32)  # type: ignore[arg-type]
+    elif X.dtype.kind == "u" and X.dtype.itemsize > 1:  # torch knows these in name only
+        target = np.int64
+    if sparse.issparse(X):
+        return sparse.csr_matrix(X, dtype=target)  # skorch reads row by row, and a row of a sparse *array* is flat
+    # torch takes no negative strides, and warns of memory it may not write to
+    return np.require(X, target, ["C", "W"]) if X.dtype.kind in "fiub" else X
+
+
+def cast_floats(x: Any, dtype: torch.dtype | None) -> Any:
+    """Return a batch, or a list or dict of them, with its floating-point tensors in this dtype.
+
+    >>> cast_floats({"a": torch.ones(1, dtype=torch.float64), "b": torch.ones(1, dtype=torch.int64)}, torch.float32)
+    {'a': tensor([1.]), 'b': tensor([1])}
+    """
+    if isinstance(x, Tensor):
+        return x.to(dtype) if x.is_floating_point() else x
+    if isinstance(x, Mapping):
+        return {name: cast_floats(value, dtype) for name, value in x.items()}
+    return [cast_floats(value, dtype) for value in x] if isinstance(x, list) else x
+
+
+def widened(x: Any) -> Any:
+    """Return outputs in at least float32: bfloat16 is unknown to NumPy, and half precision is too little for scores.
+
+    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    narrow = isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4
+    return x.float() if narrow else x
+
+
+def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
+    """Return what a function makes of outputs, computed and handed back in at least float32."""
+    return widened(nonlinearity(widened(x)))
+
+
+def bce_probabilities(criterion: Any) -> Callable[[Tensor], Tensor] | None:
+    """Return what makes probabilities of the outputs that a binary cross entropy is given, None for other losses."""
+    if isinstance(criterion, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
+        return torch.sigmoid
+    return torch.clone if isinstance(criterion, nn.BCELoss) else None
+
+
+def bce_columns(probabilities: Callable[[Tensor], Tensor], two_columns: bool, x: Tensor) -> Tensor:
+    """Return the probabilities of outputs trained by a binary cross entropy, in the outputs' shape.
+
+    With `two_columns`, for classes 0 and 1, those of both where there is one output per row.
+
+    >>> logits = torch.zeros(3, 1)
+    >>> [bce_columns(torch.sigmoid, two, x).shape[1:] for two in (True, False) for x in (logits, torch.zeros(3, 5))]
+    [torch.Size([2]), torch.Size([5]), torch.Size([1]), torch.Size([5])]
+    """
+    found = probabilities(x)
+    if not two_columns or found.numel() != len(found):
+        return found
+    positive = found.reshape(len(found))
+    return torch.stack((1 - positive, positive), 1)
+
+
+def float_dtype(module: nn.Module) -> torch.dtype | None:
+    """Return the floating-point dtype a module computes in, that of its first such parameter; None without one."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
+
+
+def target_array(X: Any, y: Any) -> Any:
+    """Return the targets as an array-like, or None where they are in `X` or only torch and skorch can read them."""
+    if y is None or isinstance(X, torch.utils.data.Dataset):
+        return None
+    if isinstance(y, Tensor | SliceDataset):
+        return to_numpy(y)
+    ragged = isinstance(y, np.ndarray) and y.dtype == object and y.size > 0 and np.ndim(y.flat[0]) > 0
+    return y if not ragged and (isinstance(y, np.ndarray) or is_table(y)) else None
+
+
+def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:
+    """Return how many numbers an input row and a target row have; None for what is not a plain row.
+
+    >>> sample_shape(np.ones((5, 3)), np.ones(5)), sample_shape(np.ones((5, 1, 8, 8)), np.ones((5, 2)))
+    ((3, 1), (None, 2))
+    """
+    if isinstance(X, torch.utils.data.Dataset):
+        return _first_row(X)
+    n_inputs = X.shape[1] if len(getattr(X, "shape", ())) == 2 else None
+    return n_inputs, int(np.prod(y.shape[1:])) if hasattr(y, "shape") else None
+
+
+def _first_row(dataset: torch.utils.data.Dataset) -> tuple[int | None, int | None]:
+    try:
+        X, y = unpack_data(dataset[0])
+    except (TypeError, NotImplementedError, IndexError):  # an IterableDataset, or an empty one
+        return None, None
+    n_inputs = len(X) if len(getattr(X, "shape", ())) == 1 else None
+    return n_inputs, int(np.prod(np.shape(y)))
+
+
+def class_codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
+    """Return the position of each label in `classes`, shape (n_samples,) int64; None if a label is not there.
+
+    >>> class_codes(np.array(["b", "a"]), np.array(["b", "c", "a"])), class_codes(np.array([3]), np.array([1, 2]))
+    (array([0, 2]), None)
+    """
+    order = np.argsort(classes, kind="stable")
+    place = np.searchsorted(classes, y, sorter=order)
+    codes = order[np.minimum(place, len(classes) - 1)]
+    return codes.astype(np.int64) if np.array_equal(classes[codes], y) else None
+
+
+def fit_target(y: Tensor, y_pred: Tensor, criterion: Any) -> Tensor:
+    """Return a batch's targets in the dtype and shape that the loss wants, never to be broadcast.
+
+    >>> fit_target(torch.ones(3, dtype=torch.float64), torch.ones(3, 1), nn.MSELoss()).shape
+    torch.Size([3, 1])
+    """
+    if isinstance(criterion, _INDEX_LOSSES):
+        return y.to(y_pred.dtype) if y.is_floating_point() else y.long()  # floats are probabilities of classes
+    if not y.is_floating_point() and type(criterion).__module__ != nn.MSELoss.__module__:
+        return y  # someone's own loss may want integers
+    same_rows = [n for n in y.shape if n != 1] == [n for n in y_pred.shape if n != 1]
+    return (y.reshape(y_pred.shape) if same_rows else y).to(y_pred.dtype)
+
+
+@contextmanager
+def one_loss_each(criterion: Any) -> Iterator[None]:
+    """Make a loss give one value per sample, for as long as the context lasts."""
+    if not hasattr(criterion, "reduction"):
+        rule = "a loss with a `reduction` for sample_weight, such as torch's own"
+        raise ValueError(must_be("criterion", rule, criterion))
+    before, criterion.reduction = criterion.reduction, "none"
+    try:
+        yield
+    finally:
+        criterion.reduction = before
+
+
+def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> Tensor:
+    """Return the loss of a batch whose samples weigh differently, as repeating them would give it.
+
+    Parameters
+    ----------
+    losses : Tensor of shape (n_samples, ...)
+        The unreduced losses; class weights are in them.
+    weight : Tensor of shape (n_samples,)
+        How much each sample weighs; where all are 0 the loss is 0.
+    y : Tensor
+        The targets.
+    criterion : torch.nn.Module
+        The loss; its `reduction`, class `weight` and `ignore_index` say what the mean divides by.
+
+    Examples
+    --------
+    >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 1])
+    >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
+    >>> with one_loss_each(loss):
+    ...     losses = loss(logits, y)
+    >>> repeated = loss(logits[[0, 1, 1]], y[[0, 1, 1]])
+    >>> bool(torch.isclose(weighted_loss(losses, torch.tensor([1.0, 2.0]), y, loss), repeated))
+    True
+    """
+    weight = weight.to(losses).reshape(-1, *[1] * (losses.ndim - 1))
+    total = (weight * losses).sum()
+    if criterion.reduction == "sum":
+        return total
+    divisor = (weight * share_in_mean(losses, y, criterion)).sum()
+    return total / or_one(divisor, weight.flatten())
+
+
+def or_one(divisor: Tensor, weight: Tensor | None) -> Tensor:
+    """Return what a mean divides by, and 1 where no row weighs anything: the loss is then 0.
+
+    >>> or_one(torch.zeros(2), torch.tensor([[0.0, 0.0], [2.0, 0.0]]))  # the second has nothing but ignored classes
+    tensor([1., 0.])
+    """
+    return divisor if weight is None else torch.where(weight.any(-1), divisor, 1)
+
+
+def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:
+    """Return how much each loss counts in the divisor of a mean, same shape as `losses`: class weights, or 1."""
+    share = torch.ones_like(losses)
+    if not isinstance(criterion, _CLASS_LOSSES) or y.is_floating_point():
+        return share
+    counted = y != criterion.ignore_index
+    if criterion.weight is not None:
+        share = criterion.weight[torch.where(counted, y, 0)]
+    return share * counted
+
+
+class WeightedDataset(Dataset):
+    """A dataset whose items carry their sample weight as a third part.
+
+    A skorch dataset itself, with the `X` and `y` of the one inside, so that skorch's scoring finds them.
+    """
+
+    def __init__(self, inside: Any, weights: np.ndarray):
+        self.inside, self.weights = inside, weights
+        self.X, self.y = getattr(inside, "X", None), getattr(inside, "y", None)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any, Any]:
+        return *unpack_data(self.inside[i]), self.weights[i]
+
+
+def carries_weights(dataset: Any) -> bool:
+    """Whether a dataset, or the one a subset is of, gives sample weights."""
+    if isinstance(dataset, torch.utils.data.Subset):
+        return carries_weights(dataset.dataset)
+    return isinstance(dataset, WeightedDataset)
+
+
+class FreshBatches:
+    """Batches that are asked for anew in each epoch, since their size may have changed."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self.make = make
+
+    def __len__(self) -> int:
+        return len(self.make())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.make())
+
+
+class WeightedBatches:
+    """Batches of (X, y) whose sample weights are told to `tell` just before each is given out."""
+
+    def __init__(self, batches: Any, tell: Any):
+        self.batches, self.tell = batches, tell
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        for X, y, weight in self.batches:
+            self.tell(weight)
+            yield X, y

@@ -1,0 +1,90 @@
+"""How a net comes by its module and criterion: instances are copied, and arguments of classes checked by name."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from sklr._utils.validation import must_be, unknown_name
+
+
+def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
+    """Return a copy of a module for a net to train, hooks on its parameters included.
+
+    Parameters
+    ----------
+    instance : nn.Module
+        The user's own, which stays as it is.
+    known : dict from id to object
+        What has been copied before and is to be found in its new form, see `counterparts`.
+
+    Examples
+    --------
+    >>> module = nn.Linear(1, 1)
+    >>> copied(module, {}) is module, bool(copied(module, {}).weight == module.weight)
+    (False, True)
+    """
+    try:
+        own = copy.deepcopy(instance, dict(known))
+    except Exception as error:  # of foreign code
+        advice = f"Give the net a class, or a function that makes it ({type(error).__name__}: {error})."
+        raise ValueError(must_be("a module instance", "one that copy.deepcopy can copy", instance, advice)) from error
+    for before, after in zip(instance.parameters(), own.parameters(), strict=True):
+        if after is not before and not after._backward_hooks:
+            for hook in (before._backward_hooks or {}).values():
+                after.register_hook(hook)
+            for hook in (before._post_accumulate_grad_hooks or {}).values():
+                after.register_post_accumulate_grad_hook(hook)
+    return own
+
+
+def has_hooks(instance: nn.Module) -> bool:
+    """Say whether hooks are registered on parameters, which `copy.deepcopy` leaves out of a copy."""
+    return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in instance.parameters())
+
+
+def counterparts(instance: Any, own: Any) -> dict[int, Any]:
+    """Return what each module and parameter of a user's instance is in a net's copy of it, by its id.
+
+    A criterion that holds on to the module, or to part of it, is so given the one that is trained.
+    """
+    own = getattr(own, "_orig_mod", own)  # a compiled one has it inside
+    if not isinstance(instance, nn.Module) or type(instance) is not type(own):
+        return {}
+    pairs: list[tuple[Any, Any]] = [*zip(instance.modules(), own.modules(), strict=False)]
+    pairs += zip(instance.parameters(), own.parameters(), strict=False)
+    return {id(before): after for before, after in pairs if type(before) is type(after)}
+
+
+def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
+    """Refuse arguments that a class or function does not take, and offer the name that was perhaps meant.
+
+    >>> check_arguments("module__", nn.Linear, {"in_features": 1, "out_feature": 2})
+    Traceback (most recent call last):
+    ValueError: a parameter module__... of Linear must be one of 'in_features', 'out_features', 'bias', 'device',
+    'dtype', got 'out_feature'. Did you mean 'out_features'?
+    """
+    try:
+        taken = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # not every callable tells
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        return
+    names = [name for name, p in taken.items() if p.kind is not p.VAR_POSITIONAL]
+    for name in given:
+        if name not in names:
+            raise unknown_name(f"a parameter {what}... of {getattr(make, '__name__', make)}", name, names)
+
+
+def wanted_widths(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
+    """Return the widths that a module's constructor names and that no one bound before."""
+    try:
+        named = inspect.signature(module).parameters
+    except (TypeError, ValueError):  # not every callable tells
+        return {}
+    bound = getattr(module, "keywords", {})
+    return {name: width for name, width in widths.items() if name in named and name not in bound}

@@ -1,0 +1,150 @@
+"""What a search concludes from its scores: the LR curve, the choice on it, the edge, and how to search on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from sklr._utils.warnings import warn
+from sklr.exceptions import EdgeOfRangeWarning
+from sklr.results import OK
+from sklr.search._cv_results import Record
+from sklr.selection import Choice, LRCurve, corrected_score, lr_curve
+from sklr.selection.curve import distinct_seeds, edges
+
+FEW = 3  # learning rates: with fewer than these every best is at an end, and a range has hardly been searched
+MAX_DECADES = 8  # beyond the range asked for; further out lies nothing that trains
+
+
+def searched_curve(record: Record, lr_param: str | None) -> LRCurve | None:
+    """Return the LR curve of all that has been tried so far; None where no learning rate has been searched."""
+    return _curve_of(record, lr_param, list(range(len(record.candidates))), joined=True)
+
+
+def chosen_curve(record: Record, lr_param: str | None, best: int) -> LRCurve | None:
+    """Return the curve on which the learning rate is chosen: that of the candidates that are like the best in all else.
+
+    Where these are too few, it is the curve of all candidates, which is not `joined`: nothing follows from it about the
+    learning rate by itself. None where no learning rate has been searched.
+
+    Parameters
+    ----------
+    record : Record
+    lr_param : str or None
+    best : int
+        The candidate whose other parameters count.
+    """
+    candidates = record.candidates
+    alike = [i for i, candidate in enumerate(candidates) if differ_in_lr_alone(candidate, candidates[best], lr_param)]
+    if len(alike) < len(candidates):
+        curve = _curve_of(record, lr_param, alike, joined=True)
+        if curve is not None and len(curve) >= FEW:
+            return curve
+    return _curve_of(record, lr_param, list(range(len(candidates))), joined=len(alike) == len(candidates))
+
+
+def differ_in_lr_alone(one: Mapping[str, Any], other: Mapping[str, Any], lr_param: str | None) -> bool:
+    """Say whether two candidates have the same parameters beside the learning rate.
+
+    Values that are neither numbers nor text nor tuples are the same if they are the same object.
+
+    >>> differ_in_lr_alone({"lr": 0.1, "width": 8}, {"lr": 0.2, "width": 8}, "lr")
+    True
+    >>> differ_in_lr_alone({"lr": 0.1, "width": 8}, {"lr": 0.1, "width": 16}, "lr")
+    False
+    """
+    names = (one.keys() | other.keys()) - {lr_param}
+    return all(name in one and name in other and _same(one[name], other[name]) for name in names)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)
+
+
+def _curve_of(record: Record, lr_param: str | None, places: list[int], joined: bool) -> LRCurve | None:
+    lrs = [record.candidates[i].get(lr_param) for i in places] if lr_param else [None]
+    if any(not isinstance(lr, (int, float)) for lr in lrs):
+        return None
+    statuses = record.statuses()
+    scores, status = record.cell_scores()[places], [statuses[i] for i in places]
+    curve = lr_curve(lrs, scores, status, n_seeds=record.n_seeds, joined=joined)  # type: ignore[arg-type]
+    return replace(curve, candidate=np.array(places, dtype=int)[curve.candidate])
+
+
+def without_luck(record: Record) -> float:
+    """Return what the best of all candidates is worth, see `corrected_score`; NaN where the scores do not tell."""
+    scores, _ = distinct_seeds(record.cell_scores(), record.n_seeds)
+    scores = scores[[status == OK for status in record.statuses()]]
+    return corrected_score(scores, random_state=0) if len(scores) else np.nan
+
+
+def at_candidate(choice: Choice, curve: LRCurve, candidate: int, lr: float, score: float, method: str) -> Choice:
+    """Return the choice with the learning rate of a candidate that was chosen by its rank, or by the user's function.
+
+    Of several that score the same the curve takes the lowest learning rate, scikit-learn the candidate that came first.
+    """
+    se = curve.se[curve.candidate == candidate]
+    return replace(
+        choice, lr=lr, score=score, se=float(se[0]) if len(se) else np.nan, candidate=candidate, method=method
+    )
+
+
+def chosen_params(params: Mapping[str, Any], lr_param: str, lr: float) -> dict[str, Any]:
+    """Return a candidate's parameters with the chosen learning rate, which it may never have had.
+
+    >>> chosen_params({"lr": 0.1, "batch_size": 8}, "lr", 0.07)
+    {'lr': 0.07, 'batch_size': 8}
+    """
+    return {**params, lr_param: lr}
+
+
+def warn_at_edge(curve: LRCurve, extended: bool) -> None:
+    """Warn if the best learning rate, or one of several, is at an end of what was tried."""
+    reached = edges(curve)
+    if not reached or len(curve) < FEW:
+        return
+    ends = " and ".join(f"the {'lowest' if side == 'low' else 'highest'}" for side in reached)
+    best = " and ".join(f"{curve.lr[at]:.3g}" for at in dict.fromkeys(reached.values()))
+    what = f"The best learning rate, {best}, is {ends} that was tried"
+    if len(curve.ties) > 1:
+        what = f"{len(curve.ties)} learning rates share the best score, among them {ends} that was tried, {best}"
+    where = " or ".join("below" if side == "low" else "above" for side in reached)
+    advice = f"extend=True went on for {MAX_DECADES} decades." if extended else "Search further with extend=True."
+    warn(f"{what}: a better one may lie {where}. {advice}", EdgeOfRangeWarning)
+
+
+def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray, None]:
+    """Propose learning rates beyond the range, a decade at a time, until the best is inside or runs diverge.
+
+    The spacing is that of the range's own end; all other parameters are those of the best candidate, of several that
+    score the same those of the one at that end.
+    """
+    for _ in range(MAX_DECADES):
+        curve = searched_curve(record, lr_param)
+        reached = {} if curve is None else edges(curve)
+        if curve is None or not reached:
+            return
+        at_end = {side: record.candidates[curve.candidate[at]] for side, at in reached.items()}
+        yield [{**at_end[side], lr_param: lr} for side in reached for lr in next_decade(curve.lr, side)]
+
+
+def next_decade(lrs: np.ndarray, side: str) -> list[float]:
+    """Return the learning rates of the decade beyond one end, spaced as the range is there, at least one.
+
+    >>> next_decade(np.array([0.01, 0.1, 1.0]), "high")
+    [10.0]
+    >>> next_decade(np.array([0.01, 0.1, 1.0]) , "low")
+    [0.001]
+    >>> [f"{lr:.3g}" for lr in next_decade(10 ** np.arange(-4, 0.1, 0.5), "low")]
+    ['1e-05', '3.16e-05']
+    """
+    u = np.log10(lrs)
+    gap = u[1] - u[0] if side == "low" else u[-1] - u[-2]
+    n = int(np.clip(round(1 / max(gap, 1e-9)), 1, 4))
+    steps = np.arange(1, n + 1) / n
+    beyond = u[0] - steps if side == "low" else u[-1] + steps
+    return [float(f"{10**value:.12g}") for value in np.sort(beyond)]

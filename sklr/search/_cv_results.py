@@ -1,0 +1,174 @@
+"""What a search has seen so far, and scikit-learn's tables made of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sklr._utils.sklearn import insert_error_scores
+from sklr._utils.warnings import warn
+from sklr.exceptions import AllDivergedError, DivergedWarning
+from sklr.results import (
+    DIVERGED,
+    FAILED,
+    STOPPED,
+    Outcome,
+    candidate_status,
+    cell_scores,
+    has_status,
+    history_table,
+    rank_last,
+    split_rows,
+)
+from sklr.search._failures import Failure, causes_text, failures, report_failures
+
+
+class Record:
+    """Candidates and the outcomes of their runs, in the order in which they were proposed.
+
+    Parameters
+    ----------
+    n_seeds : int
+        Cells per fold.
+    metric : str or None
+        The score candidates are compared by, where there are several.
+    """
+
+    def __init__(self, n_seeds: int, metric: str | None):
+        self.n_seeds, self.metric = n_seeds, metric
+        self.candidates: list[dict] = []
+        self.outcomes: list[list[Outcome]] = []
+
+    def score(self, row: Sequence[Outcome]) -> float:
+        """Return a candidate's mean score, NaN if it has none: it diverged, failed, was stopped or not scored."""
+        if has_status(row, DIVERGED) or has_status(row, STOPPED):
+            return float("nan")
+        score = float(cell_scores([row], self.metric).mean())
+        return score if np.isfinite(score) else float("nan")
+
+    def add(self, candidates: Sequence[dict], outcomes: Sequence[Sequence[Outcome]]) -> np.ndarray:
+        """Remember a batch; return its mean scores, shape (n_candidates,), NaN for what diverged, failed or stopped."""
+        self.candidates += candidates
+        self.outcomes += map(list, outcomes)
+        return np.array([self.score(row) for row in outcomes])
+
+    def lessons(self, n: int) -> np.ndarray:
+        """Return what a strategy is to learn from the last `n` candidates: their scores, or what they had reached.
+
+        NaN where one diverged or failed. The last score of a pruned one stays below every score of a finished one.
+        """
+        finished = np.array([self.score(row) for row in self.outcomes])
+        below = np.nextafter(np.nanmax(finished), -np.inf) if np.isfinite(finished).any() else np.inf
+        return np.where(np.isnan(finished), np.minimum(self.last_scores(), below), finished)[len(finished) - n :]
+
+    def last_scores(self) -> np.ndarray:
+        """Return the mean score that each stopped candidate had reached, NaN for all others."""
+        stopped = self._marked(STOPPED) & ~self._marked(DIVERGED, FAILED)
+        return np.where(stopped, cell_scores(self.outcomes, self.metric).mean(axis=1), np.nan)
+
+    def _marked(self, *statuses: str) -> np.ndarray:
+        return np.array([any(has_status(row, status) for status in statuses) for row in self.outcomes], dtype=bool)
+
+    def cell_scores(self) -> np.ndarray:
+        """Return the test scores of all runs, shape (n_candidates, n_cells); NaN for what was stopped."""
+        return cell_scores(self._shown(), self.metric)
+
+    def _shown(self) -> list[list[Outcome]]:
+        """Return the outcomes, those of stopped runs without a score unless there are no others."""
+        if not np.isfinite([self.score(row) for row in self.outcomes]).any():
+            return self.outcomes
+        return [list(map(_without_score, row)) for row in self.outcomes]
+
+    def statuses(self) -> list[str]:
+        """Return the status of every candidate, in words."""
+        return [candidate_status(row, self.metric) for row in self.outcomes]
+
+    def has_scores(self) -> bool:
+        """Say whether any candidate that did not diverge has a score, be it `error_score`."""
+        return bool(np.isfinite(self.cell_scores().mean(axis=1)[~self._marked(DIVERGED)]).any())
+
+    def history(self) -> dict[str, np.ndarray]:
+        """Return the epochs of all runs as a table."""
+        return history_table(self.outcomes, self.n_seeds)
+
+    def cv_results(self, format_results: Callable, error_score: Any, scoring_is_callable: bool) -> dict[str, Any]:
+        """Return scikit-learn's `cv_results_`, with a `status` column, diverged candidates ranked last."""
+        rows = split_rows(self._shown(), self.n_seeds)
+        diverged = self._marked(DIVERGED)
+        errors = [row["fit_error"] for row in rows]
+        params = [candidate for candidate in self.candidates for _ in range(self._n_splits)]
+        self._raise_if_nothing_trained(diverged, failures(errors, params))
+        report_failures(errors, params, error_score)
+        if scoring_is_callable:
+            insert_error_scores(rows, error_score)
+        with warnings.catch_warnings():
+            if self._only_diverged_are_nan(diverged):
+                warnings.filterwarnings("ignore", message=r"One or more of the (test|train) scores are non-finite")
+            results = format_results(self.candidates, self._n_splits, rows, self._extra_columns())
+        rank_last(results, diverged | self._marked(STOPPED))
+        self._warn_about(diverged)
+        return results
+
+    @property
+    def _n_splits(self) -> int:
+        return len(self.outcomes[0]) // self.n_seeds
+
+    def _extra_columns(self) -> dict[str, list]:
+        columns: dict[str, list] = {"status": self.statuses()}
+        if any(o.history for row in self.outcomes for o in row):
+            columns["n_epochs"] = [max(len(o.history) for o in row) for row in self.outcomes]
+        if self._marked(STOPPED).any():
+            columns["last_score"] = self.last_scores().tolist()
+        return columns
+
+    def _only_diverged_are_nan(self, diverged: np.ndarray) -> bool:
+        return bool(np.isfinite(self.cell_scores()[~(diverged | self._marked(STOPPED))]).all())
+
+    def _raise_if_nothing_trained(self, diverged: np.ndarray, failed: list[Failure]) -> None:
+        if not (diverged | self._marked(FAILED)).all() or not diverged.any():
+            return
+        status = candidate_status(self.outcomes[0])
+        advice = "Search smaller learning rates, add warmup, or scale the features."
+        if all("at step 0:" in candidate_status(row) for row in self.outcomes):
+            advice = (
+                "The very first loss is not finite, whatever the learning rate: look for NaN or infinity in X and y."
+            )
+        of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
+        raise AllDivergedError(
+            f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "
+            f"{self.candidates[0]}, {status}. {advice}{of_failed}"
+        )
+
+    def _warn_about(self, diverged: np.ndarray) -> None:
+        if diverged.any():
+            n_runs = sum(outcome.status == DIVERGED for row in self.outcomes for outcome in row)
+            warn(
+                f"{diverged.sum()} of {len(diverged)} candidates diverged ({n_runs} runs); they rank last. "
+                "cv_results_['status'] says where.",
+                DivergedWarning,
+            )
+
+
+def _without_score(outcome: Outcome) -> Outcome:
+    """Return the outcome of a run; one that was stopped has no score to stand beside those of whole trainings."""
+    if outcome.status != STOPPED:
+        return outcome
+    test, train = (_nan_for(scores) for scores in (outcome.test_scores, outcome.train_scores))
+    return replace(outcome, test_scores=test, train_scores=train)
+
+
+def _nan_for(scores: Any) -> Any:
+    return dict.fromkeys(scores, np.nan) if isinstance(scores, dict) else None if scores is None else np.nan
+
+
+def warn_about_refit(params: dict) -> None:
+    """Warn that the chosen candidate, trained on all rows, diverged."""
+    warn(
+        f"The refit with {params} diverged, though that candidate trained well on the folds. "
+        "Set refit=False and train with a smaller learning rate, or with warmup.",
+        DivergedWarning,
+    )

@@ -1,0 +1,295 @@
+"""How a batch of candidates is tried: an engine trains it, record and ledger write down how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from sklr.engines import SequentialEngine, engine_names, pick_engine
+from sklr.engines.base import Training
+from sklr.engines.stacked.reasons import describe
+from sklr.exceptions import StorageError
+from sklr.experiment.cell_data import trains_nets
+from sklr.experiment.experiment import Experiment
+from sklr.experiment.lr_param import check_names
+from sklr.experiment.settings import check_settings
+from sklr.results import OK, STOPPED, Outcome
+from sklr.search._cv_results import Record
+from sklr.search._interrupts import TIMEOUT, Deadline
+from sklr.search._progress import Progress
+from sklr.search._sklearn_callbacks import SearchTasks
+from sklr.search._study import Ledger
+from sklr.search.pruning.lr_path import PATH, lr_path
+from sklr.search.pruning.pruners import ends_early
+from sklr.search.storage.claims import POLL, Entry
+from sklr.search.storage.stored_study import Book
+
+EARLY = "ended early"  # how the reason of such a run begins
+
+
+@dataclass
+class Batch:
+    """Candidates proposed together: what the ledger knows them as, and the outcomes there are, by their place.
+
+    `in_book` are the places of those that the storage has, `engines` what trained them.
+    """
+
+    candidates: list[dict]
+    entries: list[Entry] = field(default_factory=list)
+    rows: dict[int, list[Outcome]] = field(default_factory=dict)
+    in_book: set[int] = field(default_factory=set)
+    engines: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[int]:
+        """The places that have no outcomes yet."""
+        return [i for i in range(len(self.candidates)) if i not in self.rows]
+
+
+class Evaluator:
+    """Trains batches of candidates in the cells of a search.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What all runs share.
+    engine : str or Engine
+        As the search was given it.
+    ledger, record
+        Where the outcomes go.
+    tasks : SearchTasks
+        Tells scikit-learn's callbacks of the runs.
+    n_seeds : int
+        Cells per fold.
+    prunes : bool
+        Whether the study's pruner is asked after every epoch.
+    deadline : Deadline
+        When to begin nothing more.
+    progress : Progress
+        Is told of trials and epochs.
+
+    Attributes
+    ----------
+    without_effect : list of str
+        What is said of parameters that are searched without effect.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        engine: Any,
+        ledger: Ledger,
+        record: Record,
+        tasks: SearchTasks,
+        n_seeds: int,
+        prunes: bool,
+        deadline: Deadline,
+        progress: Progress,
+    ):
+        self.experiment, self.engine, self.ledger, self.record = experiment, engine, ledger, record
+        self.tasks, self.n_seeds, self.prunes, self.deadline = tasks, n_seeds, prunes, deadline
+        self.progress = progress
+        self.without_effect: list[str] = []
+        self._engines: set[str] = set()
+        self._chosen: list[dict] = []  # candidates trained so far, with what kept them from a faster engine
+        self._reasons: dict[int, list[str]] = {}
+
+    @property
+    def engine_name(self) -> str:
+        """The engine, or engines, that trained the candidates so far."""
+        return engine_names(self._engines)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why a faster one could not, each reason with the candidates it concerns if there are others."""
+        return describe(self._reasons, self._chosen)
+
+    def evaluate(self, candidates: list[dict]) -> np.ndarray:
+        """Have every candidate trained in every cell, write it down, return the mean scores; NaN where there is none.
+
+        After Ctrl-C, when time is up, and where the storage has gone away, the candidates that were through all their
+        cells are written down, the others are not.
+        """
+        check_names(self.experiment.estimator, {name for candidate in candidates for name in candidate})
+        if not self.record.outcomes:
+            self.without_effect = check_settings(self.experiment, candidates, self.n_seeds)
+        batch = Batch(candidates)
+        try:
+            if self.ledger.book is None:
+                self._train(batch, list(range(len(candidates))))
+            else:
+                self._share(batch, self.ledger.book)
+        except (KeyboardInterrupt, StorageError) as end:
+            if batch.rows:
+                self._write_down(batch)
+            if isinstance(end, KeyboardInterrupt):
+                self._keep(batch, {})  # should it have come while they were being handed in
+            raise
+        return self._write_down(batch)
+
+    def _share(self, batch: Batch, book: Book) -> None:
+        """Take from the book what it has, train what is nobody's, wait for what is another worker's."""
+        if self.record.outcomes or not book.is_new:
+            book.refresh()
+        self._open(batch)
+        while True:
+            known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
+            batch.rows |= known
+            batch.in_book |= known.keys()
+            self._engines |= {book.engine(batch.entries[i]) for i in known}
+            missing = batch.missing
+            if not missing or (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+                return
+            places = [missing[i] for i in book.desk.claim([batch.entries[i] for i in missing], self.prunes)]
+            if places:
+                self._train(batch, places)
+            else:
+                time.sleep(POLL)
+            if batch.missing:
+                book.refresh()
+
+    def _train(self, batch: Batch, places: list[int]) -> None:
+        """Train the candidates at these places of a batch; one by one those that the engine cannot train together."""
+        chosen = batch.candidates if len(places) == len(batch.candidates) else [batch.candidates[i] for i in places]
+        engine, refused = pick_engine(self.engine, self.experiment, chosen)
+        n_runs = len(chosen) * len(self.experiment.cells)
+        self._announce(chosen, engine.name, refused)
+        self._open(batch)
+        self.ledger.follow({i: row for i, row in batch.rows.items() if i not in places})
+        contexts = self.tasks.for_runs(n_runs)
+        training = engine.start(self.experiment, chosen, contexts)
+        if not self.prunes:
+            training.leave_out()  # in lockstep they would be under way all at once
+        first, self._chosen = len(self._chosen), [*self._chosen, *chosen]
+        try:
+            self._follow(training, engine.name, batch, places)
+        finally:
+            refused |= training.reasons()
+            self._reasons |= {first + i: reasons for i, reasons in refused.items()}
+        left = [i for i in training.reasons() if places[i] not in batch.rows]
+        if left and not (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+            alone = SequentialEngine().start(self.experiment, chosen, contexts, left)
+            self._follow(alone, SequentialEngine.name, batch, [places[i] for i in left])
+
+    def _follow(self, training: Training, engine: str, batch: Batch, places: Sequence[int]) -> None:
+        """Train, and keep what has been trained by this engine."""
+
+        def keep(done: Mapping[int, list[Outcome]]) -> None:
+            alone = training.reasons()
+            batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
+            self._keep(batch, {places[i]: [_as_counted(outcome) for outcome in row] for i, row in done.items()})
+
+        done: Mapping[int, list[Outcome]] = {}
+        try:
+            if not self._run(training, lambda candidate, outcomes: keep({candidate: outcomes})):
+                done = {i: row for i, row in enumerate(training.finish()) if row}
+        except KeyboardInterrupt:
+            done = training.finished()
+            raise
+        finally:
+            keep(done)
+
+    def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
+        """Train to the end, or until pruner or clock stop it; return whether `ended` has been told of everything."""
+        if self.prunes:
+            _prune_by_epoch(training, self.ledger, self.deadline, self.progress)
+        elif training.listen(ended, self.deadline.passed):
+            training.finish()
+            return True
+        else:
+            _train_until(training, self.deadline, self.progress)
+        return False
+
+    def _open(self, batch: Batch) -> None:
+        if batch.entries:
+            return
+        batch.entries = self.ledger.open(batch.candidates)
+        if self.prunes:
+            estimator, n_rows = self.experiment.estimator, len(self.experiment.cells[0].train)
+            self.ledger.note(PATH, [lr_path(estimator, candidate, n_rows) for candidate in batch.candidates])
+
+    def _keep(self, batch: Batch, done: Mapping[int, list[Outcome]]) -> None:
+        """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
+        batch.rows |= done
+        self._engines |= set(batch.engines.values())
+        book = self.ledger.book
+        whole = {i: row for i, row in batch.rows.items() if i not in batch.in_book and not _is_cut_short(row)}
+        if book is not None and whole:
+            book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
+            batch.in_book |= whole.keys()
+        self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
+
+    def _best(self, batch: Batch) -> float:
+        rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
+        return max((score for row in rows if np.isfinite(score := self.record.score(row))), default=np.nan)
+
+    def _as_trial(self, batch: Batch, i: int) -> FrozenTrial:
+        row = batch.rows[i]
+        return batch.entries[i].trial(**self.ledger.results(row, self.record.score(row), batch.engines[i]))
+
+    def _announce(self, candidates: Sequence[dict], engine: str, refused: Mapping[int, list[str]]) -> None:
+        if self.experiment.verbose > 0:
+            n_runs = len(candidates) * len(self.experiment.cells)
+            n_folds = len(self.experiment.cells) // self.n_seeds
+            folds = f"{n_folds} folds" + (f" x {self.n_seeds} seeds" if self.n_seeds > 1 else "")
+            print(f"Fitting {folds} for each of {len(candidates)} candidates, totalling {n_runs} fits")
+            if trains_nets(self.experiment.estimator):
+                names = (SequentialEngine.name if i in refused else engine for i in range(len(candidates)))
+                reasons = describe(refused, candidates)
+                print(f"[sklr] engine: {engine_names(names)}" + "".join(f"; {reason}" for reason in reasons))
+
+    def _write_down(self, batch: Batch) -> np.ndarray:
+        ended = dict(sorted(batch.rows.items()))
+        scores = self.record.add([batch.candidates[i] for i in ended], list(ended.values()))
+        self.ledger.close(ended, scores)
+        return self.record.lessons(len(ended))
+
+
+def _as_counted(outcome: Outcome) -> Outcome:
+    """Return an outcome; a run that was ended because it got no better is through, as one with early stopping is."""
+    early = outcome.status == STOPPED and outcome.reason.startswith(EARLY)
+    return replace(outcome, status=OK) if early else outcome
+
+
+def _is_cut_short(row: Sequence[Outcome]) -> bool:
+    return any(outcome.reason.startswith(TIMEOUT) for outcome in row)
+
+
+def _train_until(training: Training, deadline: Deadline, progress: Progress) -> None:
+    """Train a lockstep to its end, or stop it when time is up; epoch by epoch only where someone wants to know."""
+    epochs = 0
+    while (deadline.seconds is not None or progress.shown) and not training.done:
+        shape = training.advance(1).valid_score.shape[:2]
+        epochs += 1
+        progress.epoch(epochs)
+        if deadline.passed() and not training.done:
+            training.stop(np.ones(shape, dtype=bool), f"{TIMEOUT} after {_epochs(epochs)}")
+
+
+def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress) -> None:
+    """Train epoch by epoch, and stop the candidates whose mean over the cells the study's pruner rejects."""
+    epoch = 0
+    while not training.done:
+        scores = training.advance(1).valid_score
+        if scores.shape[-1] == 0:
+            continue
+        ledger.report(epoch, scores[..., -1].mean(axis=1))
+        epoch += 1
+        progress.epoch(epoch)
+        reasons = ledger.should_prune()
+        if deadline.passed() and not training.done:
+            training.stop(np.ones(scores.shape[:2], dtype=bool), f"{TIMEOUT} after {_epochs(epoch)}")
+        for why in set(reasons) - {""} if not training.done else ():
+            mask = np.repeat((reasons == why)[:, None], scores.shape[1], axis=1)
+            how = EARLY if ends_early(ledger.study.pruner) else "pruned"
+            training.stop(mask, f"{how} after {_epochs(epoch)}: {why}")
+
+
+def _epochs(n: int) -> str:
+    return "1 epoch" if n == 1 else f"{n} epochs"

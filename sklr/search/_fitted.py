@@ -1,0 +1,179 @@
+"""What a search concludes from its record: scikit-learn's attributes, the LR curve, the choice on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from sklr._utils.sklearn import BaseSearchCV
+from sklr._utils.validation import must_be
+from sklr._utils.warnings import warn
+from sklr.exceptions import NoScoreError, NoScoreWarning
+from sklr.report import write_report
+from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_at_edge, without_luck
+from sklr.search._cv_results import Record
+from sklr.search._evaluator import Evaluator
+from sklr.selection import choose, edge, max_stable_lr, verdict
+
+
+class _NotRefitted:
+    """Says why there is no refitted estimator; one that there is, an attribute of the search's own, goes before it."""
+
+    def __get__(self, search: Any, kind: type) -> Any:
+        if search is None or "cv_results_" not in vars(search):
+            raise AttributeError(f"{kind.__name__!r} object has no attribute 'best_estimator_'")
+        raise NotFittedError(
+            f"This {kind.__name__} has no best_estimator_: the training of the best candidate on all rows failed, was "
+            f"interrupted, or was not asked for (refit={search.refit!r}). What was found is kept; train that "
+            "one with clone(search.estimator).set_params(**search.best_params_).fit(X, y)."
+        )
+
+
+class ConcludingSearchCV(BaseSearchCV):
+    """The half of a search that begins when the trainings are done."""
+
+    @property
+    def cell_scores_(self) -> np.ndarray:
+        """Test scores of all runs, shape (n_candidates, n_cells)."""
+        check_is_fitted(self, "_cell_scores")
+        return np.array(self._cell_scores)
+
+    best_estimator_: Any = _NotRefitted()
+
+    def _conclude(self, evaluator: Evaluator) -> None:
+        """Set the fitted attributes, and choose."""
+        record = evaluator.record
+        if not record.outcomes and evaluator.deadline.passed():
+            advice = "Give it more, or train for fewer epochs."
+            raise ValueError(must_be("timeout", "long enough for one candidate", self.timeout, advice))
+        if not record.outcomes:
+            raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+        self.engine_, self.engine_reasons_ = evaluator.engine_name, evaluator.reasons
+        self.without_effect_ = evaluator.without_effect
+        self.n_iter_ = len(record.candidates)
+        self.history_ = record.history()
+        # a list: where X is a GPU's tensor, scikit-learn expects every array that is an attribute to be one too
+        self._cell_scores = record.cell_scores().tolist()
+        self.cv_results_ = record.cv_results(self._format_results, self.error_score, callable(self.scoring))
+        first = record.outcomes[0][0].test_scores
+        self.multimetric_ = isinstance(first, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first)
+        if (self.refit or not self.multimetric_) and self._has_scores(record):
+            self._choose()
+            self._decide(record)
+
+    def _has_scores(self, record: Record) -> bool:
+        """Say whether there is something to choose from; an error where it was to be refitted."""
+        if record.has_scores() or callable(self.refit) or self.lr_param_ is None:
+            return True  # without a learning rate there is nothing to be sure of: as in scikit-learn
+        message = (
+            f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
+            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "
+            "the estimator's predictions; error_score='raise' shows its own error, if it raised one."
+        )
+        if self.refit:
+            raise NoScoreError(f"N{message[1:]}")
+        # beginning as scikit-learn's own warning does, so that who filters that one filters this
+        message = f"One or more of the test scores are non-finite: {message}"
+        warn(message, NoScoreWarning)
+        return False
+
+    def _scorer_name(self) -> str:
+        if self.multimetric_ and isinstance(self.refit, str):
+            return f"the scorer {self.refit!r}"
+        if self.scoring is None:
+            return f"the score method of {type(self.estimator).__name__}"
+        name = self.scoring if isinstance(self.scoring, str) else getattr(self.scoring, "__name__", repr(self.scoring))
+        return f"scoring={name!r}" if isinstance(self.scoring, str) else f"the scorer {name}"
+
+    def _choose(self) -> None:
+        metric = self.refit if self.multimetric_ else "score"
+        self.best_index_ = self._select_best_index(self.refit, metric, self.cv_results_)
+        self.best_params_ = self.cv_results_["params"][self.best_index_]
+        if not callable(self.refit):
+            self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
+
+    def _decide(self, record: Record) -> None:
+        """Draw the LR curve and choose on it; unless ``select="best"`` the choice is the curve's, not the ranking's."""
+        if self.lr_param_ is not None:
+            self.best_lr_ = self.best_params_.get(self.lr_param_, self.estimator.get_params()[self.lr_param_])
+        curve = chosen_curve(record, self.lr_param_, self.best_index_)
+        if curve is None or curve.best < 0:
+            return
+        self.lr_curve_, self.lr_choice_ = curve, choose(curve, self.select, self.confidence)
+        if self.select != "best" and curve.joined and not callable(self.refit):
+            self._take(self.lr_choice_.lr)
+        else:
+            score, method = record.score(record.outcomes[self.best_index_]), "refit" if callable(self.refit) else "best"
+            choice = at_candidate(self.lr_choice_, curve, self.best_index_, self.best_lr_, score, method)
+            self.lr_choice_ = choice
+        self.best_score_corrected_ = _no_more_than(
+            without_luck(record), self.lr_choice_.score, getattr(self, "best_score_", np.inf)
+        )
+        self.lr_interval_ = self.lr_choice_.interval
+        self.lr_edge_, self.max_stable_lr_ = edge(curve), max_stable_lr(curve)
+        warn_at_edge(curve, self.extend)
+
+    def _take(self, lr: float) -> None:
+        """Make a learning rate of the curve the best one; the index is that of the nearest one that was tried."""
+        assert self.lr_param_ is not None
+        curve = self.lr_curve_
+        tried = np.flatnonzero(curve.usable)
+        nearest = tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()]
+        self.best_index_ = int(curve.candidate[nearest])
+        self.best_params_ = chosen_params(self.cv_results_["params"][self.best_index_], self.lr_param_, lr)
+        self.best_lr_ = lr
+        metric = self.refit if self.multimetric_ else "score"
+        self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
+
+    def summary(self) -> str:
+        """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
+        check_is_fitted(self, "cv_results_")
+        return "\n".join([self._conclusion(), *(f"Note: {sentence}" for sentence in self.without_effect_)])
+
+    def _conclusion(self) -> str:
+        if not hasattr(self, "best_params_"):
+            means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
+            if not self.refit and np.isfinite(means).any():
+                return "Chosen: nothing: there are several scores, and refit=False names none of them."
+            return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
+        if hasattr(self, "lr_choice_"):
+            others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
+            text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
+            return text + self._repeated_seeds()
+        score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
+        lr = "" if self.lr_param_ in self.best_params_ else " No learning rate was searched."
+        return f"Chosen: {self.best_params_}{score}.{lr}"
+
+    def _repeated_seeds(self) -> str:
+        """Return a line about seeds that are no repetitions; empty where they differ."""
+        if self.n_seeds == self.lr_curve_.n_seeds:
+            return ""
+        return (
+            f"\nSeeds: the {self.n_seeds} seeds of a fold gave the same scores and count as one. If the training is "
+            "random, look for a random_state that is set, or a module given as an instance."
+        )
+
+    def report(self, path: Any) -> Any:
+        """Write one self-contained HTML page about the search, and return its path.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to write, such as ``"lr.html"``.
+        """
+        check_is_fitted(self, "cv_results_")
+        return write_report(self, path)
+
+
+def _no_more_than(score: float, *limits: float) -> float:
+    """Return the lowest of a score and its limits; NaN where the score is.
+
+    >>> _no_more_than(0.9, 0.88, np.inf), _no_more_than(np.nan, 0.9)
+    (0.88, nan)
+    """
+    return float(score if np.isnan(score) else min(score, *limits))

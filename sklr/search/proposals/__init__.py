@@ -1,0 +1,1 @@
+"""What a search tries next: dimensions, covers, surrogates and samplers."""

@@ -1,0 +1,91 @@
+"""What an Optuna search may be given, and how a study is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+
+from sklr._utils.validation import check_count, must_be, unknown_name
+from sklr.experiment.lr_param import is_number
+from sklr.search.proposals.dimensions import Choices, Dimension, to_dimension
+from sklr.search.proposals.optuna_samplers import SAMPLERS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How one parameter is asked from a study, and what its raw values mean."""
+
+    dimension: Dimension
+    distribution: BaseDistribution
+
+
+def ask_for(what: str, given: Any) -> Asked:
+    """Return how to ask for a parameter; Optuna's own distributions are taken as they are, and so are their values.
+
+    >>> from optuna.distributions import CategoricalDistribution
+    >>> ask_for("x", [None, 3]).distribution, ask_for("x", CategoricalDistribution([None, 3])).distribution
+    (CategoricalDistribution(choices=('None', '3')), CategoricalDistribution(choices=(None, 3)))
+    """
+    dimension = to_dimension(what, given)
+    if not isinstance(given, BaseDistribution):
+        return Asked(dimension, dimension.optuna())
+    if isinstance(dimension, Choices) and isinstance(given, CategoricalDistribution):
+        dimension = replace(dimension, verbatim=True)
+    return Asked(dimension, given)
+
+
+def check_limits(n_trials: Any, timeout: Any, has_callbacks: bool) -> None:
+    """Check that the search ends: by a number of trials, a time in seconds, or a callback."""
+    if timeout is not None and not (is_number(timeout) and timeout > 0):
+        raise ValueError(must_be("timeout", "a number of seconds > 0, or None", timeout))
+    if n_trials is not None:
+        check_count("n_trials", n_trials)
+    elif timeout is None and not has_callbacks:
+        advice = "Give a number, or a timeout in seconds, or the search never ends."
+        raise ValueError(must_be("n_trials", "an integer >= 1 where there is no timeout", None, advice))
+
+
+def check_sampler(sampler: Any, study: Any) -> None:
+    """Check the sampler's name, that the study maximizes, and that there is one sampler only."""
+    if not isinstance(sampler, BaseSampler) and sampler not in SAMPLERS:
+        raise unknown_name("sampler", sampler, SAMPLERS)
+    if study is None:
+        return
+    if not isinstance(study, optuna.Study):
+        raise ValueError(must_be("study", "an optuna.Study or None", study, "Call optuna.create_study."))
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        names = [direction.name.lower() for direction in study.directions]
+        advice = "Create it with direction='maximize'; a loss is searched with a scorer such as 'neg_log_loss'."
+        raise ValueError(must_be("study", "one that maximizes a single score", names, advice))
+    if sampler != "tpe":
+        advice = "Give the sampler to optuna.create_study instead."
+        raise ValueError(must_be("sampler", "left out where a study is given", sampler, advice))
+
+
+def check_subsample(subsample: Any) -> None:
+    """Check the share or the number of rows to search on."""
+    share = isinstance(subsample, (float, np.floating)) and 0 < subsample <= 1
+    number = isinstance(subsample, (int, np.integer)) and not isinstance(subsample, bool) and subsample >= 1
+    if not (share or number):
+        rule = "a share of the rows in (0, 1], a float, or a number of rows >= 1, an int"
+        raise ValueError(must_be("subsample", rule, subsample, "Write for example subsample=0.5."))
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Check that the callbacks are a list of callables."""
+    if callbacks is not None and (not isinstance(callbacks, (list, tuple)) or not all(map(callable, callbacks))):
+        advice = "Write for example callbacks=[lambda study, trial: print(trial.value)]."
+        raise ValueError(must_be("callbacks", "a list of callables", callbacks, advice))
+
+
+def check_catch(catch: Any) -> None:
+    """Check that `catch` names exceptions."""
+    kinds = [catch] if isinstance(catch, type) else catch
+    if not isinstance(kinds, (list, tuple)) or not all(isinstance(k, type) and issubclass(k, Exception) for k in kinds):
+        raise ValueError(must_be("catch", "an exception type or a tuple of them", catch, "Write (ValueError,)."))

@@ -1,0 +1,149 @@
+"""Optuna's TPE and GP samplers where one number is searched: even start, bounded scores, an eye on the cliff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sklr.results import DIVERGED
+from sklr.search.proposals.acquisition import GRID, basin, bounded, promise, retreat, settle, stretch
+from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.even_cover import even_cover, keep_apart
+from sklr.search.proposals.gp import fit_line
+from sklr.search.storage.open import quiet_study
+
+if TYPE_CHECKING:
+    _Sampler = RandomSampler  # any concrete one
+else:
+    _Sampler = object
+
+POSITION = "position"  # the one parameter of the study that the sampler sees
+
+
+class OnLine(_Sampler):
+    """Mixed into a sampler for one continuous parameter.
+
+    The sampler itself is asked in a study of its own, made anew for each trial: there the parameter is a position
+    from 0 to 1, scores are bounded, and the range is a window, so that what lies beyond the cliff neither misleads
+    it nor is proposed again. A proposal too near to a trial is moved into the widest gap.
+
+    Parameters
+    ----------
+    line : Range
+        Of the raw values.
+    n_start : int
+        How many trials cover the line evenly before that.
+    seed : int
+    """
+
+    def __init__(self, line: Range, n_start: int, seed: int):
+        super().__init__(seed=seed)
+        self._line, self._n_start = line, n_start
+        self._start = even_cover(n_start, 1, np.random.RandomState(seed))[:, 0]
+        self._advisor = self._make_advisor(seed)
+
+    def _make_advisor(self, seed: int) -> BaseSampler:
+        """Return Optuna's own sampler."""
+        raise NotImplementedError
+
+    def _window(self, positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+        """Return the part of the line to search."""
+        raise NotImplementedError
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if trial.number < self._n_start:
+            return self._line.at(self._start[trial.number])
+        trials = [t for t in study.get_trials(deepcopy=False) if param_name in t.params]
+        positions = np.array([self._line.position(t.params[param_name]) for t in trials])
+        return self._line.at(self._next(positions, trials))
+
+    def _next(self, positions: np.ndarray, trials: list[FrozenTrial]) -> float:
+        running = np.array([t.state == TrialState.RUNNING for t in trials], dtype=bool)
+        scores = _capped(np.array([_score(t) for t in trials]), trials)
+        distance = min(self._line.resolution, 0.5 / (len(trials) + 1))
+        if not np.isfinite(scores).any():
+            return retreat(positions, 1, distance)[0] if len(positions) else 0.5
+        low, high = self._window(positions[~running], scores[~running])
+        inside = (positions >= low) & (positions <= high)
+        proposed = self._ask(FloatDistribution(low, high), positions[inside], scores[inside], running[inside])
+        gain, mean = promise(positions[~running], scores[~running], distance, fit_line)
+        if running.any():
+            scores[running] = np.interp(positions[running], GRID, mean)
+            gain, _ = promise(positions, scores, distance, fit_line)
+        return keep_apart(settle(proposed, gain), positions, distance)
+
+    def _ask(self, window: FloatDistribution, positions: np.ndarray, scores: np.ndarray, running: np.ndarray) -> float:
+        study = quiet_study(self._advisor)
+        values = bounded(scores)
+        for position, value, runs in zip(positions.tolist(), values.tolist(), running, strict=True):
+            state, told = (TrialState.RUNNING, None) if runs else (TrialState.COMPLETE, value)
+            params, distributions = {POSITION: position}, dict[str, BaseDistribution]({POSITION: window})
+            study.add_trial(create_trial(state=state, value=told, params=params, distributions=distributions))
+        with without_log_lines():
+            return study.ask({POSITION: window}).params[POSITION]
+
+
+class LineTPESampler(OnLine, TPESampler):
+    """Optuna's `TPESampler` between the neighbours of the best trial.
+
+    TPE spreads a tenth of its trials as good ones over the whole line, which takes dozens to close in on a basin; of
+    eight or twelve the even start has found the basin, and the rest is better spent inside.
+    """
+
+    def _make_advisor(self, seed: int) -> BaseSampler:
+        return TPESampler(seed=seed, n_startup_trials=1)
+
+    def _window(self, positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+        return basin(positions, scores)
+
+
+class LineGPSampler(OnLine, GPSampler):
+    """Optuna's `GPSampler` below the cliff."""
+
+    def _make_advisor(self, seed: int) -> BaseSampler:
+        return GPSampler(seed=seed, n_startup_trials=1)
+
+    def _window(self, positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+        return stretch(positions, scores)
+
+
+def _score(trial: FrozenTrial) -> float:
+    """Return a trial's score; one that diverged has been told a value below all others, which is not its own."""
+    diverged = trial.user_attrs.get("status", "").startswith(DIVERGED)
+    return np.nan if trial.value is None or diverged else trial.value
+
+
+def _capped(scores: np.ndarray, trials: list[FrozenTrial]) -> np.ndarray:
+    """Put trials that were pruned below the best that finished: short trainings can look better than they are."""
+    finished = [score for score, t in zip(scores, trials, strict=True) if t.state == TrialState.COMPLETE]
+    pruned = np.array([t.state == TrialState.PRUNED for t in trials], dtype=bool)
+    best = np.nanmax(finished) if np.isfinite(finished).any() else np.inf
+    return np.where(pruned, np.minimum(scores, np.nextafter(best, -np.inf)), scores)
+
+
+@contextmanager
+def without_log_lines() -> Iterator[None]:
+    """Keep Optuna's GP from advertising the package greenlet."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(level, optuna.logging.ERROR))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -1,0 +1,1 @@
+"""Which trainings end early."""

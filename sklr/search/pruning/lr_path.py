@@ -1,0 +1,61 @@
+"""How far a schedule takes a training by the end of each epoch, known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from skorch.callbacks import LRScheduler
+
+from sklr.experiment.cell_data import last_step, trains_nets
+from sklr.schedules import resolve_schedule
+
+PATH = "lr_path"  # the attribute of a trial that holds it
+
+
+def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarray | None:
+    """Return the sum of the schedule's multipliers up to the end of each epoch, in epochs at the peak lr.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A net, or a Pipeline that ends in one.
+    params : dict
+        A candidate's.
+    n_rows : int
+        Rows of a training fold.
+
+    Returns
+    -------
+    path : ndarray of shape (n_epochs,)
+        None for what does not train in epochs, and where a callback of skorch's own moves the lr: there is no telling.
+
+    Examples
+    --------
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> net = NeuralNetClassifier(MLP, max_epochs=4, batch_size=25)
+    >>> lr_path(net, {}, 100).tolist(), lr_path(net, {"warmup_epochs": 1}, 100).tolist()
+    ([1.0, 2.0, 3.0, 4.0], [0.625, 1.625, 2.625, 3.625])
+    >>> lr_path(net, {"schedule": "linear"}, 100).round(2).tolist()
+    [0.91, 1.56, 1.97, 2.12]
+    """
+    if not trains_nets(estimator):
+        return None
+    net = last_step(clone(estimator).set_params(**clone(dict(params), safe=False)))
+    if any(_is_scheduler(callback) for callback in net.callbacks or []):
+        return None
+    schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))
+    n_steps = ceil(n_rows / net.batch_size) if net.batch_size > 0 else 1
+    horizon = getattr(net, "schedule_epochs", None) or net.max_epochs
+    epochs = [schedule.epoch_multipliers(e, n_steps, horizon, lr=net.lr) for e in range(net.max_epochs)]
+    path = np.cumsum([multipliers.mean() for multipliers in epochs])
+    return path if len(path) and path[-1] > 0 else None
+
+
+def _is_scheduler(callback: Any) -> bool:
+    """Say whether a callback, or a pair of a name and one, is skorch's own scheduler, an object or its class."""
+    found = callback[-1] if isinstance(callback, tuple) else callback
+    return isinstance(found, LRScheduler) or found is LRScheduler

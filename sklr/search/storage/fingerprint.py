@@ -1,0 +1,197 @@
+"""What a search is about, in texts that another process can compare: the data, the folds, the estimator, the space."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from sklr._utils.sklearn import count_rows
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.search.storage.describe import describe, digest, said
+
+FORMAT = 2  # of what sklr writes into a study
+
+# What may be another when a study is gone on with; all else must be the same. docs/guide/cluster.rst says the same.
+MAY_CHANGE = {
+    "how many candidates": ("n_trials", "n_iter", "rounds", "extend"),
+    "what is done with the results": ("refit", "select", "confidence"),
+    "how the work is done": (
+        "engine",
+        "n_jobs",
+        "pre_dispatch",
+        "timeout",
+        "callbacks",
+        "catch",
+        "verbose",
+        "progress",
+    ),
+    "where it is kept": ("storage", "study_name", "study", "resume"),
+    "nothing at all": ("max_iter",),
+}
+GRIDS_MAY_CHANGE = ("param_grid", "lrs", "n_lrs", "lr_range")  # a strategy that learns proposes others in another space
+ESTIMATORS_MAY_CHANGE = ("n_jobs", "verbose")  # of the estimator and of what is in it
+IN_FOLDS = ("cv", "random_state")  # these show in the folds and seeds, which are compared instead
+PACKAGES = ("sklr", "torch", "skorch", "scikit-learn", "scikit-optimize", "optuna", "numpy")
+
+
+def may_change(search: Any) -> set[str]:
+    """Return the parameters of a search that may be others when it is gone on with."""
+    names = {name for group in MAY_CHANGE.values() for name in group}
+    return names | set(GRIDS_MAY_CHANGE) if "param_grid" in search.get_params(deep=False) else names
+
+
+def data_fingerprint(X: Any, y: Any, params: Mapping[str, Any]) -> dict[str, str]:
+    """Return what tells one set of rows from another: a hash and the number of rows, for X, y and the weights."""
+    parts = {"X": X, "y": y, **{f"fit({name}=...)": value for name, value in sorted(params.items())}}
+    return {name: _with_rows(value) for name, value in parts.items() if value is not None}
+
+
+def _with_rows(value: Any) -> str:
+    try:
+        rows = f"{count_rows(value)} rows, "
+    except TypeError:
+        rows = ""
+    return rows + describe(value)
+
+
+def fold_fingerprints(cells: Sequence[Cell]) -> list[str]:
+    """Return a short hash of the rows and the seed of each cell."""
+    return [digest(_bytes(cell)) for cell in cells]
+
+
+def _bytes(cell: Cell) -> bytes:
+    parts = (np.asarray([cell.fold, cell.seed_index, cell.seed, len(cell.train)]), cell.train, cell.test)
+    return b"".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
+
+
+def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be the same for two processes to work on one search, and the versions, which need not.
+
+    Parameters
+    ----------
+    search : BaseLRSearchCV
+    experiment : Experiment
+    params : mapping
+        The parameters of `fit`.
+    """
+    own = search.get_params(deep=False)
+    settings = {name: describe(own[name]) for name in IN_FOLDS}
+    compared = {name: value for name, value in own.items() if name not in may_change(search) | {*IN_FOLDS, "estimator"}}
+    compared["refit"] = experiment.metric  # the name of a score is what candidates are compared by
+    if isinstance(compared.get("search_spaces"), list):  # beside each may stand how many to try in it
+        compared["search_spaces"] = [s[0] if isinstance(s, tuple) else s for s in compared["search_spaces"]]
+    return {
+        "format": str(FORMAT),
+        "search": type(search).__name__,
+        "data": data_fingerprint(experiment.X, experiment.y, params),
+        "estimator": _described_params(search.estimator),
+        "search parameters": {name: describe(value) for name, value in compared.items()},
+        "fold settings": settings,
+        "folds and seeds": {str(i): text for i, text in enumerate(fold_fingerprints(experiment.cells))},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its sources
+        return "unknown"
+
+
+def _described_params(estimator: Any) -> dict[str, str]:
+    """Describe the parameters of an estimator; those that are listed one by one stand there by their class alone."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    described = {"class": describe(type(estimator))}
+    for name, value in sorted(params.items()):
+        if name.rpartition("__")[2] not in ESTIMATORS_MAY_CHANGE:
+            described[name] = describe(_without_parts(name, value, params))
+    return described
+
+
+def _without_parts(name: str, value: Any, params: Mapping[str, Any]) -> Any:
+    if any(other.startswith(f"{name}__") for other in params):
+        return type(value) if hasattr(value, "get_params") else value
+    above = name.rpartition("__")[0]
+    parts = [item[0] for item in value if isinstance(item, tuple) and item] if isinstance(value, list) else []
+    names = [f"{above}__{part}" if above else part for part in parts]
+    return parts if names and len(names) == len(value) and params.keys() >= set(names) else value
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two headers, in words; versions may.
+
+    >>> differences({"data": {"X": "150 rows"}, "search": "A"}, {"data": {"X": "140 rows"}, "search": "A"})
+    ['data: X is 150 rows, was 140 rows']
+    >>> differences({"estimator": {"lr": "0.1"}}, {"estimator": {}})
+    ['estimator: lr is 0.1, was not there']
+    >>> differences({"data": {"X": "10 rows #0123456789abcdef"}}, {"data": {"X": "10 rows #fedcba9876543210"}})
+    ['data: X has other values than before (10 rows)']
+    """
+    parts = ("search", "data", "estimator", "search parameters")
+    found = [f"{part}: {text}" for part in parts if (text := _difference(ours.get(part), theirs.get(part)))]
+    folds = "folds and seeds"
+    if ours.get(folds) != theirs.get(folds):
+        settings = _difference(ours.get("fold settings"), theirs.get("fold settings"))
+        if settings or not found:
+            found.append(f"{folds}: {settings or OTHER_FOLDS}")
+    return found
+
+
+OTHER_FOLDS = (
+    "they differ although cv and random_state read the same; give the search, and a splitter that shuffles, an integer "
+    "random_state"
+)
+
+
+def other_versions(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return which versions differ, in words; "" if none.
+
+    >>> other_versions({"versions": {"torch": "2.8", "numpy": "2.1"}}, {"versions": {"torch": "2.6", "numpy": "2.1"}})
+    'torch is 2.8, was 2.6'
+    """
+    return _difference(ours.get("versions"), theirs.get("versions"))
+
+
+def _difference(mine: Any, theirs: Any) -> str:
+    if not isinstance(mine, Mapping) or not isinstance(theirs, Mapping):
+        return "" if mine == theirs else f"{mine} now, {theirs} in the study"
+    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+    described = [_in_words(name, mine.get(name), theirs.get(name)) for name in names[:3]]
+    return "; ".join(described) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _in_words(name: str, mine: str | None, theirs: str | None) -> str:
+    mine, theirs = (None if text is None else said(str(text)) for text in (mine, theirs))
+    if mine == theirs:
+        return f"{name} has other values than before ({_short(mine)})"
+    return f"{name} is {_short(mine)}, was {_short(theirs)}"
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "not there"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def candidate_key(candidate: Mapping[str, Any]) -> str:
+    """Return a short text by which a candidate is known again; numbers are compared by twelve digits.
+
+    >>> candidate_key({"lr": 0.1}) == candidate_key({"lr": 0.1 + 1e-16}) != candidate_key({"lr": 0.2})
+    True
+    """
+    parts = [
+        f"{name}={value:.12g}" if _is_real(value) else f"{name}={describe(value)}"
+        for name, value in sorted(candidate.items())
+    ]
+    return digest("\n".join(parts))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

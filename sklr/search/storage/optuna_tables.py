@@ -1,0 +1,174 @@
+"""Trials in a database's tables: claimed, and written, many in one transaction; the only use of Optuna's own tables.
+
+Optuna's public interface takes a transaction for every number of a trial. Its tables are used as its models describe
+them, for RDBStorage only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+from optuna.distributions import distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import func, select, update
+
+from sklr.search.storage.codec import CLAIM, OUTCOME, Claim, claim_from
+
+
+class Tables:
+    """The trials of one study.
+
+    Parameters
+    ----------
+    study : optuna.Study
+    storage : RDBStorage
+        Where it is.
+    """
+
+    def __init__(self, study: optuna.Study, storage: RDBStorage):
+        self.storage, self.study_id = storage, study._study_id
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """Hold the study's row: no other process claims or ends a trial meanwhile."""
+        session = self.storage.scoped_session()
+        try:
+            study = models.StudyModel
+            own = study.study_id == self.study_id
+            session.execute(update(study).where(own).values(study_name=study.study_name))  # a lock, in SQLite too
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+    def claims(self, session: Any) -> dict[int, tuple[TrialState, Claim, bool]]:
+        """Return state, claim and whether there is an outcome, for every trial that has a claim, by id."""
+        trial, attr = models.TrialModel, models.TrialUserAttributeModel
+        of_study = select(trial.trial_id, trial.state, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
+        rows = session.execute(of_study.where(trial.study_id == self.study_id, attr.key == CLAIM)).all()
+        claims = {row[0]: _claim_from(row[2]) for row in rows}
+        ended = select(attr.trial_id).join(trial, attr.trial_id == trial.trial_id)
+        ended = ended.where(trial.study_id == self.study_id, attr.key == OUTCOME)
+        done = set(session.execute(ended).scalars())
+        return {
+            trial_id: (state, claim, trial_id in done)
+            for trial_id, state, _ in sorted(rows, key=lambda row: row[0])
+            if (claim := claims[trial_id]) is not None
+        }
+
+    def unreadable(self) -> list[int]:
+        """Return the numbers of the trials with an attribute that is not JSON."""
+        trial, attr = models.TrialModel, models.TrialUserAttributeModel
+        query = select(trial.number, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
+        with self.storage.engine.connect() as connection:
+            rows = connection.execute(query.where(trial.study_id == self.study_id)).all()
+        return sorted({number for number, value in rows if not _is_json(value)})
+
+    def add(self, session: Any, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Insert trials as they are; return their ids."""
+        rows: list[Any]
+        query = select(func.count()).select_from(models.TrialModel)
+        first = session.execute(query.where(models.TrialModel.study_id == self.study_id)).scalar()
+        rows = [
+            models.TrialModel(
+                study_id=self.study_id,
+                number=first + i,
+                state=trial.state,
+                datetime_start=trial.datetime_start,
+                datetime_complete=trial.datetime_complete,
+            )
+            for i, trial in enumerate(trials)
+        ]
+        session.add_all(rows)
+        session.flush()
+        for row, trial in zip(rows, trials, strict=True):
+            self._add_params(session, row.trial_id, trial)
+            self._add_results(session, row.trial_id, trial)
+        return [row.trial_id for row in rows]
+
+    def _add_params(self, session: Any, trial_id: int, trial: FrozenTrial) -> None:
+        session.add_all(
+            models.TrialParamModel(
+                trial_id=trial_id,
+                param_name=name,
+                param_value=trial.distributions[name].to_internal_repr(value),
+                distribution_json=distribution_to_json(trial.distributions[name]),
+            )
+            for name, value in trial.params.items()
+        )
+
+    def _add_results(self, session: Any, trial_id: int, trial: FrozenTrial) -> None:
+        if trial.value is not None:
+            value, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
+            session.add(models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind))
+        for step, mean in trial.intermediate_values.items():
+            at_epoch = models.TrialIntermediateValueModel
+            stored, of_kind = at_epoch.intermediate_value_to_stored_repr(mean)
+            session.add(
+                at_epoch(trial_id=trial_id, step=step, intermediate_value=stored, intermediate_value_type=of_kind)
+            )
+        session.add_all(
+            models.TrialUserAttributeModel(trial_id=trial_id, key=key, value_json=json.dumps(value))
+            for key, value in trial.user_attrs.items()
+        )
+
+    def end(self, session: Any, trial_id: int, trial: FrozenTrial, known: Collection[str]) -> bool:
+        """Give a running trial its state and results; False, and nothing done, if it is running no more.
+
+        `known` are the attributes it has had from its start.
+        """
+        if not self.set_state(session, trial_id, trial.state):
+            return False
+        fresh = copy(trial)
+        fresh.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in known}
+        self._add_results(session, trial_id, fresh)
+        return True
+
+    def set_state(self, session: Any, trial_id: int, state: TrialState) -> bool:
+        """End a running trial; False if it is running no more."""
+        trial = models.TrialModel
+        now = datetime.now(UTC).replace(tzinfo=None)
+        running = update(trial).where(trial.trial_id == trial_id, trial.state == TrialState.RUNNING)
+        ended = session.execute(running.values(state=state, _datetime_complete_utc=now))
+        return ended.rowcount == 1
+
+    def take(self, session: Any, trial_id: int, claim: Claim) -> None:
+        """Start a trial that is waiting, such as the copy Optuna's retry makes of one whose worker has died."""
+        row = session.get(models.TrialModel, trial_id)
+        row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
+        attr: Any = models.TrialUserAttributeModel.find_by_trial_and_key(row, CLAIM, session)
+        attr.value_json = json.dumps(claim)
+
+    def beat(self, session: Any, trial_ids: Sequence[int]) -> None:
+        """Write down that these trials are being worked on."""
+        heart = models.TrialHeartbeatModel
+        known = set(session.execute(select(heart.trial_id).where(heart.trial_id.in_(trial_ids))).scalars())
+        session.execute(update(heart).where(heart.trial_id.in_(known)).values(heartbeat=func.current_timestamp()))
+        session.add_all(heart(trial_id=trial_id) for trial_id in trial_ids if trial_id not in known)
+
+
+def _claim_from(value_json: str) -> Claim | None:
+    """Return a claim; None for one that someone has changed, of a trial that had not ended: it is trained again."""
+    try:
+        return claim_from({CLAIM: json.loads(value_json)})
+    except ValueError:
+        return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
