@@ -26,7 +26,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
-from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup import prepare
 
 
 class LeNet(nn.Module):
@@ -72,7 +72,7 @@ def _fit(net: Any, X: Any, y: Any, n_lrs: int, n_folds: int) -> LRGridSearchCV:
 
 def measure(fit: Callable[[], LRGridSearchCV], repeat: int) -> dict[str, list[float]]:
     """Return the seconds of the search, and of the audits in it, for each of some fits."""
-    audit, spent = _prepare.audit, [0.0]
+    audit, spent = prepare.audit, [0.0]
 
     def timed(*args: Any) -> None:
         start = time.perf_counter()
@@ -80,7 +80,7 @@ def measure(fit: Callable[[], LRGridSearchCV], repeat: int) -> dict[str, list[fl
         spent[0] += time.perf_counter() - start
 
     found: dict[str, list[float]] = {"search": [], "audit": []}
-    _prepare.audit = timed
+    prepare.audit = timed
     try:
         for i in range(repeat + 1):  # the first one warms up
             spent[0], start = 0.0, time.perf_counter()
@@ -91,7 +91,7 @@ def measure(fit: Callable[[], LRGridSearchCV], repeat: int) -> dict[str, list[fl
                 found["search"].append(time.perf_counter() - start)
                 found["audit"].append(spent[0])
     finally:
-        _prepare.audit = audit
+        prepare.audit = audit
     return found
 
 

@@ -32,7 +32,7 @@ from torch import nn
 from sklr._utils.random import RandomStream
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor, raised_by_callback
-from sklr.nets import _parts as _net_parts
+from sklr.nets import _parts as parts_module
 
 NETS = (NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor)
 
@@ -816,7 +816,7 @@ class TestDevice:
     def test_auto_stays_a_parameter_and_becomes_a_device(self, blobs):
         net = classifier()
         assert net.device == "auto"
-        with patch.object(_net_parts, "best_device", lambda: "cpu"):
+        with patch.object(parts_module, "best_device", lambda: "cpu"):
             net.fit(*blobs)
         assert net.device == "cpu"
         assert net.get_params()["device"] == clone(net).get_params()["device"] == "auto"
@@ -825,7 +825,7 @@ class TestDevice:
     def test_a_net_made_where_cuda_was_works_without(self, blobs):
         net = classifier().fit(*blobs)
         net.device_ = "cuda"  # as it would be there
-        with patch.object(_net_parts, "best_device", lambda: "cpu"), warnings.catch_warnings():
+        with patch.object(parts_module, "best_device", lambda: "cpu"), warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = pickle.loads(pickle.dumps(net))
         assert loaded.device == "cpu"
@@ -845,7 +845,7 @@ class TestDevice:
 
     def test_a_device_that_is_not_among_those_here_is_another_one_of_its_kind(self):
         with patch.object(torch.cuda, "device_count", lambda: 2):
-            found = [_net_parts._device_here(asked) for asked in ("cuda:1", "cuda:2", "cpu", None)]
+            found = [parts_module._device_here(asked) for asked in ("cuda:1", "cuda:2", "cpu", None)]
         assert found == ["cuda:1", "cuda", "cpu", None]
 
     def test_saved_parameters_load(self, blobs, tmp_path):

@@ -1,4 +1,4 @@
-"""The nets: skorch's, made for scikit-learn's data and for learning-rate schedules; how they do it is in `_net.py`."""
+"""The nets: skorch's, made for scikit-learn's data and for learning-rate schedules; how they do it is in `_base.py`."""
 
 from __future__ import annotations
 

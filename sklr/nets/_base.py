@@ -1,4 +1,4 @@
-"""What the three nets do alike: take data, train on it, give outputs; their parts are in `_net_parts.py`."""
+"""What the three nets do alike: take data, train on it, give outputs; their parts are in `_parts.py`."""
 
 from __future__ import annotations
 

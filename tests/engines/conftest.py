@@ -2,11 +2,11 @@
 
 import pytest
 
-from sklr.engines.stacked.kernels import replayed_runs as _stack_replay_runs
-from sklr.engines.stacked.replay import executor as _stack_replay
+from sklr.engines.stacked.kernels import replayed_runs
+from sklr.engines.stacked.replay import executor
 
 
 @pytest.fixture(autouse=True)
 def _recorded_early(monkeypatch):
-    monkeypatch.setattr(_stack_replay, "WORTH_STEPS", 4)
-    monkeypatch.setattr(_stack_replay_runs, "WORTH_RUNS", 1)
+    monkeypatch.setattr(executor, "WORTH_STEPS", 4)
+    monkeypatch.setattr(replayed_runs, "WORTH_RUNS", 1)

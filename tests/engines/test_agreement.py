@@ -21,7 +21,7 @@ from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.engines.sequential.engine import SequentialEngine
-from sklr.engines.stacked import packs as _packs
+from sklr.engines.stacked import packs as packs_module
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.executor import advance
 from sklr.engines.stacked.executor import advance_together as together
@@ -30,8 +30,7 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.scored_pack import ScoredPack
 from sklr.engines.stacked.scoring.scorer import CellScorer
 from sklr.engines.stacked.setup import devices as _devices
-from sklr.engines.stacked.setup import packing as _packing
-from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup import packing, prepare
 from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import EngineError, OutOfMemoryWarning, StackFallbackWarning
 from sklr.experiment.cell_data import is_net
@@ -415,7 +414,7 @@ def test_a_compiled_stack_lets_runs_leave_by_halves_for_it_must_compile_anew(mon
 @pytest.fixture
 def two_threads(monkeypatch):
     before = torch.get_num_threads()
-    monkeypatch.setattr(_packing, "THREAD_WORK", 1.0)
+    monkeypatch.setattr(packing, "THREAD_WORK", 1.0)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
@@ -428,7 +427,7 @@ def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
         told.append(len(packs))
         return together(packs, epoch)
 
-    monkeypatch.setattr(_packs, "advance_together", tell)
+    monkeypatch.setattr(packs_module, "advance_together", tell)
     candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 0.03}]
     assert_agree(*both(classifier(), candidates))
     assert told == [2]
@@ -436,7 +435,7 @@ def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
 
 
 def test_dropout_keeps_its_stream_to_itself_and_has_no_threads(two_threads, monkeypatch):
-    monkeypatch.setattr(_packs, "advance_together", lambda packs, epoch: pytest.fail("there is one generator"))
+    monkeypatch.setattr(packs_module, "advance_together", lambda packs, epoch: pytest.fail("there is one generator"))
     net = classifier(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double())
     outcomes = StackedEngine().start(experiment(net), LRS).finish()
     assert {o.status for row in outcomes for o in row} == {"ok"}
@@ -465,7 +464,7 @@ def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monke
 def test_packs_take_several_devices_in_turn(estimator, scoring, monkeypatch):
     """Shown with two names of the CPU; what a CUDA device does by itself is not."""
     monkeypatch.setattr(_devices, "devices", lambda group: [group.device, torch.device("cpu", 0)])
-    monkeypatch.setattr(_packing, "_n_threads", lambda group: 2)
+    monkeypatch.setattr(packing, "_n_threads", lambda group: 2)
     candidates = [{"net__lr" if estimator is SCALED else "lr": lr} for lr in (0.01, 0.05, 0.1)]
     described = experiment(estimator, scoring=scoring)
     training = StackedEngine().start(described, candidates)
@@ -485,7 +484,7 @@ def test_a_net_that_names_no_device_may_use_them_all(asked, found, monkeypatch):
 def test_a_later_batch_starts_where_the_first_one_did(monkeypatch):
     described = experiment(classifier(), scoring=weight_norm)
     StackedEngine().start(described, LRS).finish()
-    monkeypatch.setattr(_prepare, "_place", lambda *args: pytest.fail("these cells are set up already"))
+    monkeypatch.setattr(prepare, "_place", lambda *args: pytest.fail("these cells are set up already"))
     later = [{"lr": 0.03}, {"lr": 0.3, "optimizer__momentum": 0.9}]
     stacked = StackedEngine().start(described, later).finish()
     monkeypatch.undo()
@@ -685,10 +684,10 @@ def test_a_stack_is_gone_with_all_it_has_computed_before_its_halves_are_made(in_
             left.append([found() is None for found in alive])
         return build(*args)
 
-    build = _prepare.Group.build
+    build = prepare.Group.build
     training = StackedEngine(max_stack=12).start(experiment(classifier()), [*LRS, {"lr": 0.03}])
     monkeypatch.setattr(Pack, "train_epoch", fail_once)
-    monkeypatch.setattr(_prepare.Group, "build", made)
+    monkeypatch.setattr(prepare.Group, "build", made)
     halved = (together if in_threads else lambda packs, epoch: advance(packs[0], epoch))(training.packs, 1)
     assert len(halved) == 2
     assert left[0] == [True, True]

@@ -15,13 +15,12 @@ from torch import nn
 from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells
 from sklr.engines.stacked.audit.batches import rare_rows
 from sklr.engines.stacked.engine import StackedEngine
-from sklr.engines.stacked.kernels import loss as _stack_loss
-from sklr.engines.stacked.model import loader as _feed
-from sklr.engines.stacked.model import pack as _pack
-from sklr.engines.stacked.model import stack as _stack
-from sklr.engines.stacked.model import state as _stack_state
-from sklr.engines.stacked.optim import optimizer as _stack_step
-from sklr.engines.stacked.replay import executor as _stack_replay
+from sklr.engines.stacked.kernels import loss as loss_module
+from sklr.engines.stacked.model import loader, pack
+from sklr.engines.stacked.model import stack as stack_module
+from sklr.engines.stacked.model import state as state_module
+from sklr.engines.stacked.optim import optimizer as optimizer_module
+from sklr.engines.stacked.replay import executor
 
 MOMENTUM = classifier(optimizer__momentum=0.9, optimizer__weight_decay=0.01)
 NORMED = classifier(partial(Double, batch_norm=True), module__hidden=(8,), optimizer="adam")
@@ -110,25 +109,25 @@ def scaled(call, self, outputs, targets, weight):
 
 
 MUTATIONS = {
-    "one step's lr": (MOMENTUM, wrapped(_pack.Pack, "steps", one_steps_lr)),
-    "one cell's weights": (MOMENTUM, wrapped(_stack, "stacked", one_cells_weights)),
-    "lrs of candidates mixed up": (MOMENTUM, wrapped(_pack.Pack, "lrs", another_candidates_lr)),
-    "a schedule one step late": (classifier(schedule="cosine"), wrapped(_pack.Pack, "lrs", late_lrs)),
-    "padding not masked": (UNEVEN, wrapped(_feed.Feed, "_masked", unmasked)),
-    "one row's weight": (UNEVEN, wrapped(_feed.Feed, "_masked", one_row_twice)),
-    "momentum dropped": (MOMENTUM, wrapped(_stack_step.StackedOptimizer, "__init__", without_momentum)),
-    "weight decay dropped": (MOMENTUM, wrapped(_stack_step.StackedOptimizer, "__init__", without_decay)),
-    "another row in a batch": (MOMENTUM, wrapped(_feed.Feed, "_gathered", another_row)),
-    "running statistics not kept": (NORMED, wrapped(_stack_state.FixedState, "update", no_update)),
-    "a parameter that is not trained": (NORMED, wrapped(_stack_step.StackedOptimizer, "step", one_parameter_less)),
-    "predictions of another cell": (MOMENTUM, wrapped(_stack.ModelStack, "outputs", cells_swapped)),
-    "predictions a little off": (MOMENTUM, wrapped(_stack.ModelStack, "outputs", nearly)),
-    "a recording without its step": (LONG, wrapped(_stack_replay.Replay, "of", a_line_less)),
+    "one step's lr": (MOMENTUM, wrapped(pack.Pack, "steps", one_steps_lr)),
+    "one cell's weights": (MOMENTUM, wrapped(stack_module, "stacked", one_cells_weights)),
+    "lrs of candidates mixed up": (MOMENTUM, wrapped(pack.Pack, "lrs", another_candidates_lr)),
+    "a schedule one step late": (classifier(schedule="cosine"), wrapped(pack.Pack, "lrs", late_lrs)),
+    "padding not masked": (UNEVEN, wrapped(loader.Feed, "_masked", unmasked)),
+    "one row's weight": (UNEVEN, wrapped(loader.Feed, "_masked", one_row_twice)),
+    "momentum dropped": (MOMENTUM, wrapped(optimizer_module.StackedOptimizer, "__init__", without_momentum)),
+    "weight decay dropped": (MOMENTUM, wrapped(optimizer_module.StackedOptimizer, "__init__", without_decay)),
+    "another row in a batch": (MOMENTUM, wrapped(loader.Feed, "_gathered", another_row)),
+    "running statistics not kept": (NORMED, wrapped(state_module.FixedState, "update", no_update)),
+    "a parameter that is not trained": (NORMED, wrapped(optimizer_module.StackedOptimizer, "step", one_parameter_less)),
+    "predictions of another cell": (MOMENTUM, wrapped(stack_module.ModelStack, "outputs", cells_swapped)),
+    "predictions a little off": (MOMENTUM, wrapped(stack_module.ModelStack, "outputs", nearly)),
+    "a recording without its step": (LONG, wrapped(executor.Replay, "of", a_line_less)),
     "clipping dropped": (
         classifier(clip=0.01),
-        wrapped(_stack.ModelStack, "_clip_gradients", lambda clip, self: None),
+        wrapped(stack_module.ModelStack, "_clip_gradients", lambda clip, self: None),
     ),
-    "a loss a little off": (NORMED, wrapped(_stack_loss.StackedLoss, "__call__", scaled)),
+    "a loss a little off": (NORMED, wrapped(loss_module.StackedLoss, "__call__", scaled)),
 }
 
 

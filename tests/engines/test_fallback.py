@@ -22,13 +22,12 @@ from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.reasons import describe
 from sklr.engines.stacked.scored_pack import ScoredPack
-from sklr.engines.stacked.setup import packing as _packing
-from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup import packing, prepare
 from sklr.engines.stacked.setup.prepare import fails_anyway
 from sklr.exceptions import EngineError, StackFallbackWarning
 from sklr.schedules import Schedule
 
-AUDIT = _prepare.audit
+AUDIT = prepare.audit
 CANDIDATES = [{"lr": lr} for lr in (1e-3, 1e-2, 0.03, 0.1)]
 SINGLE = StackedEngine(max_stack=1)  # a pack for each candidate
 FALLS = pytest.warns(StackFallbackWarning, match=r"Training in a stack raised ArithmeticError: out of luck\. So ")
@@ -38,14 +37,14 @@ FALLS = pytest.warns(StackFallbackWarning, match=r"Training in a stack raised Ar
 def unforeseen():
     """What goes wrong here is what no audit has foreseen."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_prepare, "audit", lambda *args: None)
+        patch.setattr(prepare, "audit", lambda *args: None)
         yield
 
 
 @pytest.fixture
 def audited(monkeypatch):
     """Unless it is asked for."""
-    monkeypatch.setattr(_prepare, "audit", AUDIT)
+    monkeypatch.setattr(prepare, "audit", AUDIT)
 
 
 def in_a_stack():
@@ -175,7 +174,7 @@ def test_one_warning_for_several_packs_in_workers_too(n_jobs, at):
 
 
 def test_in_threads_the_other_packs_go_on(monkeypatch):
-    monkeypatch.setattr(_packing, "THREAD_WORK", 1.0)
+    monkeypatch.setattr(packing, "THREAD_WORK", 1.0)
     candidates = [*LRS, {"lr": 0.02, "schedule": Stumbling()}]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -219,7 +218,7 @@ def test_stacks_that_cannot_be_built(monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("threads", [False, True])
 def test_the_end_of_the_program_is_none_of_it(error, threads, monkeypatch):
-    monkeypatch.setattr(_packing, "_n_threads", lambda group: 1 + threads)
+    monkeypatch.setattr(packing, "_n_threads", lambda group: 1 + threads)
     monkeypatch.setattr(Pack, "steps", lambda *args: (_ for _ in ()).throw(error))
     training = StackedEngine().start(experiment(classifier()), LRS)
     with pytest.raises(error):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.model import stack as _stack
+from sklr.engines.stacked.model import stack as stack_module
 from sklr.engines.stacked.model.stack import ModelStack
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
@@ -239,8 +239,8 @@ def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
             seen.append(len(x))
             return self.norm(self.linear(x)), self.linear.bias.sum()
 
-    monkeypatch.setattr(_stack, "ROWS", 10)
-    monkeypatch.setattr(_stack, "FEW_RUNS", 100 if by_run else 0)
+    monkeypatch.setattr(stack_module, "ROWS", 10)
+    monkeypatch.setattr(stack_module, "FEW_RUNS", 100 if by_run else 0)
     modules = cells_of(Watched)
     stack = stack_of(modules, lambda output, y: output[0].sum())
     x, seen[:] = torch.rand(len(modules), 24, 8, dtype=torch.float64), []

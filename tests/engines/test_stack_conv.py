@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from sklr.engines.stacked.kernels import convolution as _stack_conv
+from sklr.engines.stacked.kernels import convolution
 from sklr.engines.stacked.kernels.convolution import Columns, SharedPictures
 from sklr.engines.stacked.model.stack import Batch
 
@@ -63,7 +63,7 @@ def _seeded():
 
 @pytest.fixture(params=["mapped", "run by run"])
 def lane(request, monkeypatch):
-    monkeypatch.setattr(_stack_conv, "LARGE", 0.0 if request.param == "run by run" else 1e5)
+    monkeypatch.setattr(convolution, "LARGE", 0.0 if request.param == "run by run" else 1e5)
     return request.param
 
 
@@ -181,7 +181,7 @@ def test_rows_that_candidates_do_not_share_are_convolved_by_pytorch():
 
 
 def test_what_is_compiled_is_mapped_and_outputs_are_as_ever(monkeypatch):
-    monkeypatch.setattr(_stack_conv, "LARGE", 0.0)
+    monkeypatch.setattr(convolution, "LARGE", 0.0)
     modules, (x, _) = cells_of(made("pooled")), data(1)
     plain, compiled = (stack_of(modules, compile=compile) for compile in (False, True))
     to_compile = compiled._run_gradients.plain.run_map

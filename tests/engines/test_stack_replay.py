@@ -29,9 +29,8 @@ from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.replayed_runs import RunReplay
 from sklr.engines.stacked.kernels.vmap import RunGradients
 from sklr.engines.stacked.optim.probe import is_steady
-from sklr.engines.stacked.replay import cuda_graph as _stack_graph
-from sklr.engines.stacked.replay import executor as _stack_replay
-from sklr.engines.stacked.replay import recorder as _stack_script
+from sklr.engines.stacked.replay import cuda_graph, executor
+from sklr.engines.stacked.replay import recorder as recorder_module
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay
 from sklr.engines.stacked.replay.executor import MET_BEFORE_GRAPH, Replay, Replays
 from sklr.engines.stacked.replay.purity import Untouched
@@ -324,7 +323,7 @@ def test_a_run_that_diverges_in_a_replay_changes_no_bit_of_another():
 
 
 def test_few_steps_are_not_worth_a_recording(monkeypatch):
-    monkeypatch.setattr(_stack_replay, "WORTH_STEPS", 40)
+    monkeypatch.setattr(executor, "WORTH_STEPS", 40)
     stack, (x, y) = stack_of(cells_of(mlp)), data(SHORT)
     stack.steps(lr_of(SHORT), Batch(x, y), 20)
     assert stack._replays.n_replayed == 0
@@ -334,9 +333,9 @@ def test_few_steps_are_not_worth_a_recording(monkeypatch):
 
 def test_without_torchscript_steps_stay_plain(monkeypatch):
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
-    _stack_script._compiled.cache_clear()
+    recorder_module._compiled.cache_clear()
     compare(cells_of(mlp), 0)
-    _stack_script._compiled.cache_clear()
+    recorder_module._compiled.cache_clear()
 
 
 def test_what_writes_must_not_be_left_out():
@@ -521,8 +520,8 @@ class CalledAgain:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    monkeypatch.setattr(_stack_replay, "in_graphs", lambda lr: True)
-    monkeypatch.setattr(_stack_graph, "captured", CalledAgain.captured)
+    monkeypatch.setattr(executor, "in_graphs", lambda lr: True)
+    monkeypatch.setattr(cuda_graph, "captured", CalledAgain.captured)
 
 
 GRAPH_STEPS = 60
@@ -544,7 +543,7 @@ def test_what_cannot_be_captured_stays_plain(graphs, monkeypatch):
     def refuse(step, lr, batch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(_stack_graph, "captured", refuse)
+    monkeypatch.setattr(cuda_graph, "captured", refuse)
     compare(cells_of(mlp), 0, batches=Batch(*data(GRAPH_STEPS)))
 
 

@@ -18,7 +18,7 @@ from strategies import CV, LRS, X, Y, grid, net
 from torch import nn
 
 from sklr import MLP, AllDivergedError, BayesSearchCV, DivergedWarning, LRGridSearchCV, OptunaSearchCV
-from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup import prepare
 
 
 def scores_by_lr(search, name="param_lr"):
@@ -124,14 +124,14 @@ def test_a_pipelines_head_is_fitted_once_per_fold_on_its_training_rows(make):
 
 
 def test_batches_share_what_is_set_up_and_a_search_leaves_none_of_it(monkeypatch):
-    place, cells = _prepare._place, []
-    monkeypatch.setattr(_prepare, "_place", lambda *args: cells.append(args[1]) or place(*args))
+    place, cells = prepare._place, []
+    monkeypatch.setattr(prepare, "_place", lambda *args: cells.append(args[1]) or place(*args))
     gc.collect()
-    before = len(_prepare._LAST)
+    before = len(prepare._LAST)
     BayesSearchCV(net(), n_iter=6, cv=CV, refit=False, random_state=0, engine="stacked").fit(X, y=Y)
     gc.collect()
     assert len(cells) == CV.get_n_splits()
-    assert len(_prepare._LAST) == before
+    assert len(prepare._LAST) == before
 
 
 def test_a_scorer_that_looks_into_the_pipeline_sees_the_pipeline():

@@ -24,7 +24,7 @@ from sklearn.svm import SVC
 from strategies import CV, LRS, net
 
 from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
-from sklr.search.storage import open as _storage
+from sklr.search.storage import open
 from sklr.search.storage.claims import _birth, is_dead
 
 warnings.simplefilter("error")
@@ -201,7 +201,7 @@ def test_a_storage_that_comes_back_is_waited_for(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["grid", "stacked"])
 def test_a_storage_that_stays_away_costs_nothing_that_is_finished(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(_storage, "PATIENCE", 0.2)
+    monkeypatch.setattr(open, "PATIENCE", 0.2)
     search = search_of(kind, **kept(tmp_path, "lr.log"))
     with monkeypatch.context() as patch:
         Fails(patch, JournalStorage, "create_new_trial", 4, 1000)

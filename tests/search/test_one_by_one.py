@@ -16,7 +16,7 @@ from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StackFallbackWar
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scored_pack import ScoredPack
-from sklr.engines.stacked.setup import prepare as _prepare
+from sklr.engines.stacked.setup import prepare
 from sklr.recipes._sweep import sweep
 
 LRS = [0.001, 0.003, 0.01, 0.03]
@@ -33,7 +33,7 @@ def search(estimator=NET, grid=None, **params):
 @pytest.fixture
 def unforeseen(monkeypatch):
     """What goes wrong is what no audit has foreseen."""
-    monkeypatch.setattr(_prepare, "audit", lambda *args: None)
+    monkeypatch.setattr(prepare, "audit", lambda *args: None)
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_stack_that_has_failed_is_not_tried_again_in_later_batches(batches, pr
         raise ArithmeticError("out of luck")
 
     monkeypatch.setattr(Pack, "steps", steps)
-    monkeypatch.setattr(_prepare, "audit", lambda *args: None)
+    monkeypatch.setattr(prepare, "audit", lambda *args: None)
     with FALLS as caught:
         found = BATCHES[batches](engine=engine, **given).fit(X, Y)
     assert [w.category for w in caught].count(StackFallbackWarning) == 1

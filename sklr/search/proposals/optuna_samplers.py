@@ -1,4 +1,4 @@
-"""Optuna's samplers by name; TPE and GP start with an even cover. `_line_samplers.py` has what they do on a line."""
+"""Optuna's samplers by name; TPE and GP start with an even cover. `optuna_line.py` has what they do on a line."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 
 from sklr.engines.stacked.data.index_batches import Rows
-from sklr.nets import _data as _net_data
+from sklr.nets import _data as data
 
 
 def _first(output: Any) -> Any:
@@ -22,7 +22,7 @@ def targets_of(net: NeuralNet, y: Rows, output: Rows) -> Rows:
     output = _first(output)
     if not hasattr(net, "start_fit") or not isinstance(output, Tensor) or not isinstance(y, Tensor):
         return y
-    return _net_data.fit_target(y, output.new_empty(len(y), *output.shape[1:]), net.criterion_)
+    return data.fit_target(y, output.new_empty(len(y), *output.shape[1:]), net.criterion_)
 
 
 def transform_of(net: NeuralNet) -> Any:

@@ -1,7 +1,7 @@
 """Many copies of one module trained as one: `n_candidates x n_cells` runs per batched step, without skorch or folds.
 
-The module is used unmodified. Plain networks take the fast lane of `_stack_chain`, everything else goes through
-`torch.func`; `_stack_probe.probe` says beforehand what cannot be stacked.
+The module is used unmodified. Plain networks take the kernel for chains of layers, everything else goes through
+`torch.func`; `checks.module_probe` says beforehand what cannot be stacked.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ from sklr.experiment.cell_data import (
     seeded_clone,
 )
 from sklr.experiment.experiment import Cell, Experiment
-from sklr.nets import _data as _net_data
+from sklr.nets import _data as data_module
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
 
@@ -239,7 +239,7 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     x = map_tensors(_caster(net), x)
     weight = data.fit_params.get("sample_weight")
     if weight is not None:
-        weight = torch.as_tensor(np.asarray(weight), dtype=_net_data.float_dtype(net.module_), device=net.device)
+        weight = torch.as_tensor(np.asarray(weight), dtype=data_module.float_dtype(net.module_), device=net.device)
     epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
     if not epochs or not all(epochs):
         raise Unstackable("there is no batch to train on in some epoch")
@@ -255,8 +255,8 @@ def _check_in_memory(dataset: Any) -> None:
 
 
 def _caster(net: NeuralNet) -> Any:
-    dtype = _net_data.float_dtype(net.module_) if hasattr(net, "start_fit") else None
-    return lambda t: _net_data.cast_floats(t, dtype) if dtype is not None else t
+    dtype = data_module.float_dtype(net.module_) if hasattr(net, "start_fit") else None
+    return lambda t: data_module.cast_floats(t, dtype) if dtype is not None else t
 
 
 def _as_predicted(net: NeuralNet, X: Any) -> Any:
