@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklr.engines import _stack
-from sklr.engines._stack_optim import optimizer_reasons
 from sklr.engines._stacked import StackedEngine
 from sklr.engines._untouched import Untouched
 
@@ -272,34 +271,6 @@ def test_a_batch_mean_is_found_where_the_first_rows_are_alike():
     rows = X.copy()
     rows[:20] = 0
     assert_agree(*both(classifier(made(two_layers, centred)), X=rows))
-
-
-class Slow(torch.optim.SGD):
-    """That looks back every tenth step."""
-
-    def __init__(self, params, lr):
-        super().__init__(params, lr=lr)
-        self.n, self.start = 0, [p.detach().clone() for group in self.param_groups for p in group["params"]]
-
-    @torch.no_grad()
-    def step(self):
-        super().step()
-        self.n += 1
-        if self.n % 10 == 0:
-            for p, start in zip(self.param_groups[0]["params"], self.start, strict=True):
-                p.copy_((p + start) / 2)
-
-
-class Clipping(torch.optim.SGD):
-    def step(self):
-        torch.nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], 20.0)
-        super().step()
-
-
-@pytest.mark.parametrize("optimizer", [Slow, Clipping])
-def test_what_an_optimizer_does_rarely_is_found_out(optimizer):
-    (reason,) = optimizer_reasons(optimizer, {})
-    assert "not elementwise and proportional to lr" in reason
 
 
 class Whole(nn.Module):
