@@ -228,7 +228,39 @@ def with_a_habit(params, lr, **kwargs):
     return optimizer
 
 
+def flat(groups):
+    return [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def in_own_groups(params, lr):
+    first, *others = flat(params)
+    groups = [{"params": others, "lr": lr / 10}, {"params": [first], "lr": lr**2, "momentum": 0.5}]
+    return torch.optim.SGD(groups, lr=lr, weight_decay=0.01)
+
+
+def with_a_fixed_lr(params, lr):
+    first, *others = flat(params)
+    return torch.optim.Adam([{"params": [first], "lr": 0.03}, {"params": others}], lr=lr)
+
+
+def without_decay_of_vectors(params, lr):
+    return torch.optim.AdamW([{"params": [p], "weight_decay": 0.1 * (p.ndim > 1)} for p in flat(params)], lr=lr)
+
+
+def by_the_lr(params, lr):
+    return torch.optim.SGD(flat(params), lr=lr, momentum=0.9 if lr > 0.05 else 0.0)
+
+
+def leaving_out_the_first(params, lr):
+    return torch.optim.SGD(flat(params)[1:], lr=lr)
+
+
 OPTIMIZERS = [
+    in_own_groups,
+    with_a_fixed_lr,
+    without_decay_of_vectors,
+    by_the_lr,
+    leaving_out_the_first,
     torch.optim.SGD,
     "adam",
     partial(torch.optim.SGD, momentum=0.9, nesterov=True),
@@ -280,11 +312,15 @@ def test_whatever_a_net_does_the_stack_does_or_is_refused(habits, optimizer, bat
 STACKED = {
     "a partial": classifier(optimizer=partial(torch.optim.SGD, momentum=0.9)),
     "a function": classifier(optimizer=made_by_a_function),
-    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[4]),
+    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[9]),
     "a forward hook": classifier(partial(Quirky, ("noted",))),
     "a buffer drawn for each cell": classifier(partial(Quirky, ("drawn buffer",))),
     "a subclass of a net": type("Plain", (type(classifier()),), {})(Double, module__hidden=(8,), max_epochs=2),
 }
+
+
+OWN_GROUPS = (in_own_groups, with_a_fixed_lr, without_decay_of_vectors, by_the_lr)
+STACKED |= {make.__name__: classifier(optimizer=make, schedule="cosine", warmup_epochs=0.5) for make in OWN_GROUPS}
 
 
 @pytest.mark.parametrize("net", STACKED.values(), ids=STACKED)
@@ -381,6 +417,10 @@ def hooked(m):
 
 FOUND = {  # by those who tried to break it
     "optimizer that skips steps": (classifier(optimizer=Skipping), "not one of PyTorch's own optimizers"),
+    "optimizer without a parameter": (
+        classifier(optimizer=leaving_out_the_first),
+        "not given the parameter 'layers.0.weight'",
+    ),
     "own zero_grad": (classifier(optimizer=with_own_zero_grad), "zero_grad that is not its class's"),
     "schedule with state": (classifier(schedule=Decaying()), "other values each time"),
     "class behind ours": (
