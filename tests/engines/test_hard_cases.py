@@ -250,6 +250,39 @@ def test_frozen_layers_stay_as_they_are(optimizer):
     assert torch.equal(ours.module_.a.weight, theirs.module_.a.weight)
 
 
+def norm_of_gradients(module):
+    return sum(float(p.grad.norm()) for p in module.parameters())
+
+
+class GradientScorer:
+    def __call__(self, net, X, y):
+        return norm_of_gradients(net.module_)
+
+
+class Inheriting(GradientScorer):
+    pass
+
+
+def gradient_score(net, X, y, name="a"):
+    return float(getattr(net.module_, name).weight.grad.norm())
+
+
+LOOKING = {
+    "function": gradient_score,
+    "partial": partial(gradient_score, name="b"),
+    "object": Inheriting(),
+    "method": GradientScorer().__call__,
+    "beside another": {"accuracy": "accuracy", "norm": gradient_score},
+}
+
+
+@pytest.mark.parametrize("scoring", LOOKING.values(), ids=LOOKING)
+def test_a_scorer_that_reads_gradients_is_given_them(scoring):
+    net = classifier(made(two_layers, lambda m, x: m.b(torch.relu(m.a(x)))))
+    (reason,) = StackedEngine().unsupported(experiment(net, scoring=scoring), LRS)
+    assert "the scorer reads .grad" in reason
+
+
 @pytest.mark.parametrize(
     "look",
     [
