@@ -15,7 +15,7 @@ from sklr import nets
 from sklr._net_parts import NetParts
 from sklr._sklearn import RequestMethod
 from sklr.engines._base import Experiment
-from sklr.engines._batches import loads_plainly
+from sklr.engines._batches import loads_plainly, reads_alike
 from sklr.engines._data import LIBRARIES, is_net, looks_only_at_predictions, scorers_of
 
 OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
@@ -39,6 +39,8 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     if not is_net(net):
         return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
+    if not reads_alike(experiment.X):
+        reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
     reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
     reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
     if net.train_split is not None:

@@ -466,6 +466,33 @@ def test_a_dataset_that_computes_its_items_is_not_frozen():
     assert_agree(*both(net, X=SliceDataset(fixed, 0)))
 
 
+class OwnRows:
+    """An array-like that gives its rows with noise, or as they are."""
+
+    def __init__(self, noise):
+        self.noise, self.shape = noise, X.shape
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, rows):
+        return X[rows] + self.noise * np.random.normal(size=X[rows].shape)
+
+
+class OwnArray(np.ndarray):
+    def __getitem__(self, rows):
+        return np.asarray(super().__getitem__(rows)) + np.random.normal()
+
+
+def test_rows_that_are_drawn_each_time_are_not_frozen():
+    for noisy in (OwnRows(0.1), X.view(OwnArray)):
+        before = np.random.get_state()[1].copy()
+        (reason,) = StackedEngine().unsupported(experiment(classifier(), X=noisy), LRS)
+        assert f"X, a {type(noisy).__name__}, gives other numbers each time" in reason
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert_agree(*both(classifier(), X=OwnRows(0.0)))
+
+
 def test_cells_and_candidates_that_are_audited_differ():
     described = experiment(classifier())
     sides = [type("Side", (), {"epochs": [[np.zeros(n)]]}) for n in (5, 5, 6)]
