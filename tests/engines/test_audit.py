@@ -233,7 +233,39 @@ def with_a_habit(params, lr, **kwargs):
     return optimizer
 
 
+def flat(groups):
+    return [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def in_own_groups(params, lr):
+    first, *others = flat(params)
+    groups = [{"params": others, "lr": lr / 10}, {"params": [first], "lr": lr**2, "momentum": 0.5}]
+    return torch.optim.SGD(groups, lr=lr, weight_decay=0.01)
+
+
+def with_a_fixed_lr(params, lr):
+    first, *others = flat(params)
+    return torch.optim.Adam([{"params": [first], "lr": 0.03}, {"params": others}], lr=lr)
+
+
+def without_decay_of_vectors(params, lr):
+    return torch.optim.AdamW([{"params": [p], "weight_decay": 0.1 * (p.ndim > 1)} for p in flat(params)], lr=lr)
+
+
+def by_the_lr(params, lr):
+    return torch.optim.SGD(flat(params), lr=lr, momentum=0.9 if lr > 0.05 else 0.0)
+
+
+def leaving_out_the_first(params, lr):
+    return torch.optim.SGD(flat(params)[1:], lr=lr)
+
+
 OPTIMIZERS = [
+    in_own_groups,
+    with_a_fixed_lr,
+    without_decay_of_vectors,
+    by_the_lr,
+    leaving_out_the_first,
     torch.optim.SGD,
     "adam",
     partial(torch.optim.SGD, momentum=0.9, nesterov=True),
@@ -285,11 +317,15 @@ def test_whatever_a_net_does_the_stack_does_or_is_refused(habits, optimizer, bat
 STACKED = {
     "a partial": classifier(optimizer=partial(torch.optim.SGD, momentum=0.9)),
     "a function": classifier(optimizer=made_by_a_function),
-    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[4]),
+    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[9]),
     "a forward hook": classifier(partial(Quirky, ("noted",))),
     "a buffer drawn for each cell": classifier(partial(Quirky, ("drawn buffer",))),
     "a subclass of a net": type("Plain", (type(classifier()),), {})(Double, module__hidden=(8,), max_epochs=2),
 }
+
+
+OWN_GROUPS = (in_own_groups, with_a_fixed_lr, without_decay_of_vectors, by_the_lr)
+STACKED |= {make.__name__: classifier(optimizer=make, schedule="cosine", warmup_epochs=0.5) for make in OWN_GROUPS}
 
 
 @pytest.mark.parametrize("net", STACKED.values(), ids=STACKED)
@@ -430,6 +466,10 @@ FOUND = {  # by those who tried to break it
     "global counter": (classifier(Counted, module__kept="in_global"), "changes the global variable 'N_CALLS'"),
     "dropout at prediction": (classifier(Counted, module__kept="drawn"), "in evaluation mode it draws random numbers"),
     "optimizer that skips steps": (classifier(optimizer=Skipping), "not one of PyTorch's own optimizers"),
+    "optimizer without a parameter": (
+        classifier(optimizer=leaving_out_the_first),
+        "not given the parameter 'layers.0.weight'",
+    ),
     "own zero_grad": (classifier(optimizer=with_own_zero_grad), "zero_grad that is not its class's"),
     "schedule with state": (classifier(schedule=Decaying()), "other values each time"),
     "class behind ours": (
@@ -473,6 +513,33 @@ def test_a_dataset_that_computes_its_items_is_not_frozen():
     assert "may give other items each time" in reason
     fixed = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
     assert_agree(*both(net, X=SliceDataset(fixed, 0)))
+
+
+class OwnRows:
+    """An array-like that gives its rows with noise, or as they are."""
+
+    def __init__(self, noise):
+        self.noise, self.shape = noise, X.shape
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, rows):
+        return X[rows] + self.noise * np.random.normal(size=X[rows].shape)
+
+
+class OwnArray(np.ndarray):
+    def __getitem__(self, rows):
+        return np.asarray(super().__getitem__(rows)) + np.random.normal()
+
+
+def test_rows_that_are_drawn_each_time_are_not_frozen():
+    for noisy in (OwnRows(0.1), X.view(OwnArray)):
+        before = np.random.get_state()[1].copy()
+        (reason,) = StackedEngine().unsupported(experiment(classifier(), X=noisy), LRS)
+        assert f"X, a {type(noisy).__name__}, gives other numbers each time" in reason
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert_agree(*both(classifier(), X=OwnRows(0.0)))
 
 
 def test_cells_and_candidates_that_are_audited_differ():
