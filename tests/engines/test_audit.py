@@ -1,6 +1,9 @@
 """The audit: a stack that does anything else than the nets would is found out before any training."""
 
+import copy
+import random
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -600,4 +603,129 @@ class Scaled(nn.Module):
 def test_a_hook_before_a_layer_may_take_keywords():
     net = classifier(Scaled)
     assert StackedEngine().unsupported(experiment(net), LRS) == []
+    assert_agree(*both(net))
+
+
+STATS, N_GLOBAL = SimpleNamespace(seen=[], n=0), 0
+
+
+class Shared(nn.Module):
+    """That counts its calls where all its copies do, and does something else in every fifth."""
+
+    n, seen = 0, {"calls": 0}
+    hidden = nn.Linear  # of a library, which counts nothing
+
+    def __init__(self, count):
+        super().__init__()
+        self.a, self.b, self.count = nn.Linear(6, 8).double(), nn.Linear(8, 3).double(), count
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x))) * (1 if self.count() % 5 else 2)
+
+    @classmethod
+    def in_class(cls):
+        cls.n += 1
+        return cls.n
+
+    @classmethod
+    def in_dict(cls):
+        cls.seen["calls"] += 1
+        return cls.seen["calls"]
+
+    @staticmethod
+    def in_static_method():
+        return in_global()
+
+
+def in_global():
+    global N_GLOBAL
+    N_GLOBAL += 1
+    return N_GLOBAL
+
+
+def in_namespace():
+    STATS.n += 1
+    return STATS.n
+
+
+def in_list():
+    STATS.seen.append(1)
+    return len(STATS.seen)
+
+
+def counter():
+    n = 0
+
+    def count():
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+COUNTED = {
+    "class": (Shared.in_class, "changes its attribute 'n'"),
+    "dict of a class": (Shared.in_dict, "changes its attribute 'seen'"),
+    "global variable": (in_global, "changes the global variable 'N_GLOBAL'"),
+    "static method": (Shared.in_static_method, "changes the global variable 'N_GLOBAL'"),
+    "global namespace": (in_namespace, "changes the global variable 'STATS'"),
+    "global list": (in_list, "changes the global variable 'STATS'"),
+    "closure": (counter(), "changes the variable 'n'"),
+}
+
+
+@pytest.mark.parametrize(("count", "words"), COUNTED.values(), ids=COUNTED)
+@pytest.mark.parametrize("as_criterion", [False, True])
+def test_what_all_copies_of_a_module_share_is_seen_and_left_as_it_was(count, words, as_criterion):
+    class Loss(nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            return super().forward(output, target) * (1 if count() % 5 else 2)
+
+    net = classifier(criterion=Loss) if as_criterion else classifier(partial(Shared, count))
+    before = count()
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert ("changes" if as_criterion else words) in reason
+    assert count() == before + 1
+
+
+class Inheriting(Shared):
+    """That counts in attributes of its own class, which are not there before the first call."""
+
+    def forward(self, x):
+        Inheriting.n += 1
+        type(self).n_rows = getattr(self, "n_rows", 0) + len(x)
+        return super().forward(x)
+
+
+def test_a_count_that_begins_with_the_first_call():
+    (reason,) = StackedEngine().unsupported(experiment(classifier(partial(Inheriting, lambda: 1))), LRS)
+    assert "changes its attribute 'n" in reason
+    assert not {"n", "n_rows"} & vars(Inheriting).keys()
+
+
+GENERATORS = {
+    "NumPy": (np.random.default_rng(0), lambda g: g.random()),
+    "Python": (random.Random(0), lambda g: g.random()),
+    "torch": (torch.Generator().manual_seed(0), lambda g: float(torch.rand((), generator=g))),
+}
+
+
+@pytest.mark.parametrize(("generator", "draw"), GENERATORS.values(), ids=GENERATORS)
+def test_a_generator_that_all_copies_share_draws_on_where_it_stood(generator, draw):
+    net, expected = classifier(partial(Shared, lambda: draw(generator))), draw(copy.deepcopy(generator))
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert "changes the variable 'generator'" in reason
+    assert draw(generator) == expected
+
+
+def reading(x):
+    return x * SCALES["a"] + len(STATS.seen)
+
+
+SCALES = {"a": 0.5}
+
+
+def test_what_is_shared_and_stays_the_same_is_no_reason():
+    net = classifier(made(lambda m, x: m.b(torch.relu(m.a(reading(x))))))
     assert_agree(*both(net))
