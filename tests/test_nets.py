@@ -275,6 +275,8 @@ class TestData:
         [
             ([[np.nan], [1.0]], [0, 1], "Input X contains NaN"),
             ([[np.inf], [1.0]], [0, 1], "Input X contains infinity"),
+            (torch.tensor([[0, 1], [0, np.nan]]), [0, 1], "Input X contains NaN: the first is in row 1, column 1"),
+            (torch.tensor([0, -np.inf]), [0, 1], "Input X contains infinity: the first is in row 1[.]"),
             (np.ones((0, 3)), [], r"Found array with 0 sample\(s\)"),
             ([1.0, 2.0], [0, 1], "Expected 2D array, got 1D array instead"),
             ([["a"], ["b"]], [0, 1], "could not convert string to float|dtype='numeric' is not compatible"),

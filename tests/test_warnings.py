@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import FitFailedWarning
+from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning, FitFailedWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -104,6 +105,14 @@ def above_the_noise_scale(make, tmp_path, monkeypatch):
     transfer_lr(0.1, optimizer="sgd", batch_size=(1, 500), noise_scale=20)
 
 
+def a_column_of_labels(make, tmp_path, monkeypatch):
+    clone(NET).fit(X, Y[:, None])
+
+
+def a_column_of_labels_in_a_search(make, tmp_path, monkeypatch):
+    LRGridSearchCV(NET, lrs=[0.01], cv=2).fit(X, Y[:, None])
+
+
 def not_stacked(make, tmp_path, monkeypatch):
     net = OwnBatches(MLP, module__hidden=(4,), max_epochs=1, random_state=0)
     with sklr.stacked(verbose=1):
@@ -121,6 +130,8 @@ CASES = [(case, make, kind) for case, kind in OF_ALL_STRATEGIES.items() for make
     (far, "grid", exceptions.TransferWarning),
     (above_the_noise_scale, "grid", exceptions.TransferWarning),
     (not_stacked, "grid", UserWarning),
+    (a_column_of_labels, "grid", DataConversionWarning),
+    (a_column_of_labels_in_a_search, "grid", DataConversionWarning),
 ]
 
 

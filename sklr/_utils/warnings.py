@@ -29,4 +29,13 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 def is_the_users(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS
+    return not is_a_library(frame.f_globals.get("__name__", ""))
+
+
+def is_a_library(module: str) -> bool:
+    """Say whether a module is sklr's, of a library that it works with, or Python's.
+
+    >>> is_a_library("torch.nn.functional"), is_a_library("__main__"), is_a_library("my_nets")
+    (True, False, False)
+    """
+    return module.partition(".")[0] in _NOT_THE_USERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 
@@ -17,8 +18,9 @@ def group_options(net: Any) -> list[dict[str, Any]]:
 class NetLR:
     """The learning rate that a net's own `lr` stands for, now or at its peak, whatever single groups are given.
 
-    A group follows the net's lr, or a multiple of it, unless it has an lr of its own. That it comes first does not
-    make it stand for the net. Where no group follows, the net's lr moves in proportion to theirs.
+    A group follows the net's lr, or a multiple of it, unless it has an lr of its own, as those have that a function
+    gives another one than it is asked for. That it comes first does not make it stand for the net. Where no group
+    follows, the net's lr moves in proportion to theirs.
 
     Parameters
     ----------
@@ -38,6 +40,9 @@ class NetLR:
         self.asked = float(net.get_params_for("optimizer").get("lr", net.lr))
         knows_multipliers = hasattr(net, "start_fit")  # skorch's nets do not
         self.shares = [_share(options, knows_multipliers) for options in group_options(net)]
+        if not _makes_groups_as_given(net.optimizer):
+            pairs = zip(self.shares, net.optimizer_.param_groups, strict=True)
+            self.shares = [share if share and peak_lr(group) == self.asked * share else None for share, group in pairs]
 
     def peak(self, net: Any) -> float:
         """Return the lr that the multipliers of a schedule refer to."""
@@ -56,6 +61,19 @@ class NetLR:
         group, share = min(following, key=lambda pair: pair[1] != 1)  # one that need not be divided, if there is one
         lr = lr_of(group)
         return self.asked if lr == self.asked * share else lr / share
+
+
+def _makes_groups_as_given(optimizer: Any) -> bool:
+    """Say whether an optimizer is made by a class or by its name, not by a function that may do as it likes.
+
+    >>> import torch
+    >>> given = ("sgd", torch.optim.SGD, partial(torch.optim.SGD, momentum=0.9), lambda params, lr: None)
+    >>> [_makes_groups_as_given(optimizer) for optimizer in given]
+    [True, True, True, False]
+    """
+    while isinstance(optimizer, partial):
+        optimizer = optimizer.func
+    return isinstance(optimizer, type | str)
 
 
 def _share(options: dict[str, Any], knows_multipliers: bool) -> float | None:

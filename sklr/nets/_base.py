@@ -71,8 +71,8 @@ class BaseNet(CallbackSupportMixin, NetParts):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or what skorch takes
-            Numbers of any kind. Tensors, dicts, datasets and arrays of more dimensions go to skorch as they are,
-            but for their floats, which become the module's.
+            Numbers of any kind, but for NaN and infinity. Tensors, dicts, datasets and arrays of more dimensions go to
+            skorch as they are, but for their floats, which become the module's.
         y : array-like of shape (n_samples,) or (n_samples, n_targets), optional
             Labels or values; None where `X` is a dataset that has them.
         sample_weight : array-like of shape (n_samples,), optional
@@ -214,6 +214,8 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def _check_X(self, X: Any, reset: bool) -> Any:
         if data.is_table(X) and self.dataset is Dataset:
             return validate_data(self, X, reset=reset, accept_sparse="csr")
+        if self.dataset is Dataset:
+            data.check_finite_rows(X)
         if reset:
             for learned in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(learned, None)

@@ -38,6 +38,22 @@ def is_table(X: Any) -> bool:
     return not isinstance(X, _TORCH_DATA)
 
 
+def check_finite_rows(X: Any) -> None:
+    """Refuse rows in a tensor that scikit-learn would refuse in an array, and name the first number that is to blame.
+
+    >>> check_finite_rows(torch.tensor([[0.0, 1.0], [2.0, float("nan")]]))
+    Traceback (most recent call last):
+    ValueError: Input X contains NaN: the first is in row 1, column 1. Fill or drop such rows before.
+    """
+    if not isinstance(X, Tensor) or X.ndim > 2 or bool(X.isfinite().all()):
+        return
+    missing = X.isnan()
+    what, where = ("NaN", missing) if bool(missing.any()) else ("infinity", X.isinf())
+    row, *column = where.nonzero()[0].tolist()
+    place = f"row {row}{', column ' * bool(column)}{''.join(map(str, column))}"
+    raise ValueError(f"Input X contains {what}: the first is in {place}. Fill or drop such rows before.")
+
+
 def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
     """Return an array that torch takes as it is: floats of this dtype, integers left integers; else `X` itself.
 

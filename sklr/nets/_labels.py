@@ -5,12 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklr._utils.validation import must_be
+from sklr._utils.warnings import warn
 from sklr.nets import _data as data
 from sklr.nets._base import BaseNet
+
+_COLUMN = (  # scikit-learn's words, which it would give at a line of ours
+    "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, ), for "
+    "example using ravel()."
+)
 
 
 class LabelNet(BaseNet):
@@ -24,7 +31,8 @@ class LabelNet(BaseNet):
         y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y", estimator=self)
         self._check_kind(y, classes)
         if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            y = y.ravel()
+            warn(_COLUMN, DataConversionWarning)
         if y.ndim > 1:  # several labels a row, or probabilities: between the user, the module and the criterion
             self._encoded, self._label_dtype = False, y.dtype
             self.classes_inferred_ = np.arange(y.shape[1])  # as in scikit-learn's multilabel classifiers

@@ -1,6 +1,9 @@
 """The audit: a stack that does anything else than the nets would is found out before any training."""
 
+import copy
+import random
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,7 +236,39 @@ def with_a_habit(params, lr, **kwargs):
     return optimizer
 
 
+def flat(groups):
+    return [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+
+
+def in_own_groups(params, lr):
+    first, *others = flat(params)
+    groups = [{"params": others, "lr": lr / 10}, {"params": [first], "lr": lr**2, "momentum": 0.5}]
+    return torch.optim.SGD(groups, lr=lr, weight_decay=0.01)
+
+
+def with_a_fixed_lr(params, lr):
+    first, *others = flat(params)
+    return torch.optim.Adam([{"params": [first], "lr": 0.03}, {"params": others}], lr=lr)
+
+
+def without_decay_of_vectors(params, lr):
+    return torch.optim.AdamW([{"params": [p], "weight_decay": 0.1 * (p.ndim > 1)} for p in flat(params)], lr=lr)
+
+
+def by_the_lr(params, lr):
+    return torch.optim.SGD(flat(params), lr=lr, momentum=0.9 if lr > 0.05 else 0.0)
+
+
+def leaving_out_the_first(params, lr):
+    return torch.optim.SGD(flat(params)[1:], lr=lr)
+
+
 OPTIMIZERS = [
+    in_own_groups,
+    with_a_fixed_lr,
+    without_decay_of_vectors,
+    by_the_lr,
+    leaving_out_the_first,
     torch.optim.SGD,
     "adam",
     partial(torch.optim.SGD, momentum=0.9, nesterov=True),
@@ -285,11 +320,15 @@ def test_whatever_a_net_does_the_stack_does_or_is_refused(habits, optimizer, bat
 STACKED = {
     "a partial": classifier(optimizer=partial(torch.optim.SGD, momentum=0.9)),
     "a function": classifier(optimizer=made_by_a_function),
-    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[4]),
+    "a function that Python calls lambda": classifier(optimizer=OPTIMIZERS[9]),
     "a forward hook": classifier(partial(Quirky, ("noted",))),
     "a buffer drawn for each cell": classifier(partial(Quirky, ("drawn buffer",))),
     "a subclass of a net": type("Plain", (type(classifier()),), {})(Double, module__hidden=(8,), max_epochs=2),
 }
+
+
+OWN_GROUPS = (in_own_groups, with_a_fixed_lr, without_decay_of_vectors, by_the_lr)
+STACKED |= {make.__name__: classifier(optimizer=make, schedule="cosine", warmup_epochs=0.5) for make in OWN_GROUPS}
 
 
 @pytest.mark.parametrize("net", STACKED.values(), ids=STACKED)
@@ -430,6 +469,10 @@ FOUND = {  # by those who tried to break it
     "global counter": (classifier(Counted, module__kept="in_global"), "changes the global variable 'N_CALLS'"),
     "dropout at prediction": (classifier(Counted, module__kept="drawn"), "in evaluation mode it draws random numbers"),
     "optimizer that skips steps": (classifier(optimizer=Skipping), "not one of PyTorch's own optimizers"),
+    "optimizer without a parameter": (
+        classifier(optimizer=leaving_out_the_first),
+        "not given the parameter 'layers.0.weight'",
+    ),
     "own zero_grad": (classifier(optimizer=with_own_zero_grad), "zero_grad that is not its class's"),
     "schedule with state": (classifier(schedule=Decaying()), "other values each time"),
     "class behind ours": (
@@ -473,6 +516,33 @@ def test_a_dataset_that_computes_its_items_is_not_frozen():
     assert "may give other items each time" in reason
     fixed = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
     assert_agree(*both(net, X=SliceDataset(fixed, 0)))
+
+
+class OwnRows:
+    """An array-like that gives its rows with noise, or as they are."""
+
+    def __init__(self, noise):
+        self.noise, self.shape = noise, X.shape
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, rows):
+        return X[rows] + self.noise * np.random.normal(size=X[rows].shape)
+
+
+class OwnArray(np.ndarray):
+    def __getitem__(self, rows):
+        return np.asarray(super().__getitem__(rows)) + np.random.normal()
+
+
+def test_rows_that_are_drawn_each_time_are_not_frozen():
+    for noisy in (OwnRows(0.1), X.view(OwnArray)):
+        before = np.random.get_state()[1].copy()
+        (reason,) = StackedEngine().unsupported(experiment(classifier(), X=noisy), LRS)
+        assert f"X, a {type(noisy).__name__}, gives other numbers each time" in reason
+        np.testing.assert_array_equal(np.random.get_state()[1], before)
+    assert_agree(*both(classifier(), X=OwnRows(0.0)))
 
 
 def test_cells_and_candidates_that_are_audited_differ():
@@ -533,4 +603,129 @@ class Scaled(nn.Module):
 def test_a_hook_before_a_layer_may_take_keywords():
     net = classifier(Scaled)
     assert StackedEngine().unsupported(experiment(net), LRS) == []
+    assert_agree(*both(net))
+
+
+STATS, N_GLOBAL = SimpleNamespace(seen=[], n=0), 0
+
+
+class Shared(nn.Module):
+    """That counts its calls where all its copies do, and does something else in every fifth."""
+
+    n, seen = 0, {"calls": 0}
+    hidden = nn.Linear  # of a library, which counts nothing
+
+    def __init__(self, count):
+        super().__init__()
+        self.a, self.b, self.count = nn.Linear(6, 8).double(), nn.Linear(8, 3).double(), count
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x))) * (1 if self.count() % 5 else 2)
+
+    @classmethod
+    def in_class(cls):
+        cls.n += 1
+        return cls.n
+
+    @classmethod
+    def in_dict(cls):
+        cls.seen["calls"] += 1
+        return cls.seen["calls"]
+
+    @staticmethod
+    def in_static_method():
+        return in_global()
+
+
+def in_global():
+    global N_GLOBAL
+    N_GLOBAL += 1
+    return N_GLOBAL
+
+
+def in_namespace():
+    STATS.n += 1
+    return STATS.n
+
+
+def in_list():
+    STATS.seen.append(1)
+    return len(STATS.seen)
+
+
+def counter():
+    n = 0
+
+    def count():
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+COUNTED = {
+    "class": (Shared.in_class, "changes its attribute 'n'"),
+    "dict of a class": (Shared.in_dict, "changes its attribute 'seen'"),
+    "global variable": (in_global, "changes the global variable 'N_GLOBAL'"),
+    "static method": (Shared.in_static_method, "changes the global variable 'N_GLOBAL'"),
+    "global namespace": (in_namespace, "changes the global variable 'STATS'"),
+    "global list": (in_list, "changes the global variable 'STATS'"),
+    "closure": (counter(), "changes the variable 'n'"),
+}
+
+
+@pytest.mark.parametrize(("count", "words"), COUNTED.values(), ids=COUNTED)
+@pytest.mark.parametrize("as_criterion", [False, True])
+def test_what_all_copies_of_a_module_share_is_seen_and_left_as_it_was(count, words, as_criterion):
+    class Loss(nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            return super().forward(output, target) * (1 if count() % 5 else 2)
+
+    net = classifier(criterion=Loss) if as_criterion else classifier(partial(Shared, count))
+    before = count()
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert ("changes" if as_criterion else words) in reason
+    assert count() == before + 1
+
+
+class Inheriting(Shared):
+    """That counts in attributes of its own class, which are not there before the first call."""
+
+    def forward(self, x):
+        Inheriting.n += 1
+        type(self).n_rows = getattr(self, "n_rows", 0) + len(x)
+        return super().forward(x)
+
+
+def test_a_count_that_begins_with_the_first_call():
+    (reason,) = StackedEngine().unsupported(experiment(classifier(partial(Inheriting, lambda: 1))), LRS)
+    assert "changes its attribute 'n" in reason
+    assert not {"n", "n_rows"} & vars(Inheriting).keys()
+
+
+GENERATORS = {
+    "NumPy": (np.random.default_rng(0), lambda g: g.random()),
+    "Python": (random.Random(0), lambda g: g.random()),
+    "torch": (torch.Generator().manual_seed(0), lambda g: float(torch.rand((), generator=g))),
+}
+
+
+@pytest.mark.parametrize(("generator", "draw"), GENERATORS.values(), ids=GENERATORS)
+def test_a_generator_that_all_copies_share_draws_on_where_it_stood(generator, draw):
+    net, expected = classifier(partial(Shared, lambda: draw(generator))), draw(copy.deepcopy(generator))
+    (reason,) = StackedEngine().unsupported(experiment(net), LRS)
+    assert "changes the variable 'generator'" in reason
+    assert draw(generator) == expected
+
+
+def reading(x):
+    return x * SCALES["a"] + len(STATS.seen)
+
+
+SCALES = {"a": 0.5}
+
+
+def test_what_is_shared_and_stays_the_same_is_no_reason():
+    net = classifier(made(lambda m, x: m.b(torch.relu(m.a(reading(x))))))
     assert_agree(*both(net))

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.model import stack as stack_module
-from sklr.engines.stacked.optim.probe import optimizer_reasons
 from sklr.engines.stacked.replay.purity import Untouched
 
 SMALL = partial(classifier, module__hidden=(8,))
@@ -170,7 +169,7 @@ def test_a_module_may_drop_the_axis_of_a_single_row(n_rows, monkeypatch):
     x = torch.rand(1, n_rows, 6).double()
     found, beside = stack.outputs(x)
     assert (found.shape, beside.shape) == ((3, 1, n_rows), (3, 1, 6))
-    assert torch.equal(found[0, 0], stack.module(x[0])[0])
+    torch.testing.assert_close(found[0, 0], stack.module(x[0])[0])
 
 
 def test_what_nobody_can_tell_is_no_change_unless_asked_strictly():
@@ -251,6 +250,39 @@ def test_frozen_layers_stay_as_they_are(optimizer):
     assert torch.equal(ours.module_.a.weight, theirs.module_.a.weight)
 
 
+def norm_of_gradients(module):
+    return sum(float(p.grad.norm()) for p in module.parameters())
+
+
+class GradientScorer:
+    def __call__(self, net, X, y):
+        return norm_of_gradients(net.module_)
+
+
+class Inheriting(GradientScorer):
+    pass
+
+
+def gradient_score(net, X, y, name="a"):
+    return float(getattr(net.module_, name).weight.grad.norm())
+
+
+LOOKING = {
+    "function": gradient_score,
+    "partial": partial(gradient_score, name="b"),
+    "object": Inheriting(),
+    "method": GradientScorer().__call__,
+    "beside another": {"accuracy": "accuracy", "norm": gradient_score},
+}
+
+
+@pytest.mark.parametrize("scoring", LOOKING.values(), ids=LOOKING)
+def test_a_scorer_that_reads_gradients_is_given_them(scoring):
+    net = classifier(made(two_layers, lambda m, x: m.b(torch.relu(m.a(x)))))
+    (reason,) = StackedEngine().unsupported(experiment(net, scoring=scoring), LRS)
+    assert "the scorer reads .grad" in reason
+
+
 @pytest.mark.parametrize(
     "look",
     [
@@ -272,34 +304,6 @@ def test_a_batch_mean_is_found_where_the_first_rows_are_alike():
     rows = X.copy()
     rows[:20] = 0
     assert_agree(*both(classifier(made(two_layers, centred)), X=rows))
-
-
-class Slow(torch.optim.SGD):
-    """That looks back every tenth step."""
-
-    def __init__(self, params, lr):
-        super().__init__(params, lr=lr)
-        self.n, self.start = 0, [p.detach().clone() for group in self.param_groups for p in group["params"]]
-
-    @torch.no_grad()
-    def step(self):
-        super().step()
-        self.n += 1
-        if self.n % 10 == 0:
-            for p, start in zip(self.param_groups[0]["params"], self.start, strict=True):
-                p.copy_((p + start) / 2)
-
-
-class Clipping(torch.optim.SGD):
-    def step(self):
-        torch.nn.utils.clip_grad_norm_([p for group in self.param_groups for p in group["params"]], 20.0)
-        super().step()
-
-
-@pytest.mark.parametrize("optimizer", [Slow, Clipping])
-def test_what_an_optimizer_does_rarely_is_found_out(optimizer):
-    (reason,) = optimizer_reasons(optimizer, {})
-    assert "not elementwise and proportional to lr" in reason
 
 
 class Whole(nn.Module):

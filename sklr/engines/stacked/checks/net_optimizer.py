@@ -48,6 +48,10 @@ def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
     optimizer = factory(*args, **kwargs)
     names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     trained = [[names[id(p)] for p in group["params"] if id(p) in names] for group in optimizer.param_groups]
+    if left_out := sorted(set(names.values()) - {name for group in trained for name in group}):
+        raise Unstackable(
+            f"the optimizer is not given the parameter {left_out[0]!r}: set its requires_grad to False in the module"
+        )
     if not all(trained):
         raise Unstackable("there is nothing to train in some parameter group")
     if _is_hooked(optimizer):

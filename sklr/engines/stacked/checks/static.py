@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import skorch
@@ -11,8 +13,8 @@ from torch.utils.data import default_collate
 
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
-from sklr.engines.stacked.data.index_batches import loads_plainly
-from sklr.experiment.cell_data import is_net, looks_only_at_predictions
+from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
+from sklr.experiment.cell_data import LIBRARIES, is_net, looks_only_at_predictions, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.nets._parts import NetParts
 
@@ -37,6 +39,8 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     if not is_net(net):
         return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
+    if not reads_alike(experiment.X):
+        reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
     reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
     reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
     if net.train_split is not None:
@@ -52,12 +56,40 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
         reasons.append(
             "the scorer may look at the gradient norms, which clip writes into the history; make_scorer's do not"
         )
+    if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
+        reasons.append("the scorer reads .grad, and a stack does not keep the gradients of each run")
     if net.compile:
         reasons.append("compile=True compiles each module")
     allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
     params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
     reasons += [f"the module is given the fit parameter {name}" for name in sorted(params - allowed)]
     return reasons + _callback_reasons(experiment, net)
+
+
+def names_gradients(scorer: Any) -> bool:
+    """Say whether a scorer's code, or a function beside it that it calls, has a word for gradients."""
+    waiting, seen = [scorer], list[Any]()
+    while waiting:
+        function = waiting.pop()
+        while isinstance(function, partial):
+            function = function.func
+        function = getattr(function, "__func__", function)
+        if not isinstance(function, FunctionType):
+            function = getattr(type(function), "__call__", None)  # noqa: B004 - to be read, not called
+        if not isinstance(function, FunctionType) or function in seen or function.__module__.startswith(LIBRARIES):
+            continue
+        seen.append(function)
+        names = _names_in(function.__code__)
+        if "grad" in names:
+            return True
+        waiting += [function.__globals__[name] for name in sorted(names & function.__globals__.keys())]
+        waiting += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    return False
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (_names_in(part) for part in code.co_consts if isinstance(part, CodeType))
+    return set(code.co_names).union(*inner, (part for part in code.co_consts if isinstance(part, str)))
 
 
 def _overridden(net: NeuralNet) -> list[str]:

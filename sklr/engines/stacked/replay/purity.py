@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import logging
-import pickle
 import random
 import re
-import types
-import warnings
-import weakref
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -21,12 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
-Step = tuple[str, Any, Any]  # kind, name, and what is there
-_ATTRIBUTE, _ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"  # how they are written
-_GLOBAL = "<global {}>"
+from sklr.engines.stacked.replay.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, OF_TORCH, Unknown, inside
 
-FEW = 1000  # entries of a container that belongs to a class or is global
+Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
 MOST = 20_000  # objects to look at; who has more is not untouched for certain
 
 
@@ -87,16 +76,13 @@ class Untouched:
         return _told(next(map(_written, changed), ""))
 
 
-_KINDS = ("forward", "forward_pre", "backward", "backward_pre")
-
-
 def is_hooked(module: nn.Module) -> bool:
     """Say whether somebody watches this very module, not those in it."""
-    return any(getattr(module, f"_{kind}_hooks") for kind in _KINDS)
+    return any(getattr(module, f"_{kind}_hooks") for kind in HOOKS)
 
 
 def _is_watched(things: list[Any]) -> bool:
-    everywhere = (getattr(torch_modules, f"_global_{kind}_hooks", None) for kind in _KINDS)
+    everywhere = (getattr(torch_modules, f"_global_{kind}_hooks", None) for kind in HOOKS)
     return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
@@ -112,7 +98,7 @@ def _walk(things: tuple[Any, ...]) -> tuple[list[Path], list[Any]]:
         reached.append(thing)
         if id(thing) not in seen:
             seen.add(id(thing))
-            waiting.extend(((path, kind, name), value) for kind, name, value in _inside(thing))
+            waiting.extend(((path, kind, name), value) for kind, name, value in inside(thing))
     return paths, reached
 
 
@@ -121,7 +107,12 @@ def _written(path: Path) -> str:
     if not path:
         return ""
     before, kind, name = path
-    return _written(before) + kind.format(repr(name) if kind == _ITEM else name)
+    return _written(before) + kind.format(repr(name) if kind == ITEM else name)
+
+
+def reached_from(things: tuple[Any, ...]) -> list[Any]:
+    """Return every object in reach from things, themselves included, up to a few more than `MOST`."""
+    return _walk(things)[1]
 
 
 def _told(path: str) -> str:
@@ -130,104 +121,16 @@ def _told(path: str) -> str:
     >>> _told("[0]._modules['encoder'].calls['n'][3]")
     "changes its attribute 'encoder.calls' each time it is called"
     """
-    if used := re.search(r"<global (\w+)>", path):
-        return f"changes the global variable {used[1]!r} each time it is called"
+    if used := re.findall(r"<((?:global )?variable) (\w+)>", path):
+        kind, name = used[-1]
+        return f"changes the {kind} {name!r} each time it is called"
+    path = re.sub(r"<class \d+>", "", path)
     path = re.sub(r"\._modules\['([^']+)'\]", r".\1", re.sub(r"^\[\d+\]", "", path))
     name = re.match(r"(\.\w+)*", path)[0].removeprefix(".")  # type: ignore[index] # it always matches
     return f"changes its attribute {name!r} each time it is called" if name else "changes each time it is called"
 
 
-_NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
-_CLOSED = (*_NUMBERS, Tensor, type, types.ModuleType, logging.Logger, io.IOBase)
-_CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
-# set and put back while a module is at work; and those who watch
-_OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in _KINDS)}
-_OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
-_OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
-
-
-def _inside(thing: Any) -> list[Step]:
-    """Return what an object holds, each with the step that leads there from it."""
-    if isinstance(thing, _CLOSED):
-        return []
-    if isinstance(thing, Mapping):
-        steps = [(_ITEM, key) if isinstance(key, str) else (_NUMBER, i) for i, key in enumerate(thing)]
-        keys = [(_KEY, i, key) for i, key in enumerate(thing)]
-        return keys + [(*step, value) for step, value in zip(steps, thing.values(), strict=True)]
-    if isinstance(thing, _CONTAINERS):
-        return _numbered(thing)
-    if isinstance(thing, types.FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != types.CellType()]
-        return _numbered([*cells, thing.__defaults__, thing.__kwdefaults__, *vars(thing).values()]) + _globals(thing)
-    for kind, parts in _PARTS.items():
-        if isinstance(thing, kind):
-            return _numbered(parts(thing))
-    found = [
-        (_ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in _OF_TORCH
-    ]
-    found += [(_ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
-    found += _of_class(type(thing)) if isinstance(thing, nn.Module) else []
-    return found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
-
-
-def _of_class(cls: type) -> list[Step]:
-    """Return what a user's class has for all instances: numbers and containers, and functions that may change some."""
-    own = [kind for kind in cls.__mro__ if kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing")]
-    return [
-        (_ATTRIBUTE, name, value)
-        for kind in own
-        for name, value in vars(kind).items()
-        if isinstance(value, types.FunctionType) or (_is_data(value) and not name.startswith("__"))
-    ]
-
-
-def _globals(function: types.FunctionType) -> list[Step]:
-    known = function.__globals__
-    return [(_GLOBAL, name, known[name]) for name in function.__code__.co_names if _is_data(known.get(name))]
-
-
-def _is_data(value: Any) -> bool:
-    """Say whether a variable is one that is counted or collected in, and small enough to be looked through."""
-    return isinstance(value, int | float) or (isinstance(value, list | dict | set | deque) and len(value) < FEW)
-
-
-def _numbered(things: Iterable[Any]) -> list[Step]:
-    return [(_NUMBER, i, thing) for i, thing in enumerate(things)]
-
-
-_PARTS: dict[Any, Callable[[Any], list[Any]]] = {
-    np.ndarray: lambda array: [_digest(array.tobytes())],
-    torch.Generator: lambda generator: [_digest(generator.get_state().numpy().tobytes())],
-    weakref.ref: lambda ref: [ref()],
-    types.MethodType | types.BuiltinMethodType: lambda m: [m.__self__, getattr(m, "__func__", None)],
-    partial: lambda p: [p.func, p.args, p.keywords],
-}
-
-
-def _slots(cls: type) -> list[str]:
-    slots = vars(cls).get("__slots__", ())
-    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
-
-
 _GONE = object()
-
-
-class _Unknown:
-    """What nobody can tell: another one each time."""
-
-
-def _worth(thing: Any) -> list[Any]:
-    """Return what a counter or a generator of random numbers has come to."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return [_digest(pickle.dumps(thing))]
-    except Exception:  # anything may be raised by foreign code
-        return [_Unknown()] if isinstance(thing, Iterator) else []
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data).digest()
 
 
 def _is_same(a: Any, b: Any, strict: bool) -> bool:
@@ -235,10 +138,10 @@ def _is_same(a: Any, b: Any, strict: bool) -> bool:
         return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, _NUMBERS):
+    if isinstance(a, NUMBERS):
         return bool(a == b)
     # of containers all that is in them is compared, too
-    return isinstance(a, _CONTAINERS) or (not strict and isinstance(a, Tensor | _Unknown))
+    return isinstance(a, CONTAINERS) or (not strict and isinstance(a, Tensor | Unknown))
 
 
 def _places(reached: list[Any]) -> list[int | None]:
@@ -263,7 +166,7 @@ def _states() -> tuple[Any, Any]:
 
 def own_state(module: nn.Module) -> dict[str, Any]:
     """Return what a module holds besides parameters, buffers and other modules."""
-    return {name: value for name, value in vars(module).items() if name not in _OF_TORCH and name != "_modules"}
+    return {name: value for name, value in vars(module).items() if name not in OF_TORCH and name != "_modules"}
 
 
 def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:
@@ -287,7 +190,7 @@ def _is_alike(a: Any, b: Any, known: Container[int]) -> bool:
         return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, _NUMBERS):
+    if isinstance(a, NUMBERS):
         return bool(a == b or a != a)
     if isinstance(a, nn.Module):  # one that is kept in a list, say, so that its parameters are nobody's
         return all(

@@ -34,6 +34,7 @@ from sklr.engines.stacked.data.index_batches import all_rows, draw_epochs, is_in
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.probe import is_steady, optimizer_reasons
+from sklr.engines.stacked.replay.shared_state import shared_state_kept
 from sklr.experiment.cell_data import (
     CellData,
     Head,
@@ -270,12 +271,13 @@ def _world(places: list[Place]) -> World:
         raise Unstackable(*reasons)
     few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
     x = map_tensors(lambda rows: rows[few], places[0].side.x)
-    with full_precision():
-        output = as_inferred(net, predicted(net.module_, x))
-    places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
-    y = map_tensors(lambda rows: rows[few], places[0].side.y)
     transform = transform_of(net)
-    reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
+    with shared_state_kept(net.module_, net.criterion_):
+        with full_precision():
+            output = as_inferred(net, predicted(net.module_, x))
+        places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
+        y = map_tensors(lambda rows: rows[few], places[0].side.y)
+        reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
     if traits is None:
         raise Unstackable(*dict.fromkeys(reasons))
     optimizer = made_optimizer(net, net.module_)

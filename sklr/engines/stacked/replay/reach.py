@@ -1,0 +1,146 @@
+"""What a Python object holds on to: attributes, items, what functions close over, and what classes and code share."""
+
+from __future__ import annotations
+
+import dis
+import hashlib
+import io
+import logging
+import pickle
+import random
+import sys
+import types
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sklr._utils.warnings import is_a_library
+
+Step = tuple[str, Any, Any]  # kind, name, and what is there
+ATTRIBUTE, ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"  # how they are written
+_CLASS, VARIABLE, GLOBAL = "<class {}>", "<variable {}>", "<global variable {}>"
+
+HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
+NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
+_CLOSED = (*NUMBERS, Tensor, logging.Logger, io.IOBase)
+CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
+# set and put back while a module is at work; and those who watch
+OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in HOOKS)}
+OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
+OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
+
+
+def inside(thing: Any) -> list[Step]:
+    """Return what an object holds, each with the step that leads there from it."""
+    if isinstance(thing, _CLOSED):
+        return []
+    if isinstance(thing, Mapping):
+        steps = [(ITEM, key) if isinstance(key, str) else (_NUMBER, i) for i, key in enumerate(thing)]
+        keys = [(_KEY, i, key) for i, key in enumerate(thing)]
+        return keys + [(*step, value) for step, value in zip(steps, thing.values(), strict=True)]
+    if isinstance(thing, CONTAINERS):
+        return _numbered(thing)
+    for kind, of_kind in _NAMED.items():
+        if isinstance(thing, kind):
+            return of_kind(thing)
+    for kind, parts in _PARTS.items():
+        if isinstance(thing, kind):
+            return _numbered(parts(thing))
+    found = [(ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in OF_TORCH]
+    found += [(ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
+    held = found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
+    return held if _is_installed(type(thing).__module__) else [*held, (_CLASS, 0, type(thing))]
+
+
+def _of_class(cls: type) -> list[Step]:
+    """Return what the instances of a class share, its methods too; classes of libraries are taken to keep nothing."""
+    if _is_installed(cls.__module__):
+        return []
+    own = [(ATTRIBUTE, name, value) for name, value in vars(cls).items() if name == "__call__" or name[:2] != "__"]
+    return [*own, *((_CLASS, i, base) for i, base in enumerate(cls.__bases__))]
+
+
+def _of_function(function: types.FunctionType) -> list[Step]:
+    """Return what a function closes over, its defaults and attributes, and the global variables that its code names."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    closed_over = [(VARIABLE, name, c.cell_contents) for name, c in cells if c != types.CellType()]
+    held = _numbered([function.__defaults__, function.__kwdefaults__, *vars(function).values()])
+    return [*closed_over, *held, *((GLOBAL, name, value) for name, value in globals_of(function).items())]
+
+
+def globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the global variables that the code of a user's function names."""
+    if _is_installed(function.__module__ or ""):
+        return {}
+    known = function.__globals__
+    return {name: known[name] for name in sorted(_named_globals(function.__code__)) if name in known}
+
+
+@lru_cache(maxsize=4096)
+def _named_globals(code: types.CodeType) -> frozenset[str]:
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")}
+    return frozenset(own).union(*(_named_globals(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+
+
+def _of_module(module: types.ModuleType) -> list[Step]:
+    """Return the numbers in a module of the user's: `settings.n_calls += 1` is a counter, too."""
+    if _is_installed(module.__name__):
+        return []
+    return [(ATTRIBUTE, n, value) for n, value in vars(module).items() if isinstance(value, NUMBERS) and n[:2] != "__"]
+
+
+@lru_cache(maxsize=4096)
+def _is_installed(module: str) -> bool:
+    """Say whether code is that of a library, which is taken to keep nothing, rather than the user's own."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return is_a_library(module) or "site-packages" in file or "dist-packages" in file
+
+
+def _numbered(things: Iterable[Any]) -> list[Step]:
+    return [(_NUMBER, i, thing) for i, thing in enumerate(things)]
+
+
+_PARTS: dict[Any, Callable[[Any], list[Any]]] = {
+    np.ndarray: lambda array: [_digest(array.tobytes())],
+    torch.Generator: lambda generator: [_digest(generator.get_state().numpy().tobytes())],
+    weakref.ref: lambda ref: [ref()],
+    types.MethodType | types.BuiltinMethodType: lambda m: [m.__self__, getattr(m, "__func__", None)],
+    partial: lambda p: [p.func, p.args, p.keywords],
+    classmethod | staticmethod: lambda method: [method.__func__],
+    property: lambda prop: [prop.fget],
+}
+_NAMED: dict[type, Callable[[Any], list[Step]]] = {
+    type: _of_class,
+    types.FunctionType: _of_function,
+    types.ModuleType: _of_module,
+}
+
+
+def _slots(cls: type) -> list[str]:
+    slots = vars(cls).get("__slots__", ())
+    return [slots] if isinstance(slots, str) else [name for name in slots if name not in ("__dict__", "__weakref__")]
+
+
+class Unknown:
+    """What nobody can tell: another one each time."""
+
+
+def _worth(thing: Any) -> list[Any]:
+    """Return what a counter or a generator of random numbers has come to."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [_digest(pickle.dumps(thing))]
+    except Exception:  # anything may be raised by foreign code
+        return [Unknown()] if isinstance(thing, Iterator) else []
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data).digest()
