@@ -64,19 +64,8 @@ def test_audit(tmp_path):
 
 def test_real(tmp_path):
     path = tmp_path / "real.json"
-    printed = run_quickly(
-        "bench_real.py",
-        "--tasks",
-        "mlp-32",
-        "--sides",
-        "stack",
-        "sequential",
-        "one",
-        "--without",
-        "chain",
-        "--json",
-        path,
-    )
+    asked = ["--tasks", "mlp-32", "--sides", "stack", "sequential", "one", "--without", "chain", "--json", path]
+    printed = run_quickly("bench_real.py", *asked)
     found = json.loads(path.read_text())
     (result,) = found["results"]
     assert found["without"] == ["chain"]
