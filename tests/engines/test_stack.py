@@ -228,7 +228,7 @@ def test_optimizers_step_as_one_by_one(module, name):
 
 @pytest.mark.parametrize("by_run", [False, True], ids=["mapped", "run by run"])
 def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
-    seen = []
+    seen, forward = [], nn.LayerNorm.forward
 
     class Watched(nn.Module):
         def __init__(self):
@@ -236,9 +236,13 @@ def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
             self.linear, self.norm = nn.Linear(8, 3), nn.LayerNorm(3)
 
         def forward(self, x):
-            seen.append(len(x))
             return self.norm(self.linear(x)), self.linear.bias.sum()
 
+    def watched(norm, x):  # in a class of PyTorch's: a module that writes calls down itself is not called run by run
+        seen.append(len(x))
+        return forward(norm, x)
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", watched)
     monkeypatch.setattr(stack_module, "ROWS", 10)
     monkeypatch.setattr(stack_module, "FEW_RUNS", 100 if by_run else 0)
     modules = cells_of(Watched)

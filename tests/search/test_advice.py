@@ -17,7 +17,7 @@ from skorch.dataset import Dataset
 from strategies import X, Y, net
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
-from sklr.search.storage.open import quiet_study
+from sklr._utils.quiet_optuna import quiet_study
 
 G, B, T = LRGridSearchCV, BayesSearchCV, OptunaSearchCV
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -7,11 +7,11 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.svm import SVC
 from skopt.space import Categorical, Integer, Real
 
+from sklr._utils.quiet_optuna import quiet_study
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._optuna import OptunaSearchCV
 from sklr.search._study import Ledger
 from sklr.search.proposals.acquisition import bounded
-from sklr.search.storage.open import quiet_study
 
 BEST = 10**-1.7
 

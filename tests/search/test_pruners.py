@@ -27,13 +27,13 @@ from skorch.callbacks import LRScheduler
 from strategies import CV, X, Y, net
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
+from sklr._utils.quiet_optuna import quiet_study
 from sklr.results import STOPPED, EpochRow, Outcome
 from sklr.search._cv_results import Record
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import PATH, lr_path
 from sklr.search.pruning.lr_window import lr_window
 from sklr.search.pruning.pruners import PRUNERS, LRPruner, ask_pruner, ends_early, make_pruner
-from sklr.search.storage.open import quiet_study
 
 LRS = np.geomspace(1e-4, 10, 11).tolist()
 EPOCHS = 18
