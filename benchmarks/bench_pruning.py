@@ -28,10 +28,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
+from sklr._utils.quiet_optuna import quiet_study
 from sklr.exceptions import DivergedWarning, EdgeOfRangeWarning
 from sklr.search.pruning.lr_path import PATH, lr_path
 from sklr.search.pruning.pruners import ask_pruner, make_pruner
-from sklr.search.storage.open import quiet_study
 
 PRUNERS = ("lr", "median", "halving", "hyperband")
 MOVED = 0.2  # decades

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from _common import Timing, environment, print_environment, table, tell, write_json
 from _lanes import LANES, switched_off
-from _real_tasks import OPTIMIZERS, TASKS, Job, job
+from _real_tasks import OPTIMIZERS, SEED, TASKS, Job, job
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -65,7 +65,6 @@ def one_training(asked: Job) -> dict[str, Any]:
     return {}
 
 
-SEED = 0
 SIDES: dict[str, Callable[[Job], dict[str, Any]]] = {
     STACK: lambda asked: by_engine(asked, "auto"),
     SEQUENTIAL: lambda asked: by_engine(asked, "sequential"),
@@ -80,15 +79,11 @@ def run_side(name: str, task: str, optimizer: str, folder: Path | None, quick: b
     with switched_off(without):
         side(job(task, optimizer, None, quick=True))  # imports, workers and caches are not the question
         gc.collect()
-        before, start = _resident(), time.perf_counter()
+        before, start = _status("VmRSS", os.getpid()), time.perf_counter()
         found = side(asked)
     found["seconds"] = time.perf_counter() - start
     found["peak"] = _highest() - before
     print(json.dumps(found))
-
-
-def _resident() -> int:
-    return _status("VmRSS", os.getpid())
 
 
 def _highest() -> int:

@@ -118,12 +118,16 @@ def _nets(experiment: Experiment, candidates: Sequence[dict]) -> Iterable[Neural
             continue
 
 
+def _given_instance(experiment: Experiment) -> Any:
+    """Return the skorch net that the user has given a module instance; None for other nets, also for ours."""
+    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
+    return None if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) else net
+
+
 def _already_trained(experiment: Experiment) -> str:
     """Return what is to be said of a skorch net that has trained its module instance in place, as ours never do."""
-    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
-    if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module):
-        return ""
-    if getattr(net, "module_", None) is not net.module or not net.history:
+    net = _given_instance(experiment)
+    if net is None or getattr(net, "module_", None) is not net.module or not net.history:
         return ""
     return (
         "The module instance has been trained by this net before, and every run starts from its weights. Give the net "
@@ -133,8 +137,8 @@ def _already_trained(experiment: Experiment) -> str:
 
 def _lost_hooks(experiment: Experiment) -> str:
     """Return what is to be said of a skorch net whose clones lose hooks, as those of ours do not."""
-    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
-    if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) or not has_hooks(net.module):
+    net = _given_instance(experiment)
+    if net is None or not has_hooks(net.module):
         return ""
     return (
         "The module instance has hooks on its parameters, which sklearn.base.clone leaves out: no run has them. Give "

@@ -44,7 +44,12 @@ def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
 
 def has_hooks(instance: nn.Module) -> bool:
     """Say whether hooks are registered on parameters, which `copy.deepcopy` leaves out of a copy."""
-    return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in instance.parameters())
+    return any(map(is_hooked, instance.parameters()))
+
+
+def is_hooked(parameter: nn.Parameter) -> bool:
+    """Say whether hooks are registered on a parameter, of either kind."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def counterparts(instance: Any, own: Any) -> dict[int, Any]:

@@ -17,6 +17,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags, indexable
 
+from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.random import RandomStream, global_generators_kept
 from sklr._utils.sklearn import count_rows, fit_context, take_params
 from sklr._utils.validation import check_count, check_flag
@@ -40,7 +41,7 @@ from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import lr_path
 from sklr.search.pruning.pruners import check_pruner, make_pruner
 from sklr.search.storage.fingerprint import header
-from sklr.search.storage.open import check_storage, quiet_study
+from sklr.search.storage.open import check_storage
 from sklr.search.storage.stages import Stages
 from sklr.search.storage.stored_study import HEAD, Book
 

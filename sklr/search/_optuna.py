@@ -17,6 +17,7 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
@@ -36,7 +37,6 @@ from sklr.search.proposals.optuna_args import (
     check_subsample,
 )
 from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
-from sklr.search.storage.open import quiet_study
 from sklr.search.storage.stages import Stages, left_in_stage
 
 BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search

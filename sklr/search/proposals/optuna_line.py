@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from sklr._utils.quiet_optuna import at_verbosity, quiet_study
 from sklr.results import DIVERGED
 from sklr.search.proposals.acquisition import GRID, basin, bounded, promise, retreat, settle, stretch
 from sklr.search.proposals.dimensions import Range
 from sklr.search.proposals.even_cover import even_cover, keep_apart
 from sklr.search.proposals.gp import fit_line
-from sklr.search.storage.open import quiet_study
 
 if TYPE_CHECKING:
     _Sampler = RandomSampler  # any concrete one
@@ -138,12 +137,6 @@ def _capped(scores: np.ndarray, trials: list[FrozenTrial]) -> np.ndarray:
     return np.where(pruned, np.minimum(scores, np.nextafter(best, -np.inf)), scores)
 
 
-@contextmanager
-def without_log_lines() -> Iterator[None]:
+def without_log_lines() -> AbstractContextManager[None]:
     """Keep Optuna's GP from advertising the package greenlet."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(level, optuna.logging.ERROR))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
+    return at_verbosity(max(optuna.logging.get_verbosity(), optuna.logging.ERROR))

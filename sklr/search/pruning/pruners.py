@@ -20,6 +20,7 @@ from optuna.pruners import (
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from sklr._utils.quiet_optuna import at_verbosity
 from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr.search.pruning.lr_path import PATH
 from sklr.search.pruning.lr_window import Window, first_epoch, lr_window
@@ -263,12 +264,8 @@ def _as_finished(study: Study, batch: Sequence[FrozenTrial]) -> Study:
     """Return a study in which the trials of a batch have finished, with what they have reached."""
     steps = range(max(map(_step, batch), default=-1) + 1)
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    with at_verbosity(optuna.logging.WARNING):
         made = optuna.create_study(direction=study.direction, sampler=study.sampler, pruner=study.pruner)
-    finally:
-        optuna.logging.set_verbosity(level)
     for values in [trial.intermediate_values for trial in [*others, *batch] if trial.intermediate_values]:
         carried = {step: values.get(step, values[max(values)]) for step in [*values, *steps]}
         made.add_trial(create_trial(value=carried[max(carried)], intermediate_values=carried))

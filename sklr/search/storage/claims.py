@@ -125,9 +125,8 @@ class TableDesk(Desk):
     """A database: what is being worked on is a running trial, kept alive by a heartbeat."""
 
     def __init__(self, study: optuna.Study, storage: RDBStorage):
-        from sklr.search.storage.optuna_tables import (
-            Tables,  # and SQLAlchemy, which is nothing to those who have no database
-        )
+        # imports SQLAlchemy, which is nothing to those who have no database
+        from sklr.search.storage.optuna_tables import Tables
 
         self.study, self.storage, self.tables = study, storage, Tables(study, storage)
         self.shared, self.owner = is_shared(storage), this_process()

@@ -17,6 +17,7 @@ from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, Storage
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
+from sklr._utils.quiet_optuna import at_verbosity
 from sklr._utils.validation import check_flag, must_be
 from sklr._utils.warnings import warn
 from sklr.exceptions import StorageError, StorageWarning, StudyError
@@ -178,18 +179,15 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     StorageError
         If the storage cannot be opened: at once, unless it is a server that does not answer, or locked.
     """
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
-        patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
-        return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
+        with at_verbosity(optuna.logging.WARNING):
+            opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
+            patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
+            return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
     except (StorageError, StudyError, ImportError):
         raise
     except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
         raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
-    finally:
-        optuna.logging.set_verbosity(level)
 
 
 def _check_tables(opened: BaseStorage, given: Any) -> None:
@@ -348,17 +346,3 @@ def _gave_up(error: BaseException, seconds: float) -> str:
         f"The storage did not answer for {seconds:g} seconds: {_reason(error)}. What has finished is kept, in the "
         "storage and, where a search was under way, in its attributes; go on with resume=True once the storage is back."
     )
-
-
-def quiet_study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """Create a fresh in-memory study that maximizes, without Optuna's log line.
-
-    It always has the same name: Hyperband draws its brackets by the name and a trial's number.
-    """
-    sampler = sampler or optuna.samplers.RandomSampler(seed=0)
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(direction="maximize", sampler=sampler, study_name="search")
-    finally:
-        optuna.logging.set_verbosity(level)

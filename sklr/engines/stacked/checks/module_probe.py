@@ -117,7 +117,8 @@ def _check_evaluation(module: nn.Module, x: Any, *, is_chain: bool) -> None:
             raise _Unfit("in evaluation mode it draws random numbers (F.dropout wants training=self.training)")
         if is_chain:
             return
-        untouched = Untouched.by_second(lambda: call(module, x), module)
+        untouched = Untouched(module)
+        call(module, x)
     if changed := untouched.what_changed():
         raise _Unfit(f"in evaluation mode it {changed}, and a stack calls it at other times")
     if mixes_rows(module, x):

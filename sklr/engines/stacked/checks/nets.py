@@ -18,6 +18,7 @@ from sklr.engines.stacked.kernels.loss import StackedLoss
 from sklr.engines.stacked.kernels.vmap import call
 from sklr.engines.stacked.model.pack import Side
 from sklr.engines.stacked.replay.purity import difference, own_state
+from sklr.nets._instances import is_hooked
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
     called, and what else the modules hold must be the same.
     """
     module, criterion = nets[0].module_, nets[0].criterion_
-    reasons = [f"the parameter {name!r} has hooks" for name, p in module.named_parameters() if _is_hooked(p)]
+    reasons = [f"the parameter {name!r} has hooks" for name, p in module.named_parameters() if is_hooked(p)]
     reasons += [
         f"the layer {name!r} computes its weight in a hook, as torch.nn.utils.weight_norm and spectral_norm do"
         for name, layer in module.named_modules()
@@ -52,10 +53,6 @@ def state_reasons(nets: Sequence[NeuralNet]) -> list[str]:
         if where := _differing([getattr(net, part) for net in nets]):
             reasons.append(f"{where} is not the same in all folds, and is no parameter or buffer")
     return reasons
-
-
-def _is_hooked(p: nn.Parameter) -> bool:
-    return bool(getattr(p, "_backward_hooks", None) or getattr(p, "_post_accumulate_grad_hooks", None))
 
 
 def _differing(modules: Sequence[nn.Module]) -> str:

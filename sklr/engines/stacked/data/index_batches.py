@@ -36,16 +36,8 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
     return function(first, *others)
 
 
-_FIXED = (
-    "builtins",
-    "numpy",
-    "scipy",
-    "pandas",
-    "polars",
-    "pyarrow",
-    "torch",
-    "skorch",
-)  # where rows that stay as they are come from
+# where rows that stay as they are come from
+_FIXED = ("builtins", "numpy", "scipy", "pandas", "polars", "pyarrow", "torch", "skorch")
 
 
 def reads_alike(X: Any) -> bool:
