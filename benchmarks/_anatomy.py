@@ -14,11 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels.loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
-from sklr.engines.stacked.kernels.replayed_runs import ReplayedRuns
 from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.stack import ModelStack
-from sklr.engines.stacked.optim.block import HeavyBall
 from sklr.engines.stacked.optim.optimizer import StackedOptimizer
 from sklr.engines.stacked.replay.executor import Replay, Replays
 from sklr.engines.stacked.scored_pack import ScoredPack
@@ -28,9 +26,9 @@ Methods = Sequence[tuple[type, str]]
 PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
     "replayed steps": [(Replay, "__call__")],
     "gradients": [(ModelStack, "step")],
-    "optimizer": [(StackedOptimizer, "step"), (HeavyBall, "step")],
+    "optimizer": [(StackedOptimizer, "step")],
     "loss": [(PreparedCrossEntropy, "__call__"), (PreparedAutograd, "__call__"), (StackedLoss, "__call__")],
-    "recording": [(Replays, "_recorded"), (ReplayedRuns, "_recorded"), (ReplayedRuns, "_tried")],
+    "recording": [(Replays, "_recorded")],
     "gather": [(Feed, "_gathered")],
     "scoring": [(ScoredPack, "train_epoch"), (ScoredPack, "finish")],
     "set-up": [(StackedEngine, "unsupported"), (StackedEngine, "start")],

@@ -11,9 +11,7 @@ from typing import Any
 from torch.nn import functional as F
 
 from sklr.engines.stacked.checks import module_probe
-from sklr.engines.stacked.kernels import convolution, replayed_runs
-from sklr.engines.stacked.model import stack as stack_module
-from sklr.engines.stacked.optim.probe import StackedOptimizer
+from sklr.engines.stacked.kernels import convolution, kernel, traits
 from sklr.engines.stacked.replay import executor
 
 Patch = tuple[Any, str, Any]  # object, attribute, value while a lane is switched off
@@ -28,25 +26,12 @@ def _traits(**changes: Any) -> list[Patch]:
     return [(module_probe, "examine", changed)]
 
 
-class _NoPictures(stack_module.RunMap):
-    def __init__(self, *args: Any, pictures: bool = False, **kwargs: Any):
-        super().__init__(*args, pictures=False, **kwargs)
-
-
-class _NeverRunByRun(stack_module.RunMap):
-    def __init__(self, *args: Any, run_by_run: bool = False, **kwargs: Any):
-        super().__init__(*args, run_by_run=False, **kwargs)
-
-
 LANES: dict[str, Callable[[], list[Patch]]] = {
-    "chain": partial(_traits, chain=None, eval_chain=None),  # an MLP as batched products, without autograd
+    "mlp": partial(_traits, chain=None, eval_chain=None),  # a chain of layers as batched products, without autograd
     "replay": lambda: [(executor, "WORTH_STEPS", float("inf"))],  # steps without Python
-    "replayed-runs": lambda: [(replayed_runs, "WORTH_RUNS", float("inf"))],  # the same, run by run
-    "run-by-run": lambda: [(stack_module, "RunMap", _NeverRunByRun)],  # large convolutions and few runs, not mapped
-    "pictures": lambda: [(stack_module, "RunMap", _NoPictures)],  # convolutions of the data as products
+    "loop": lambda: [(kernel, "FEW_RUNS", 0), (convolution, "LARGE", float("inf"))],  # few runs, large convolutions
+    "pictures": lambda: [(traits, "OPERATIONS", set())],  # convolutions of the data as products
     "halving-pool": lambda: [(convolution, "_halved", lambda x: F.max_pool2d(x, 2))],  # of those, the poolings
-    "counted": lambda: [(stack_module.ModelStack, "counts_ahead", False)],  # what a loss knows before the step
-    "heavy-ball": lambda: [(StackedOptimizer, "heavy_ball", lambda self: None)],  # SGD that accumulates in its buffer
 }
 
 

@@ -87,6 +87,7 @@ def characterize(
     engine: Any = "auto",
     n_jobs: int | None = None,
     random_state: Any = None,
+    validation: Any = None,
     **fit_params: Any,
 ) -> Characterization:
     """Train one configuration with many seeds on every fold, and split the variance of its scores.
@@ -103,6 +104,8 @@ def characterize(
     cv, scoring, engine, n_jobs, random_state
         As in `LRGridSearchCV`. Two characterizations can be compared if they were made with the same `cv`,
         `n_seeds` and an integer `random_state`.
+    validation : Dataset, DataLoader, or tuple (X, y), optional
+        A fixed validation set in the place of folds, as the searches' `fit` takes it.
     **fit_params
         As in `fit`.
 
@@ -130,7 +133,8 @@ def characterize(
     if isinstance(estimator, BaseLRSearchCV):
         search, estimator = estimator, estimator.estimator
         params = dict(search.best_params_)
-        cv, scoring = search.cv if cv is None else cv, search.scoring if scoring is None else scoring
+        scoring = search.scoring if scoring is None else scoring
+        cv = search.cv if cv is None and validation is None else cv
     if lr is not None:
         params[find_lr_param(estimator, None)] = lr
     trial = _Crossed(
@@ -144,7 +148,7 @@ def characterize(
         n_jobs=n_jobs,
         random_state=random_state,
         error_score="raise",
-    ).fit(X, y, **fit_params)
+    ).fit(X, y, validation=validation, **fit_params)
     return _characterized(trial, params, n_seeds)
 
 

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+import torch
 from nbclient import NotebookClient
 from sklearn.base import clone
 from sklearn.datasets import load_iris
@@ -24,6 +25,8 @@ from sphinx_gallery.notebook import jupyter_notebook
 from sphinx_gallery.py_source_parser import split_code_and_text_blocks
 
 from sklr import MLP, DivergedWarning, EdgeOfRangeWarning, NeuralNetClassifier
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.model.stack import ModelStack
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -145,10 +148,10 @@ def test_the_first_example_runs_as_a_notebook(tmp_path):
 
 @pytest.fixture(scope="module")
 def contributed():
-    """Return what the two blocks of the contributing guide define, and check how long they are."""
+    """Return what the blocks of the contributing guide define, and check how long they are."""
     blocks = python_of((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    assert len(blocks) == 2
-    assert max(len(block.splitlines()) for block in blocks) < 30
+    assert len(blocks) == 3
+    assert max(len(block.splitlines()) for block in blocks) < 40
     module = types.ModuleType("contributed")
     sys.modules[module.__name__] = module
     for block in blocks:
@@ -180,3 +183,20 @@ def test_the_schedule_of_the_contributing_guide_swings(contributed):
     np.testing.assert_allclose(net.fit(X, y).history_[:, "lr"], [0.1, 0.055, 0.01, 0.055])
     with pytest.raises(ValueError, match="times of Swing must be at least 1, got 0"):
         contributed.Swing(times=0)
+
+
+def test_the_kernel_of_the_contributing_guide_computes_what_others_do(contributed):
+    def stack():
+        torch.manual_seed(0)
+        modules = [torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8)) for _ in range(2)]
+        return ModelStack(
+            modules, 5, torch.nn.MSELoss(), torch.optim.Adam, {}, example=(torch.rand(6, 4), torch.rand(6, 8))
+        )
+
+    chunked, usual = stack(), stack()
+    chunked.kernel = contributed.ChunkedKernel(chunked.module, chunked.loss, 2)
+    batch = Batch(torch.rand(2, 6, 4), torch.rand(2, 6, 8))
+    lr = torch.tensor([0.001, 0.01, 0.1, 0.2, 0.3])[:, None].expand(5, 2)
+    for _ in range(3):
+        torch.testing.assert_close(chunked.step(lr, batch), usual.step(lr, batch))
+    torch.testing.assert_close(chunked.outputs(batch.x), usual.outputs(batch.x))

@@ -50,6 +50,24 @@ def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
     return ValueError(must_be(what, rule, value, f"Did you mean {near[0]!r}?" if near else ""))
 
 
+def check_is_object(what: str, value: Any) -> None:
+    """Say so if a class is given where one of its objects is wanted.
+
+    Raises
+    ------
+    TypeError
+
+    Examples
+    --------
+    >>> check_is_object("estimator", dict)
+    Traceback (most recent call last):
+    TypeError: estimator must be an object, got the class dict. Write dict(...).
+    """
+    if isinstance(value, type):
+        name = value.__name__
+        raise TypeError(f"{what} must be an object, got the class {name}. Write {name}(...).")
+
+
 def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") -> int:
     """Return a whole number of at least `minimum` as an int, or say that it is none.
 

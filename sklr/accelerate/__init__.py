@@ -121,6 +121,8 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
 
 _ALONE = "a fit shares its estimator, its data and its splits with no other, and a stack of one gains nothing"
 
+_DIVERGED = "a run that diverges leaves its stack, and is fitted again by itself"
+
 
 class Batches:
     """Runs batches of calls: what can be stacked is, the rest goes its usual way."""
@@ -152,6 +154,8 @@ class Batches:
             ended, reasons = self._train(block, n_jobs)
         except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
             ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {first_line(error)}"]
+        if None in ended.values():
+            reasons = [*reasons, _DIVERGED]
         self._note(reasons)
         return ended
 

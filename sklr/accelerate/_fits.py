@@ -26,17 +26,17 @@ SHARED = (  # what the fits of an experiment have in common, one object for all 
 )
 
 
-class Fit(NamedTuple):
+class FitCall(NamedTuple):
     """One call of `_fit_and_score`: its number in the batch, and its arguments by name."""
 
     number: int
     arguments: dict[str, Any]
 
 
-def fits_among(tasks: Sequence[tuple]) -> list[Fit]:
+def fits_among(tasks: Sequence[tuple]) -> list[FitCall]:
     """Return the calls that fit and score an estimator, as scikit-learn's searches make them."""
     return [
-        Fit(i, _by_name(args, kwargs))
+        FitCall(i, _by_name(args, kwargs))
         for i, (function, args, kwargs) in enumerate(tasks)
         if getattr(function, "function", function) is fit_and_score
     ]
@@ -51,10 +51,10 @@ def _by_name(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
 class Block(NamedTuple):
     """Fits that are every one of some candidates in every one of some splits, rows are candidates."""
 
-    rows: list[list[Fit]]
+    rows: list[list[FitCall]]
 
     @property
-    def fits(self) -> list[Fit]:
+    def fits(self) -> list[FitCall]:
         """The fits, candidate by candidate."""
         return [fit for row in self.rows for fit in row]
 
@@ -90,7 +90,7 @@ class Block(NamedTuple):
         )
 
 
-def _cells(row: Sequence[Fit]) -> list[Cell]:
+def _cells(row: Sequence[FitCall]) -> list[Cell]:
     seeds = _seeds(row[0].arguments["estimator"], len(row))
     return [
         Cell(k, 0, seed, _positions(fit.arguments["train"]), _positions(fit.arguments["test"]))
@@ -112,12 +112,12 @@ def _seeds(estimator: Any, n: int) -> list[int]:
     return torch.randint(2**31 - 1, (n,)).tolist()
 
 
-def blocks(fits: Sequence[Fit]) -> Iterator[Block]:
+def blocks(fits: Sequence[FitCall]) -> Iterator[Block]:
     """Yield the fits as full tables of candidates and splits.
 
     The same candidate may come twice in a split, as `RandomizedSearchCV` may draw it twice; it is then two candidates.
     """
-    tables: dict[Any, dict[tuple, Fit]] = {}
+    tables: dict[Any, dict[tuple, FitCall]] = {}
     seen: Counter[tuple] = Counter()
     prints = Fingerprints()
     for fit in fits:
@@ -128,7 +128,7 @@ def blocks(fits: Sequence[Fit]) -> Iterator[Block]:
         time = seen[shared, candidate, cell]
         seen[shared, candidate, cell] += 1
         tables.setdefault((shared, candidate, time), {})[cell] = fit
-    full: dict[tuple, list[list[Fit]]] = {}
+    full: dict[tuple, list[list[FitCall]]] = {}
     for (shared, _, _), row in tables.items():
         full.setdefault((shared, tuple(row)), []).append(list(row.values()))
     yield from map(Block, full.values())
@@ -182,7 +182,7 @@ def _hash(value: Any) -> str | None:
         return None
 
 
-def result(fit: Fit, outcome: Outcome, spare: float) -> dict[str, Any]:
+def result(fit: FitCall, outcome: Outcome, spare: float) -> dict[str, Any]:
     """Return what `_fit_and_score` would have; `spare` seconds of what all fits needed together are this one's."""
     given = fit.arguments
     parts = {

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet
-from torch.utils.data import DataLoader, Dataset
 
 from sklr._utils.sklearn import safe_split, take_params
+from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 
 
@@ -32,7 +32,7 @@ def cell_data(experiment: Experiment, cell: Cell, estimator: Any) -> CellData:
     """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them."""
     X, y = experiment.X, experiment.y
     X_train, y_train = safe_split(estimator, X, y, cell.train)
-    X_test, y_test = safe_split(estimator, X, y, cell.test, cell.train)
+    X_test, y_test = safe_split(estimator, X.evaluated() if isinstance(X, DatasetRows) else X, y, cell.test, cell.train)
     return CellData(
         X_train,
         y_train,
@@ -161,10 +161,5 @@ def check_rows(X: Any) -> None:
     TypeError: X must be rows that can be taken by number, got a dict. Give skorch.helper.SliceDict(**X).
     """
     if type(X) is dict:
-        given, advice = "a dict", "Give skorch.helper.SliceDict(**X)."
-    elif isinstance(X, Dataset | DataLoader):
-        given = f"a {type(X).__name__}"
-        advice = "Give X=skorch.helper.SliceDataset(dataset, idx=0), and as y an array of the targets."
-    else:
-        return
-    raise TypeError(f"X must be rows that can be taken by number, got {given}. {advice}")
+        rule = "rows that can be taken by number, got a dict. Give skorch.helper.SliceDict(**X)."
+        raise TypeError(f"X must be {rule}")

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from skorch import NeuralNet
 
-from sklr._utils.validation import must_be, unknown_name
+from sklr._utils.validation import check_is_object, must_be, unknown_name
 
 LR_NAMES = ("lr", "learning_rate", "learning_rate_init", "eta0")
 OPEN_PREFIXES = ("module", "criterion", "optimizer", *NeuralNet.prefixes_)  # skorch hands what follows on, unlisted
@@ -143,6 +143,7 @@ def lr_names(estimator: Any) -> list[str]:
     >>> lr_names(SGDClassifier()), lr_names(SVC())
     (['eta0'], [])
     """
+    check_is_object("estimator", estimator)
     params = estimator.get_params(deep=True)
     named = [name for name in params if name.rsplit("__", 1)[-1] in LR_NAMES]
     found = [name for name in named if is_number(params[name])] or [n for n in named if params[n] is None]

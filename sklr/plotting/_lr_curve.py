@@ -19,7 +19,7 @@ OFF_SCALE = 100  # a score that would shrink all others to a hundredth of the pi
 INTERVAL_COLOR, CHOICE_COLOR, FIT_COLOR = "#dca01e", "#c97b00", "#1f9e9a"
 
 
-class Fit(NamedTuple):
+class FittedCurve(NamedTuple):
     """A smooth curve through the basin, with the band of one standard error; arrays of shape (n_points,).
 
     With one cell the noise is not known, and the band is the curve itself.
@@ -68,7 +68,7 @@ class LRCurveData(NamedTuple):
     n_cells: int
     score: str = "score"
     choice: Choice | None = None
-    fit: Fit | None = None
+    fit: FittedCurve | None = None
     off_scale: np.ndarray = np.empty(0)
     joined: bool = True
     others_varied: bool = False
@@ -136,7 +136,7 @@ def _far_below(mean: np.ndarray) -> np.ndarray:
     return np.nan_to_num(mean, nan=best) < best - OFF_SCALE * spread
 
 
-def _fit(curve: LRCurve, choice: Choice) -> Fit:
+def _fit(curve: LRCurve, choice: Choice) -> FittedCurve:
     """Fit the stretch around the chosen lr again, as `find_top` did, to draw it."""
     u, near = np.log10(curve.lr), basin(curve)
     distance = np.abs(u[near] - np.log10(choice.lr))
@@ -146,7 +146,7 @@ def _fit(curve: LRCurve, choice: Choice) -> Fit:
     at = np.linspace(u[part[0]], u[part[-1]], N_FIT_POINTS)
     mean, se = np.transpose([model.value(point) for point in at])
     se = se if curve.has_noise else np.zeros_like(se)
-    return Fit(10**at, mean, mean - se, mean + se)
+    return FittedCurve(10**at, mean, mean - se, mean + se)
 
 
 def searched_curve_data(search: Any) -> LRCurveData:

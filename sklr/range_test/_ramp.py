@@ -127,6 +127,8 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
 def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[list[np.ndarray] | None, tuple[str, ...]]:
     """Return every run's batch losses, or None and the reasons why they are not trained as one stack."""
     groups, refused = _prepare_ramp(experiment, ramp.n_steps)
+    if any(group.places[0].side.stream is not None for group in groups):
+        refused = {0: ["the rows are read from a Dataset that may give other items each time"]}
     if refused and engine != "auto":
         advice = "Use engine='sequential', or engine='auto' to have one chosen."
         raise EngineError(f"engine={engine!r} cannot train these runs: {'; '.join(refused[0])}. {advice}")
@@ -186,7 +188,7 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> list[np.ndarray]:
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
     pack = Pack(group.build([0]), [member], sides, group.max_epochs)
     with fitting_threads(step_flops(group, pack.stack)), pack.world:
-        losses = pack.steps(positions, sizes, torch.from_numpy(lr))
+        losses = pack.steps(pack.feed(positions, sizes), torch.from_numpy(lr))
     return list(losses[:, 0].cpu().double().numpy().T)
 
 

@@ -14,6 +14,7 @@ from sklr._utils.sklearn import count_rows, take_params
 from sklr._utils.validation import check_count, must_be
 from sklr.engines import Engine, check_engine
 from sklr.experiment.cell_data import check_rows, trains_nets
+from sklr.experiment.datasets import bring_to
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_lr_range
@@ -117,6 +118,7 @@ def lr_range_test(
     check_net("net", net)
     check_engine(engine)
     check_rows(X)
+    net, X, y = bring_to(net, X, y, whole=cv is None)
     X, y = indexable(X, y)
     experiment = Experiment(
         net,

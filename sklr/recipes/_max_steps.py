@@ -14,6 +14,7 @@ from sklr._utils.html import ShownAsText
 from sklr._utils.sklearn import count_rows
 from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
+from sklr.experiment.datasets import bring_to
 from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularisation
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
@@ -215,6 +216,8 @@ def suggest_max_steps(
     >>> result.bound, result.n_steps == result.n_epochs * 4, result.switched_off
     ('patience', True, ('weight_decay=0.01', 'dropout'))
     """
+    net_of(net)
+    net, X, y = bring_to(net, X, y)
     inner, off = constant_lr(net_of(net))
     inner, more = without_regularisation(inner)
     check_count("n_lrs", n_lrs, minimum=2)

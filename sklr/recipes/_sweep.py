@@ -15,7 +15,7 @@ from sklr.experiment.experiment import Cell, Experiment
 MAX_SEED = 2**31 - 1
 
 
-class Sweep(NamedTuple):
+class SweepResult(NamedTuple):
     """What a sweep saw, arrays of shape (n_candidates, n_seeds, n_epochs).
 
     `loss` is the mean training loss of an epoch and `score` the score on the training rows after it, NaN from where a
@@ -40,7 +40,7 @@ def sweep(
     scorer: Callable | None = None,
     enough: Callable[[np.ndarray], bool] = lambda scores: False,
     fit_params: Mapping[str, Any],
-) -> Sweep:
+) -> SweepResult:
     """Train every candidate from the same seeds on all rows, epoch by epoch, until the scores so far are `enough`.
 
     Without a scorer all scores are NaN.
@@ -70,7 +70,7 @@ def sweep(
         if enough(np.concatenate(scores, axis=-1)):
             break
     ran = (SequentialEngine.name if i in training.reasons() else chosen.name for i in range(len(candidates)))
-    return Sweep(np.concatenate(losses, axis=-1), np.concatenate(scores, axis=-1), engine_names(ran))
+    return SweepResult(np.concatenate(losses, axis=-1), np.concatenate(scores, axis=-1), engine_names(ran))
 
 
 def _no_score(estimator: Any, X: Any, y: Any = None, **params: Any) -> float:

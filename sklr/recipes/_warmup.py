@@ -12,6 +12,7 @@ from sklr._utils.html import ShownAsText
 from sklr._utils.sklearn import count_rows
 from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
+from sklr.experiment.datasets import bring_to
 from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
@@ -208,6 +209,8 @@ def find_warmup(
     >>> result.unstable_lr > result.best_lr
     True
     """
+    net_of(net)
+    net, X, y = bring_to(net, X, y)
     inner, off = constant_lr(net_of(net))
     check_count("n_lrs", n_lrs, minimum=2)
     check_count("n_warmups", n_warmups, minimum=2)

@@ -15,7 +15,7 @@ from torch import nn
 from sklr._utils.html import ShownAsText
 from sklr._utils.validation import must_be
 from sklr.scaling._batch import Transfer, check_optimizer, check_positive, with_defaults
-from sklr.scaling._roles import Side, check_attention, find_sides
+from sklr.scaling._roles import GrownParameter, check_attention, find_grown
 
 _RULE = "muP: learning rates by parameter, the net's lr unchanged (Yang et al. 2022, Table 3)"
 _NEEDS = ("the same depth, batch size, steps and data", "a base model that is not tiny", "all widths grown together")
@@ -250,11 +250,11 @@ def mup_param_groups(
     base = dict(base_module.named_parameters())
     _check_same_names(base, [name for name, _ in module.named_parameters()], "module")
     check_attention(module, base_module)
-    sides = list(find_sides(module, base_module, roles or {}))
+    sides = list(find_grown(module, base_module, roles or {}))
     return MupGroups(lr, kind.__name__, tuple(_mup_param(side, kind, values) for side in sides))
 
 
-def _mup_param(side: Side, kind: Any, values: Mapping[str, Any]) -> MupParam:
+def _mup_param(side: GrownParameter, kind: Any, values: Mapping[str, Any]) -> MupParam:
     is_sgd = kind is torch.optim.SGD
     lr = _sgd_multiplier(side) if is_sgd else 1 / side.m_in
     init = side.m_in**-0.5 if side.role == "output" else math.sqrt(side.bias_fan_in)
@@ -264,7 +264,7 @@ def _mup_param(side: Side, kind: Any, values: Mapping[str, Any]) -> MupParam:
     return MupParam(side.name, side.role, lr, init, max(side.m_out, side.m_in), options)
 
 
-def _sgd_multiplier(side: Side) -> float:
+def _sgd_multiplier(side: GrownParameter) -> float:
     return side.m_out / side.m_in
 
 

@@ -16,7 +16,7 @@ _IN_OUT = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d
 
 
 @dataclass(frozen=True)
-class Side:
+class GrownParameter:
     """One parameter: its role, how many times its two sides grew, and of what its initial bias is drawn."""
 
     name: str
@@ -26,7 +26,7 @@ class Side:
     bias_fan_in: float = 1.0
 
 
-def find_sides(module: nn.Module, base: nn.Module, roles: Mapping[str, str]) -> Iterator[Side]:
+def find_grown(module: nn.Module, base: nn.Module, roles: Mapping[str, str]) -> Iterator[GrownParameter]:
     """Yield the role of each parameter of `module`, declared in `roles` or told from its layer and its growth."""
     shapes = {name: tuple(p.shape) for name, p in base.named_parameters()}
     owners = _owners(module)
@@ -36,13 +36,13 @@ def find_sides(module: nn.Module, base: nn.Module, roles: Mapping[str, str]) -> 
         if given:
             yield _declared(name, given[-1], shape, old)
         elif shape == old:
-            yield Side(name, "fixed", 1.0, 1.0, _bias_fan_in(name, module, base, owners[name]))
+            yield GrownParameter(name, "fixed", 1.0, 1.0, _bias_fan_in(name, module, base, owners[name]))
         else:
             side = _found(name, shape, old, owners[name])
             yield (
                 side
                 if side.role != "vector"
-                else Side(name, "vector", side.m_out, 1.0, _bias_fan_in(name, module, base, owners[name]))
+                else GrownParameter(name, "vector", side.m_out, 1.0, _bias_fan_in(name, module, base, owners[name]))
             )
 
 
@@ -56,11 +56,11 @@ def _owners(module: nn.Module) -> dict[str, list[nn.Module]]:
     return {name: owners[id(parameter)] for name, parameter in module.named_parameters()}
 
 
-def _found(name: str, shape: tuple[int, ...], old: tuple[int, ...], owners: list[nn.Module]) -> Side:
+def _found(name: str, shape: tuple[int, ...], old: tuple[int, ...], owners: list[nn.Module]) -> GrownParameter:
     if len(shape) != len(old):
         raise _unclassified(name, shape, old, owners[0])
     if len(shape) == 1:
-        return Side(name, "vector", shape[0] / old[0], 1.0)
+        return GrownParameter(name, "vector", shape[0] / old[0], 1.0)
     known = isinstance(owners[0], (*_OUT_IN, *_IN_OUT, nn.RNNBase, nn.MultiheadAttention))
     if len(owners) > 1 or not known or shape[2:] != old[2:]:
         raise _unclassified(name, shape, old, owners[0])
@@ -68,20 +68,20 @@ def _found(name: str, shape: tuple[int, ...], old: tuple[int, ...], owners: list
     return _matrix(name, *(m if not isinstance(owners[0], _IN_OUT) else m[::-1]))
 
 
-def _matrix(name: str, m_out: float, m_in: float) -> Side:
+def _matrix(name: str, m_out: float, m_in: float) -> GrownParameter:
     grown = (m_out != 1, m_in != 1)
     role = {(True, False): "input", (True, True): "hidden", (False, True): "output"}[grown]
-    return Side(name, role, m_out, m_in)
+    return GrownParameter(name, role, m_out, m_in)
 
 
-def _declared(name: str, role: str, shape: tuple[int, ...], old: tuple[int, ...]) -> Side:
+def _declared(name: str, role: str, shape: tuple[int, ...], old: tuple[int, ...]) -> GrownParameter:
     """Return the sides of a parameter whose role the user named; how much they grew its sizes say."""
     if role not in ROLES:
         raise unknown_name(f"the role of {name!r}", role, ROLES)
     grown = [new / before for new, before in zip(shape, old, strict=True) if new != before]
     m_out = grown[0] if grown and role in ("input", "hidden", "vector") else 1.0
     m_in = grown[-1] if grown and role in ("hidden", "output") else 1.0
-    return Side(name, role, m_out, m_in)
+    return GrownParameter(name, role, m_out, m_in)
 
 
 def _unclassified(name: str, shape: tuple[int, ...], old: tuple[int, ...], owner: nn.Module) -> ValueError:

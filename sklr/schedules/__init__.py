@@ -6,7 +6,7 @@ PyTorch's, and `_resolve.py` turns what a user writes into one of them. Nothing 
 that is the callback's work.
 """
 
-from sklr.schedules._base import Clock, Schedule
+from sklr.schedules._base import Clock, Schedule, progress
 from sklr.schedules._compose import Join, Warmup
 from sklr.schedules._formulas import (
     WSD,
@@ -40,5 +40,6 @@ __all__ = [
     "Steps",
     "TorchSchedule",
     "Warmup",
+    "progress",
     "resolve_schedule",
 ]

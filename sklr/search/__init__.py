@@ -1,8 +1,9 @@
 """The three searches; `_base.py` is what they share, one file each is what they propose."""
 
+from sklr.search._base import BaseLRSearchCV
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._grid import LRGridSearchCV
 from sklr.search._optuna import OptunaSearchCV
 from sklr.search.pruning.pruners import LRPruner
 
-__all__ = ["BayesSearchCV", "LRGridSearchCV", "LRPruner", "OptunaSearchCV"]
+__all__ = ["BaseLRSearchCV", "BayesSearchCV", "LRGridSearchCV", "LRPruner", "OptunaSearchCV"]

@@ -19,12 +19,13 @@ from sklearn.utils import Tags, check_random_state, get_tags, indexable
 
 from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.random import RandomStream, global_generators_kept
-from sklr._utils.sklearn import count_rows, fit_context, take_params
-from sklr._utils.validation import check_count, check_flag
+from sklr._utils.sklearn import count_rows, fit_context, take_params, take_rows
+from sklr._utils.validation import check_count, check_flag, check_is_object, must_be
 from sklr.engines import check_engine
 from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
 from sklr.experiment.cell_data import check_rows
+from sklr.experiment.datasets import Brought, bring, bring_validation, check_takes_rows, fixed_fold, for_all_rows
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
 from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
@@ -142,15 +143,25 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return self.pruner is not None
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: Any, y: Any = None, **params: Any) -> BaseLRSearchCV:
+    def fit(
+        self, X: Any, y: Any = None, *, validation: Any = None, eval_dataset: Any = None, **params: Any
+    ) -> BaseLRSearchCV:
         """Search, then train the best candidate on all rows.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or whatever the estimator takes
-            Training rows.
+        X : array-like of shape (n_samples, n_features), Dataset, DataLoader, or whatever the estimator takes
+            Training rows. Of a map-style Dataset items are read as they are needed, in every epoch anew. A DataLoader
+            stands for its dataset; its batch size, shuffling, workers and collate function become the net's.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets.
+            Targets. Those of a Dataset are looked up in its `targets`, `labels` or `tensors`, else each item is read
+            once for them; folds and scores use them, while the training goes by the items.
+        validation : Dataset, DataLoader, or tuple (X, y), default=None
+            A fixed validation set in the place of `cv`: every candidate is trained on `X` and scored on it, with each
+            of `n_seeds` seeds. The best candidate is refitted on `X` alone.
+        eval_dataset : Dataset, default=None
+            The items of `X`, by the same numbers, as they are to be predicted: without random augmentation, say.
+            Without it test folds are read as `X` reads them.
         **params : dict
             ``groups`` goes to the splitter; the rest, such as ``sample_weight``, to the estimator's `fit` and to the
             scorer, row by row, as in scikit-learn's searches.
@@ -169,29 +180,41 @@ class BaseLRSearchCV(ConcludingSearchCV):
         NoScoreError
             If the scorer returned NaN for all candidates, so that there is none to refit.
         """
-        check_rows(X)
-        space = self._check(y)
+        data = self._bring(X, y, validation, eval_dataset)
+        space = self._check(data.y)
         self._advise()
         self._forget()
         with sigterm_is_ctrl_c():
-            self._fit(space, X, y, params)
+            self._fit(space, data, params)
         return self
 
-    def _fit(self, space: Any, X: Any, y: Any, params: dict[str, Any]) -> None:
+    def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
+        """Return the data as a search works with it, checked as far as that can be done without reading it."""
+        check_is_object("estimator", self.estimator)
+        data = bring(X, y, eval_dataset, whole=validation is not None)
+        check_takes_rows(self.estimator, data.X)
+        check_rows(data.X)
+        if validation is None:
+            return data
+        if self.cv is not None:
+            raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
+        return bring_validation(data, validation)
+
+    def _fit(self, space: Any, data: Brought, params: dict[str, Any]) -> None:
         deadline = Deadline(self.timeout)
-        X, y = indexable(X, y)
-        params = take_params(X, params=params)
+        X, y = indexable(data.X, data.y)
+        params = take_params(X, params=for_all_rows(params, data))
         book = None if self.storage is None else Book(self.storage, self.study_name, self.resume)
         random_state = check_random_state(self.random_state) if book is None else book.random_state(self.random_state)
         tasks = SearchTasks(self, X, y, params)
-        experiment = self._experiment(X, y, params, random_state, steady_folds=book is not None)
+        experiment = self._experiment(data, params, random_state, steady_folds=book is not None)
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
         ledger = self._open_ledger(book, experiment, params, np.random.RandomState(for_study))
         with Progress(self.progress, None if self.extend else self._n_candidates(space)) as progress:
             evaluator = self._evaluator(experiment, tasks, ledger, deadline, progress)
             self._search(evaluator, space, np.random.RandomState(for_proposals))
         if self.refit:
-            self._refit(experiment, tasks, for_refit)
+            self._refit(experiment, tasks, for_refit, data.n_train)
         tasks.end()
 
     def _open_ledger(
@@ -212,12 +235,12 @@ class BaseLRSearchCV(ConcludingSearchCV):
         self.study_ = study if book is None else book.study
         return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric, stages)
 
-    def plan(self, X: Any, y: Any = None, **params: Any) -> Plan:
+    def plan(self, X: Any, y: Any = None, *, validation: Any = None, eval_dataset: Any = None, **params: Any) -> Plan:
         """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.
 
         Parameters
         ----------
-        X, y, **params
+        X, y, validation, eval_dataset, **params
             As `fit` takes them.
 
         Returns
@@ -228,7 +251,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         if hasattr(self.cv, "__next__"):
             self.cv: Any = list(self.cv)  # folds that can be read once only: `fit` is to have them too
         with global_generators_kept():
-            return self._twin()._plan(X, y, params)
+            return self._twin()._plan(self._bring(X, y, validation, eval_dataset), params)
 
     def _twin(self) -> BaseLRSearchCV:
         """Return a copy, on which everything that `fit` sets can be set, and drawn from what it draws from."""
@@ -239,11 +262,11 @@ class BaseLRSearchCV(ConcludingSearchCV):
                     setattr(twin, name, deepcopy(value))
         return twin
 
-    def _plan(self, X: Any, y: Any, params: dict[str, Any]) -> Plan:
-        space = self._check(y)
+    def _plan(self, data: Brought, params: dict[str, Any]) -> Plan:
+        space = self._check(data.y)
         random_state = check_random_state(self.random_state)
-        X, y = indexable(X, y)
-        experiment = self._experiment(X, y, take_params(X, params=params), random_state)
+        X, _ = indexable(data.X, data.y)
+        experiment = self._experiment(data, take_params(X, params=for_all_rows(params, data)), random_state)
         ledger = Ledger(quiet_study(), stages=[self._counts()])
         batch = next(self._propose(space, ledger, np.random.RandomState(0)))
         ledger.abandon()
@@ -289,21 +312,24 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return find_lr_param(self.estimator, self.lr_param)
 
     def _experiment(
-        self, X: Any, y: Any, params: dict[str, Any], random_state: np.random.RandomState, steady_folds: bool = False
+        self, data: Brought, params: dict[str, Any], random_state: np.random.RandomState, steady_folds: bool = False
     ) -> Experiment:
+        X, y = indexable(data.X, data.y)
         scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
-        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        if steady_folds:
-            cv = seeded(cv, random_state)
-        rows = self._search_rows(count_rows(X), random_state)
+        rows = self._search_rows(count_rows(X) if data.n_train is None else data.n_train, random_state)
+        if data.n_train is None:
+            cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+            cv = seeded(cv, random_state) if steady_folds else cv
+        else:
+            cv, rows = check_cv([fixed_fold(data, rows)]), None
         self.cells_ = self._draw_cells(cv, X, y, split_params, rows, random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(
-            estimator=clone(self.estimator),
+            estimator=clone(self.estimator).set_params(**data.params),
             X=X,
             y=y,
             cells=self.cells_,
@@ -371,15 +397,20 @@ class BaseLRSearchCV(ConcludingSearchCV):
         """Train a batch of candidates in every cell, write it down, return its mean scores."""
         return evaluator.evaluate(candidates)
 
-    def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int) -> None:
-        """Train the chosen candidate on all rows."""
+    def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int, n_train: int | None) -> None:
+        """Train the chosen candidate on all rows, but for those of a fixed validation set."""
         best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
         data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
+        fit_params = experiment.fit_params
+        if n_train is not None:
+            rows = np.arange(n_train)
+            fit_params = take_params(experiment.X, params=fit_params, indices=rows)
+            data = tuple(take_rows(part, rows) for part in data)
         world = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
         with tasks.refit(best), world, ctrl_c_comes_through(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
-            best.fit(*data, **experiment.fit_params)
+            best.fit(*data, **fit_params)
         self.best_estimator_, self.refit_time_ = best, time.time() - start
         if is_lost(best):
             warn_about_refit(self.best_params_)

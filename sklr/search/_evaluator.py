@@ -33,7 +33,7 @@ EARLY = "ended early"  # how the reason of such a run begins
 
 
 @dataclass
-class Batch:
+class CandidateBatch:
     """Candidates proposed together: what the ledger knows them as, and the outcomes there are, by their place.
 
     `in_book` are the places of those that the storage has, `engines` what trained them.
@@ -119,7 +119,7 @@ class Evaluator:
         check_names(self.experiment.estimator, {name for candidate in candidates for name in candidate})
         if not self.record.outcomes:
             self.without_effect = check_settings(self.experiment, candidates, self.n_seeds)
-        batch = Batch(candidates)
+        batch = CandidateBatch(candidates)
         try:
             if self.ledger.book is None:
                 self._train(batch, list(range(len(candidates))))
@@ -133,7 +133,7 @@ class Evaluator:
             raise
         return self._write_down(batch)
 
-    def _share(self, batch: Batch, book: Book) -> None:
+    def _share(self, batch: CandidateBatch, book: Book) -> None:
         """Take from the book what it has, train what is nobody's, wait for what is another worker's."""
         if self.record.outcomes or not book.is_new:
             book.refresh()
@@ -154,7 +154,7 @@ class Evaluator:
             if batch.missing:
                 book.refresh()
 
-    def _train(self, batch: Batch, places: list[int]) -> None:
+    def _train(self, batch: CandidateBatch, places: list[int]) -> None:
         """Train the candidates at these places of a batch; one by one those that the engine cannot train together."""
         chosen = batch.candidates if len(places) == len(batch.candidates) else [batch.candidates[i] for i in places]
         engine, refused = pick_engine(self.engine, self.experiment, chosen)
@@ -177,7 +177,7 @@ class Evaluator:
             alone = SequentialEngine().start(self.experiment, chosen, contexts, left)
             self._follow(alone, SequentialEngine.name, batch, [places[i] for i in left])
 
-    def _follow(self, training: Training, engine: str, batch: Batch, places: Sequence[int]) -> None:
+    def _follow(self, training: Training, engine: str, batch: CandidateBatch, places: Sequence[int]) -> None:
         """Train, and keep what has been trained by this engine."""
 
         def keep(done: Mapping[int, list[Outcome]]) -> None:
@@ -206,7 +206,7 @@ class Evaluator:
             _train_until(training, self.deadline, self.progress)
         return False
 
-    def _open(self, batch: Batch) -> None:
+    def _open(self, batch: CandidateBatch) -> None:
         if batch.entries:
             return
         batch.entries = self.ledger.open(batch.candidates)
@@ -214,7 +214,7 @@ class Evaluator:
             estimator, n_rows = self.experiment.estimator, len(self.experiment.cells[0].train)
             self.ledger.note(PATH, [lr_path(estimator, candidate, n_rows) for candidate in batch.candidates])
 
-    def _keep(self, batch: Batch, done: Mapping[int, list[Outcome]]) -> None:
+    def _keep(self, batch: CandidateBatch, done: Mapping[int, list[Outcome]]) -> None:
         """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
         batch.rows |= done
         self._engines |= set(batch.engines.values())
@@ -225,11 +225,11 @@ class Evaluator:
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
 
-    def _best(self, batch: Batch) -> float:
+    def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
         return max((score for row in rows if np.isfinite(score := self.record.score(row))), default=np.nan)
 
-    def _as_trial(self, batch: Batch, i: int) -> FrozenTrial:
+    def _as_trial(self, batch: CandidateBatch, i: int) -> FrozenTrial:
         row = batch.rows[i]
         return batch.entries[i].trial(**self.ledger.results(row, self.record.score(row), batch.engines[i]))
 
@@ -244,7 +244,7 @@ class Evaluator:
                 reasons = describe(refused, candidates)
                 print(f"[sklr] engine: {engine_names(names)}" + "".join(f"; {reason}" for reason in reasons))
 
-    def _write_down(self, batch: Batch) -> np.ndarray:
+    def _write_down(self, batch: CandidateBatch) -> np.ndarray:
         ended = dict(sorted(batch.rows.items()))
         scores = self.record.add([batch.candidates[i] for i in ended], list(ended.values()))
         self.ledger.close(ended, scores)

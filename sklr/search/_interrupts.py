@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -76,11 +78,19 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
+    report = sys.unraisablehook
     signal.signal(signal.SIGTERM, _press_ctrl_c)
+    sys.unraisablehook = lambda lost: _again() if lost.exc_type is KeyboardInterrupt else report(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = report
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _again() -> None:
+    """Send a signal that came while Python could raise nothing, in a finalizer say, once more in a moment."""
+    threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGTERM]).start()
 
 
 def _press_ctrl_c(*signal_and_frame: Any) -> None:

@@ -115,7 +115,7 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     if not isinstance(engine, StackedEngine):
         return None, None
     groups = engine.prepared(experiment, batch).groups
-    n_jobs = 1 if engine.compile else effective_n_jobs(experiment.n_jobs)
+    n_jobs = effective_n_jobs(experiment.n_jobs)
     stacks = sum(len(pack_members(group, engine.max_stack, n_jobs)) for group in groups)
     memory = sum(run_bytes(group) * len(group.members) * len(group.places) for group in groups)
     return stacks, memory

@@ -2,11 +2,9 @@
 
 import pytest
 
-from sklr.engines.stacked.kernels import replayed_runs
 from sklr.engines.stacked.replay import executor
 
 
 @pytest.fixture(autouse=True)
 def _recorded_early(monkeypatch):
     monkeypatch.setattr(executor, "WORTH_STEPS", 4)
-    monkeypatch.setattr(replayed_runs, "WORTH_RUNS", 1)

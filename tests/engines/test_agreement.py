@@ -180,7 +180,7 @@ def test_few_runs_are_trained_one_by_one_inside_a_stack(module, n_cells):
     whole = experiment(classifier(module))
     described = replace(whole, cells=whole.cells[:n_cells])
     training = StackedEngine().start(described, LRS[:1])
-    assert [scored.pack.stack.run_by_run for scored in training.packs] == [True]
+    assert [scored.pack.stack.kernel.run_by_run for scored in training.packs] == [True]
     assert_agree(training.finish(), SequentialEngine().start(described, LRS[:1]).finish())
 
 
@@ -397,18 +397,6 @@ def test_a_diverged_run_touches_no_other():
     last = both(classifier(batch_size=-1, max_epochs=1), candidates)
     assert_agree(*last)
     assert last[0][1][0].status == "diverged"
-
-
-def test_a_compiled_stack_lets_runs_leave_by_halves_for_it_must_compile_anew(monkeypatch):
-    candidates = [{"lr": 0.01}, {"lr": 1e30}, {"lr": 0.1}, {"lr": 1e29}, {"lr": 1e28}]
-    kept = []
-    keep = ModelStack.keep
-    monkeypatch.setattr(ModelStack, "compiled", property(lambda stack: True))
-    monkeypatch.setattr(ModelStack, "keep", lambda stack, those: (kept.append(those), keep(stack, those)))
-    assert_agree(*both(classifier(), candidates[:3]))
-    assert kept == []
-    assert_agree(*both(classifier(), candidates))
-    assert kept == [[0, 2]]
 
 
 @pytest.fixture
@@ -633,6 +621,7 @@ REFUSALS = {
     "lstm": (classifier(Recurrent), "Recurrent"),
     "item": (classifier(Branching, module__hidden=(8,)), "Branching"),
     "lbfgs": (classifier(optimizer="lbfgs"), "LBFGS"),
+    "adafactor": (classifier(optimizer=torch.optim.Adafactor), "Adafactor: its step is not elementwise"),
     "asgd": (classifier(optimizer="asgd"), "ASGD"),
     "rprop": (classifier(optimizer="rprop"), "Rprop"),
     "step": (OwnStep(Double, module__hidden=(8,)), "OwnStep overrides train_step"),

@@ -128,7 +128,7 @@ def test_wherever_a_stack_fails_the_others_are_what_they_would_have_been(fault, 
     assert [w.category for w in caught] == [StackFallbackWarning] * bool(fell)
     assert_agree(found, [alone[1][c] if c in fell else row for c, row in enumerate(whole[1])])
     assert_reports_agree(reports, alone[0])
-    if max_stack == 1 and where == "finish":
+    if max_stack == 1 and where == "finish" and not epochs:  # a pack that is stopped early may not come so far
         assert set(fell) == lost
 
 

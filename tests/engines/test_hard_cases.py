@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklr.engines.stacked.engine import StackedEngine
-from sklr.engines.stacked.model import stack as stack_module
+from sklr.engines.stacked.kernels import module_call
+from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.purity import Untouched
 
 SMALL = partial(classifier, module__hidden=(8,))
@@ -160,8 +161,8 @@ def test_codes_among_the_numbers_and_notes_of_the_last_batch():
 
 @pytest.mark.parametrize("n_rows", [40, 41, 61])
 def test_a_module_may_drop_the_axis_of_a_single_row(n_rows, monkeypatch):
-    monkeypatch.setattr(stack_module, "ROWS", 20)
-    stack = stack_module.ModelStack(
+    monkeypatch.setattr(module_call, "ROWS", 20)
+    stack = ModelStack(
         [made(lambda m: setattr(m, "a", nn.Linear(6, 1)), lambda m, x: (m.a(x).exp().squeeze(), m.a.weight[0]))()], 3,
         lambda output, target: (output[0] - target).square().mean(), torch.optim.SGD, {},
         example=(torch.rand(4, 6).double(), torch.rand(4).double()),

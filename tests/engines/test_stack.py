@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.model import stack as stack_module
+from sklr.engines.stacked.kernels import kernel, module_call
 from sklr.engines.stacked.model.stack import ModelStack
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
@@ -243,13 +243,13 @@ def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
         return forward(norm, x)
 
     monkeypatch.setattr(nn.LayerNorm, "forward", watched)
-    monkeypatch.setattr(stack_module, "ROWS", 10)
-    monkeypatch.setattr(stack_module, "FEW_RUNS", 100 if by_run else 0)
+    monkeypatch.setattr(module_call, "ROWS", 10)
+    monkeypatch.setattr(kernel, "FEW_RUNS", 100 if by_run else 0)
     modules = cells_of(Watched)
     stack = stack_of(modules, lambda output, y: output[0].sum())
     x, seen[:] = torch.rand(len(modules), 24, 8, dtype=torch.float64), []
     outputs, _ = stack.outputs(x)
-    assert stack.run_by_run == by_run
+    assert stack.kernel.run_by_run == by_run
     assert max(seen) <= 10
     for k in range(stack.n_candidates):
         for c, module in enumerate(modules):

@@ -70,7 +70,7 @@ def lane(request, monkeypatch):
 @pytest.mark.parametrize("name", MODULES)
 def test_convolutions_train_as_one_by_one(name, lane):
     stack, alone, x = plain_agreement(cells_of(made(name)), torch.optim.SGD, {"momentum": 0.9})
-    assert stack._map.run_by_run == (lane == "run by run")
+    assert stack.kernel.run_by_run == (lane == "run by run")
     outputs = stack.outputs(x[0])
     for (k, c), run in alone.items():
         assert torch.allclose(outputs[k, c], run.module.eval()(x[0, c]), rtol=1e-8)
@@ -178,15 +178,6 @@ def test_rows_that_candidates_do_not_share_are_convolved_by_pytorch():
         with SharedPictures():
             found = nested(*tensors, in_dims)
         assert torch.allclose(found, nested(*tensors, in_dims), rtol=1e-5)
-
-
-def test_what_is_compiled_is_mapped_and_outputs_are_as_ever(monkeypatch):
-    monkeypatch.setattr(convolution, "LARGE", 0.0)
-    modules, (x, _) = cells_of(made("pooled")), data(1)
-    plain, compiled = (stack_of(modules, compile=compile) for compile in (False, True))
-    to_compile = compiled._run_gradients.plain.run_map
-    assert (to_compile.run_by_run, to_compile.pictures) == (False, False)
-    assert torch.equal(plain.outputs(x[0]), compiled.outputs(x[0]))
 
 
 def test_columns_notice_that_their_rows_have_changed_or_are_elsewhere():

@@ -26,8 +26,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.kernels.replayed_runs import RunReplay
-from sklr.engines.stacked.kernels.vmap import RunGradients
 from sklr.engines.stacked.optim.probe import is_steady
 from sklr.engines.stacked.replay import cuda_graph, executor
 from sklr.engines.stacked.replay import recorder as recorder_module
@@ -388,70 +386,6 @@ def test_running_out_of_memory_in_a_replay_is_known_as_that():
     with pytest.raises(RuntimeError) as error:
         replay(torch.ones(6), batches)
     assert out_of_memory(error.value)
-
-
-def large(*layers):
-    """Of convolutions that are called run by run; `layers` come between the two."""
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 24, 24)), nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2), *layers,
-        nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 3),
-    )  # fmt: skip
-
-
-def pictures(n_cells, n_steps=5, n_rows=5):
-    x = torch.randn(n_steps, n_cells, n_rows, 576, dtype=torch.float64)
-    return Batch(x, torch.randint(0, 3, (n_steps, n_cells, n_rows)), torch.rand(n_steps, n_cells, n_rows).double())
-
-
-@pytest.mark.parametrize("layers", [(), (nn.BatchNorm2d(8),)], ids=["plain", "batch norm"])
-@pytest.mark.parametrize(("n_cells", "n_candidates"), [(2, 3), (3, 1), (1, 4), (1, 1)])
-def test_runs_one_by_one_are_replayed_too(layers, n_cells, n_candidates):
-    modules, batches = [large(*copy.deepcopy(layers)).double() for _ in range(n_cells)], pictures(n_cells)
-    if layers:
-        batches = Batch(batches.x, batches.y)  # padding would change what it normalises by
-    options = {"kwargs": {"momentum": 0.9}, "n_candidates": n_candidates, "example": (batches.x[0, 0], batches.y[0, 0])}
-    replaying, plain = (stack_of(modules, **options) for _ in range(2))
-    plain._run_gradients = RunGradients(plain._map, plain.loss)
-    lr = torch.tensor(LRS + LRS)[:n_candidates, None].expand(-1, n_cells).double()
-    for t in range(5):
-        assert torch.equal(*(stack.step(lr, batches.of_steps(t)) for stack in (replaying, plain)))
-    assert_equal_states(replaying, plain)
-    (replay,) = replaying._run_gradients._known.values()
-    assert isinstance(replay, RunReplay)
-    once = str(replay.script.function.code).partition("for run in")[0]
-    assert ("new_empty" in once) == (n_candidates > 1), "columns are made once for all candidates of a cell"
-
-
-class LookingUp(nn.Module):
-    """Which reads a number from its rows, out of PyTorch's sight."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers, self.table = large(), torch.tensor([1.0, 2.0])
-
-    def forward(self, x):
-        return self.layers(x) * self.table[int(np.asarray(x.detach())[0, 0] > 0)]
-
-
-def test_runs_that_read_numbers_are_not_replayed():
-    batches = pictures(2)
-    example = (batches.x[0, 0], batches.y[0, 0])
-    stack = stack_of([LookingUp().double() for _ in range(2)], example=example)
-    for t in range(4):
-        stack.step(rates(t)[:, :2], batches.of_steps(t))
-    assert list(stack._run_gradients._known.values()) == [None]
-
-
-def test_a_replay_is_tried_on_another_batch_first(monkeypatch):
-    def wrong(replay, params, constants, buffers, *rows):
-        return {n: torch.zeros_like(p) for n, p in params.items()}, torch.zeros(2, 3).double(), buffers
-
-    monkeypatch.setattr(RunReplay, "__call__", wrong)
-    batches = pictures(2)
-    stack = stack_of([large().double() for _ in range(2)], example=(batches.x[0, 0], batches.y[0, 0]))
-    losses = [stack.step(rates(t)[:, :2], batches.of_steps(t)) for t in range(4)]
-    assert list(stack._run_gradients._known.values()) == [None]
-    assert all((loss > 0).all() for loss in losses)
 
 
 class Shifting(nn.Module):

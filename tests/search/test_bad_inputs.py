@@ -223,6 +223,12 @@ def test_bad_callbacks_of_a_fit_are_refused():
         BayesSearchCV(NeverTrained()).fit(X, Y, callback=3)
 
 
+def test_a_class_in_place_of_an_estimator_is_refused_at_once():
+    for use in (LRGridSearchCV(NeuralNetClassifier).fit, lambda *given: lr_range_test(NeuralNetClassifier, *given)):
+        with pytest.raises(TypeError, match=r"got the class NeuralNetClassifier. Write NeuralNetClassifier\(...\)."):
+            use(X, Y)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

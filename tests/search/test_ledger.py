@@ -264,6 +264,28 @@ def test_sigterm_ends_a_search_as_ctrl_c_does(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+class TerminatesAsItGoes:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # the signal is handled here, where Python can raise nothing
+
+
+def test_sigterm_that_comes_in_a_finalizer_is_not_lost(tmp_path):
+    class Terminates(SVC):
+        def fit(self, X, y):
+            if self.C == 3.0:
+                TerminatesAsItGoes()
+                time.sleep(1)
+            return super().fit(X, y)
+
+    search = LRGridSearchCV(Terminates(), {"C": [1.0, 2.0, 3.0, 4.0]}, cv=2, **kept(tmp_path))
+    report = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, Y)
+    assert [c["C"] for c in search.cv_results_["params"]] == [1.0, 2.0]
+    assert sys.unraisablehook is report
+
+
 class Clock:
     """Ten seconds pass with every look at it."""
 

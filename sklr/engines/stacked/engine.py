@@ -12,14 +12,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from sklr._utils.validation import check_count, check_flag
+from sklr._utils.validation import check_count
 from sklr.engines.base import Engine, EpochReport, Training
 from sklr.engines.sequential.engine import SequentialEngine, SequentialTraining
 from sklr.engines.stacked.audit.audit import kinds_of
 from sklr.engines.stacked.packs import Packs
 from sklr.engines.stacked.reasons import describe, raised, warn_of_fallback, which
 from sklr.engines.stacked.scored_pack import ScoredPack
-from sklr.engines.stacked.setup.packing import fitting_threads, out_of_memory
 from sklr.engines.stacked.setup.prepare import Prepared, fails_anyway, prepare
 from sklr.engines.verbose import Label, print_end
 from sklr.exceptions import EngineError
@@ -42,13 +41,6 @@ class StackedEngine(Engine):
     max_stack : int, optional
         Most runs in one stack; by default as many as half of the free memory is estimated to hold. A stack that
         does not fit after all is halved, and the search goes on.
-    compile : bool, default False
-        Whether forward, loss and backward of a step go through `torch.compile`, on a CUDA device in its mode for CUDA
-        graphs; the optimizer's step stays as it is. It takes seconds up to a minute for each shape of batch, such as
-        a shorter last one, and again when runs leave a stack, so it is for trainings that are long beside that.
-        Losses and gradients are the same to rounding; dropout may draw other numbers. All packs are trained in this
-        process, whatever `n_jobs` says, and what the module does beside tensor operations (count its calls, say)
-        is done once and not at every step.
 
     Notes
     -----
@@ -63,21 +55,17 @@ class StackedEngine(Engine):
 
     Where a module uses `torch.autocast`, results agree with training one by one to the rounding of the lower precision.
 
-    `compile` has been timed on one CPU core only, a step of 50 small runs: twice as fast with layer normalisation, a
-    tenth faster with a convolution, and slower by up to a half for plain networks of Linear layers.
-
     Examples
     --------
-    >>> StackedEngine(compile="yes")
+    >>> StackedEngine(max_stack=0)
     Traceback (most recent call last):
-    ValueError: compile must be True or False, got 'yes'.
+    ValueError: max_stack must be an integer >= 1, got 0.
     """
 
     name = "stacked"
 
-    def __init__(self, max_stack: int | None = None, compile: bool = False):
+    def __init__(self, max_stack: int | None = None):
         self.max_stack = None if max_stack is None else check_count("max_stack", max_stack)
-        self.compile = check_flag("compile", compile)
         self._ready: tuple[Experiment, Sequence[dict], Prepared] | None = None
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
@@ -103,13 +91,12 @@ class StackedEngine(Engine):
     def start(
         self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
     ) -> StackedTraining:
-        """Stack the nets that `unsupported` or `refusals` has set up; with `compile=True`, compile their first step.
+        """Stack the nets that `unsupported` or `refusals` has set up.
 
         Raises
         ------
         EngineError
-            If the nets cannot be stacked, their stacks do not fit into memory, or a step cannot be compiled; the
-            message names the reason.
+            If the nets cannot be stacked; the message names the reason.
         """
         if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
             reasons = self.unsupported(experiment, candidates)
@@ -117,13 +104,7 @@ class StackedEngine(Engine):
                 raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
         assert self._ready is not None
         (groups, refused), self._ready = self._ready[2], None
-        if self.compile:
-            groups = [group.compiled() for group in groups]
-        stacks = Packs(experiment, candidates, groups, self.max_stack, in_process=self.compile)
-        training = StackedTraining(stacks, refused, contexts)
-        if self.compile:
-            _compile(training.packs)
-        return training
+        return StackedTraining(Packs(experiment, candidates, groups, self.max_stack), refused, contexts)
 
 
 _LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()  # what fell out of a search's stacks
@@ -285,24 +266,3 @@ class StackedTraining(Training):
         for number, cell in product(numbers, range(n_cells)):
             context = self.contexts[number * n_cells + cell]
             context.call_on_fit_task_begin(estimator=caller).call_on_fit_task_end(estimator=caller)
-
-
-def _compile(packs: Sequence[ScoredPack]) -> None:
-    """Compile the first step of every pack, or say why it cannot be."""
-    try:
-        for scored in packs:
-            with fitting_threads(scored.step_flops):  # compiled for as many threads as will run it
-                scored.compile()
-    except Exception as error:  # the compiler, or what it calls, may raise anything
-        if out_of_memory(error):
-            return  # met again by `advance`, which halves the pack
-        raise EngineError(
-            f"engine='stacked' cannot compile the training step: {_reason(error)}. Use StackedEngine(compile=False)."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line that says something; torch puts a line in front that only names the backend."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.endswith("raised:")]
-    return (telling or lines or [type(error).__name__])[0][:200].rstrip(".")

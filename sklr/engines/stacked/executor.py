@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sklr.engines.scoring import ScorerError
-from sklr.engines.stacked.scored_pack import Progress, ScoredPack
+from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
 from sklr.engines.stacked.setup.packing import fitting_threads, out_of_memory
 from sklr.results import Outcome
 
@@ -76,7 +76,7 @@ def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPa
     return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
 
 
-def advance_away(scored: ScoredPack, epoch: int) -> list[Progress | Trouble]:
+def advance_away(scored: ScoredPack, epoch: int) -> list[PackProgress | Trouble]:
     """Do the same in a worker, whose `scored` is a copy; return what changes the original."""
     return [found if isinstance(found, Trouble) else found.progress() for found in advance(scored, epoch)]
 

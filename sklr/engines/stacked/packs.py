@@ -11,7 +11,7 @@ from sklearn.utils.parallel import delayed
 
 from sklr._utils.warnings import warn
 from sklr.engines.stacked.executor import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
-from sklr.engines.stacked.scored_pack import Progress, ScoredPack
+from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
 from sklr.engines.stacked.setup.devices import on_each_device
 from sklr.engines.stacked.setup.packing import pack_members
 from sklr.engines.stacked.setup.prepare import Group
@@ -31,8 +31,6 @@ class Packs:
     groups : sequence of Group
     max_stack : int or None
         Most runs in a stack.
-    in_process : bool
-        Whether all packs are to stay in this process.
 
     Attributes
     ----------
@@ -48,10 +46,9 @@ class Packs:
         candidates: Sequence[dict],
         groups: Sequence[Group],
         max_stack: int | None,
-        in_process: bool,
     ):
         self.experiment, self.candidates = experiment, candidates
-        n_jobs = 1 if in_process else effective_n_jobs(experiment.n_jobs)  # compiled code cannot be sent away
+        n_jobs = effective_n_jobs(experiment.n_jobs)
         self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
         self.failed: dict[int, str] = {}
         self._left: dict[tuple[int, int], Outcome] = {}  # outcomes in packs that are no more
@@ -150,7 +147,7 @@ class Packs:
         return found
 
 
-def _received(scored: ScoredPack, sent_back: Sequence[Progress | Trouble]) -> list[ScoredPack | Trouble]:
+def _received(scored: ScoredPack, sent_back: Sequence[PackProgress | Trouble]) -> list[ScoredPack | Trouble]:
     """Return a pack, or what has become of it, as a worker's copy has left it."""
     found: list[ScoredPack | Trouble] = []
     try:

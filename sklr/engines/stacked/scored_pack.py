@@ -15,10 +15,9 @@ from torch import Tensor
 from sklr.engines.scoring import ScorerError
 from sklr.engines.sequential.run import error_scores
 from sklr.engines.stacked.checks.transforms import as_inferred
-from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.index_batches import Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors, stack_rows
 from sklr.engines.stacked.kernels.attention import attention_as_usual
-from sklr.engines.stacked.kernels.vmap import has_rows
+from sklr.engines.stacked.kernels.module_call import has_rows
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scoring.scorer import CellScorer
@@ -29,7 +28,7 @@ from sklr.experiment.experiment import Experiment
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
 
 
-class Progress(NamedTuple):
+class PackProgress(NamedTuple):
     """How far a pack has come, without the data: little to send."""
 
     chosen: list[int]
@@ -71,16 +70,12 @@ class ScoredPack:
             for cell, place in zip(experiment.cells, group.places, strict=True)
         ]
         self.by_answers = self.scorers[0].by_answers  # as those of all cells
+        if self.pack.streams and experiment.return_train_score:
+            self.by_answers = False  # the rows to train on are not at hand
         self.pack.keeps_steps = experiment.keep_estimators or not self.by_answers
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
         self._seen: tuple[int, Rows] = (-1, None)
-
-    def compile(self) -> None:
-        """Compile the first step, without taking it."""
-        positions, sizes = epoch_positions([side.epochs[0] for side in self.pack.sides])
-        _, shown = next(iter(self.pack.feed(positions[:1], sizes[:1])))
-        self.pack.stack.compile(*([shown.of_steps(0)] if isinstance(shown, Batch) else shown))
 
     def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
         """Train an epoch, and fill in its validation scores, if anyone wants them, within the context `scoring`."""
@@ -161,11 +156,11 @@ class ScoredPack:
             with torch.cuda.device(self.group.device):
                 torch.cuda.empty_cache()
 
-    def progress(self) -> Progress:
+    def progress(self) -> PackProgress:
         """Return what has happened since the start, to be sent to a copy of this pack."""
-        return Progress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
+        return PackProgress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
 
-    def after(self, progress: Progress) -> ScoredPack:
+    def after(self, progress: PackProgress) -> ScoredPack:
         """Return this pack, or a new one of some of its members, as a worker's copy has left it."""
         same = progress.chosen == self.chosen
         pack = self if same else ScoredPack(self.experiment, self.candidates, self.group, progress.chosen)

@@ -37,7 +37,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
         estimator.steps = [*place.estimator.steps[:-1], estimator.steps[-1]]
     start_net(net, place.data, world.seed)
     if hasattr(net, "start_fit"):
-        net._batch_order.set_state(place.side.net._batch_order.get_state())
+        net._batch_order.set_state(_order(pack, cell, place).get_state())
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
     net._set_training(True)  # as its last step has left it
@@ -46,6 +46,11 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     _restore_lrs(net, pack.members[m].lrs, steps)
     _restore_history(net, steps, pack.seconds / max(1, pack.epoch) / pack.alive.size)
     return estimator
+
+
+def _order(pack: Pack, cell: int, place: Place) -> Any:
+    """Return the generator that has drawn the order of a cell's rows."""
+    return pack.streams[cell].generator if pack.streams else place.side.net._batch_order
 
 
 def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: Sequence[StepRows]) -> None:

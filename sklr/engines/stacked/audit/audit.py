@@ -15,11 +15,11 @@ from typing import Any
 
 from sklr._utils.precision import full_precision
 from sklr._utils.random import RandomStream
-from sklr.engines.stacked.audit.compare import Comparison, try_step
+from sklr.engines.stacked.audit.compare import StepComparison, try_step
+from sklr.engines.stacked.kernels.kernel import FEW_RUNS
 from sklr.engines.stacked.model.dropout import WithoutDropout
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Side
-from sklr.engines.stacked.model.stack import FEW_RUNS
 from sklr.experiment.experiment import Cell, Experiment
 
 MOST_CANDIDATES = 4  # audited: enough for all kinds of values of a few parameters
@@ -50,7 +50,7 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
         if draws:
             try_step(group, members, cells)
         with WithoutDropout() if draws else nullcontext():
-            Comparison(experiment, candidates, group, members, cells).run()
+            StepComparison(experiment, candidates, group, members, cells).run()
 
 
 def _as_many_as_are_mapped(

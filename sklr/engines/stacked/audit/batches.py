@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.index_batches import Epoch
 from sklr.engines.stacked.model.pack import Side
@@ -34,6 +36,22 @@ def plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[Epoch]]:
     if len(sides[0].epochs) == 1:
         return [[batches] for batches in first]
     return [[batches, list(side.epochs[1][:N_LATER])] for side, batches in zip(sides, first, strict=True)]
+
+
+def read_plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[list[Any]]]:
+    """Return the batches of two epochs of an audit of cells that are read from streams, as their DataLoaders make them.
+
+    Of every size of batch that is expected there is one: the first rows of one that has been read.
+    """
+    sizes = sorted({len(rows) for side in all_sides for rows in side.epochs[0]})
+    return [_read_cell(side, sizes[:MOST_SIZES]) for side in sides]
+
+
+def _read_cell(side: Side, sizes: Sequence[int]) -> list[list[Any]]:
+    assert side.stream is not None
+    read = list(islice(side.stream.afresh().raw(), N_FIRST + N_LATER))
+    first = [*read[:N_FIRST], *(tree_map(lambda t, n=n: t[:n], read[0]) for n in sizes if n < len(side.epochs[0][0]))]
+    return [first] if len(side.epochs) == 1 else [first, read[N_FIRST:] or read[:N_LATER]]
 
 
 def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[np.ndarray]]:

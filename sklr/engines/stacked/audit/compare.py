@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import is_classifier
+from skorch.dataset import Dataset
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
-from sklr.engines.stacked.audit.batches import plan, rare_rows
+from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan
 from sklr.engines.stacked.audit.plain_run import PlainRun
 from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.explain import explained, first_line
@@ -28,6 +30,7 @@ from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
 from sklr.engines.stacked.model.group import Group, Place
 from sklr.engines.stacked.model.pack import Pack, lr_dtype, valid_batch_size
+from sklr.engines.stacked.model.stream_feed import n_rows, show_once
 from sklr.engines.stacked.scoring.scorer import CellScorer, answering
 from sklr.experiment.cell_data import CellData, last_step, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
@@ -44,7 +47,7 @@ class _Run(NamedTuple):
     plain: PlainRun
 
 
-class Comparison:
+class StepComparison:
     """A small stack, and runs of it trained the plain way beside it."""
 
     def __init__(
@@ -55,7 +58,8 @@ class Comparison:
         self.places, self.n_steps = [group.places[k] for k in cells], group.n_steps
         self.pack = _small_pack(group, members, cells, dropout=not traits.draws)
         self.sides = self.pack.sides
-        self.plan = plan(self.sides, [place.side for place in group.places])
+        make = read_plan if self.pack.streams else plan
+        self.plan: list[list[Any]] = make(self.sides, [place.side for place in group.places])
         self.tolerance = Tolerance(lr_dtype(self.pack.stack), traits.precision)
         self.rows = [_rows_to_predict(place) for place in self.places]
         self.x_test = stack_rows(
@@ -86,24 +90,37 @@ class Comparison:
 
     def _compare_epoch(self, epoch: int) -> None:
         orders = [epochs[epoch] for epochs in self.plan]
-        positions, sizes = epoch_positions(orders)
+        feeds, sizes = self._feeds(orders)
         multipliers, losses = self._multipliers(epoch, sizes), []
         lr = self.pack.lrs(multipliers)
         for run in self._going():
-            run.plain.begin_epoch(orders[run.cell])
-        for i in range(len(sizes)):
-            losses.append(self._compare_step(positions[i : i + 1], sizes[i : i + 1], lr[i : i + 1]))
+            order = orders[run.cell]
+            run.plain.begin_epoch(*((None, order) if self.pack.streams else (order,)))
+        for i, feed in enumerate(feeds):
+            losses.append(self._compare_step(feed, sizes[i : i + 1], lr[i : i + 1]))
         self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
         for run in self._going():
             run.plain.end_epoch()
 
-    def _compare_step(self, positions: Tensor, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
+    def _feeds(self, orders: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+        """Return what each step of an epoch is shown, and the sizes of its batches, shape (n_steps, n_cells)."""
+        if not self.pack.streams:
+            positions, sizes = epoch_positions(orders)
+            return [self.pack.feed(positions[i : i + 1], sizes[i : i + 1]) for i in range(len(sizes))], sizes
+        read = [
+            [stream.shown(batch) for batch in order] for stream, order in zip(self.pack.streams, orders, strict=True)
+        ]
+        steps = list(zip_longest(*read))
+        sizes = np.array([[0 if shown is None else n_rows(shown) for shown in step] for step in steps])
+        return [show_once(step) for step in steps], sizes
+
+    def _compare_step(self, feed: Any, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
         """Take one step both ways; return the stack's losses."""
         training = [run for run in self._going() if sizes[0, run.cell]]
         before = [run.plain.parameters() for run in training]
         expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
         with _stacking(self.pack.stack.module):
-            losses = self.pack.steps(positions, sizes, torch.from_numpy(lr), self.n_steps)
+            losses = self.pack.steps(feed, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
             if not np.isfinite(loss) and not torch.isfinite(losses[0, run.member, run.cell]):
                 self.over.add(run)  # diverged in both: what is left of it is of no use
@@ -157,7 +174,7 @@ class Comparison:
         with _stacking(self.pack.stack.module):
             outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
         for run in self._going():
-            data = _test_rows(self.places[run.cell].data, self.rows[run.cell])
+            data = _test_rows(self.places[run.cell], self.rows[run.cell])
             alone = _predict_alone(run.plain, data.X_test)
             self._check_predictions(run, tree_leaves(outputs), alone)
             if isinstance(outputs, Tensor):
@@ -191,9 +208,15 @@ class Comparison:
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:
     """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
     pack = _small_pack(group, members, cells, dropout=True)
-    positions, sizes = epoch_positions([side.epochs[0][:1] for side in pack.sides])
+    if pack.streams:
+        read = [next(stream.batches()) for stream in pack.streams]
+        feed: Any = show_once(read)
+        sizes = np.array([[n_rows(shown) for shown in read]])
+    else:
+        positions, sizes = epoch_positions([side.epochs[0][:1] for side in pack.sides])
+        feed = pack.feed(positions, sizes)
     with _stacking(pack.stack.module):
-        pack.steps(positions, sizes, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
+        pack.steps(feed, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
 
 
 def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: bool) -> Pack:
@@ -256,7 +279,12 @@ def _rows_to_predict(place: Place) -> np.ndarray:
     return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
 
 
-def _test_rows(data: CellData, rows: np.ndarray) -> CellData:
-    """Return the same data with these validation rows alone, for scorers that are given no other parameters."""
+def _test_rows(place: Place, rows: np.ndarray) -> CellData:
+    """Return the cell with these validation rows alone, for scorers that are given no other parameters."""
+    data = place.data
     y = None if data.y_test is None else take_rows(data.y_test, rows)
-    return data._replace(X_test=take_rows(data.X_test, rows), y_test=y)
+    if place.side.stream is not None:  # those that have been read: the dataset may give others now
+        X = Dataset(map_tensors(lambda t: t[rows].cpu(), place.x_test))
+    else:
+        X = take_rows(data.X_test, rows)
+    return data._replace(X_test=X, y_test=y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +24,8 @@ from sklr.experiment.cell_data import CellData
 class PlainRun:
     """One candidate in one cell, as the sequential engine would train it, on batches that are chosen for it.
 
+    Only its set-up draws from the cell's own random stream: a step that draws anything is refused.
+
     Parameters
     ----------
     net : NeuralNet
@@ -37,7 +39,7 @@ class PlainRun:
     def __init__(self, net: NeuralNet, data: CellData, seed: int):
         self.net = net
         net.set_params(verbose=0)
-        X, y, self.stream = start_net(net, data, seed)
+        X, y, stream = start_net(net, data, seed)
         if (weight := data.fit_params.get("sample_weight")) is not None:
             net._sample_weight = np.asarray(weight)
         self.dataset, _ = net.get_split_datasets(X, y)
@@ -47,14 +49,13 @@ class PlainRun:
         self.trained = {name: p for name, p in net.module_.named_parameters() if p.requires_grad and p.numel()}
         net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, PrintLog)]
         self.criterion_state = _buffers(net.criterion_)
-        with self.stream:
+        with stream:
             net.notify("on_train_begin", X=X, y=y)
 
-    def begin_epoch(self, rows: Epoch) -> None:
-        """Begin an epoch whose batches hold these rows."""
-        with self.stream:
-            self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
-            self.batches = _batches_of(self.net, self.dataset, rows)
+    def begin_epoch(self, rows: Epoch | None, batches: Iterable[Any] = ()) -> None:
+        """Begin an epoch whose batches hold these rows, or of batches that a DataLoader has made already."""
+        self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
+        self.batches = iter(batches) if rows is None else _batches_of(self.net, self.dataset, rows)
 
     def step(self) -> float:
         """Take the step on the next batch; return its loss.
@@ -64,12 +65,10 @@ class PlainRun:
         Unstackable
             If the step draws random numbers, or leaves a parameter out.
         """
-        net = self.net
-        with self.stream:
-            batch, before = next(self.batches), _random_states()
-            net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
-            if _random_states() != before:
-                raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
+        net, batch, before = self.net, next(self.batches), _random_states()
+        net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
+        if _random_states() != before:
+            raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
         if unused := [name for name, p in self.trained.items() if p.grad is None]:
             raise self.unfit(f"has a parameter {unused[0]!r} that a step does not use")
         loss = float(net.history[-1, "batches", -1, "train_loss"])
@@ -92,8 +91,7 @@ class PlainRun:
         for name, value in self.net.criterion_.named_buffers():
             if not torch.equal(value, self.criterion_state.get(name, value)):
                 raise Unstackable(f"{type(self.net.criterion_).__name__} changes its buffer {name!r} at every call")
-        with self.stream:
-            self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
+        self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
 
     @property
     def n_batches(self) -> int:
@@ -117,8 +115,7 @@ class PlainRun:
 
     def predictions(self, X: Any) -> list[Tensor]:
         """Return the tensors that the module returns for validation rows, batches put together where they have rows."""
-        with self.stream:
-            batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
+        batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
         return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 

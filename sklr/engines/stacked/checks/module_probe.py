@@ -13,8 +13,8 @@ from sklr._utils.precision import full_precision
 from sklr.engines.stacked.checks.explain import explained
 from sklr.engines.stacked.kernels.loss import Transform
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder
-from sklr.engines.stacked.kernels.vmap import call, first_tensor, generator_states, mixes_rows, rng_kept
-from sklr.engines.stacked.model.traits import Traits, examine
+from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
+from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.replay.purity import Untouched
 
 

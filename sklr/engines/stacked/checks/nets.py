@@ -15,7 +15,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import Rows
 from sklr.engines.stacked.kernels.loss import StackedLoss
-from sklr.engines.stacked.kernels.vmap import call
+from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.model.pack import Side
 from sklr.engines.stacked.replay.purity import difference, own_state
 from sklr.nets._instances import is_hooked

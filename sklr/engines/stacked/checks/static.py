@@ -9,7 +9,7 @@ from typing import Any
 import skorch
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
-from torch.utils.data import default_collate
+from torch.utils.data import Dataset, default_collate
 
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
@@ -47,7 +47,7 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
         reasons.append("train_split holds rows out of each training")
     if not loads_plainly(net):
         reasons.append("iterator_train is not torch's DataLoader")
-    for part in ("iterator_train", "iterator_valid"):
+    for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
         if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
             reasons.append(f"{part}__collate_fn is not torch's default_collate")
     if getattr(net, "clip", None) is not None and not (

@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from sklr._utils.random import global_generators_kept
 from sklr._utils.sklearn import count_rows, take_rows
+from sklr.experiment.datasets import DatasetRows
 
 Rows = Any  # a tensor, or a dict or list of tensors, whose first axis counts rows
 
@@ -37,7 +38,7 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
 
 
 # where rows that stay as they are come from
-_FIXED = ("builtins", "numpy", "scipy", "pandas", "polars", "pyarrow", "torch", "skorch")
+_FIXED = ("builtins", "numpy", "scipy", "pandas", "polars", "pyarrow", "torch", "skorch", "sklr")
 
 
 def reads_alike(X: Any) -> bool:
@@ -65,7 +66,7 @@ def is_in_memory(dataset: Any) -> bool:
     >>> is_in_memory(Dataset(np.zeros((3, 1)))), is_in_memory(Dataset([lambda: 1]))
     (True, False)
     """
-    if type(dataset) is torch.utils.data.Subset:
+    if type(dataset) in (torch.utils.data.Subset, DatasetRows):
         return is_in_memory(dataset.dataset)
     if type(dataset) is torch.utils.data.ConcatDataset:
         return all(map(is_in_memory, dataset.datasets))

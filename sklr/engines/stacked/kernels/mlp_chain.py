@@ -11,7 +11,7 @@ out contiguous, and the candidates of a cell, which share their batch, are one p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,34 +42,8 @@ class Calls:
             call()
 
 
-@dataclass(frozen=True, eq=False)
-class GradientSink:
-    """Where the parameters' gradients go, and what becomes of what lies there: `into = momentum * into + gradient`."""
-
-    into: Named
-    momentum: Mapping[str, float] = field(default_factory=dict)
-
-    def add_product(self, calls: Calls, name: str, a: Tensor, b: Tensor) -> None:
-        """Add the product of `a` (n, n_out, n_rows) and `b` (n, n_rows, n_in)."""
-        into = self.into[name].view(a.shape[0], -1, b.shape[2])
-        if momentum := self.momentum.get(name, 0):
-            calls.add(into.baddbmm_, a, b, beta=momentum)
-        else:
-            calls.add(torch.bmm, a, b, out=into)
-
-    def add_sum(self, calls: Calls, name: str, g: Tensor) -> None:
-        """Add the sum of `g` (n, n_out, n_rows) over rows."""
-        into = self.into[name].view(g.shape[:2])
-        if momentum := self.momentum.get(name, 0):
-            total = torch.empty_like(into)
-            calls.add(torch.sum, g, 2, out=total)
-            calls.add(torch.add, total, into, alpha=momentum, out=into)
-        else:
-            calls.add(torch.sum, g, 2, out=into)
-
-
 @dataclass(frozen=True)
-class Linear:
+class LinearLayer:
     """`weight @ h + bias` for every run; for a batch shared by the candidates of a cell, one product per cell."""
 
     weight: str
@@ -84,11 +58,13 @@ class Linear:
             calls.add(y.add_, params[self.bias].view(-1, n_out, 1))  # cheaper than a product that adds
         return y, h
 
-    def backward(self, calls: Calls, g: Tensor, h: Tensor, sink: GradientSink) -> None:
-        """Add the gradients of weight and bias, given that of the output."""
-        sink.add_product(calls, self.weight, g.view(h.shape[0], -1, g.shape[2]), h.mT)
+    def backward(self, calls: Calls, g: Tensor, h: Tensor, into: Named) -> None:
+        """Write the gradients of weight and bias, given that of the output."""
+        calls.add(
+            torch.bmm, g.view(h.shape[0], -1, g.shape[2]), h.mT, out=into[self.weight].view(h.shape[0], -1, h.shape[1])
+        )
         if self.bias is not None:
-            sink.add_sum(calls, self.bias, g)
+            calls.add(torch.sum, g, 2, out=into[self.bias].view(g.shape[:2]))
 
     def pull_back(self, calls: Calls, g: Tensor, h: Tensor, params: Named) -> Tensor:
         into = torch.empty_like(h)
@@ -142,7 +118,7 @@ class Dropout:
         calls.add(torch.mul, h.view(by_cell), mask, out=out.view(by_cell))
 
 
-Operation = Linear | Function | Dropout
+Operation = LinearLayer | Function | Dropout
 
 
 @dataclass(frozen=True)
@@ -198,7 +174,7 @@ _RULES = {
 class Chain:
     """A recorded chain of operations.
 
-    >>> chain = Chain((Linear("w", None), Function("relu", in_place=True)))
+    >>> chain = Chain((LinearLayer("w", None), Function("relu", in_place=True)))
     >>> calls, params = Calls(), {"w": torch.tensor([[[[2.0]], [[-3.0]]]])}
     >>> outputs, _ = chain.forward(calls, torch.tensor([[[1.0, -1.0]]]), params)
     >>> calls.run(), outputs.tolist()
@@ -222,13 +198,13 @@ class Chain:
             saved.append(kept)
         return h, saved
 
-    def backward(self, calls: Calls, g: Tensor, saved: list[Tensor], params: Named, sink: GradientSink) -> None:
+    def backward(self, calls: Calls, g: Tensor, saved: list[Tensor], params: Named, into: Named) -> None:
         """Add the calls that turn `g` (n_runs, n_out, n_rows), which they overwrite, into gradients."""
-        first = next(i for i, operation in enumerate(self.operations) if isinstance(operation, Linear))
+        first = next(i for i, operation in enumerate(self.operations) if isinstance(operation, LinearLayer))
         for i in range(len(self.operations) - 1, first - 1, -1):
             operation = self.operations[i]
-            if isinstance(operation, Linear):
-                operation.backward(calls, g, saved[i], sink)
+            if isinstance(operation, LinearLayer):
+                operation.backward(calls, g, saved[i], into)
             if i > first:
                 g = operation.pull_back(calls, g, saved[i], params)
 

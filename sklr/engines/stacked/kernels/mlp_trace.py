@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, Linear, Operation
+from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, LinearLayer, Operation
 from sklr.engines.stacked.replay.purity import Untouched, is_hooked
 
 
@@ -20,7 +20,7 @@ def record(module: nn.Module, x: Any) -> Chain | None:
 
     >>> chain = record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))
     >>> [type(operation).__name__ for operation in chain.operations]
-    ['Linear', 'Function', 'Linear']
+    ['LinearLayer', 'Function', 'LinearLayer']
     >>> record(nn.GRU(4, 3), torch.zeros(5, 4)) is None
     True
     """
@@ -30,7 +30,7 @@ def record(module: nn.Module, x: Any) -> Chain | None:
     first, untouched = _operations(module, x, names), Untouched(module)
     if first is None or first != _operations(module, x, names) or not untouched.holds(strict=False):
         return None
-    used = [n for op in first if isinstance(op, Linear) for n in (op.weight, op.bias) if n is not None]
+    used = [n for op in first if isinstance(op, LinearLayer) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
 
@@ -61,7 +61,7 @@ def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Ope
         operations += found
         current = result
     plain = output is current and current.dim() == 2 and bool(operations)
-    return operations if plain and any(isinstance(op, Linear) for op in operations) else None
+    return operations if plain and any(isinstance(op, LinearLayer) for op in operations) else None
 
 
 class CallRecorder(TorchFunctionMode):
@@ -122,7 +122,7 @@ def _understand(
     if name == "linear":
         weight, bias = arg(1, "weight"), arg(2, "bias")
         known = id(weight) in names and (bias is None or id(bias) in names)
-        return (Linear(names[id(weight)], None if bias is None else names[id(bias)]),) if known else None
+        return (LinearLayer(names[id(weight)], None if bias is None else names[id(bias)]),) if known else None
     if name == "dropout":
         if result is h:
             return ()
@@ -140,7 +140,7 @@ def _overwriting(operations: list[Operation]) -> tuple[Operation, ...]:
     """Let functions work in place where the operation before made the memory and will not need it again."""
     result = operations[:1]
     for before, operation in pairwise(operations):
-        if isinstance(operation, Function) and isinstance(before, Linear | Dropout):
+        if isinstance(operation, Function) and isinstance(before, LinearLayer | Dropout):
             operation = Function(operation.name, operation.args, in_place=True)
         result.append(operation)
     return tuple(result)

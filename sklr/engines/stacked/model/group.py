@@ -76,10 +76,6 @@ class Group(NamedTuple):
         members, kwargs = [self.members[i] for i in places], [self.optimizer_kwargs[i] for i in places]
         return self._replace(members=members, optimizer_kwargs=kwargs)
 
-    def compiled(self) -> Group:
-        """Return the same group, to be built into stacks that compile their step."""
-        return self._replace(stack_args={**self.stack_args, "compile": True}, thread_safe=False)
-
 
 class Prepared(NamedTuple):
     """What can be stacked, and why the other candidates cannot, by number."""

@@ -83,7 +83,7 @@ class Feed:
         x, y, weight = self._gathered(steps, int(sizes.max()))
         if (sizes != sizes.max()).any():
             weight = self._masked(weight, sizes)
-        if self.stack.counts_ahead:
+        if self.stack.kernel.precomputes_targets:
             counted = self.stack.loss.counted(y, weight, self.like.dtype)
             return Batch(x, y, None, None, counted)
         return Batch(x, y, weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from sklr._utils.divergence import exploded
 from sklr._utils.random import RandomStream
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.index_batches import Epoch, Rows, epoch_positions, map_tensors, stack_rows
+from sklr.engines.stacked.data.index_batches import Epoch, Rows, epoch_positions, epoch_sizes, map_tensors, stack_rows
+from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.stack import ModelStack
+from sklr.engines.stacked.model.stream_feed import StreamFeed, are_alike, stacked_batches
 from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule
 
@@ -25,7 +27,8 @@ from sklr.schedules import Constant, Schedule
 class Side(NamedTuple):
     """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
-    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random world.
+    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random world. Where batches are
+    read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone.
     """
 
     net: NeuralNet
@@ -34,6 +37,7 @@ class Side(NamedTuple):
     y: Rows
     weight: Tensor | None
     seed: int
+    stream: CellStream | None = None
 
 
 class Member(NamedTuple):
@@ -84,6 +88,8 @@ class Pack:
     def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int):
         self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
         self.world = RandomStream(sides[0].seed)
+        self.streams = [side.stream.afresh() for side in sides if side.stream is not None]
+        self._last: list[Shown] | None = None  # batches of streams, for a look at what the last step has done
         self._stack_rows()
         self.epoch, self.seconds = 0, 0.0
         self.alive = np.ones((len(members), len(sides)), dtype=bool)
@@ -95,13 +101,15 @@ class Pack:
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("x", "y", "weight")}
+        return {name: value for name, value in vars(self).items() if name not in ("x", "y", "weight", "_last")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.go_on(state)
         self._stack_rows()
 
     def _stack_rows(self) -> None:
+        if self.streams:
+            return
         self.x, self.y = (stack_rows([getattr(side, part) for side in self.sides]) for part in ("x", "y"))
         weights = [side.weight for side in self.sides if side.weight is not None]
         self.weight = stack_rows(weights) if weights else None
@@ -128,20 +136,22 @@ class Pack:
         """
         start = time.time()
         self._compact()
-        positions, sizes = epoch_positions([side.epochs[self.epoch] for side in self.sides])
-        multipliers = self.epoch_multipliers(sizes)
+        feed = self.feed_epoch()
+        multipliers = self.epoch_multipliers(feed.sizes)
         with self.world if own_stream else nullcontext():
             lr = torch.from_numpy(self.lrs(multipliers))
-            losses = self.steps(positions, sizes, lr, self.max_epochs - self.epoch - 1)
-        self.end_epoch(losses, sizes, multipliers)
+            losses = self.steps(feed, lr, self.max_epochs - self.epoch - 1)
+        if isinstance(feed, StreamFeed):
+            self._last = [feed.last[cell] for cell in sorted(feed.last)]
+        self.end_epoch(losses, feed.sizes, multipliers)
         if self.epoch == self.max_epochs:
             self._check_last_step()
         self.seconds += time.time() - start
 
     def _compact(self) -> None:
-        """Let members none of whose runs is alive leave the stack; where that means to compile anew, half at once."""
+        """Let members none of whose runs is alive leave the stack."""
         staying = [m for m in self.in_stack if self.alive[m].any()]
-        if len(staying) < len(self.in_stack) and (not self.stack.compiled or 2 * len(staying) <= len(self.in_stack)):
+        if len(staying) < len(self.in_stack):
             self.stack.keep([self.in_stack.index(m) for m in staying])
             self.in_stack = staying
 
@@ -179,25 +189,32 @@ class Pack:
             self.epoch, n_steps, member.schedule_epochs, lr=member.lr, losses=tuple(losses)
         )
 
-    def steps(self, positions: Tensor, sizes: np.ndarray, lr: Tensor, n_more: int = 0) -> Tensor:
+    def steps(self, feed: Iterable[tuple[slice, Batch | list[Batch]]], lr: Tensor, n_more: int = 0) -> Tensor:
         """Take these steps; return the losses, shape (n_steps, n_in_stack, n_cells).
 
         Parameters
         ----------
-        positions, sizes
-            As `epoch_positions` returns them.
+        feed : iterable of (slice, Batch or list of Batch)
+            Which steps come next and what they are shown, as a `Feed` has it.
         lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
         n_more : int
             How often about as many steps will follow.
         """
         lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
-            self.stack.steps(lr[steps], shown, n_more * len(sizes))
+            self.stack.steps(lr[steps], shown, n_more * len(lr))
             if isinstance(shown, Batch)
             else self.stack.step(lr[steps.start], *shown).unsqueeze(0)
-            for steps, shown in self.feed(positions, sizes)
+            for steps, shown in feed
         ]
         return torch.cat(losses)
+
+    def feed_epoch(self) -> Feed | StreamFeed:
+        """Return what the steps of the next epoch are shown."""
+        orders = [side.epochs[self.epoch] for side in self.sides]
+        if self.streams:
+            return StreamFeed(self.streams, epoch_sizes(orders))
+        return self.feed(*epoch_positions(orders))
 
     def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:
         """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
@@ -235,14 +252,23 @@ class Pack:
 
     def _check_last_step(self) -> None:
         """End the runs that the very last steps blew up, which no training loss has seen."""
-        size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
-        x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
+        if (rows := self._some_rows()) is None:
+            return
+        x, y = rows
         outputs = self.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
             n_steps = sum(map(len, self.sides[cell].epochs))
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
+
+    def _some_rows(self) -> tuple[Rows, Rows] | None:
+        """Return rows of all cells to evaluate after the last step; None of streams whose last batches differ."""
+        if not self.streams:
+            size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
+            x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
+            return x, y
+        return stacked_batches(self._last) if self._last and are_alike(self._last) else None
 
     def outputs(self, x: Rows) -> Any:
         """Return what the runs in the stack predict for rows of shape (n_cells, n_rows, ...), in evaluation mode."""

@@ -1,7 +1,7 @@
 """Many copies of one module trained as one: `n_candidates x n_cells` runs per batched step, without skorch or folds.
 
-The module is used unmodified. Plain networks take the kernel for chains of layers, everything else goes through
-`torch.func`; `checks.module_probe` says beforehand what cannot be stacked.
+The module is used unmodified, by the kernel that `choose_kernel` chooses; `checks.module_probe` says beforehand what
+cannot be stacked.
 """
 
 from __future__ import annotations
@@ -14,22 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from sklr.engines.stacked.data.batch import Batch, is_whole
-from sklr.engines.stacked.kernels.compiled import ChainGradients, CompiledGradients
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.kernel import choose_kernel
 from sklr.engines.stacked.kernels.loss import Transform
-from sklr.engines.stacked.kernels.mlp_chain import GradientSink
-from sklr.engines.stacked.kernels.mlp_step import Evaluation, Program
-from sklr.engines.stacked.kernels.replayed_runs import ReplayedRuns
-from sklr.engines.stacked.kernels.vmap import Named, RunGradients, RunMap, first_tensor, has_rows, rng_kept
+from sklr.engines.stacked.kernels.module_call import Named
+from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
-from sklr.engines.stacked.model.traits import Traits, examine
-from sklr.engines.stacked.optim.block import HeavyBall
 from sklr.engines.stacked.optim.optimizer import Groups, StackedOptimizer
 from sklr.engines.stacked.optim.probe import decay_form
 from sklr.engines.stacked.replay.executor import Replays
-
-ROWS = 512  # evaluated at once, for no more memory than a step takes: a whole fold's activations can be gigabytes
-FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
 
 
 class ModelStack:
@@ -55,13 +48,13 @@ class ModelStack:
         Applied to the output before the criterion.
     clip_norm, clip_norm_type, clip_value : float, optional
         Gradient clipping, run by run: total norm, which norm, largest absolute value.
-    compile : bool, default False
-        Whether the gradients of a step are computed by compiled code; see `CompiledGradients`.
     traits : Traits, optional
         What another stack of such modules, with this criterion, has found out on such an example.
 
     Attributes
     ----------
+    kernel : Kernel
+        Computes gradients and predictions.
     mixes_rows : bool
         Whether a row's part in the training depends on the batch's other rows (batch statistics, a criterion of
         whole batches): padding would then change the result, so give cells with different numbers of rows their
@@ -92,7 +85,6 @@ class ModelStack:
         clip_norm: float | None = None,
         clip_norm_type: float = 2.0,
         clip_value: float | None = None,
-        compile: bool = False,
         traits: Traits | None = None,
     ):
         self.module = copy.deepcopy(modules[0])
@@ -107,50 +99,28 @@ class ModelStack:
         self.traits = traits or examine(self.module, example, criterion, transform)
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
         self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
-        self._map = self._make_map()
-        self._run_gradients = self._make_gradients(compile)
-        self._programs: dict[Any, Program] = {}
-        self._evaluations: dict[Any, Evaluation] = {}
-        self._ball: HeavyBall | None = None
+        self.device = next(iter(params.values())).device
+        n_runs = n_candidates * self.n_cells
+        self.kernel = choose_kernel(self.module, self.loss, self.traits, n_runs, self.device.type)
         self._replays = self._make_replays()
 
     def __getstate__(self) -> dict[str, Any]:
-        # memory that another process has elsewhere
-        fixed: dict[str, Any] = {"_programs": {}, "_evaluations": {}, "_ball": None, "_replays": self._make_replays()}
-        return {**vars(self), **fixed}
+        return {**vars(self), "_replays": self._make_replays()}  # memory that another process has elsewhere
 
     @property
     def n_candidates(self) -> int:
         return len(self.optimizer.kwargs)
 
     @property
-    def compiled(self) -> bool:
-        """Whether steps are compiled, for the number of runs that there is."""
-        return isinstance(self._run_gradients, CompiledGradients)
-
-    @property
-    def run_by_run(self) -> bool:
-        """Whether the module is called for one run after another, because that is faster."""
-        return self._map.run_by_run and not self.compiled
-
-    @property
-    def counts_ahead(self) -> bool:
-        """Whether a step can be told what its loss knew before; see `Batch.counted`."""
-        return self._is_planned and self.loss.closed_form
-
-    @property
-    def _is_planned(self) -> bool:
-        return self.traits.chain is not None and isinstance(self._run_gradients, RunGradients)
-
-    @property
     def _is_replayed(self) -> bool:
-        """Whether steps may be recorded; compiled ones are already, and a run-by-run step is too long.
+        """Whether steps may be recorded.
 
         What a CUDA graph draws has been compared with what plain steps draw for chains only.
         """
-        kind = next(iter(self.optimizer.params.values())).device.type
-        known = kind == "cpu" or (kind == "cuda" and (self._is_planned or not self.traits.draws))
-        return known and not self.compiled and (self._is_planned or not self.run_by_run)
+        known = self.device.type == "cpu" or (
+            self.device.type == "cuda" and (self.traits.chain is not None or not self.traits.draws)
+        )
+        return known and self.kernel.recordable
 
     @property
     def n_groups(self) -> int:
@@ -171,12 +141,10 @@ class ModelStack:
         losses : Tensor (n_candidates, n_cells)
             Each run's loss before the step, detached; NaN for cells that took none.
         """
-        if self._is_planned and is_whole(batches):
-            return self._program_step(self._rates(lr), batches[0])
         cells, losses = self._gradients(batches)
         self._clip_gradients()
         if self.optimizer.step(self._rates(lr), cells):
-            self._forget_programs()
+            self.rest()
         return losses.mT
 
     def steps(self, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
@@ -198,18 +166,6 @@ class ModelStack:
             return torch.stack([self.step(lr[i], batches.of_steps(i)) for i in range(len(lr))])
         return self._replays.steps(self.step, lr, batches, n_more)
 
-    def compile(self, *batches: Batch) -> None:
-        """Compile a step on batches like these, which takes none; without `compile=True` there is nothing to do.
-
-        A step compiles itself when it meets a shape for the first time. Asked before any training, whatever stands
-        in the way of compiling comes out before it, too.
-        """
-        if isinstance(self._run_gradients, CompiledGradients):
-            before = {name: t.clone() for name, t in self._state.buffers.items()}
-            with rng_kept(batches[0].x):
-                self._gradients(batches)
-            self._state.buffers = before
-
     @torch.no_grad()
     def outputs(self, x: Any, *, shared: bool = False) -> Any:
         """What every run predicts, in evaluation mode.
@@ -225,17 +181,15 @@ class ModelStack:
         """
         if shared:
             x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
-        out = self._mapped_outputs(x) if self.traits.eval_chain is None else self._chain_outputs(x)
+        out = self.kernel.outputs(self.optimizer.params, *self._state.of_cells(None), x)
         return tree_map(lambda t: t.transpose(0, 1), out)
 
     def keep(self, candidates: Sequence[int]) -> None:
         """Let only these candidates stay, in this order; their optimizer's state stays with them."""
         candidates = [int(k) for k in candidates]
         self.optimizer.keep(candidates)
-        index = torch.as_tensor(candidates, device=next(iter(self.optimizer.params.values())).device)
-        self._state.keep(index)
-        self._forget_programs()
-        self._run_gradients.forget()
+        self._state.keep(torch.as_tensor(candidates, device=self.device))
+        self.rest()
 
     @torch.no_grad()
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
@@ -254,79 +208,17 @@ class ModelStack:
         """One run's optimizer state, for `torch.optim.Optimizer.load_state_dict`; see `StackedOptimizer.state_dict`."""
         return self.optimizer.state_dict(candidate, cell)
 
-    def _make_map(self) -> RunMap:
-        traits, on_cpu = self.traits, not next(iter(self.optimizer.params.values())).is_cuda
-        few = self.n_candidates * self.n_cells <= FEW_RUNS and not traits.draws  # lanes draw other numbers for dropout
-        return RunMap(
-            self.module,
-            attention=traits.attention,
-            pictures=on_cpu and traits.pictures,
-            run_by_run=on_cpu and (few or traits.large_convolutions) and not traits.keeps,
-        )
-
     def _make_replays(self) -> Replays:
         return Replays(self.module, self.loss, self.optimizer)
-
-    def _make_gradients(self, compile: bool) -> RunGradients | CompiledGradients:
-        if compile:
-            chain, mapped = self.traits.chain, RunGradients(self._map.plain(), self.loss)
-            return CompiledGradients(mapped if chain is None else ChainGradients(chain, self.loss))
-        replayed = self._map.run_by_run and not self.traits.draws  # replays would draw other numbers
-        return (ReplayedRuns if replayed else RunGradients)(self._map, self.loss)
 
     def _rates(self, lr: Any) -> Tensor:
         like = next(iter(self.optimizer.params.values()))
         lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
         return lr.expand(self.n_groups, *lr.shape[-2:])
 
-    def _program_step(self, lr: Tensor, batch: Batch) -> Tensor:
-        """A step of a chain in all its cells."""
-        if not self._programs and self._clip[0] is None and self._clip[2] is None:
-            self._ball = self.optimizer.heavy_ball()
-        ball = self._ball
-        key = batch.x.shape
-        if key not in self._programs:
-            sink = GradientSink(self.optimizer.grads) if ball is None else GradientSink(ball.into, ball.momentum)
-            self._programs[key] = self._program(self.optimizer.params, sink, batch)
-        losses = self._programs[key].run(batch.x, batch.y, batch.weight, batch.counted).mT.clone()
-        if ball is None:
-            self._clip_gradients()
-            self.optimizer.step(lr)
-        else:
-            ball.step(lr)
-        return losses
-
-    def _program(self, params: Named, sink: GradientSink, batch: Batch) -> Program:
-        assert self.traits.chain is not None
-        return Program(self.traits.chain, self.loss, params, sink, batch.x)
-
-    def _chain_outputs(self, x: Tensor) -> Tensor:
-        assert self.traits.eval_chain is not None
-        if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
-            self._evaluations[key] = Evaluation(self.traits.eval_chain, self.optimizer.params, x)
-        return self._evaluations[key](x)
-
-    def _mapped_outputs(self, x: Any) -> Any:
-        state = self.optimizer.params, self._state.constants, self._state.buffers
-        n_blocks = -(-first_tensor(x).shape[1] // ROWS)
-        # of about equal size: none is a single row, whose axis a module may drop
-        blocks = [tree_map(lambda t, i=i: t.tensor_split(n_blocks, 1)[i], x) for i in range(n_blocks)]
-        found = [self._map(block, *state, training=False)[0] for block in blocks]
-        sizes = [first_tensor(block).shape[1] for block in blocks]
-
-        def joined(*parts: Tensor) -> Tensor:
-            return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
-
-        return tree_map(joined, *found)
-
     def rest(self) -> None:
         """Let go the memory that steps and evaluations work in; the next ones take it anew."""
-        self._forget_programs()
-
-    def _forget_programs(self) -> None:
-        self._programs.clear()
-        self._evaluations.clear()
-        self._ball = None
+        self.kernel.forget()
         self._replays.forget()
 
     def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
@@ -346,16 +238,9 @@ class ModelStack:
             cells += chosen
         return cells, losses
 
+    @torch.no_grad()
     def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:
-        if self._is_planned:
-            return self._program(params, GradientSink(grads), batch).run(batch.x, batch.y, batch.weight)
-        return self._mapped_gradients(batch, params, grads, index)
-
-    def _mapped_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None) -> Tensor:
-        constants, buffers = self._state.of_cells(index)
-        found, losses, buffers = self._run_gradients(params, constants, buffers, batch.x, batch.y, batch.weight)
-        for name, grad in found.items():
-            grads[name].copy_(grad)
+        losses, buffers = self.kernel.gradients(params, *self._state.of_cells(index), batch, grads)
         self._state.update(buffers, index)
         return losses
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sklr.engines.stacked.kernels.vmap import Named
+from sklr.engines.stacked.kernels.module_call import Named
 
 
 class FixedState:

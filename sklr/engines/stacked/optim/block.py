@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklr.engines.stacked.kernels.mlp_chain import Calls
-
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _SET_BY_STACK = ("lr", "weight_decay", "params")
 
@@ -94,24 +92,6 @@ class Part:
         self.optimizer.step()
         return self.update_views
 
-    def heavy_ball_momentum(self) -> list[float] | None:
-        """Each group's momentum, if that is all there is to it."""
-        groups = self.optimizer.param_groups
-        if any(group["nesterov"] or group["dampening"] or group["maximize"] for group in groups):
-            return None
-        return [group["momentum"] for group in groups]
-
-    def momentum_views(self, momentum: Sequence[float]) -> list[Tensor]:
-        """The stock optimizer's momentum, or where it has none the gradient, parameter by parameter."""
-        views: list[Tensor] = []
-        for blocks, update, rate in zip(self.blocks, self.updates, momentum, strict=True):
-            buffer = _grad(update)
-            if rate:
-                state = self.optimizer.state[update]
-                state["momentum_buffer"] = buffer = state.get("momentum_buffer", torch.zeros_like(update))
-            views += blocks.views(buffer)
-        return views
-
     def select(self, cells: Sequence[int], candidates: Sequence[int], names: list[int] | None = None) -> Part:
         """A part of this part (positions within it), optimizer state included; `names` renumbers its candidates."""
         kept = [self.candidates[k] for k in candidates] if names is None else names
@@ -141,45 +121,6 @@ class Part:
             return [self]
         everyone = range(len(self.candidates))
         return [self.select(now, everyone), self.select(later, everyone)]
-
-
-class HeavyBall:
-    """Stochastic gradient descent with momentum, for runs that differ in nothing but learning rate and weight decay.
-
-    What the stock optimizer does in one pass over memory for the gradient, one for the momentum and one for the
-    step: here the gradient is added to the momentum where it is computed (`into = momentum * into + gradient`), and
-    `step` moves the parameters along it.
-
-    Parameters
-    ----------
-    params, into : dict of str to Tensor, each (n_cells, n_candidates, *shape)
-    momentum : dict of str to float
-    decay : dict of str to Tensor (n_candidates,), or None
-        Coupled weight decay.
-    group_of : dict of str to int
-    """
-
-    def __init__(
-        self,
-        params: Mapping[str, Tensor],
-        into: Mapping[str, Tensor],
-        momentum: Mapping[str, float],
-        decay: Mapping[str, Tensor | None],
-        group_of: Mapping[str, int],
-    ):
-        self.into, self.momentum = into, momentum
-        like = next(iter(params.values()))
-        self.minus_lr = like.new_empty(1 + max(group_of.values()), *like.shape[:2])
-        self._calls = Calls()
-        for name, param in params.items():
-            if (rate := decay[name]) is not None:
-                self._calls.add(into[name].addcmul_, param, over_runs(rate, param))
-            self._calls.add(param.addcmul_, into[name], over_runs(self.minus_lr[group_of[name]], param))
-
-    def step(self, lr: Tensor) -> None:
-        """Move every run, given `lr` (n_groups, n_cells, n_candidates)."""
-        torch.neg(lr, out=self.minus_lr)
-        self._calls.run()
 
 
 def own_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklr.engines.stacked.optim.block import HeavyBall, Part, over_runs, own_kwargs
+from sklr.engines.stacked.optim.block import Part, over_runs, own_kwargs
 
 Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 
@@ -101,22 +101,6 @@ class StackedOptimizer:
         for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
             self._move(self.params[name], update, lr[group], self._decoupled[group])
         return len(self._parts) > n_parts
-
-    def heavy_ball(self) -> HeavyBall | None:
-        """The quick form of this optimizer, on the very same state; None unless it is momentum and nothing more.
-
-        It holds until `keep`, or a `step` of some cells only, is called.
-        """
-        if self.optimizer_class is not torch.optim.SGD or len(self._parts) > 1:
-            return None
-        (part,) = self._parts
-        momentum = part.heavy_ball_momentum()
-        if momentum is None:
-            return None
-        group_of = dict(zip(self.names, self._group_of, strict=True))
-        decay = {name: self._coupled[group] for name, group in group_of.items()}
-        into = dict(zip(self.names, part.momentum_views(momentum), strict=True))
-        return HeavyBall(self.params, into, {n: momentum[g] for n, g in group_of.items()}, decay, group_of)
 
     def keep(self, candidates: Sequence[int]) -> None:
         """Let only these candidates stay, in this order, with their optimizer's state."""

@@ -32,7 +32,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 def is_native(optimizer: type) -> bool:
     """Say whether an optimizer is PyTorch's own: it does the same for every shape, in every step."""
-    return optimizer.__module__.startswith("torch.optim.")
+    return f"{optimizer.__module__}.".startswith("torch.optim.")
 
 
 def optimizer_reasons(optimizer: type, kwargs: Mapping[str, Any], groups: Groups | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines.stacked.data.index_batches import map_tensors
 from sklr.engines.stacked.kernels.attention import attention_by_steps
-from sklr.engines.stacked.kernels.vmap import call
+from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.recorder import can_replay
 from sklr.engines.stacked.setup.devices import devices
@@ -151,7 +151,7 @@ def _n_products(group: Group) -> int:
 
 def step_flops(group: Group, stack: ModelStack) -> float:
     """Return the floating-point operations of an average product of a stack's step, for `fitting_threads`."""
-    n_runs = 1 if stack.run_by_run else stack.n_candidates * stack.n_cells
+    n_runs = 1 if stack.kernel.run_by_run else stack.n_candidates * stack.n_cells
     return n_runs * product_flops(group)
 
 

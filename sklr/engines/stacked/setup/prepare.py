@@ -30,11 +30,12 @@ from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimi
 from sklr.engines.stacked.checks.nets import check_sample_weights, predicted, state_reasons
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
-from sklr.engines.stacked.data.index_batches import all_rows, draw_epochs, is_in_memory, map_tensors, outside
+from sklr.engines.stacked.data.index_batches import Rows, all_rows, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.probe import is_steady, optimizer_reasons
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
+from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import (
     CellData,
     Head,
@@ -226,8 +227,11 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject, score_data = (net, data) if predictions_do else (estimator, raw)
     validation = net.get_dataset(_as_predicted(net, data.X_test))
-    _check_in_memory(validation)
-    x_test = map_tensors(_caster(net), all_rows(net, validation)[0])
+    if is_streamed(net, validation, training=False):
+        x_test = predicted_rows(net, validation, cell.seed)
+    else:
+        x_test = all_rows(net, validation)[0]
+    x_test = map_tensors(_caster(net), x_test)
     return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
 
 
@@ -235,10 +239,13 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     net.set_params(verbose=0)
     X, y, stream = start_net(net, data, cell.seed)
     dataset, _ = net.get_split_datasets(X, y)
-    _check_in_memory(dataset)
+    weight = data.fit_params.get("sample_weight")
+    if is_streamed(net, dataset, training=True):
+        if weight is not None:
+            raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
+        return streamed_side(net, dataset, cell.seed, stream)
     x, targets = all_rows(net, dataset)
     x = map_tensors(_caster(net), x)
-    weight = data.fit_params.get("sample_weight")
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=data_module.float_dtype(net.module_), device=net.device)
     epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
@@ -247,12 +254,6 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
     if (row := outside(epochs, len(dataset))) is not None:
         raise Unstackable(f"the sampler asks for row {row} of a fold of {len(dataset)} rows")
     return Side(net, epochs, x, targets, weight, getattr(stream, "seed", cell.seed))
-
-
-def _check_in_memory(dataset: Any) -> None:
-    if not is_in_memory(dataset):
-        held = next(part for part in (getattr(dataset, "X", None), dataset) if part is not None)
-        raise Unstackable(f"a {type(held).__name__} may give other items each time it is read")
 
 
 def _caster(net: NeuralNet) -> Any:
@@ -275,7 +276,7 @@ def _world(places: list[Place]) -> World:
     with shared_state_kept(net.module_, net.criterion_):
         with full_precision():
             output = as_inferred(net, predicted(net.module_, x))
-        places = [place._replace(side=place.side._replace(y=targets_of(net, place.side.y, output))) for place in places]
+        places = [place._replace(side=_with_targets(place.side, net, output)) for place in places]
         y = map_tensors(lambda rows: rows[few], places[0].side.y)
         reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
     if traits is None:
@@ -292,6 +293,13 @@ def _world(places: list[Place]) -> World:
     }
     check_sample_weights(traits.loss, net, [place.side for place in places])
     return World(places, stack_args, set())
+
+
+def _with_targets(side: Side, net: NeuralNet, output: Rows) -> Side:
+    """Return a cell whose targets are those that the net's loss sees."""
+    if side.stream is not None:
+        side.stream.ready = Ready(net, output)
+    return side._replace(y=targets_of(net, side.y, output))
 
 
 def _grouped(

@@ -1,0 +1,99 @@
+"""Rows of the cells by number, in tensors that the cells share: memory grows with the data, not with the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+
+
+class CellRows(NamedTuple):
+    """Some rows of tensors.
+
+    Parameters
+    ----------
+    tensors : Rows
+        Of all rows, the same objects in all cells where that can be.
+    numbers : ndarray of int, shape (n_rows,)
+        Which rows are the cell's.
+
+    >>> CellRows(torch.arange(4.0), np.array([3, 1])).take([1]).tolist()
+    [1.0]
+    """
+
+    tensors: Rows
+    numbers: np.ndarray
+
+    @classmethod
+    def all_of(cls, tensors: Rows) -> CellRows:
+        """Return all rows of tensors."""
+        return cls(tensors, np.arange(len(tree_leaves(tensors)[0])))
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+        return len(self.numbers)
+
+    def take(self, rows: Any = slice(None)) -> Rows:
+        """Return rows, by their numbers in the cell, as tensors of their own."""
+        numbers = torch.from_numpy(self.numbers[rows])
+        return map_tensors(lambda t: t[numbers.to(t.device)], self.tensors)
+
+    def to(self, device: torch.device) -> CellRows:
+        """Return the same rows on another device."""
+        return CellRows(map_tensors(lambda t: t.to(device), self.tensors), self.numbers)
+
+
+class PackRows:
+    """The rows of several cells, side by side.
+
+    Parameters
+    ----------
+    cells : sequence of CellRows
+
+    Attributes
+    ----------
+    numbers : Tensor (n_cells, most rows)
+        Where a cell's rows are in `tensors`; 0 past its end.
+
+    >>> shared = torch.arange(5.0)
+    >>> rows = PackRows([CellRows(shared, np.array([4, 2])), CellRows(shared, np.array([1]))])
+    >>> rows.tensors is shared, rows.take(torch.tensor([[0, 1], [0, 0]])).tolist()
+    (True, [[4.0, 2.0], [1.0, 1.0]])
+    """
+
+    def __init__(self, cells: Sequence[CellRows]):
+        first = cells[0].tensors
+        if all(cell.tensors is first for cell in cells):
+            self.tensors, starts = first, [0] * len(cells)
+        else:
+            self.tensors = map_tensors(lambda *parts: torch.cat(parts), *(cell.take() for cell in cells))
+            cells = [CellRows(None, np.arange(cell.n_rows)) for cell in cells]
+            starts = np.cumsum([0, *(cell.n_rows for cell in cells[:-1])]).tolist()
+        self.sizes = [cell.n_rows for cell in cells]
+        table = np.zeros((len(cells), max(self.sizes)), dtype=np.int64)
+        for row, cell, start in zip(table, cells, starts, strict=True):
+            row[: cell.n_rows] = cell.numbers + start
+        self.numbers = torch.from_numpy(table).to(tree_leaves(self.tensors)[0].device)
+
+    @property
+    def row_numel(self) -> int:
+        """How many numbers the largest tensor has in a row."""
+        return max(t[0].numel() for t in tree_leaves(self.tensors))
+
+    def take(self, positions: Tensor) -> Rows:
+        """Return rows by their numbers in the cells, (..., n_cells, n), as tensors (..., n_cells, n, ...)."""
+        cells = torch.arange(len(self.numbers), device=positions.device)[:, None]
+        places = self.numbers[cells, positions]
+        return map_tensors(lambda t: t.index_select(0, places.flatten()).unflatten(0, places.shape), self.tensors)
+
+    def first(self, n: int | None = None) -> Rows:
+        """Return the first `n` rows of each cell, or all: shorter cells end with rows that are not theirs."""
+        places = self.numbers[:, :n]
+        return map_tensors(lambda t: t.index_select(0, places.flatten()).unflatten(0, places.shape), self.tensors)

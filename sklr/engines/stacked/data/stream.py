@@ -1,0 +1,92 @@
+"""Batches that are read as the training needs them: for datasets that give other items each time, or never fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from skorch.dataset import unpack_data
+
+Shown = tuple[Any, Any]  # x and y of one batch, as the stack takes them
+
+
+class CellStream:
+    """The batches of one cell, from the DataLoader that its net makes, in the net's own random stream.
+
+    They are read once for all candidates of the cell. What is drawn on the way, the order and by the dataset, is what
+    a net that is trained by itself draws.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        Initialised.
+    dataset : Dataset
+        The rows to train on.
+    world : context manager
+        The random stream of the net's training.
+    ready : callable (x, y) -> (x, y)
+        Makes a batch ready for the stack.
+    """
+
+    def __init__(self, net: NeuralNet, dataset: Any, world: AbstractContextManager, ready: Callable[[Any, Any], Shown]):
+        self.net, self.dataset, self.ready = net, dataset, ready
+        self.world = copy.deepcopy(world)
+        self.loader = net.get_iterator(dataset, training=True)
+        self.generator = _with_own_generator(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = None if self.generator is None else self.generator.get_state()
+        return {**vars(self), "loader": None, "generator": state}  # its workers stay in their process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.loader = self.net.get_iterator(self.dataset, training=True)
+        self.generator = _with_own_generator(self.loader)
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+
+    def afresh(self) -> CellStream:
+        """Return a stream that stands where this one stands, and reads on by itself."""
+        stream = CellStream(self.net, self.dataset, self.world, self.ready)
+        if stream.generator is not None and self.generator is not None:
+            stream.generator.set_state(self.generator.get_state())
+        return stream
+
+    def raw(self) -> Iterator[Any]:
+        """Yield the batches of the next epoch as the DataLoader makes them."""
+        with self.world:
+            batches = iter(self.loader)
+        while True:
+            with self.world:
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def batches(self) -> Iterator[Shown]:
+        """Yield the batches of the next epoch as the stack takes them."""
+        return (self.shown(batch) for batch in self.raw())
+
+    def shown(self, batch: Any) -> Shown:
+        """Return a batch as the stack takes it."""
+        return self.ready(*unpack_data(batch))
+
+
+def _with_own_generator(loader: Any) -> torch.Generator | None:
+    """Give a DataLoader copies of its sampler and of its generator: the net's own are to stay as they are."""
+    generator = loader.generator
+    if generator is None:
+        return None
+    own = torch.Generator().set_state(generator.get_state())
+    known = {id(loader.dataset): loader.dataset, id(generator): own}
+    vars(loader)["batch_sampler"] = copy.deepcopy(loader.batch_sampler, known)  # a DataLoader refuses to be told
+    vars(loader)["sampler"] = loader.batch_sampler.sampler
+    loader.generator = own
+    return own

@@ -1,0 +1,134 @@
+"""The kernel for plain networks: gradients and outputs of a chain of layers, prepared once for each shape of batch.
+
+A call takes no memory and looks nothing up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.loss import StackedLoss
+from sklr.engines.stacked.kernels.mlp_chain import Calls, Chain, per_run
+from sklr.engines.stacked.kernels.module_call import Named
+
+
+class MLPKernel:
+    """Computes a chain of layers as batched matrix products, forward and backward by hand.
+
+    Parameters
+    ----------
+    chain, eval_chain : Chain
+        In training and in evaluation mode.
+    loss : StackedLoss
+    """
+
+    run_by_run = False
+    recordable = True
+
+    def __init__(self, chain: Chain, eval_chain: Chain, loss: StackedLoss):
+        self.chain, self.eval_chain, self.loss = chain, eval_chain, loss
+        self.precomputes_targets = loss.closed_form
+        self.forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_programs": {}, "_evaluations": {}}  # memory that another process has elsewhere
+
+    def gradients(
+        self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
+    ) -> tuple[Tensor, Named]:
+        """As `Kernel.gradients`."""
+        if batch.cells is not None:  # of which `params` are copies
+            return Program(self.chain, self.loss, params, into, batch.x).run(batch), buffers
+        if (key := batch.x.shape) not in self._programs:
+            self._programs[key] = Program(self.chain, self.loss, params, into, batch.x)
+        return self._programs[key].run(batch).clone(), buffers
+
+    def outputs(self, params: Named, constants: Named, buffers: Named, x: Tensor) -> Tensor:
+        """As `Kernel.outputs`."""
+        if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
+            self._evaluations[key] = Evaluation(self.eval_chain, params, x)
+        return self._evaluations[key](x)
+
+    def forget(self) -> None:
+        """Let the prepared memory go."""
+        self._programs: dict[Any, Program] = {}
+        self._evaluations: dict[Any, Evaluation] = {}
+
+
+class Program:
+    """Forward, loss and backward of all runs, as calls on fixed memory.
+
+    Parameters
+    ----------
+    chain : Chain
+    loss : StackedLoss
+    params : mapping of str to Tensor, each (n_cells, n_candidates, *shape)
+    into : mapping of str to Tensor
+        Where their gradients go.
+    x : Tensor (n_cells, n_rows, ...)
+        A batch of the shape to come.
+
+    >>> from sklr.engines.stacked.kernels.mlp_chain import LinearLayer
+    >>> loss = StackedLoss(torch.nn.MSELoss(), torch.zeros(2, 1), torch.zeros(2, 1))
+    >>> params, grads = {"w": torch.ones(1, 3, 1, 2)}, {"w": torch.zeros(1, 3, 1, 2)}
+    >>> x, y = torch.ones(1, 4, 2), torch.zeros(1, 4, 1)
+    >>> program = Program(Chain((LinearLayer("w", None),)), loss, params, grads, x)
+    >>> program.run(Batch(x, y)).tolist(), grads["w"][0, 0].tolist()
+    ([[4.0, 4.0, 4.0]], [[4.0, 4.0]])
+    """
+
+    def __init__(self, chain: Chain, loss: StackedLoss, params: Named, into: Named, x: Tensor):
+        self.x = x.flatten(2).mT.clone(memory_format=torch.contiguous_format)
+        self.forward, self.backward = Calls(), Calls()
+        h, saved = chain.forward(self.forward, self.x, params)
+        runs = next(iter(params.values())).shape[:2]
+        self.loss = loss.prepared(h.view(*runs, *h.shape[1:]))
+        chain.backward(self.backward, self.loss.gradient.flatten(0, 1), saved, params, into)
+
+    @torch.no_grad()
+    def run(self, batch: Batch) -> Tensor:
+        """Compute the gradients; return the losses (n_cells, n_candidates), which the next run will overwrite."""
+        self.x.copy_(batch.x.flatten(2).mT)
+        self.forward.run()
+        self.loss(batch.y, batch.weight, batch.counted)
+        self.backward.run()
+        return self.loss.losses
+
+
+class Evaluation:
+    """The outputs of all runs for any number of rows, a block at a time: on a CPU what is in between fits a cache.
+
+    >>> from sklr.engines.stacked.kernels.mlp_chain import LinearLayer
+    >>> evaluation = Evaluation(Chain((LinearLayer("w", None),)), {"w": torch.ones(1, 3, 1, 2)}, torch.zeros(1, 2, 2))
+    >>> evaluation(torch.arange(6.0).reshape(1, 3, 2))[0, 0].tolist()
+    [[1.0], [5.0], [9.0]]
+    """
+
+    def __init__(self, chain: Chain, params: Named, x: Tensor):
+        """Prepare for as many rows as `x` (n_cells, n_rows, ...) has, or a block of them."""
+        rows = x[:, : self.n_block(x)].flatten(2).mT
+        self.x = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        self.params, self.forward = params, Calls()
+        self.outputs, _ = chain.forward(self.forward, self.x, params)
+
+    @staticmethod
+    def n_block(x: Tensor) -> int:
+        """Return how many rows of `x` (n_cells, n_rows, ...) make a block."""
+        return min(
+            x.shape[1], 64 if x.device.type == "cpu" else 512
+        )  # elsewhere small operations cost as much as large
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), or of more rows."""
+        rows, n_block, block = x.flatten(2).mT, self.x.shape[2], per_run(self.outputs, self.params)
+        outputs = x.new_empty(*block.shape[:2], rows.shape[2], block.shape[3])
+        for start in range(0, rows.shape[2], n_block):
+            start = min(start, rows.shape[2] - n_block)  # the last block repeats some of the one before
+            self.x.copy_(rows[..., start : start + n_block])
+            self.forward.run()
+            outputs[:, :, start : start + n_block] = block
+        return outputs

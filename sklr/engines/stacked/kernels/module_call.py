@@ -1,0 +1,98 @@
+"""Calls of a module as skorch makes them, the gradients behind them, and what can be asked of a call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from sklr.engines.stacked.data.batch import Batch
+
+ROWS = 512  # predicted at once, for no more memory than a step takes: a whole fold's activations can be gigabytes
+Named = dict[str, Tensor]
+Loss = Callable[[Any, Any, Tensor | None], Tensor]
+
+
+def call(module: nn.Module, x: Any, state: Named | None = None) -> Any:
+    """Call the module as skorch does: a dict by keyword, anything else as the one argument."""
+    args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
+    return module(*args, **kwargs) if state is None else functional_call(module, state, args, kwargs)
+
+
+def differentiated(
+    calls: Callable[[Named], tuple[Any, Named]], loss: Loss, params: Named, batch: Batch
+) -> tuple[Named, Tensor, Named]:
+    """Return each parameter's gradient, the losses and the buffers afterwards, all detached.
+
+    `calls(params)` returns the outputs for the batch, and the buffers afterwards.
+    """
+    with torch.enable_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        outputs, buffers = calls(leaves)
+        losses = loss(outputs, batch.y, batch.weight)
+        grads = torch.autograd.grad(losses.sum(), list(leaves.values()))
+    return dict(zip(leaves, grads, strict=True)), losses.detach(), {name: b.detach() for name, b in buffers.items()}
+
+
+def in_blocks(calls: Callable[[Any], Any], x: Any) -> Any:
+    """Return what `calls` returns for the rows of `x` (n_cells, n_rows, ...), asked for some rows at a time.
+
+    >>> in_blocks(lambda x: x.unsqueeze(0) + len(x[0]), torch.zeros(1, 1024)).sum().item() / 1024
+    512.0
+    """
+    n_blocks = -(-first_tensor(x).shape[1] // ROWS)
+    # of about equal size: none is a single row, whose axis a module may drop
+    blocks = [tree_map(lambda t, i=i: t.tensor_split(n_blocks, 1)[i], x) for i in range(n_blocks)]
+    found, sizes = [calls(block) for block in blocks], [first_tensor(block).shape[1] for block in blocks]
+
+    def joined(*parts: Tensor) -> Tensor:
+        return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
+
+    return tree_map(joined, *found)
+
+
+def mixes_rows(module: nn.Module, x: Any) -> bool:
+    """Whether the first row's output changes, in the module's present mode, when others take the other rows' places."""
+    outputs = []
+    for other in (None, 0, -1):  # rows that there are: not every number is a category
+        rows = x if other is None else tree_map(lambda t, k=other: torch.cat([t[:1], t[k].expand_as(t[1:])]), x)
+        with rng_kept(x), torch.no_grad():
+            outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
+    return not all(torch.allclose(outputs[0], changed, rtol=1e-5, equal_nan=True) for changed in outputs[1:])
+
+
+def has_rows(outputs: Tensor, n_rows: int) -> bool:
+    """Whether outputs of many runs are (..., ..., n_rows, ...); a module may return one thing for all rows, too."""
+    return outputs.dim() > 2 and outputs.shape[2] == n_rows
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The first tensor of a structure of tuples and dicts."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output
+
+
+@contextmanager
+def rng_kept(x: Any) -> Iterator[None]:
+    """Within it torch's generators for `x`, the CPU's and its device's, start from 0; afterwards they are as before."""
+    device = first_tensor(x).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(0)
+        yield
+
+
+def generator_states(x: Any) -> list[Tensor]:
+    """What a call on `x` may draw from: the states of the CPU's generator and of its device's."""
+    device = first_tensor(x).device
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own]

@@ -1,0 +1,87 @@
+"""Cells whose rows are read from a dataset as the training needs them, instead of being held as tensors."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.dataset import unpack_data
+from skorch.utils import to_tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import BatchSampler, default_collate
+
+from sklr._utils.random import RandomStream
+from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.checks.transforms import targets_of
+from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
+from sklr.engines.stacked.data.stream import CellStream, Shown
+from sklr.engines.stacked.model.pack import Side
+from sklr.nets import _data as data
+
+
+def is_streamed(net: NeuralNet, dataset: Any, *, training: bool) -> bool:
+    """Say whether the rows of a dataset are to be read batch by batch.
+
+    They are if they may be others each time, or if batches are put together in a way of their own.
+    """
+    part = "iterator_train" if training else "iterator_valid"
+    return not is_in_memory(dataset) or net.get_params_for(part).get("collate_fn") not in (None, default_collate)
+
+
+class Ready:
+    """Makes a batch of a DataLoader ready for a stack: on the net's device, in its dtype, with targets as its loss has.
+
+    Parameters
+    ----------
+    net : NeuralNet
+    output : Rows, optional
+        Some of what its module returns; without it targets stay as they are.
+    """
+
+    def __init__(self, net: NeuralNet, output: Rows = None):
+        self.net, self.output = net, output
+
+    def __call__(self, x: Any, y: Any) -> Shown:
+        x, y = (to_tensor(part, device=self.net.device) for part in (x, y))
+        if hasattr(self.net, "start_fit") and (dtype := data.float_dtype(self.net.module_)) is not None:
+            x = data.cast_floats(x, dtype)
+        return x, y if self.output is None else targets_of(self.net, y, self.output)
+
+
+def streamed_side(net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager) -> Side:
+    """Return a cell whose batches are read from a stream."""
+    stream = CellStream(net, dataset, world, Ready(net))
+    x, y = next(stream.afresh().batches(), (None, None))
+    if x is None:
+        raise Unstackable("there is no batch to train on in some epoch")
+    epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
+    return Side(net, [epoch] * net.max_epochs, x, y, None, getattr(world, "seed", seed), stream)
+
+
+def _expected(loader: Any, n_first: int) -> Epoch:
+    """Return batches of the sizes that those of an epoch are expected to have."""
+    if type(loader.batch_sampler) is not BatchSampler:
+        return [np.arange(n_first)] * len(loader)
+    n_rows, size = len(loader.sampler), loader.batch_size
+    sizes = [size] * (n_rows // size) + [n_rows % size] * (n_rows % size > 0 and not loader.drop_last)
+    return [np.arange(n) for n in sizes]
+
+
+def predicted_rows(net: NeuralNet, dataset: Any, seed: int) -> Rows:
+    """Return all rows of a dataset as a prediction reads them.
+
+    Scores are taken in a random stream of their cell, which begins anew for each: so all runs of a cell are scored on
+    the same rows, in a stack as one by one, even where the dataset draws random numbers.
+    """
+    with RandomStream(seed):
+        batches = [unpack_data(batch)[0] for batch in net.get_iterator(dataset, training=False)]
+    if not batches:
+        raise Unstackable("there is no row to predict in some fold")
+    try:
+        rows = tree_map(lambda *parts: torch.cat(parts), *(to_tensor(batch, device="cpu") for batch in batches))
+    except (RuntimeError, ValueError) as error:
+        raise Unstackable("batches to predict are of different shapes") from error
+    return tree_map(lambda t: t.to(net.device), rows)

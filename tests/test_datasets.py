@@ -1,0 +1,327 @@
+"""Datasets and DataLoaders in the place of arrays: what is read, how often, and that both engines agree."""
+
+import random
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from sklearn.model_selection import PredefinedSplit
+from torch import nn
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, lr_range_test
+from sklr.exceptions import SettingsWarning
+from sklr.experiment.datasets import DatasetRows, bring, labels_of, loader_params
+
+N = 61
+generator = torch.Generator().manual_seed(0)
+X = torch.randn(N, 5, generator=generator)
+Y = (X[:, 0] > 0).long()
+LRS = [0.01, 0.1, 0.5]
+
+
+class Plain(Dataset):
+    """Rows that stay as they are, but nobody can know that."""
+
+    def __init__(self, n=N):
+        self.n, self.targets, self.reads = n, Y[:n], 0
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return self.x(i), Y[i]
+
+    def x(self, i):
+        return X[i]
+
+
+class Augmented(Plain):
+    """Which draws from all generators there are."""
+
+    def x(self, i):
+        return X[i] + 0.1 * torch.randn(5) + 0.1 * np.random.randn() + 0.1 * random.random()
+
+
+class Dicts(Augmented):
+    def x(self, i):
+        return {"a": super().x(i), "b": X[i, :2]}
+
+
+class Tuples(Augmented):
+    def x(self, i):
+        return super().x(i), X[i, :2]
+
+
+class Faced(Dicts):
+    """Items as the datasets of Hugging Face have them."""
+
+    def __getitem__(self, i):
+        return {**self.x(i), "label": int(Y[i])}
+
+
+class Ragged(Plain):
+    def x(self, i):
+        return torch.arange(1, 3 + i % 5)
+
+
+def padded(items):
+    x, y = zip(*items, strict=True)
+    return nn.utils.rnn.pad_sequence(x, batch_first=True), torch.stack(y)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(7, 2)
+
+    def forward(self, a, b):
+        return self.layer(torch.cat([a, b], 1))
+
+
+class OfTuple(Two):
+    def forward(self, x):
+        return super().forward(*x)
+
+
+class Embedded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(self.embedding(x).mean(1))
+
+
+class Normed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def net(module=Normed, **params):
+    defaults = {"max_epochs": 3, "batch_size": 16, "random_state": 0, "iterator_train__shuffle": True}
+    return NeuralNetClassifier(module, **{**defaults, **params})
+
+
+def searched(estimator, data, engine="auto", n_seeds=2, **fit):
+    cv = None if "validation" in fit else 3
+    search = LRGridSearchCV(
+        estimator, lrs=LRS, cv=cv, random_state=0, engine=engine, refit=False, n_seeds=n_seeds, error_score="raise"
+    )
+    return search.fit(data, **fit)
+
+
+CASES = {
+    "tensors": (net(), TensorDataset(X, Y), {}),
+    "a dataset": (net(), Plain(), {}),
+    "augmented": (net(), Augmented(), {}),
+    "a chain of layers": (net(MLP, optimizer="adam", schedule="cosine"), Augmented(), {}),
+    "dicts": (net(Two), Dicts(), {}),
+    "tuples": (net(OfTuple), Tuples(), {}),
+    "Hugging Face's": (net(Two), Faced(), {}),
+    "ragged": (
+        net(
+            Embedded,
+            iterator_train__collate_fn=padded,
+            iterator_valid__collate_fn=padded,
+            iterator_valid__batch_size=99,
+        ),
+        Ragged(),
+        {},
+    ),
+    "a part of two": (net(), ConcatDataset([Subset(Augmented(), range(30)), Augmented(31)]), {}),
+    "validation": (net(), Augmented(), {"validation": TensorDataset(X[:20], Y[:20])}),
+    "read otherwise to predict": (net(), Augmented(), {"eval_dataset": Plain()}),
+    "a loader": (net(), DataLoader(Augmented(), batch_size=9, shuffle=True), {}),
+    "without the rest": (net(), DataLoader(Augmented(), batch_size=16, shuffle=True, drop_last=True), {}),
+    "no rest": (net(), DataLoader(Augmented(48), batch_size=16, shuffle=True), {}),
+    "a sampler": (
+        net(),
+        DataLoader(Augmented(), batch_size=16, sampler=WeightedRandomSampler(torch.ones(N), 40)),
+        {"validation": Plain(20)},
+    ),
+    "skorch's net": (
+        skorch.NeuralNetClassifier(
+            Normed,
+            criterion=nn.CrossEntropyLoss,
+            max_epochs=3,
+            batch_size=16,
+            iterator_train__shuffle=True,
+            train_split=None,
+        ),
+        Augmented(),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stack_reads_what_each_net_would_read(name):
+    estimator, data, fit = CASES[name]
+    stacked, alone = (searched(estimator, data, engine, **fit) for engine in ("auto", "sequential"))
+    assert (stacked.engine_, stacked.engine_reasons_) == ("stacked", [])
+    np.testing.assert_allclose(stacked.history_["train_loss"], alone.history_["train_loss"], rtol=2e-5)
+    np.testing.assert_allclose(stacked.cell_scores_, alone.cell_scores_, atol=1e-6)
+
+
+def test_workers_of_a_loader_are_the_users_own():
+    data = DataLoader(Augmented(24), batch_size=8, shuffle=True, num_workers=2)
+    stacked, alone = (searched(net(max_epochs=2), data, engine, n_seeds=1) for engine in ("auto", "sequential"))
+    assert stacked.engine_ == "stacked"
+    np.testing.assert_allclose(stacked.history_["train_loss"], alone.history_["train_loss"], rtol=2e-5)
+
+
+def test_all_candidates_share_what_is_read_and_no_epoch_is_like_another():
+    reads = []
+    for lrs in (LRS, [*LRS, 0.02, 0.05, 0.2]):
+        data = Augmented()
+        search = LRGridSearchCV(net(), lrs=lrs, cv=3, random_state=0, refit=False).fit(data)
+        assert search.engine_ == "stacked"
+        reads.append(data.reads)
+    assert reads[0] == reads[1]
+    assert reads[0] < 3 * (2 * N) + 600, "an epoch of each cell, the test folds, and what the audit looks at"
+    seen = []
+
+    class Noted(Augmented):
+        def x(self, i):
+            x = super().x(i)
+            seen.append(float(x[0]))
+            return x
+
+    searched(net(), Noted())
+    assert len(set(seen)) > 3 * 2 * N
+
+
+def test_a_fixed_validation_set_is_a_predefined_split_to_the_last_bit():
+    fold = PredefinedSplit([-1] * 40 + [0] * 21)
+    for x, y in ((X.numpy(), Y.numpy()), (X, Y)):
+        ours = LRGridSearchCV(net(), lrs=LRS, random_state=0).fit(x[:40], y[:40], validation=(x[40:], y[40:]))
+        theirs = LRGridSearchCV(net(), lrs=LRS, cv=fold, random_state=0).fit(x, y)
+        np.testing.assert_array_equal(ours.cell_scores_, theirs.cell_scores_)
+        np.testing.assert_array_equal(ours.history_["train_loss"], theirs.history_["train_loss"])
+        alone = net(lr=ours.best_lr_).fit(x[:40], y[:40])
+        assert ours.best_estimator_.predict_proba(x).tolist() == alone.predict_proba(x).tolist()
+
+
+@pytest.mark.parametrize("kind", [LRGridSearchCV, BayesSearchCV, OptunaSearchCV])
+def test_every_search_takes_datasets_and_says_that_one_fold_has_no_noise(kind):
+    train, held = TensorDataset(X[:40], Y[:40]), DataLoader(TensorDataset(X[40:], Y[40:]), batch_size=7)
+    few = {"lrs": LRS} if kind is LRGridSearchCV else {"n_iter": 4} if kind is BayesSearchCV else {"n_trials": 4}
+    search = kind(net(), random_state=0, **few)
+    assert "dataset" not in str(search.plan(train, validation=held))
+    search.fit(train, validation=held)
+    assert search.engine_ == "stacked"
+    assert search.n_splits_ == 1
+    assert search.lr_interval_ is None or not all(np.isfinite(search.lr_interval_))
+    assert "n_seeds" in search.summary()
+    assert search.best_estimator_.predict(held.dataset).shape == (21,)
+
+
+def test_a_range_test_and_predictions_take_datasets():
+    test = lr_range_test(net(), Augmented(), n_steps=20, n_seeds=1, random_state=0)
+    assert test.loss.shape == (20, 1)
+    arrays, tensors = (
+        lr_range_test(net(), *data, n_steps=20, n_seeds=1, random_state=0) for data in ((X, Y), (TensorDataset(X, Y),))
+    )
+    np.testing.assert_allclose(arrays.loss, tensors.loss, rtol=1e-5)
+
+
+class Broken(Plain):
+    def x(self, i):
+        if i == 7:
+            raise OSError("truncated file")
+        return X[i]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_item_that_cannot_be_read_is_named(num_workers):
+    data = DataLoader(Broken(16), batch_size=4, num_workers=num_workers)
+    with pytest.raises(OSError, match="truncated file") as error:
+        searched(net(max_epochs=1), data, "sequential", n_seeds=1)
+    said = str(error.value) + "".join(getattr(error.value, "__notes__", []))
+    assert "item 7 of the Broken" in said
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([(X[0], Y[0])])
+
+
+class WithoutLength:
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+
+class WithoutLengthDataset(WithoutLength, Dataset):
+    pass
+
+
+BAD = [
+    ((Endless(),), {}, "got the IterableDataset Endless. Folds, seeds and candidates each read it"),
+    ((DataLoader(Endless()),), {}, "got the IterableDataset Endless"),
+    ((WithoutLengthDataset(),), {}, "X must be a dataset with __len__, got 'WithoutLengthDataset'"),
+    ((X, Y), {"eval_dataset": Plain()}, "eval_dataset must be left out where X is no Dataset, got 'Tensor'"),
+    ((Plain(),), {"eval_dataset": Plain(7)}, "eval_dataset must be of the same 61 rows as X, got 7"),
+    ((Plain(),), {"validation": (X, Y)}, "validation must be a Dataset or DataLoader, as X is one, got 'tuple'"),
+    ((X, Y), {"validation": Plain()}, r"validation must be a tuple \(X, y\) of arrays, as X is one, got 'Plain'"),
+    (
+        (DataLoader(Plain(), sampler=WeightedRandomSampler(torch.ones(N), 9)),),
+        {},
+        "X cannot be a DataLoader with a sampler of its own, got WeightedRandomSampler",
+    ),
+    ((DataLoader(Plain(), generator=torch.Generator(), shuffle=True),), {}, "with a generator of its own"),
+    ((DataLoader(Plain(), batch_sampler=[[0, 1], [2]]),), {}, "with a batch_sampler of its own, got list"),
+    ((X.numpy(), Y.numpy()), {"validation": (X[:, :2].numpy(), Y.numpy())}, r"rows of shape \(5,\) in X"),
+]
+
+
+@pytest.mark.parametrize(("given", "fit", "words"), BAD, ids=[words[:40] for _, _, words in BAD])
+def test_what_cannot_be_taken_is_refused_at_once(given, fit, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        LRGridSearchCV(net(), lrs=LRS).fit(*given, **fit)
+
+
+def test_a_validation_set_and_folds_are_two():
+    with pytest.raises(ValueError, match="cv must be left out where there is a validation set, got 3"):
+        LRGridSearchCV(net(), lrs=LRS, cv=3).fit(X, Y, validation=(X, Y))
+
+
+def test_labels_are_found_without_reading_where_that_can_be_done():
+    data = Plain()
+    assert labels_of(data).tolist() == Y.tolist()
+    assert labels_of(Subset(ConcatDataset([data, TensorDataset(X, Y)]), [60, 61, 3])).tolist() == Y[[60, 0, 3]].tolist()
+    assert data.reads <= 6
+
+    class Renamed(Plain):
+        def __getitem__(self, i):
+            return X[i], 1 - Y[i]  # `targets` is what a transform has not seen yet
+
+    with pytest.warns(SettingsWarning, match="All 61 items of X are read once for their targets"):
+        assert labels_of(Renamed()).tolist() == (1 - Y).tolist()
+
+
+def test_rows_are_taken_without_reading():
+    rows = DatasetRows(Broken())
+    assert len(rows[np.arange(5, 10)]) == 5
+    assert rows[np.arange(5, 10), ...][0][0].tolist() == X[5].tolist()
+    assert bring(rows, Y).X is rows
+
+
+def test_a_loader_says_how_it_reads():
+    loader = DataLoader(Plain(), batch_size=4, num_workers=1, collate_fn=padded, pin_memory=False, prefetch_factor=4)
+    assert loader_params(loader, "X", whole=False) == {
+        "batch_size": 4,
+        "iterator_train__num_workers": 1,
+        "iterator_train__collate_fn": padded,
+        "iterator_train__prefetch_factor": 4,
+    }
