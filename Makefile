@@ -1,5 +1,6 @@
 # make demo: search the learning rate of a small net on scikit-learn's digits, and draw the curve.
-# make test: run every check there is. Both need Python 3.11 or newer and nothing else.
+# make test: run the checks that take six minutes. Both need Python 3.11 or newer and nothing else.
+# make test-all: run every check there is.
 # make pictures: redraw the pictures in docs/.
 # make docs: build the site in docs/_build/html; with SPHINXOPTS="-D plot_gallery=0" without running the examples.
 # make wheel: build the sdist and the wheel in dist/, and check what a package index would say about them.
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-oldest lint pictures docs wheel wheel-check clean
+.PHONY: demo test test-all test-oldest lint pictures docs wheel wheel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
@@ -18,8 +19,11 @@ demo: $(VENV)/demo.stamp
 test: lint
 	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-all: lint
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+
 test-oldest: $(VENV)/oldest.stamp
-	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .

@@ -8,10 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch.nn import functional as F
-
 from sklr.engines.stacked.checks import module_probe
-from sklr.engines.stacked.kernels import convolution, kernel, traits
 from sklr.engines.stacked.replay import executor
 
 Patch = tuple[Any, str, Any]  # object, attribute, value while a lane is switched off
@@ -29,9 +26,6 @@ def _traits(**changes: Any) -> list[Patch]:
 LANES: dict[str, Callable[[], list[Patch]]] = {
     "mlp": partial(_traits, chain=None, eval_chain=None),  # a chain of layers as batched products, without autograd
     "replay": lambda: [(executor, "WORTH_STEPS", float("inf"))],  # steps without Python
-    "loop": lambda: [(kernel, "FEW_RUNS", 0), (convolution, "LARGE", float("inf"))],  # few runs, large convolutions
-    "pictures": lambda: [(traits, "OPERATIONS", set())],  # convolutions of the data as products
-    "halving-pool": lambda: [(convolution, "_halved", lambda x: F.max_pool2d(x, 2))],  # of those, the poolings
 }
 
 

@@ -3,7 +3,7 @@
     python benchmarks/bench_real.py --quick                    # does it work? a minute or two, numbers mean nothing
     python benchmarks/bench_real.py --tasks mlp-32 lenet       # some tasks; all take an hour on two cores
     python benchmarks/bench_real.py --data FOLDER              # real files: table.csv, numbers.npz, pictures-images
-    python benchmarks/bench_real.py --sides stack --without chain replay   # what a way of taking steps is worth
+    python benchmarks/bench_real.py --sides stack --without mlp replay   # what a way of taking steps is worth
 
 Each side runs in a process of its own, with torch's default threads: the stack, the sequential engine, scikit-learn's
 GridSearchCV with two workers, and one training. *Price* is the seconds of a search over those of one training.

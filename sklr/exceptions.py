@@ -53,7 +53,7 @@ class OutOfMemoryWarning(UserWarning):
 
 
 class StackFallbackWarning(UserWarning):
-    """Training in a stack raised an error; those candidates are trained one by one, and the search goes on, slower."""
+    """Training in a stack raised an error, or a step could not be recorded; the search goes on another way, slower."""
 
 
 class EdgeOfRangeWarning(UserWarning):

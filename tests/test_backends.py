@@ -10,6 +10,8 @@ from sklearn.datasets import make_classification
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 
+pytestmark = pytest.mark.slow
+
 X, Y = make_classification(n_samples=90, n_features=6, n_informative=4, random_state=0)
 
 

@@ -102,6 +102,7 @@ def assert_leads_somewhere(html):
     assert [src for page in pages.values() for src in page.loaded if src.startswith(("http", "//"))] == []
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(tmp_path):
     leave = shutil.ignore_patterns("_build", "generated", "examples", "__pycache__")
     shutil.copytree(DOCS, tmp_path / "docs", ignore=leave)
@@ -132,6 +133,7 @@ def test_every_public_object_has_its_page(monkeypatch):
     assert len(listed) == len(set(listed))
 
 
+@pytest.mark.slow
 def test_the_first_example_runs_as_a_notebook(tmp_path):
     _, blocks = split_code_and_text_blocks(ROOT / "examples" / "plot_01_first_search.py")
     written = json.dumps(jupyter_notebook(blocks, DEFAULT_GALLERY_CONF, str(tmp_path)))

@@ -16,6 +16,8 @@ from sklearn.base import clone
 
 import sklr
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PLOTS = sorted(EXAMPLES.glob("plot_*.py"))
 

@@ -13,6 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from sklr.selection import choose, corrected_score, edge, indistinguishable, lr_curve, max_stable_lr, verdict
 
+pytestmark = pytest.mark.slow
+
 BENCH = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "bench_selection.py"))
 U = np.arange(-5.0, 0.01, 0.5)
 

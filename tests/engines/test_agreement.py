@@ -176,11 +176,11 @@ def test_modules(module):
 
 @pytest.mark.parametrize("module", [Convolution, Normed, Transformer], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("n_cells", [1, 2])
-def test_few_runs_are_trained_one_by_one_inside_a_stack(module, n_cells):
+def test_one_or_two_runs_are_a_stack_too(module, n_cells):
     whole = experiment(classifier(module))
     described = replace(whole, cells=whole.cells[:n_cells])
     training = StackedEngine().start(described, LRS[:1])
-    assert [scored.pack.stack.kernel.run_by_run for scored in training.packs] == [True]
+    assert len(training.packs) == 1
     assert_agree(training.finish(), SequentialEngine().start(described, LRS[:1]).finish())
 
 

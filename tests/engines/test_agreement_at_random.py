@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from torch import nn
 from sklr import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked.engine import StackedEngine
+
+pytestmark = pytest.mark.slow
 
 MODULES = [partial(Double, hidden=h, activation=a) for h, a in (((8,), nn.ReLU), ((), nn.ReLU), ((5, 7), nn.Tanh))]
 NORMED = partial(Double, hidden=(8,), batch_norm=True)

@@ -6,8 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.kernels.kernel import FEW_RUNS, choose_kernel
-from sklr.engines.stacked.kernels.loop import LoopKernel
+from sklr.engines.stacked.kernels.kernel import choose_kernel
 from sklr.engines.stacked.kernels.mlp import MLPKernel
 from sklr.engines.stacked.kernels.traits import examine
 from sklr.engines.stacked.kernels.vmap import VmapKernel
@@ -39,8 +38,7 @@ def kernels():
     for make in (chain, normed, pictures):
         module = make()
         traits = traits_of(module)
-        yield make, VmapKernel(module, traits.loss, pictures=traits.pictures)
-        yield make, LoopKernel(module, traits.loss, pictures=traits.pictures)
+        yield make, VmapKernel(module, traits.loss)
         if traits.chain is not None:
             yield make, MLPKernel(traits.chain, traits.eval_chain, traits.loss)
 
@@ -77,18 +75,8 @@ def test_a_kernel_computes_what_each_run_would(make, kernel, weighted):
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    ("make", "n_runs", "device_type", "kind"),
-    [
-        (chain, 1, "cpu", MLPKernel),
-        (chain, 9, "cuda", MLPKernel),
-        (normed, FEW_RUNS, "cpu", LoopKernel),
-        (normed, FEW_RUNS + 1, "cpu", VmapKernel),
-        (normed, FEW_RUNS, "cuda", VmapKernel),
-        (pictures, 9, "cpu", VmapKernel),
-    ],
-)
-def test_one_function_chooses(make, n_runs, device_type, kind):
+@pytest.mark.parametrize(("make", "kind"), [(chain, MLPKernel), (normed, VmapKernel), (pictures, VmapKernel)])
+def test_one_function_chooses(make, kind):
     module = make()
     traits = traits_of(module)
-    assert type(choose_kernel(module, traits.loss, traits, n_runs, device_type)) is kind
+    assert type(choose_kernel(module, traits.loss, traits)) is kind

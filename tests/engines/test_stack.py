@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.kernels import kernel, module_call
+from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.model.stack import ModelStack
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
@@ -226,8 +226,7 @@ def test_optimizers_step_as_one_by_one(module, name):
                 assert torch.allclose(torch.as_tensor(state["state"][i][key]), torch.as_tensor(value), rtol=1e-8)
 
 
-@pytest.mark.parametrize("by_run", [False, True], ids=["mapped", "run by run"])
-def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
+def test_many_rows_are_evaluated_in_blocks(monkeypatch):
     seen, forward = [], nn.LayerNorm.forward
 
     class Watched(nn.Module):
@@ -238,18 +237,16 @@ def test_many_rows_are_evaluated_in_blocks(by_run, monkeypatch):
         def forward(self, x):
             return self.norm(self.linear(x)), self.linear.bias.sum()
 
-    def watched(norm, x):  # in a class of PyTorch's: a module that writes calls down itself is not called run by run
+    def watched(norm, x):  # in a class of PyTorch's: what a module writes down itself is seen
         seen.append(len(x))
         return forward(norm, x)
 
     monkeypatch.setattr(nn.LayerNorm, "forward", watched)
     monkeypatch.setattr(module_call, "ROWS", 10)
-    monkeypatch.setattr(kernel, "FEW_RUNS", 100 if by_run else 0)
     modules = cells_of(Watched)
     stack = stack_of(modules, lambda output, y: output[0].sum())
     x, seen[:] = torch.rand(len(modules), 24, 8, dtype=torch.float64), []
     outputs, _ = stack.outputs(x)
-    assert stack.kernel.run_by_run == by_run
     assert max(seen) <= 10
     for k in range(stack.n_candidates):
         for c, module in enumerate(modules):

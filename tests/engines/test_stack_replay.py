@@ -34,6 +34,7 @@ from sklr.engines.stacked.replay.executor import MET_BEFORE_GRAPH, Replay, Repla
 from sklr.engines.stacked.replay.purity import Untouched
 from sklr.engines.stacked.replay.recorder import Recorder, read
 from sklr.engines.stacked.setup.packing import out_of_memory
+from sklr.exceptions import StackFallbackWarning
 
 UNSTEADY = {"Adam, foreach", "NAdam", "RAdam", "Adagrad", "Adamax"}  # their steps read their own number
 SHORT = 12
@@ -329,10 +330,13 @@ def test_few_steps_are_not_worth_a_recording(monkeypatch):
     assert stack._replays.n_replayed == SHORT - 3
 
 
-def test_without_torchscript_steps_stay_plain(monkeypatch):
+def test_without_torchscript_steps_stay_plain_which_is_said_once(monkeypatch):
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
     recorder_module._compiled.cache_clear()
-    compare(cells_of(mlp), 0)
+    recorder_module._say_once.cache_clear()
+    with pytest.warns(StackFallbackWarning, match="does not take a recorded training step") as said:
+        compare(cells_of(mlp), 0)
+    assert len(said) == 1
     recorder_module._compiled.cache_clear()
 
 

@@ -11,9 +11,10 @@ from sklr.search._optuna import OptunaSearchCV
 from sklr.search.proposals.acquisition import bounded, fallen, propose
 from sklr.search.proposals.gp import LineGP, fit_line
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::sklr.exceptions.DivergedWarning", "ignore::sklr.exceptions.EdgeOfRangeWarning"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklr.exceptions.DivergedWarning", "ignore::sklr.exceptions.EdgeOfRangeWarning"),
+    pytest.mark.slow,
+]
 LOW, HIGH = -5.0, 2.0
 X, Y, CV = np.zeros((4, 1)), np.arange(4), [([0, 1], [2, 3])]
 

@@ -6,6 +6,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, NeuralNetRegressor, OptunaSearchCV
 
+pytestmark = pytest.mark.slow
+
 FEW = {"cv": 2, "random_state": 0, "error_score": "raise"}  # as scikit-learn checks its own searches
 QUICK = {"optimizer": "adam", "max_epochs": 5, "random_state": 0}
 OVER_NETS = {"lr_range": (0.05, 0.1), **FEW}

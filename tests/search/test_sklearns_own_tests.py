@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklr import LRGridSearchCV
 
-pytestmark = pytest.mark.filterwarnings("default")  # theirs provoke warnings on purpose
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]  # theirs provoke warnings on purpose
 
 ABOUT_SEARCHES = "sklearn.model_selection.tests.test_search"
 ABOUT_MORE = {  # module: the name under which our class goes into its tests

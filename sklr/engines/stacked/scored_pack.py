@@ -15,7 +15,8 @@ from torch import Tensor
 from sklr.engines.scoring import ScorerError
 from sklr.engines.sequential.run import error_scores
 from sklr.engines.stacked.checks.transforms import as_inferred
-from sklr.engines.stacked.data.index_batches import Rows, map_tensors, stack_rows
+from sklr.engines.stacked.data.cell_rows import PackRows
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.kernels.attention import attention_as_usual
 from sklr.engines.stacked.kernels.module_call import has_rows
 from sklr.engines.stacked.model.group import Group
@@ -63,7 +64,7 @@ class ScoredPack:
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
         self.step_flops = step_flops(group, self.pack.stack)
-        self.x_test = stack_rows([place.x_test for place in group.places])
+        self.test_rows = PackRows([place.x_test for place in group.places])
         self.n_test = [len(cell.test) for cell in experiment.cells]
         self.scorers = [
             CellScorer(experiment, cell, place.side.net, place.subject, place.score_data)
@@ -112,7 +113,7 @@ class ScoredPack:
         """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
         epoch, outputs = self._seen
         if epoch != self.pack.epoch:
-            outputs = self._outputs(self.x_test)
+            outputs = self._outputs(self.test_rows.first())
             self._seen = (self.pack.epoch, outputs) if _is_small(outputs) else (-1, None)
         return outputs
 
@@ -223,7 +224,7 @@ class ScoredPack:
             raise
 
     def _train_outputs(self) -> Rows | None:
-        return self._outputs(self.pack.x) if self.experiment.return_train_score else None
+        return self._outputs(self.pack.rows.first()) if self.experiment.return_train_score else None
 
     def _record(
         self,

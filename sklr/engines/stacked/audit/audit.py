@@ -16,7 +16,6 @@ from typing import Any
 from sklr._utils.precision import full_precision
 from sklr._utils.random import RandomStream
 from sklr.engines.stacked.audit.compare import StepComparison, try_step
-from sklr.engines.stacked.kernels.kernel import FEW_RUNS
 from sklr.engines.stacked.model.dropout import WithoutDropout
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Side
@@ -42,7 +41,6 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
     """
     members = choose_candidates([candidates[member.candidate] for member in group.members])
     cells = choose_cells(experiment.cells, [place.side for place in group.places])
-    members, cells = _as_many_as_are_mapped(members, cells, len(group.members), len(group.places))
     draws = group.stack_args["traits"].draws
     with RandomStream(0), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself gives them
@@ -51,21 +49,6 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
             try_step(group, members, cells)
         with WithoutDropout() if draws else nullcontext():
             StepComparison(experiment, candidates, group, members, cells).run()
-
-
-def _as_many_as_are_mapped(
-    members: list[int], cells: list[int], n_members: int, n_cells: int
-) -> tuple[list[int], list[int]]:
-    """Add to a stack that is so small that its runs are called one by one, if the real one is not.
-
-    >>> _as_many_as_are_mapped([3], [0, 1], 1, 5), _as_many_as_are_mapped([3], [0, 1], 1, 2)
-    (([3], [0, 1, 2]), ([3], [0, 1]))
-    """
-    members, cells = list(members), list(cells)
-    while len(members) * len(cells) <= FEW_RUNS < n_members * n_cells:
-        chosen, n = (members, n_members) if len(members) < n_members else (cells, n_cells)
-        chosen.append(next(i for i in range(n) if i not in chosen))
-    return members, cells
 
 
 def choose_candidates(candidates: Sequence[dict]) -> list[int]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sklr.engines.stacked.data.index_batches import Epoch
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import Epoch, different, map_tensors
 from sklr.engines.stacked.model.pack import Side
 
 N_FIRST = 3  # batches: a step is recorded in the second and third
@@ -80,7 +81,7 @@ def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[
 def _steps_of_other_sizes(sides: Sequence[Side], seen: set[tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
     """Return a step of each combination of sizes that the audited cells meet, other than those already `seen`."""
     found = list[tuple[np.ndarray, ...]]()
-    for epochs in zip(*(side.epochs for side in sides), strict=True):
+    for epochs in zip(*(different(side.epochs) for side in sides), strict=True):
         for step in zip(*epochs, strict=False):
             sizes = tuple(map(len, step))
             if sizes not in seen and len(found) < MOST_SIZES:
@@ -91,18 +92,26 @@ def _steps_of_other_sizes(sides: Sequence[Side], seen: set[tuple[int, ...]]) -> 
 
 def _other_sizes(sides: Sequence[Side], known: set[int]) -> list[int]:
     """Return sizes of batches that occur in other cells only, the smallest and the largest first."""
-    sizes = sorted({len(rows) for side in sides for epoch in side.epochs for rows in epoch} - known)
+    sizes = sorted({len(rows) for side in sides for epoch in different(side.epochs) for rows in epoch} - known)
     return [*sizes[:MOST_SIZES:2], *sizes[: -MOST_SIZES - 1 : -2]][: min(MOST_SIZES, len(sizes))]
 
 
 def _rare_batches(side: Side, seen: np.ndarray, size: int) -> list[np.ndarray]:
     """Return batches of the rows that hold a value which is in none of the rows `seen`."""
-    rows = rare_rows(tree_leaves((side.x, side.y)), seen)[: MOST_RARE * size]
+    looked_at = _looked_at(side.x, seen)
+    x, y = side.x.take(looked_at), map_tensors(lambda t: t[torch.from_numpy(looked_at)], side.y)
+    rows = looked_at[rare_rows(tree_leaves((x, y)), np.searchsorted(looked_at, seen))][: MOST_RARE * size]
     if not len(rows):
         return []
     n_batches = -(-len(rows) // size)
     fill = np.resize(np.concatenate([rows, seen]), n_batches * size)
     return list(fill.reshape(n_batches, size))
+
+
+def _looked_at(x: CellRows, seen: np.ndarray) -> np.ndarray:
+    """Return the rows to look at, in order: all, or of large data every few and those that are `seen`."""
+    numbers = sum(t[0].numel() for t in tree_leaves(x.tensors)) * x.n_rows
+    return np.union1d(np.arange(0, x.n_rows, max(1, numbers // MOST_NUMBERS)), seen)
 
 
 def rare_rows(tensors: Sequence[Tensor], seen: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 NOISE = 64  # times the precision: what rounding leaves of a gradient, relative to the largest one
+SLIP = 10  # times what rounding explains: where it decides which of two equal pixels is the largest, once in a while
 TYPICAL = 0.1  # of the largest error allowed: the root mean square of all errors
 
 
@@ -43,8 +44,8 @@ class Tolerance:
         scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
 
-    def first_other(self, found: Flat, expected: Flat, before: Flat, noise: Tensor) -> str | None:
-        """Return the first parameter that a step has moved elsewhere, relative to how far it has moved; None if none.
+    def worst(self, found: Flat, expected: Flat, before: Flat, noise: Tensor) -> tuple[str, float]:
+        """Return the parameter that a step has moved elsewhere most, and by how many times what rounding explains.
 
         `noise` is what `noise_in` has found in the gradients so far: an optimizer that divides a gradient by its own
         size makes anything of one that is rounding alone. Where all gradients of a parameter cancel (before batch
@@ -55,10 +56,10 @@ class Tolerance:
         allowed = expected.spread(moves) * (self.share + noise) + largest * self.eps ** (2 / 3)
         allowed += 4 * self.eps * expected.values.abs() + 1e-30
         errors = (found.values - expected.values).abs() / allowed
-        fine = (expected.most(errors) <= 1) & (expected.mean(errors.square()).sqrt() <= self.typical)
+        times = torch.maximum(expected.most(errors), expected.mean(errors.square()).sqrt() / self.typical)
         as_lost = expected.most((found.values.isfinite() != expected.values.isfinite()).double()) == 0
-        wrong = torch.where(moves.isfinite(), ~fine, ~as_lost).nonzero()
-        return expected.names[int(wrong[0])] if len(wrong) else None
+        times = torch.where(moves.isfinite(), times, torch.where(as_lost, 0.0, torch.inf)).nan_to_num(torch.inf)
+        return expected.names[int(times.argmax())], float(times.max())
 
     def noise_in(self, gradient: Flat) -> Tensor:
         """Return which share of each gradient may be rounding: of the largest one of all parameters that much is.

@@ -25,26 +25,21 @@ class Batch:
         Sample weights; 0 masks a padded row.
     cells : tuple of int, default all
         Which cells these are.
-    counted : tuple of Tensor (n_cells, ..., n_rows), optional
-        What `StackedLoss.counted` says of `y` and `weight`, if that is known already.
     """
 
     x: Any
     y: Any
     weight: Tensor | None = None
     cells: tuple[int, ...] | None = None
-    counted: tuple[Tensor, Tensor, Tensor] | None = None
 
     def of_steps(self, which: int | slice) -> Batch:
         """Take one step's batch, or some, from what several steps show: tensors with an axis of steps in front."""
-        parts = (self.x, self.y, self.weight, self.counted)
-        x, y, weight, counted = tree_map(lambda t: None if t is None else t[which], parts)
-        return Batch(x, y, weight, None, counted)
+        x, y, weight = tree_map(lambda t: None if t is None else t[which], (self.x, self.y, self.weight))
+        return Batch(x, y, weight)
 
     def leaves(self, lr: Tensor) -> list[Tensor]:
         """Return the learning rates of a step, or of some, and all tensors that it is shown."""
-        parts = (self.x, self.y, self.weight, self.counted)
-        return [lr, *(t for t in tree_leaves(parts) if t is not None)]
+        return [lr, *(t for t in tree_leaves((self.x, self.y, self.weight)) if t is not None)]
 
     def of_cell(self, cell: int) -> Batch:
         """Take one cell's rows, with an axis of cells in front of them still."""

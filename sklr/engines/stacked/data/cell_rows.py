@@ -45,10 +45,6 @@ class CellRows(NamedTuple):
         numbers = torch.from_numpy(self.numbers[rows])
         return map_tensors(lambda t: t[numbers.to(t.device)], self.tensors)
 
-    def to(self, device: torch.device) -> CellRows:
-        """Return the same rows on another device."""
-        return CellRows(map_tensors(lambda t: t.to(device), self.tensors), self.numbers)
-
 
 class PackRows:
     """The rows of several cells, side by side.

@@ -38,7 +38,7 @@ def map_tensors(function: Callable[..., Any], first: Rows, *others: Rows) -> Row
 
 
 # where rows that stay as they are come from
-_FIXED = ("builtins", "numpy", "scipy", "pandas", "polars", "pyarrow", "torch", "skorch", "sklr")
+_FIXED = ("builtins", "numpy", "scipy", "pandas", "polars", "pyarrow", "torch", "skorch")
 
 
 def reads_alike(X: Any) -> bool:
@@ -52,7 +52,7 @@ def reads_alike(X: Any) -> bool:
     >>> reads_alike(np.zeros((3, 2))), reads_alike(Noisy())
     (True, False)
     """
-    if type(X).__module__.partition(".")[0] in _FIXED:
+    if isinstance(X, DatasetRows) or type(X).__module__.partition(".")[0] in _FIXED:
         return True
     rows = np.arange(min(8, count_rows(X)))
     with global_generators_kept():
@@ -106,6 +106,13 @@ def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
     return tuple(map_tensors(lambda t: t.to(net.device), part) for part in rows)
 
 
+def all_targets(net: NeuralNet, dataset: Any) -> Rows:
+    """Return y of a dataset as `all_rows` does, without X where that can be done."""
+    if type(dataset) is Dataset and _is_array(dataset.y):
+        return torch.as_tensor(dataset.y).to(net.device)
+    return all_rows(net, dataset)[1]
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, Tensor))
 
@@ -135,7 +142,7 @@ class _Positions(torch.utils.data.Dataset):
 Epoch = Sequence[np.ndarray]  # one epoch's batches: int64 arrays of row numbers
 
 
-def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> list[Epoch]:
+def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> Sequence[Epoch]:
     """Return the batches of all epochs of a training, as the net's own DataLoader draws them.
 
     Parameters
@@ -155,7 +162,65 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
     with world:
         if draw is _quickly and type(loader.sampler) is SequentialSampler:
             return [draw(loader)] * n_epochs  # the same each time; the skipped draws decide nothing else
+        if draw is _quickly and n * n_epochs > MOST_KEPT:
+            return RedrawnEpochs(loader, n_epochs)
         return [draw(loader) for _ in range(n_epochs)]
+
+
+MOST_KEPT = 2**22  # row numbers: the orders of longer trainings are drawn again for each epoch
+
+
+class RedrawnEpochs(Sequence[Epoch]):
+    """The batches of epochs that shuffle, drawn once to find the random state of each, and again when asked for.
+
+    Kept, the orders of twenty epochs of narrow rows take more memory than the rows.
+
+    >>> loader = DataLoader(range(5), batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(0))
+    >>> epochs = RedrawnEpochs(loader, 3)
+    >>> [len(batch) for batch in epochs[2]], np.array_equal(epochs[0][0], epochs[0][0]), len(epochs)
+    ([2, 2, 1], True, 3)
+    """
+
+    def __init__(self, loader: DataLoader, n_epochs: int):
+        self.n, self.batch_size, self.drop_last = len(loader.sampler), loader.batch_size, loader.drop_last  # type: ignore[arg-type]
+        self.is_own = loader.generator is not None
+        self.states = [self._state_before_drawing(loader) for _ in range(n_epochs)]
+        self._last: tuple[int, Epoch] | None = None
+
+    @staticmethod
+    def _state_before_drawing(loader: DataLoader) -> Tensor:
+        state = torch.get_rng_state() if loader.generator is None else loader.generator.get_state()
+        _quickly(loader)
+        return state
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, epoch: Any) -> Any:
+        if isinstance(epoch, slice):
+            return [self[i] for i in range(*epoch.indices(len(self)))]
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, self._drawn(self.states[epoch])
+        return self._last[1]
+
+    def _drawn(self, state: Tensor) -> Epoch:
+        generator = torch.Generator().set_state(state) if self.is_own else None
+        loader = DataLoader(
+            _Positions(self.n), self.batch_size, shuffle=True, drop_last=self.drop_last, generator=generator
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            return _quickly(loader)
+
+
+def different(epochs: Sequence[Epoch]) -> Sequence[Epoch]:
+    """Return the epochs whose batches may be of different sizes."""
+    return epochs[:1] if isinstance(epochs, RedrawnEpochs) else epochs
+
+
+def n_batches(epochs: Sequence[Epoch]) -> int:
+    """Return how many batches there are in all epochs."""
+    return len(epochs) * len(epochs[0]) if isinstance(epochs, RedrawnEpochs) else sum(map(len, epochs))
 
 
 def outside(epochs: Sequence[Epoch], n: int) -> int | None:
@@ -164,6 +229,8 @@ def outside(epochs: Sequence[Epoch], n: int) -> int | None:
     >>> outside([[np.array([0, 3])]], 3), outside([[np.array([0, 2])]], 3)
     (3, None)
     """
+    if isinstance(epochs, RedrawnEpochs):
+        return None  # of PyTorch's own sampler
     rows = np.concatenate([batch for epoch in {id(epoch): epoch for epoch in epochs}.values() for batch in epoch])
     wrong = rows[(rows < 0) | (rows >= n)]
     return int(wrong[0]) if wrong.size else None

@@ -7,14 +7,11 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.kernels.loop import LoopKernel
 from sklr.engines.stacked.kernels.loss import StackedLoss
 from sklr.engines.stacked.kernels.mlp import MLPKernel
 from sklr.engines.stacked.kernels.module_call import Named
 from sklr.engines.stacked.kernels.traits import Traits
 from sklr.engines.stacked.kernels.vmap import VmapKernel
-
-FEW_RUNS = 2  # up to here mapping a module costs more than calling it for each run
 
 
 class Kernel(Protocol):
@@ -22,20 +19,7 @@ class Kernel(Protocol):
 
     Parameters lead with (n_cells, n_candidates), as do frozen ones (`constants`); buffers lead with (n_candidates,
     n_cells). `choose_kernel` says which one a stack takes.
-
-    Attributes
-    ----------
-    run_by_run : bool
-        Whether the module is called for one run after another.
-    recordable : bool
-        Whether a step may be recorded, and replayed without Python.
-    precomputes_targets : bool
-        Whether it can be told what its loss knew before the step; see `Batch.target_terms`.
     """
-
-    run_by_run: bool
-    recordable: bool
-    precomputes_targets: bool
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
@@ -60,28 +44,22 @@ class Kernel(Protocol):
         """Let go what was prepared for tensors that have moved, or for another number of runs."""
 
 
-def choose_kernel(module: nn.Module, loss: StackedLoss, traits: Traits, n_runs: int, device_type: str) -> Kernel:
-    """Choose how a stack of `n_runs` copies of a module takes its steps.
+def choose_kernel(module: nn.Module, loss: StackedLoss, traits: Traits) -> Kernel:
+    """Choose how a stack of copies of a module takes its steps.
 
-    A chain of Linear layers and elementwise functions is computed as batched products. Any other module is mapped over
-    the runs; on a CPU it is called run by run instead where mapping is slower: for very few runs, and for convolutions
-    of large pictures. Not so if dropout would draw other numbers then, or if the module remembers its calls.
+    A chain of Linear layers and elementwise functions is computed as batched products; any other module is mapped over
+    the runs. What was tried beside these and gained nothing on real tasks is in `benchmarks/README.md`: calling a
+    module run by run, convolutions of shared rows as products, poolings by comparison, `torch.compile`.
 
+    >>> import torch
     >>> from sklr.engines.stacked.kernels.traits import examine
     >>> example, criterion = (torch.rand(4, 3), torch.rand(4, 1)), nn.MSELoss()
     >>> for module in nn.Linear(3, 1), nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 1)):
     ...     traits = examine(module, example, criterion, None)
-    ...     for n_runs in 1, 10:
-    ...         print(type(choose_kernel(module, traits.loss, traits, n_runs, "cpu")).__name__)
+    ...     print(type(choose_kernel(module, traits.loss, traits)).__name__)
     MLPKernel
-    MLPKernel
-    LoopKernel
     VmapKernel
     """
     if traits.chain is not None and traits.eval_chain is not None:
         return MLPKernel(traits.chain, traits.eval_chain, loss)
-    on_cpu = device_type != "cuda"
-    few = n_runs <= FEW_RUNS and not traits.draws
-    if on_cpu and (few or traits.large_convolutions) and not traits.keeps:
-        return LoopKernel(module, loss, pictures=traits.pictures)
-    return VmapKernel(module, loss, attention=traits.attention, pictures=on_cpu and traits.pictures)
+    return VmapKernel(module, loss, attention=traits.attention)

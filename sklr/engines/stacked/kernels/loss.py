@@ -17,7 +17,6 @@ from torch.func import vmap
 from sklr.nets._data import or_one
 
 Transform = Callable[[Any], Any]
-Counted = tuple[Tensor, Tensor, Tensor]  # what `RowLoss.counted` returns, here of one step
 _log_softmax = torch.ops.aten._log_softmax.out
 _CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
 
@@ -63,28 +62,6 @@ class RowLoss:
         if self.criterion.weight is None:
             return kept.to(dtype)
         return self.criterion.weight[torch.where(kept, targets, 0)] * kept
-
-    def counted(self, targets: Tensor, weight: Tensor | None, n_classes: int, dtype: torch.dtype) -> Counted:
-        """What classes (..., n_rows) say of the loss and its gradient, whatever the outputs are.
-
-        Returns
-        -------
-        labels : Tensor (..., 1, n_rows)
-            Classes to look up.
-        share : Tensor (..., 1, n_rows)
-            How much each row counts for.
-        minus_one_hot : Tensor (..., n_classes, n_rows)
-            Minus that share at the row's class, else 0.
-        """
-        kept = targets != self.criterion.ignore_index
-        share = self.class_weight(targets, dtype)
-        if weight is not None:
-            share = share * weight
-        if self.mean:
-            share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
-        labels, share = torch.where(kept, targets, 0).unsqueeze(-2), share.unsqueeze(-2)
-        one_hot = share.new_zeros(*targets.shape[:-1], n_classes, targets.shape[-1])
-        return labels, share, one_hot.scatter_(-2, labels, -share)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
@@ -140,7 +117,6 @@ class StackedLoss:
         by_row = _is_row_loss(copy.deepcopy(criterion), output, target)  # a copy: it may count its calls
         self.reduce = RowLoss(criterion) if by_row else WholeLoss(criterion)
         self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
-        self.n_out = output.shape[-1] if isinstance(output, Tensor) and output.dim() else 0
 
     @property
     def takes_weights(self) -> bool:
@@ -149,11 +125,6 @@ class StackedLoss:
     def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
         """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
         return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
-
-    def counted(self, targets: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Counted:
-        """What can be known of many steps' targets (n_steps, n_cells, n_rows) at once, if there is a closed form."""
-        assert isinstance(self.reduce, RowLoss)
-        return self.reduce.counted(targets, weight, self.n_out, dtype)
 
     def prepared(self, outputs: Tensor) -> PreparedLoss:
         """What computes losses and gradients again and again, for outputs that stay where they are.
@@ -183,7 +154,7 @@ class PreparedAutograd:
         self.loss, self.outputs = loss, outputs.mT
         self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
 
-    def __call__(self, targets: Any, weight: Tensor | None, counted: Counted | None = None) -> None:
+    def __call__(self, targets: Any, weight: Tensor | None) -> None:
         with torch.enable_grad():
             leaf = self.outputs.detach().requires_grad_()
             losses = self.loss(leaf, targets, weight)
@@ -209,16 +180,24 @@ class PreparedCrossEntropy:
         self.picked = outputs.new_empty(*outputs.shape[:2], 1, outputs.shape[3])
         self.log_softmax = partial(_log_softmax, outputs.flatten(0, 1), 1, False, out=self.gradient.flatten(0, 1))
 
-    def __call__(self, targets: Tensor, weight: Tensor | None, counted: Counted | None = None) -> None:
-        if counted is None:
-            counted = self.loss.counted(targets, weight, self.gradient.shape[2], self.gradient.dtype)
-        labels, share, minus_one_hot = (t.unsqueeze(1) for t in counted)
+    def __call__(self, targets: Tensor, weight: Tensor | None) -> None:
+        labels, share = self._shares(targets, weight)
         log_p, picked = self.gradient, self.picked
         self.log_softmax()
         torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
         torch.mul(picked, share, out=picked)
         torch.sum(picked, (2, 3), out=self.losses).neg_()
-        torch.addcmul(minus_one_hot, log_p.exp_(), share, out=log_p)
+        torch.mul(log_p.exp_(), share, out=log_p)
+        log_p.scatter_add_(2, labels.expand(-1, log_p.shape[1], -1, -1), -share.expand_as(picked))
+
+    def _shares(self, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the classes to look up and how much each row counts for, (n_cells, 1, 1, n_rows)."""
+        kept, share = targets != self.loss.criterion.ignore_index, self.loss.class_weight(targets, self.gradient.dtype)
+        if weight is not None:
+            share = share * weight
+        if self.loss.mean:
+            share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
+        return torch.where(kept, targets, 0)[:, None, None], share[:, None, None]
 
 
 PreparedLoss = PreparedAutograd | PreparedCrossEntropy

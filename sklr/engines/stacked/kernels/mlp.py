@@ -26,12 +26,8 @@ class MLPKernel:
     loss : StackedLoss
     """
 
-    run_by_run = False
-    recordable = True
-
     def __init__(self, chain: Chain, eval_chain: Chain, loss: StackedLoss):
         self.chain, self.eval_chain, self.loss = chain, eval_chain, loss
-        self.precomputes_targets = loss.closed_form
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +90,7 @@ class Program:
         """Compute the gradients; return the losses (n_cells, n_candidates), which the next run will overwrite."""
         self.x.copy_(batch.x.flatten(2).mT)
         self.forward.run()
-        self.loss(batch.y, batch.weight, batch.counted)
+        self.loss(batch.y, batch.weight)
         self.backward.run()
         return self.loss.losses
 

@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from sklr.engines.stacked.kernels.attention import ATTENTION
-from sklr.engines.stacked.kernels.convolution import OPERATIONS, ConvolutionMeter
 from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
 from sklr.engines.stacked.kernels.mlp_chain import Chain
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
@@ -31,14 +30,11 @@ class Traits:
         Of the torch functions that a call calls.
     draws : bool
         Whether a call in training mode draws random numbers.
-    large_convolutions : bool
     loss : StackedLoss
     mixes_rows : bool
         Whether a row's part in the training depends on the batch's other rows.
     precision : torch.dtype or None
         To which `torch.autocast` casts where the module uses it.
-    keeps : bool
-        Whether Python code keeps something of a call: then it must not be called for one run after another.
     counts : str
         Where that is more than tensors, what, in words: it "changes its attribute 'n_calls' ..."; else empty.
     """
@@ -47,11 +43,9 @@ class Traits:
     eval_chain: Chain | None
     names: set[str]
     draws: bool
-    large_convolutions: bool
     loss: StackedLoss
     mixes_rows: bool
     precision: torch.dtype | None
-    keeps: bool
     counts: str
 
     @property
@@ -63,11 +57,6 @@ class Traits:
     def attention(self) -> bool:
         """Whether the module uses attention."""
         return not self.names.isdisjoint(ATTENTION)
-
-    @property
-    def pictures(self) -> bool:
-        """Whether it convolves or pools pictures."""
-        return not self.names.isdisjoint(OPERATIONS)
 
 
 def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:
@@ -83,19 +72,19 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
         before = generator_states(x)
         seen = CallRecorder(first_tensor(x).device.type)
-        with seen, ConvolutionMeter() as meter, torch.no_grad():
+        with seen, torch.no_grad():
             output = call(copy.deepcopy(module), x)
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
-        keeps, counts = False, ""
+        counts = ""
         if chain is None or not loss.takes_weights:  # a chain's module is not called any more
-            keeps, counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
-    return Traits(chain, eval_chain, seen.names, draws, meter.large, loss, mixes, seen.precision, keeps, counts)
+            counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
+    return Traits(chain, eval_chain, seen.names, draws, loss, mixes, seen.precision, counts)
 
 
-def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> tuple[bool, str]:
-    """Whether a call keeps anything; and if that is more than tensors, what, in words."""
+def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> str:
+    """Return what a call keeps beyond tensors, in words; empty if nothing."""
     x, y = example
 
     def step() -> None:
@@ -104,5 +93,4 @@ def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -
             outputs = call(module, x)
             loss(tree_map(lambda t: t[None, None], outputs), tree_map(lambda t: t[None], y), None)
 
-    untouched = Untouched.by_second(step, module, loss)
-    return not untouched.holds(), untouched.what_changed()
+    return Untouched.by_second(step, module, loss).what_changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from torch.func import vmap
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import attention_by_steps
-from sklr.engines.stacked.kernels.convolution import SharedPictures
 from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated, in_blocks
 
 
@@ -23,9 +22,8 @@ class VmapKernel:
     loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
     attention : bool, default False
         Whether the module uses attention, which is then computed by steps.
-    pictures : bool, default False
-        Whether to look for convolutions of the data itself, and for max-pooling.
 
+    >>> import torch
     >>> kernel = VmapKernel(nn.Linear(2, 1), lambda out, y, weight: (out - y).sum((2, 3)))
     >>> params, grads = {"weight": torch.ones(1, 3, 1, 2), "bias": torch.zeros(1, 3, 1)}, {}
     >>> grads = {name: torch.empty_like(p) for name, p in params.items()}
@@ -37,12 +35,8 @@ class VmapKernel:
     torch.Size([1, 3, 4, 1])
     """
 
-    run_by_run = False
-    recordable = True
-    precomputes_targets = False
-
-    def __init__(self, module: nn.Module, loss: Loss, *, attention: bool = False, pictures: bool = False):
-        self.module, self.loss, self.attention, self.pictures = module, loss, attention, pictures
+    def __init__(self, module: nn.Module, loss: Loss, *, attention: bool = False):
+        self.module, self.loss, self.attention = module, loss, attention
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
@@ -68,11 +62,7 @@ class VmapKernel:
     def _call(self, x: Any, params: Named, buffers: Named, *, training: bool) -> tuple[Any, Named]:
         """Return outputs (n_cells, n_candidates, n_rows, ...), and the buffers afterwards."""
         self.module.train(training)
-        with ExitStack() as modes:
-            if self.attention:
-                modes.enter_context(attention_by_steps())
-            if self.pictures:
-                modes.enter_context(SharedPictures())
+        with attention_by_steps() if self.attention else nullcontext():
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)
 

@@ -8,23 +8,39 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sklr.engines.stacked.data.index_batches import Rows
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import n_batches
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.model.stack import ModelStack
-from sklr.experiment.cell_data import CellData
+from sklr.experiment.cell_data import CellData, cell_data
+from sklr.experiment.experiment import Cell, Experiment
 
 
 class Place(NamedTuple):
     """One cell of a group: the estimator that stands for it, its rows, and how it enters the stack."""
 
+    experiment: Experiment
+    cell: Cell
     estimator: Any
-    data: CellData  # for the net
-    score_data: CellData  # for what is scored
+    head_data: CellData | None  # after a pipeline's fitted head; other rows are taken when they are asked for
     subject: Any
     side: Side
-    x_test: Rows
+    x_test: CellRows
     seconds: float
+
+    @property
+    def data(self) -> CellData:
+        """The rows as the net takes them, copied out of all rows."""
+        return self._raw() if self.head_data is None else self.head_data
+
+    @property
+    def score_data(self) -> CellData:
+        """The rows as what is scored takes them."""
+        return self.data if self.subject is self.side.net else self._raw()
+
+    def _raw(self) -> CellData:
+        return cell_data(self.experiment, self.cell, self.estimator)
 
 
 class World(NamedTuple):
@@ -54,7 +70,7 @@ class Group(NamedTuple):
     @property
     def n_steps(self) -> int:
         """How many steps a run takes."""
-        return sum(map(len, self.places[0].side.epochs))
+        return n_batches(self.places[0].side.epochs)
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.model.stack import ModelStack
 
@@ -23,28 +24,32 @@ class Feed:
     ----------
     stack : ModelStack
         That is to be fed.
-    x, y : Rows (n_cells, n_rows, ...)
+    rows : PackRows
+    y : Rows (n_cells, n_rows, ...)
     weight : Tensor (n_cells, n_rows) or None
         Sample weights.
     positions : Tensor of shape (n_steps, n_cells, largest batch)
     sizes : ndarray of shape (n_steps, n_cells)
         Both as `epoch_positions` returns them.
 
+    >>> from sklr.engines.stacked.data.cell_rows import CellRows
     >>> stack = ModelStack([torch.nn.Linear(2, 1)], 1, torch.nn.MSELoss(), torch.optim.SGD, {},
     ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
     >>> positions, sizes = torch.tensor([[[4, 3]], [[2, 1]], [[0, 0]]]), np.array([[2], [2], [1]])
-    >>> feed = Feed(stack, torch.rand(1, 5, 2), torch.rand(1, 5, 1), None, positions, sizes)
+    >>> rows = PackRows([CellRows.all_of(torch.rand(5, 2))])
+    >>> feed = Feed(stack, rows, torch.rand(1, 5, 1), None, positions, sizes)
     >>> [(steps, tuple(shown.x.shape)) for steps, shown in feed]
     [(slice(0, 2, None), (2, 1, 2, 2)), (slice(2, 3, None), (1, 1, 1, 2))]
     """
 
     def __init__(
-        self, stack: ModelStack, x: Rows, y: Rows, weight: Tensor | None, positions: Tensor, sizes: np.ndarray
+        self, stack: ModelStack, rows: PackRows, y: Rows, weight: Tensor | None, positions: Tensor, sizes: np.ndarray
     ):
-        self.stack, self.x, self.y, self.weight, self.sizes = stack, x, y, weight, sizes
+        self.stack, self.rows, self.y, self.weight, self.sizes = stack, rows, y, weight, sizes
         self.like = next(iter(stack.optimizer.params.values()))
-        starts = torch.arange(len(sizes[0])) * tree_leaves(x)[0].shape[1]  # where the cells' rows begin, end to end
-        self.places = (positions + starts[:, None]).to(self.like.device, non_blocking=True)
+        self.positions = positions.to(self.like.device, non_blocking=True)
+        starts = torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1]  # where the cells' targets begin, end to end
+        self.places = self.positions + starts[:, None].to(self.like.device, non_blocking=True)
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
         """Yield which steps come next, and what they are shown.
@@ -75,7 +80,7 @@ class Feed:
 
     def _at_once(self) -> int:
         """Return how many steps' batches are little to keep."""
-        per_row = max(rows[0, 0].numel() for rows in tree_leaves((self.x, self.y)))
+        per_row = max(self.rows.row_numel, *(rows[0, 0].numel() for rows in tree_leaves(self.y)))
         return max(1, SMALL // (per_row * self.places[0].numel()))
 
     def _alike(self, steps: slice) -> Batch:
@@ -83,9 +88,6 @@ class Feed:
         x, y, weight = self._gathered(steps, int(sizes.max()))
         if (sizes != sizes.max()).any():
             weight = self._masked(weight, sizes)
-        if self.stack.kernel.precomputes_targets:
-            counted = self.stack.loss.counted(y, weight, self.like.dtype)
-            return Batch(x, y, None, None, counted)
         return Batch(x, y, weight)
 
     def _apart(self, step: int) -> list[Batch]:
@@ -103,8 +105,8 @@ class Feed:
         def gather(rows: Tensor) -> Tensor:
             return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
 
-        x, y = map_tensors(gather, self.x), map_tensors(gather, self.y)
-        return x, y, None if self.weight is None else gather(self.weight)
+        x = self.rows.take(self.positions[steps, ..., :n_rows])
+        return x, map_tensors(gather, self.y), None if self.weight is None else gather(self.weight)
 
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:
         """Let padding weigh nothing."""

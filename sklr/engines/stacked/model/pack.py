@@ -15,7 +15,16 @@ from torch import Tensor
 from sklr._utils.divergence import exploded
 from sklr._utils.random import RandomStream
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.index_batches import Epoch, Rows, epoch_positions, epoch_sizes, map_tensors, stack_rows
+from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
+from sklr.engines.stacked.data.index_batches import (
+    Epoch,
+    Rows,
+    epoch_positions,
+    epoch_sizes,
+    map_tensors,
+    n_batches,
+    stack_rows,
+)
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.stack import ModelStack
@@ -27,13 +36,13 @@ from sklr.schedules import Constant, Schedule
 class Side(NamedTuple):
     """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
-    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random world. Where batches are
-    read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone.
+    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random stream. Where batches
+    are read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone.
     """
 
     net: NeuralNet
     epochs: Sequence[Epoch]
-    x: Rows
+    x: CellRows
     y: Rows
     weight: Tensor | None
     seed: int
@@ -101,7 +110,7 @@ class Pack:
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("x", "y", "weight", "_last")}
+        return {name: value for name, value in vars(self).items() if name not in ("rows", "y", "weight", "_last")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.go_on(state)
@@ -110,7 +119,8 @@ class Pack:
     def _stack_rows(self) -> None:
         if self.streams:
             return
-        self.x, self.y = (stack_rows([getattr(side, part) for side in self.sides]) for part in ("x", "y"))
+        self.rows = PackRows([side.x for side in self.sides])
+        self.y = stack_rows([side.y for side in self.sides])
         weights = [side.weight for side in self.sides if side.weight is not None]
         self.weight = stack_rows(weights) if weights else None
 
@@ -218,7 +228,7 @@ class Pack:
 
     def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:
         """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
-        return Feed(self.stack, self.x, self.y, self.weight, positions, sizes)
+        return Feed(self.stack, self.rows, self.y, self.weight, positions, sizes)
 
     def _judge(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Write the epoch down for the runs that came through it, and end those that did not."""
@@ -259,15 +269,14 @@ class Pack:
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
-            n_steps = sum(map(len, self.sides[cell].epochs))
+            n_steps = n_batches(self.sides[cell].epochs)
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
 
     def _some_rows(self) -> tuple[Rows, Rows] | None:
         """Return rows of all cells to evaluate after the last step; None of streams whose last batches differ."""
         if not self.streams:
             size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
-            x, y = (map_tensors(lambda rows: rows[:, :size], rows) for rows in (self.x, self.y))
-            return x, y
+            return self.rows.first(size), map_tensors(lambda rows: rows[:, :size], self.y)
         return stacked_batches(self._last) if self._last and are_alike(self._last) else None
 
     def outputs(self, x: Rows) -> Any:

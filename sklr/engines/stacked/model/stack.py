@@ -100,8 +100,7 @@ class ModelStack:
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
         self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
         self.device = next(iter(params.values())).device
-        n_runs = n_candidates * self.n_cells
-        self.kernel = choose_kernel(self.module, self.loss, self.traits, n_runs, self.device.type)
+        self.kernel = choose_kernel(self.module, self.loss, self.traits)
         self._replays = self._make_replays()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,10 +116,8 @@ class ModelStack:
 
         What a CUDA graph draws has been compared with what plain steps draw for chains only.
         """
-        known = self.device.type == "cpu" or (
-            self.device.type == "cuda" and (self.traits.chain is not None or not self.traits.draws)
-        )
-        return known and self.kernel.recordable
+        on_cuda = self.device.type == "cuda" and (self.traits.chain is not None or not self.traits.draws)
+        return self.device.type == "cpu" or on_cuda
 
     @property
     def n_groups(self) -> int:

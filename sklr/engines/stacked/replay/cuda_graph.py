@@ -30,7 +30,7 @@ class GraphReplay:
     """
 
     def __init__(self, step: Step, lr: Tensor, batch: Batch):
-        parts = tree_map(_copied, (batch.x, batch.y, batch.weight, None, batch.counted))
+        parts = tree_map(_copied, (batch.x, batch.y, batch.weight))
         self.lr, self.batch = lr.clone(), Batch(*parts)
         self.graph, self.losses = captured(step, self.lr, self.batch)
 

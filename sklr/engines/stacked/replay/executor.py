@@ -36,7 +36,7 @@ class Replays:
 
     Parameters
     ----------
-    *players : object
+    *watched : object
         What a step calls. None of them may change while it works, or be watched by hooks.
 
     >>> replays, total = Replays(), torch.zeros(2)
@@ -46,8 +46,8 @@ class Replays:
     (True, 97)
     """
 
-    def __init__(self, *players: Any):
-        self.players, self.n_replayed = players, 0
+    def __init__(self, *watched: Any):
+        self.watched, self.n_replayed = watched, 0
         self.forget()
 
     def forget(self) -> None:
@@ -96,7 +96,7 @@ class Replays:
         self._met[key] += 1
         if self._met[key] <= (MET_BEFORE_GRAPH if in_graphs(lr) else 1):
             return step(lr, batch)
-        untouched = Untouched(*self.players)
+        untouched = Untouched(*self.watched)
         with Recorder(batch.leaves(lr)) as recorder:
             losses = step(lr, batch)
         recorder.replayable &= untouched.holds()
@@ -143,5 +143,5 @@ def steps(t: List[Tensor], k: List[List[Tensor]], inputs: List[Tensor], losses: 
 
 def _key(lr: Tensor, batches: Batch) -> Any:
     """What batches must have in common to be shown to the same replay."""
-    structure = repr(tree_flatten((batches.x, batches.y, batches.weight, batches.counted))[1])  # not always hashable
+    structure = repr(tree_flatten((batches.x, batches.y, batches.weight))[1])  # not always hashable
     return structure, tuple((t.dtype, t.shape[1:], t.stride()[1:]) for t in batches.leaves(lr))

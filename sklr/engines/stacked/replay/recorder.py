@@ -20,6 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sklr._utils.warnings import warn
+from sklr.exceptions import StackFallbackWarning
+
 MOST_LINES = 3000  # the interpreter takes a second to read so many
 
 
@@ -30,8 +33,6 @@ class Recorder(TorchDispatchMode):
     ----------
     inputs : sequence of Tensor
         Called `x[0]`, `x[1]`, ...; other memory that is there already is called `t[0]`, `t[1]`, ...
-    before : Recorder, optional
-        What it has recorded goes before these lines: they may use what it has named.
 
     Attributes
     ----------
@@ -49,18 +50,16 @@ class Recorder(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, inputs: Sequence[Tensor], before: Recorder | None = None):
+    def __init__(self, inputs: Sequence[Tensor]):
         super().__init__()
-        self.inputs, self.prefix = inputs, "v" if before is None else "w"
-        self.memory: list[Tensor] = [] if before is None else before.memory
-        self.lists: list[list[Tensor]] = [] if before is None else before.lists
+        self.inputs = inputs
+        self.memory: list[Tensor] = []
+        self.lists: list[list[Tensor]] = []
         self.lines: list[str] = []
-        self.replayable: bool = before is None or before.replayable
+        self.replayable: bool = True
         self.devices: set[torch.device] = {t.device for t in inputs}
         self._places: list[int] = []  # where memory was when it was first met
         self._names = WeakTensorKeyDictionary()  # weak, so that recording takes no more memory than stepping
-        if before is not None:
-            self._names.update({t: name for t, name in before._names.items() if not name.startswith("x[")})
         self._names.update({t: f"x[{i}]" for i, t in enumerate(inputs)})
 
     def __enter__(self) -> Recorder:
@@ -106,7 +105,7 @@ class Recorder(TorchDispatchMode):
         return self._names[tensor]
 
     def _name(self, result: Any) -> str:
-        name = f"{self.prefix}{len(self.lines)}"
+        name = f"v{len(self.lines)}"
         if isinstance(result, Tensor):
             self._names[result] = name
             return name
@@ -203,7 +202,7 @@ def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
     >>> double = read("def double(x: Tensor):", ["torch.ops.aten.add_(x, 1)"] * 2)
     >>> double(x), x.tolist()
     (None, [2.0, 2.0])
-    >>> read("def nothing(x: Tensor):", ["torch.ops.aten.addd_(x, 1)"]) is None
+    >>> read("def endless(x: Tensor):", ["torch.ops.aten.add_(x, 1)"] * (MOST_LINES + 1)) is None
     True
     """
     if len(lines) > MOST_LINES:
@@ -220,7 +219,7 @@ def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
 def _writes(line: str) -> str | None:
     """The operation of a line that is there for what it writes, not for a result."""
     _, found, call = line.partition("torch.ops.aten.")
-    if line.lstrip().startswith(("v", "w")) or not (found or line.endswith(")")):
+    if line.lstrip().startswith("v") or not (found or line.endswith(")")):
         return None
     return call.partition("(")[0] if found else line.rpartition(".")[2].partition("(")[0]
 
@@ -231,8 +230,18 @@ def _compiled(source: str) -> Any:
     name = source.removeprefix("def ").partition("(")[0]
     try:
         return getattr(torch.jit.CompilationUnit(source), name)
-    except Exception:  # TorchScript is on its way out of PyTorch: whatever is wrong with it, there is a way without
+    except Exception as error:  # TorchScript is on its way out of PyTorch: whatever it raises, there is a way without
+        _say_once(type(error).__name__)
         return None
+
+
+@lru_cache
+def _say_once(kind: str) -> None:
+    warn(
+        f"PyTorch {torch.__version__} does not take a recorded training step ({kind}), so that the steps of stacks are "
+        "called from Python: slower, with the same results.",
+        StackFallbackWarning,
+    )
 
 
 @lru_cache(1)

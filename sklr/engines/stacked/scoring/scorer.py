@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 
+from sklr._utils.sklearn import count_rows
 from sklr.engines.metrics import QuickScores
 from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
@@ -37,6 +38,25 @@ def answering(net: NeuralNet, outputs: Rows) -> Iterator[None]:
         del vars(net)["forward_iter"]
 
 
+class Unread:
+    """Stands for rows that nobody reads: the predictions for them are known.
+
+    >>> len(Unread(3)), Unread(3).shape
+    (3, (3,))
+    """
+
+    def __init__(self, n_rows: int):
+        self.shape = (n_rows,)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def unread(data: CellData) -> CellData:
+    """Return a cell's data without its rows, which may be large."""
+    return data._replace(X_train=Unread(count_rows(data.X_train)), X_test=Unread(count_rows(data.X_test)))
+
+
 class CellScorer:
     """Score the runs of one cell, as the sequential engine would score each net.
 
@@ -61,12 +81,13 @@ class CellScorer:
     """
 
     def __init__(self, experiment: Experiment, cell: Cell, net: NeuralNet, subject: Any, data: CellData):
-        self.experiment, self.cell, self.net, self.subject, self.data = experiment, cell, net, subject, data
+        self.experiment, self.cell, self.net, self.subject = experiment, cell, net, subject
         self.followed = followed_scorer(experiment)
         plain = predicts_as_its_library(net)
         self.by_answers = plain and looks_only_at_predictions(experiment.scorer)
         self.follows_by_answers = plain and looks_only_at_predictions(self.followed)
         self.follows = is_followed(experiment, net)
+        self.data = unread(data) if self.by_answers and self.follows_by_answers else data
         quick = self.follows_by_answers and not data.score_test
         self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 

@@ -10,6 +10,7 @@ import torch
 from skorch import NeuralNet
 from torch import nn
 
+from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import map_tensors
 from sklr.engines.stacked.setup.prepare import Group, Place
 
@@ -39,19 +40,25 @@ def _moved(group: Group, device: torch.device) -> Group:
     if isinstance(criterion, nn.Module):
         criterion = copy.deepcopy(criterion).to(device)
     stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
-    return group._replace(places=[_moved_place(place, device) for place in group.places], stack_args=stack_args)
+    known: dict[int, Any] = {}  # tensors that cells share stay shared
+    places = [_moved_place(place, device, known) for place in group.places]
+    return group._replace(places=places, stack_args=stack_args)
 
 
-def _moved_place(place: Place, device: torch.device) -> Place:
-    def moved(rows: Any) -> Any:
-        return map_tensors(lambda t: t.to(device), rows)
+def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> Place:
+    def moved(rows: CellRows) -> CellRows:
+        if id(rows.tensors) not in known:
+            known[id(rows.tensors)] = map_tensors(lambda t: t.to(device), rows.tensors)
+        return rows._replace(tensors=known[id(rows.tensors)])
 
     own, net = place.side.net, _twin(place.side.net, device)
     estimator = net if place.estimator is own else copy.copy(place.estimator)
     if estimator is not net:
         estimator.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], net)]
     weight = None if place.side.weight is None else place.side.weight.to(device)
-    side = place.side._replace(net=net, x=moved(place.side.x), y=moved(place.side.y), weight=weight)
+    side = place.side._replace(
+        net=net, x=moved(place.side.x), y=map_tensors(lambda t: t.to(device), place.side.y), weight=weight
+    )
     subject = net if place.subject is own else estimator
     return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sklr.engines.stacked.data.index_batches import map_tensors
 from sklr.engines.stacked.kernels.attention import attention_by_steps
 from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.model.stack import ModelStack
@@ -109,7 +108,7 @@ def _forward_few_rows(group: Group) -> float:
     size = max(map(len, side.epochs[0]))
     few = min(size, 8)
     module = copy.deepcopy(side.net.module_)  # it may keep what it computes
-    call(module.eval(), map_tensors(lambda rows: rows[:few], side.x))
+    call(module.eval(), side.x.take(slice(few)))
     return size / few
 
 
@@ -151,8 +150,7 @@ def _n_products(group: Group) -> int:
 
 def step_flops(group: Group, stack: ModelStack) -> float:
     """Return the floating-point operations of an average product of a stack's step, for `fitting_threads`."""
-    n_runs = 1 if stack.kernel.run_by_run else stack.n_candidates * stack.n_cells
-    return n_runs * product_flops(group)
+    return stack.n_candidates * stack.n_cells * product_flops(group)
 
 
 def out_of_memory(error: BaseException) -> bool:

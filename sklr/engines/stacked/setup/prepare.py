@@ -17,7 +17,6 @@ from joblib import hash as joblib_hash
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from sklr._utils.precision import full_precision
 from sklr.callbacks._schedule import schedule_of
@@ -30,11 +29,13 @@ from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimi
 from sklr.engines.stacked.checks.nets import check_sample_weights, predicted, state_reasons
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.probe import is_steady, optimizer_reasons
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
+from sklr.engines.stacked.setup.shared_rows import SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import (
     CellData,
@@ -158,7 +159,8 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
 
 def _world_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> World:
     estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
-    return _world([_place(experiment, *one) for one in zip(experiment.cells, estimators, heads, strict=True)])
+    shared = SharedRows(experiment)
+    return _world([_place(experiment, *one, shared) for one in zip(experiment.cells, estimators, heads, strict=True)])
 
 
 def _first_world(
@@ -215,7 +217,7 @@ def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
     return False
 
 
-def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None) -> Place:
+def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
     raw = cell_data(experiment, cell, estimator)
     net = last_step(estimator)
     if head is not None:
@@ -223,19 +225,23 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
     elif has_head(estimator):
         raise Unstackable("the steps before the net could not be fitted")
     data = raw if head is None else head.data
-    side = _side(net, cell, data)
+    share = shared if head is None else None
+    side = _side(net, cell, data, share)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
-    subject, score_data = (net, data) if predictions_do else (estimator, raw)
-    validation = net.get_dataset(_as_predicted(net, data.X_test))
+    subject, seconds = net if predictions_do else estimator, 0.0 if head is None else head.seconds
+    x_test = _test_rows(net, cell, data, share)
+    return Place(experiment, cell, estimator, None if head is None else data, subject, side, x_test, seconds)
+
+
+def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> CellRows:
+    validation = net.get_dataset(as_predicted(net, data.X_test))
     if is_streamed(net, validation, training=False):
-        x_test = predicted_rows(net, validation, cell.seed)
-    else:
-        x_test = all_rows(net, validation)[0]
-    x_test = map_tensors(_caster(net), x_test)
-    return Place(estimator, data, score_data, subject, side, x_test, 0.0 if head is None else head.seconds)
+        return CellRows.all_of(map_tensors(caster(net), predicted_rows(net, validation, cell.seed)))
+    known = None if shared is None else shared.of_cell(net, validation, cell, training=False)
+    return known or CellRows.all_of(map_tensors(caster(net), all_rows(net, validation)[0]))
 
 
-def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
+def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> Side:
     net.set_params(verbose=0)
     X, y, stream = start_net(net, data, cell.seed)
     dataset, _ = net.get_split_datasets(X, y)
@@ -244,34 +250,28 @@ def _side(net: NeuralNet, cell: Cell, data: CellData) -> Side:
         if weight is not None:
             raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
         return streamed_side(net, dataset, cell.seed, stream)
-    x, targets = all_rows(net, dataset)
-    x = map_tensors(_caster(net), x)
+    x = None if shared is None else shared.of_cell(net, dataset, cell, training=True)
+    if x is None:
+        rows, targets = all_rows(net, dataset)
+        x = CellRows.all_of(map_tensors(caster(net), rows))
+    else:
+        targets = all_targets(net, dataset)
     if weight is not None:
         weight = torch.as_tensor(np.asarray(weight), dtype=data_module.float_dtype(net.module_), device=net.device)
     epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
-    if not epochs or not all(epochs):
+    if not len(epochs) or not all(epochs):
         raise Unstackable("there is no batch to train on in some epoch")
     if (row := outside(epochs, len(dataset))) is not None:
         raise Unstackable(f"the sampler asks for row {row} of a fold of {len(dataset)} rows")
     return Side(net, epochs, x, targets, weight, getattr(stream, "seed", cell.seed))
 
 
-def _caster(net: NeuralNet) -> Any:
-    dtype = data_module.float_dtype(net.module_) if hasattr(net, "start_fit") else None
-    return lambda t: data_module.cast_floats(t, dtype) if dtype is not None else t
-
-
-def _as_predicted(net: NeuralNet, X: Any) -> Any:
-    """Return rows as the net's own `predict` would hand them to the module."""
-    return net.ready_to_predict(X) if hasattr(net, "ready_to_predict") else X
-
-
 def _world(places: list[Place]) -> World:
     net = places[0].side.net
     if reasons := state_reasons([place.side.net for place in places]):
         raise Unstackable(*reasons)
-    few = _spread(len(tree_leaves(places[0].side.x)[0]), 8)
-    x = map_tensors(lambda rows: rows[few], places[0].side.x)
+    few = _spread(places[0].side.x.n_rows, 8)
+    x = places[0].side.x.take(few)
     transform = transform_of(net)
     with shared_state_kept(net.module_, net.criterion_):
         with full_precision():

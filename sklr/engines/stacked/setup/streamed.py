@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, default_collate
 from sklr._utils.random import RandomStream
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import targets_of
+from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import Side
@@ -58,7 +59,7 @@ def streamed_side(net: NeuralNet, dataset: Any, seed: int, world: AbstractContex
     if x is None:
         raise Unstackable("there is no batch to train on in some epoch")
     epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
-    return Side(net, [epoch] * net.max_epochs, x, y, None, getattr(world, "seed", seed), stream)
+    return Side(net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(world, "seed", seed), stream)
 
 
 def _expected(loader: Any, n_first: int) -> Epoch:

@@ -1,0 +1,142 @@
+"""How much memory a stacked search takes above its data: for many folds, many columns, many rows, a file.
+
+    python benchmarks/bench_memory.py          # a minute or two
+    python benchmarks/bench_memory.py --quick  # does it work?
+
+Each side runs in a process of its own. *Peak* is the most memory that the process and those it has started had at one
+time, above what it had once the data was there; *plan* is what `search.plan` expects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import environment, print_environment, table, tell, write_json
+from bench_real import _highest, _status
+from sklearn.model_selection import GridSearchCV
+
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
+
+LRS = [0.001, 0.01, 0.1]
+LIMIT = 2.0  # times the data, which a stacked search may take above it
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Data of so many rows and columns, for a search of so many folds."""
+
+    n_rows: int
+    n_columns: int
+    n_folds: int
+    mapped: bool = False  # whether it is read from a file that is mapped into memory
+    batch_size: int = 256
+
+    @property
+    def bytes(self) -> int:
+        """Of the data, in float32."""
+        return 4 * self.n_rows * self.n_columns
+
+    def data(self, folder: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the data, float32, and labels of two classes."""
+        generator = np.random.default_rng(0)
+        X = generator.standard_normal((self.n_rows, self.n_columns), dtype=np.float32)
+        y = (X[:, 0] > 0).astype(np.int64)
+        if not self.mapped:
+            return X, y
+        path = Path(folder) / "X.npy"
+        np.save(path, X)
+        return np.load(path, mmap_mode="r"), y
+
+
+SHAPES = {
+    "wide": Shape(20_000, 3072, 5),
+    "wide, 20 folds": Shape(20_000, 3072, 20),
+    "wide, mapped": Shape(20_000, 3072, 5, mapped=True),
+    "long": Shape(400_000, 30, 3, batch_size=2048),
+}
+QUICK = {name: Shape(2_000, 64, s.n_folds, s.mapped) for name, s in SHAPES.items()}
+
+
+def run_side(side: str, shape: Shape) -> dict[str, Any]:
+    """Search in this process; return the memory that it took at most, above the data, and what was expected."""
+    net = NeuralNetClassifier(
+        MLP, module__hidden=(16,), max_epochs=2, batch_size=shape.batch_size, iterator_train__shuffle=True,
+        random_state=0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where the best lr lies is not the question
+        _search(side, net, 3).fit(*Shape(64, 8, 3).data(folder))  # what is loaded once is not the question
+        X, y = shape.data(folder)
+        gc.collect()
+        before, search = _status("VmRSS", os.getpid()), _search(side, net, shape.n_folds)
+        _forget_highest()
+        search.fit(X, y)
+        peak = _highest() - before
+        planned = search.plan(X, y).memory if side == "stack" else None
+    scores = search.cv_results_["mean_test_score"].tolist()
+    return {"peak": peak, "planned": planned, "scores": scores}
+
+
+def _search(side: str, net: Any, n_folds: int) -> Any:
+    if side == "grid":
+        return GridSearchCV(net, {"lr": LRS}, cv=n_folds, refit=False)
+    return LRGridSearchCV(net, lrs=LRS, cv=n_folds, refit=False, engine="auto", random_state=0)
+
+
+def _forget_highest() -> None:
+    """Have Linux count the highest memory anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def ask(side: str, name: str, quick: bool) -> dict[str, Any]:
+    """Run a side in a process of its own; return what it printed."""
+    command = [sys.executable, __file__, "--side", side, "--shapes", name, *(["--quick"] if quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{side} failed on {name}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what is asked for, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--quick", action="store_true", help="small data")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    parser.add_argument("--side", choices=("stack", "grid"), help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    shapes = QUICK if options.quick else SHAPES
+    if options.side:
+        print(json.dumps(run_side(options.side, shapes[options.shapes[0]])))
+        return
+    about, results, lines = environment(), {}, []
+    print_environment(about)
+    for name in options.shapes:
+        tell(name)
+        stack, grid = (ask(side, name, options.quick) for side in ("stack", "grid"))
+        if np.abs(np.subtract(stack["scores"], grid["scores"])).max() > 0.01:
+            raise AssertionError(f"{name}: the two sides differ: {stack['scores']}, {grid['scores']}")
+        results[name], size = {"stack": stack, "grid": grid, "data": shapes[name].bytes}, shapes[name].bytes
+        sizes = (size, stack["peak"], stack["planned"], grid["peak"])
+        lines.append([name, *(f"{n / 2**20:.0f}" for n in sizes), *(f"{s['peak'] / size:.1f}" for s in (stack, grid))])
+    tell("")
+    header = ["data", "MiB", "stack: peak above it", "plan", "GridSearchCV", "stack / data", "GridSearchCV / data"]
+    print(table(header, lines))
+    if options.json:
+        write_json(options.json, {**about, "results": results})
+
+
+if __name__ == "__main__":
+    main()

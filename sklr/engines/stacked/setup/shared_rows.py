@@ -1,0 +1,68 @@
+"""One copy of the rows for all cells, where every cell's rows are what they are among all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch.utils._pytree import tree_leaves
+
+from sklr._utils.sklearn import count_rows
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import Rows, all_rows, is_in_memory, map_tensors
+from sklr.experiment.datasets import DatasetRows
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.nets import _data as data
+
+
+class SharedRows:
+    """Tensors of all rows of an experiment, made when they are asked for the first time.
+
+    That a cell's rows are among them is tried on the first cell: a net may make of some rows what it would not make of
+    them among others.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self._known: dict[int, Rows | None] = {}  # by what they were made of
+
+    def of_cell(self, net: NeuralNet, dataset: Any, cell: Cell, *, training: bool) -> CellRows | None:
+        """Return the rows of a cell, of which `dataset` is what the net makes; None if they cannot be shared."""
+        numbers = cell.train if training else cell.test
+        X = self.experiment.X
+        if isinstance(X, DatasetRows) and not training:
+            X = X.evaluated()
+        source = id(getattr(X, "dataset", X))
+        if source not in self._known:
+            self._known[source] = self._found(net, X, dataset, np.asarray(numbers), cell)
+        tensors = self._known[source]
+        return None if tensors is None else CellRows(tensors, np.asarray(numbers, dtype=np.int64))
+
+    def _found(self, net: NeuralNet, X: Any, dataset: Any, numbers: np.ndarray, cell: Cell) -> Rows | None:
+        n_used = len(np.union1d(cell.train, cell.test))
+        if 2 * n_used < count_rows(X):  # a sample of them
+            return None
+        everything = net.get_dataset(as_predicted(net, X))
+        if not is_in_memory(everything):
+            return None
+        cast = caster(net)
+        tensors = map_tensors(cast, all_rows(net, everything)[0])
+        own = map_tensors(cast, all_rows(net, dataset)[0])
+        index = torch.from_numpy(numbers)
+        pairs = zip(tree_leaves(tensors), tree_leaves(own), strict=True)
+        alike = all(a.dtype == b.dtype and torch.equal(a[index.to(a.device)], b) for a, b in pairs)
+        return tensors if alike else None
+
+
+def caster(net: NeuralNet) -> Callable[[Any], Any]:
+    """Return what casts a batch to the dtype that the net's module works in."""
+    dtype = data.float_dtype(net.module_) if hasattr(net, "start_fit") else None
+    return lambda t: data.cast_floats(t, dtype) if dtype is not None else t
+
+
+def as_predicted(net: NeuralNet, X: Any) -> Any:
+    """Return rows as the net's own `predict` would hand them to the module."""
+    return net.ready_to_predict(X) if hasattr(net, "ready_to_predict") else X
