@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet
 
-from sklr._utils.sklearn import safe_split, take_params
+from sklr._utils.sklearn import safe_split, take_params, take_rows
 from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 
@@ -28,10 +28,16 @@ class CellData(NamedTuple):
     score_test: Mapping[str, Any]
 
 
-def cell_data(experiment: Experiment, cell: Cell, estimator: Any) -> CellData:
-    """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them."""
+def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool = True) -> CellData:
+    """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them.
+
+    Without `train` there is no X_train, which may be large.
+    """
     X, y = experiment.X, experiment.y
-    X_train, y_train = safe_split(estimator, X, y, cell.train)
+    if train:
+        X_train, y_train = safe_split(estimator, X, y, cell.train)
+    else:
+        X_train, y_train = None, None if y is None else take_rows(y, cell.train)
     X_test, y_test = safe_split(estimator, X.evaluated() if isinstance(X, DatasetRows) else X, y, cell.test, cell.train)
     return CellData(
         X_train,

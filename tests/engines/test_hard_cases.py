@@ -14,6 +14,7 @@ from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, ex
 from torch import nn
 from torch.nn import functional as F
 
+from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.model.stack import ModelStack
@@ -168,7 +169,7 @@ def test_a_module_may_drop_the_axis_of_a_single_row(n_rows, monkeypatch):
         example=(torch.rand(4, 6).double(), torch.rand(4).double()),
     )  # fmt: skip
     x = torch.rand(1, n_rows, 6).double()
-    found, beside = stack.outputs(x)
+    found, beside = module_call.in_blocks(stack.outputs, PackRows([CellRows.all_of(x[0])]))
     assert (found.shape, beside.shape) == ((3, 1, n_rows), (3, 1, 6))
     torch.testing.assert_close(found[0, 0], stack.module(x[0])[0])
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.model.stack import ModelStack
 
@@ -246,7 +247,7 @@ def test_many_rows_are_evaluated_in_blocks(monkeypatch):
     modules = cells_of(Watched)
     stack = stack_of(modules, lambda output, y: output[0].sum())
     x, seen[:] = torch.rand(len(modules), 24, 8, dtype=torch.float64), []
-    outputs, _ = stack.outputs(x)
+    outputs, _ = module_call.in_blocks(stack.outputs, PackRows([CellRows.all_of(rows) for rows in x]))
     assert max(seen) <= 10
     for k in range(stack.n_candidates):
         for c, module in enumerate(modules):

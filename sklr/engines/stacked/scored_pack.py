@@ -18,7 +18,7 @@ from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.kernels.attention import attention_as_usual
-from sklr.engines.stacked.kernels.module_call import has_rows
+from sklr.engines.stacked.kernels.module_call import has_rows, in_blocks
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scoring.scorer import CellScorer
@@ -105,15 +105,15 @@ class ScoredPack:
         candidate = self.candidates[self.pack.members[m].candidate]
         return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.places[cell])
 
-    def _outputs(self, x: Rows) -> Rows:
+    def _outputs(self, rows: PackRows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
-        return as_inferred(self.places[0].side.net, self.pack.outputs(x))
+        return as_inferred(self.places[0].side.net, in_blocks(self.pack.outputs, rows))
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
         epoch, outputs = self._seen
         if epoch != self.pack.epoch:
-            outputs = self._outputs(self.test_rows.first())
+            outputs = self._outputs(self.test_rows)
             self._seen = (self.pack.epoch, outputs) if _is_small(outputs) else (-1, None)
         return outputs
 
@@ -224,7 +224,7 @@ class ScoredPack:
             raise
 
     def _train_outputs(self) -> Rows | None:
-        return self._outputs(self.pack.rows.first()) if self.experiment.return_train_score else None
+        return self._outputs(self.pack.rows) if self.experiment.return_train_score else None
 
     def _record(
         self,

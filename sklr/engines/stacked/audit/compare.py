@@ -22,7 +22,7 @@ from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
 from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan
 from sklr.engines.stacked.audit.plain_run import PlainRun
-from sklr.engines.stacked.audit.tolerance import SLIP, Flat, Tolerance
+from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.explain import explained, first_line
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
@@ -70,7 +70,8 @@ class StepComparison:
         for i in range(max(len(members), len(cells))):
             m, k = i % len(members), i % len(cells)
             candidate = candidates[self.pack.members[m].candidate]
-            plain = _plain_run(experiment, candidate, self.cells[k], self.places[k])
+            rows = None if self.pack.streams else np.unique(np.concatenate([b for e in self.plan[k] for b in e]))
+            plain = _plain_run(experiment, candidate, self.cells[k], self.places[k], rows)
             if traits.draws:
                 stop_attention_dropout(plain.net.module_)
             self.runs.append(_Run(m, k, plain))
@@ -166,7 +167,7 @@ class StepComparison:
         if before is not None:
             mine, noise = Flat({name: found[name] for name in moved}), plain.gradient_noise(self.tolerance)
             worst, times = self.tolerance.worst(mine, plain.parameters(), before, noise)
-            if times > SLIP or (times > 1 and self.n_slips >= MOST_SLIPS):
+            if times > self.tolerance.slip or (times > 1 and self.n_slips >= MOST_SLIPS):
                 wrong = worst
             self.n_slips += times > 1
         if wrong is not None:
@@ -229,8 +230,8 @@ def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: 
     return Pack(small.build(members, dropout=dropout), chosen, sides, group.max_epochs)
 
 
-def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place) -> PlainRun:
-    return PlainRun(last_step(seeded_clone(experiment, candidate, cell)), place.data, cell.seed)
+def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place, rows: np.ndarray | None) -> PlainRun:
+    return PlainRun(last_step(seeded_clone(experiment, candidate, cell)), place.data, cell.seed, rows)
 
 
 def _step_alone(plain: PlainRun, n_rows: int) -> float:
@@ -268,7 +269,7 @@ def _differs(what: str, stacked: float, alone: float) -> str:
 
 def _rows_to_predict(place: Place) -> np.ndarray:
     """Return some rows, those with rare values first, whose last batch is as large as that of all rows."""
-    leaves, y = tree_leaves(place.x_test.take()), place.data.y_test
+    leaves, y = tree_leaves(place.x_test.take()), place.test_data.y_test
     n_rows = place.x_test.n_rows
     size = max(valid_batch_size(place.side.net, n_rows), 1)
     n_chosen = min(n_rows, -(-MOST_ROWS // size) * size + n_rows % size)
@@ -284,7 +285,7 @@ def _rows_to_predict(place: Place) -> np.ndarray:
 
 def _test_rows(place: Place, rows: np.ndarray) -> CellData:
     """Return the cell with these validation rows alone, for scorers that are given no other parameters."""
-    data = place.data
+    data = place.test_data
     y = None if data.y_test is None else take_rows(data.y_test, rows)
     if place.side.stream is not None:  # those that have been read: the dataset may give others now
         X = Dataset(map_tensors(lambda t: t.cpu(), place.x_test.take(rows)))

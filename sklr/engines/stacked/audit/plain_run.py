@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import PrintLog
+from skorch.dataset import Dataset
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -34,15 +36,22 @@ class PlainRun:
         The cell's rows.
     seed : int
         The cell's.
+    rows : ndarray of int, optional
+        Which rows the batches will hold, in order; the others are let go.
     """
 
-    def __init__(self, net: NeuralNet, data: CellData, seed: int):
+    def __init__(self, net: NeuralNet, data: CellData, seed: int, rows: np.ndarray | None = None):
         self.net = net
         net.set_params(verbose=0)
         X, y, stream = start_net(net, data, seed)
         if (weight := data.fit_params.get("sample_weight")) is not None:
             net._sample_weight = np.asarray(weight)
-        self.dataset, _ = net.get_split_datasets(X, y)
+        dataset, _ = net.get_split_datasets(X, y)
+        self.n_batches = len(net.get_iterator(dataset, training=True))  # as the DataLoader says; schedules rely on it
+        self.dataset, self.rows = dataset, None
+        if rows is not None and type(dataset) is Dataset:
+            items = [copy.deepcopy(dataset[int(row)]) for row in rows]  # a row alone would hold on to all
+            self.dataset, self.rows = Items(items, len(dataset)), rows
         self.batches: Iterator[Any] = iter(())
         self.first_loss = float("nan")
         self.noise: Tensor | None = None
@@ -55,7 +64,10 @@ class PlainRun:
     def begin_epoch(self, rows: Epoch | None, batches: Iterable[Any] = ()) -> None:
         """Begin an epoch whose batches hold these rows, or of batches that a DataLoader has made already."""
         self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
-        self.batches = iter(batches) if rows is None else _batches_of(self.net, self.dataset, rows)
+        if rows is not None:
+            places = rows if self.rows is None else [np.searchsorted(self.rows, batch) for batch in rows]
+            batches = _batches_of(self.net, self.dataset, places)
+        self.batches = iter(batches)
 
     def step(self) -> float:
         """Take the step on the next batch; return its loss.
@@ -93,11 +105,6 @@ class PlainRun:
                 raise Unstackable(f"{type(self.net.criterion_).__name__} changes its buffer {name!r} at every call")
         self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
 
-    @property
-    def n_batches(self) -> int:
-        """How many batches the DataLoader says that it has; schedules rely on it."""
-        return len(self.net.get_iterator(self.dataset, training=True))
-
     def gradient_noise(self, tolerance: Tolerance) -> Tensor:
         """Return how much of each gradient may have been rounding up to now, in the order of `trained`."""
         noise = tolerance.noise_in(Flat({name: cast(Tensor, p.grad) for name, p in self.trained.items()}))
@@ -117,6 +124,19 @@ class PlainRun:
         """Return the tensors that the module returns for validation rows, batches put together where they have rows."""
         batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
         return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+class Items(torch.utils.data.Dataset):
+    """Some items of a dataset that have been read; its length is the dataset's, which schedules count by."""
+
+    def __init__(self, items: list[Any], n: int):
+        self.items, self.n = items, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
 
 
 def _buffers(criterion: nn.Module) -> dict[str, Tensor]:

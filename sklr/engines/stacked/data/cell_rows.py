@@ -86,10 +86,12 @@ class PackRows:
     def take(self, positions: Tensor) -> Rows:
         """Return rows by their numbers in the cells, (..., n_cells, n), as tensors (..., n_cells, n, ...)."""
         cells = torch.arange(len(self.numbers), device=positions.device)[:, None]
-        places = self.numbers[cells, positions]
-        return map_tensors(lambda t: t.index_select(0, places.flatten()).unflatten(0, places.shape), self.tensors)
+        return self.at(self.numbers[cells, positions])
 
     def first(self, n: int | None = None) -> Rows:
         """Return the first `n` rows of each cell, or all: shorter cells end with rows that are not theirs."""
-        places = self.numbers[:, :n]
+        return self.at(self.numbers[:, :n])
+
+    def at(self, places: Tensor) -> Rows:
+        """Return the rows at these places of `tensors`, (..., n), as tensors (..., n, ...)."""
         return map_tensors(lambda t: t.index_select(0, places.flatten()).unflatten(0, places.shape), self.tensors)

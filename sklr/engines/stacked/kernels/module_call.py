@@ -13,8 +13,9 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.data.cell_rows import PackRows
 
-ROWS = 512  # predicted at once, for no more memory than a step takes: a whole fold's activations can be gigabytes
+ROWS, NUMBERS = 512, 2**22  # predicted at once, at most: a whole fold's activations can be gigabytes
 Named = dict[str, Tensor]
 Loss = Callable[[Any, Any, Tensor | None], Tensor]
 
@@ -40,16 +41,21 @@ def differentiated(
     return dict(zip(leaves, grads, strict=True)), losses.detach(), {name: b.detach() for name, b in buffers.items()}
 
 
-def in_blocks(calls: Callable[[Any], Any], x: Any) -> Any:
-    """Return what `calls` returns for the rows of `x` (n_cells, n_rows, ...), asked for some rows at a time.
+def in_blocks(calls: Callable[[Any], Any], rows: PackRows) -> Any:
+    """Return what `calls` returns for the rows of all cells, asked for some rows at a time.
 
-    >>> in_blocks(lambda x: x.unsqueeze(0) + len(x[0]), torch.zeros(1, 1024)).sum().item() / 1024
+    It is called on (n_cells, n_rows, ...), and returns (..., ..., n_rows, ...).
+
+    >>> from sklr.engines.stacked.data.cell_rows import CellRows
+    >>> rows = PackRows([CellRows.all_of(torch.zeros(1024, 2))])
+    >>> in_blocks(lambda x: x.unsqueeze(0) + len(x[0]), rows).mean().item()
     512.0
     """
-    n_blocks = -(-first_tensor(x).shape[1] // ROWS)
+    n_cells, n_rows = rows.numbers.shape
+    at_once = max(2, min(ROWS, NUMBERS // (n_cells * rows.row_numel)))
     # of about equal size: none is a single row, whose axis a module may drop
-    blocks = [tree_map(lambda t, i=i: t.tensor_split(n_blocks, 1)[i], x) for i in range(n_blocks)]
-    found, sizes = [calls(block) for block in blocks], [first_tensor(block).shape[1] for block in blocks]
+    blocks = rows.numbers.tensor_split(-(-n_rows // at_once), 1)
+    found, sizes = [calls(rows.at(block)) for block in blocks], [block.shape[1] for block in blocks]
 
     def joined(*parts: Tensor) -> Tensor:
         return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]

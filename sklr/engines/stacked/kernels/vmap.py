@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import attention_by_steps
-from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated, in_blocks
+from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
 
 
 class VmapKernel:
@@ -54,7 +54,7 @@ class VmapKernel:
 
     def outputs(self, params: Named, constants: Named, buffers: Named, x: Any) -> Any:
         """As `Kernel.outputs`."""
-        return in_blocks(lambda rows: self._call(rows, {**params, **constants}, buffers, training=False)[0], x)
+        return self._call(x, {**params, **constants}, buffers, training=False)[0]
 
     def forget(self) -> None:
         """Nothing is prepared."""

@@ -32,15 +32,20 @@ class Place(NamedTuple):
     @property
     def data(self) -> CellData:
         """The rows as the net takes them, copied out of all rows."""
-        return self._raw() if self.head_data is None else self.head_data
+        return self._raw(train=True) if self.head_data is None else self.head_data
+
+    @property
+    def test_data(self) -> CellData:
+        """The same without the rows to train on."""
+        return self._raw(train=False) if self.head_data is None else self.head_data
 
     @property
     def score_data(self) -> CellData:
-        """The rows as what is scored takes them."""
-        return self.data if self.subject is self.side.net else self._raw()
+        """The rows as what is scored takes them, without those to train on if no head has been fitted on them."""
+        return self.test_data if self.subject is self.side.net else self._raw(train=True)
 
-    def _raw(self) -> CellData:
-        return cell_data(self.experiment, self.cell, self.estimator)
+    def _raw(self, *, train: bool) -> CellData:
+        return cell_data(self.experiment, self.cell, self.estimator, train=train)
 
 
 class World(NamedTuple):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 
-from sklr._utils.sklearn import count_rows
 from sklr.engines.metrics import QuickScores
 from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
@@ -52,9 +51,9 @@ class Unread:
         return self.shape[0]
 
 
-def unread(data: CellData) -> CellData:
+def unread(data: CellData, cell: Cell) -> CellData:
     """Return a cell's data without its rows, which may be large."""
-    return data._replace(X_train=Unread(count_rows(data.X_train)), X_test=Unread(count_rows(data.X_test)))
+    return data._replace(X_train=Unread(len(cell.train)), X_test=Unread(len(cell.test)))
 
 
 class CellScorer:
@@ -87,7 +86,7 @@ class CellScorer:
         self.by_answers = plain and looks_only_at_predictions(experiment.scorer)
         self.follows_by_answers = plain and looks_only_at_predictions(self.followed)
         self.follows = is_followed(experiment, net)
-        self.data = unread(data) if self.by_answers and self.follows_by_answers else data
+        self.data = unread(data, cell) if self.by_answers and self.follows_by_answers else data
         quick = self.follows_by_answers and not data.score_test
         self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 

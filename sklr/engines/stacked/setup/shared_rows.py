@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from skorch import NeuralNet
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sklr._utils.sklearn import count_rows
@@ -16,6 +17,8 @@ from sklr.engines.stacked.data.index_batches import Rows, all_rows, is_in_memory
 from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.nets import _data as data
+
+AT_ONCE = 1024  # rows
 
 
 class SharedRows:
@@ -51,10 +54,19 @@ class SharedRows:
         cast = caster(net)
         tensors = map_tensors(cast, all_rows(net, everything)[0])
         own = map_tensors(cast, all_rows(net, dataset)[0])
-        index = torch.from_numpy(numbers)
-        pairs = zip(tree_leaves(tensors), tree_leaves(own), strict=True)
-        alike = all(a.dtype == b.dtype and torch.equal(a[index.to(a.device)], b) for a, b in pairs)
-        return tensors if alike else None
+        return tensors if _are_rows(tensors, own, torch.from_numpy(numbers)) else None
+
+
+def _are_rows(everything: Rows, own: Rows, numbers: Tensor) -> bool:
+    """Say whether tensors are these rows of others; some at a time are looked at, so that no copy of all is made."""
+    for a, b in zip(tree_leaves(everything), tree_leaves(own), strict=True):
+        if a.dtype != b.dtype or len(b) != len(numbers):
+            return False
+        for start in range(0, len(b), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            if not torch.equal(a[numbers[some].to(a.device)], b[some]):
+                return False
+    return True
 
 
 def caster(net: NeuralNet) -> Callable[[Any], Any]:
