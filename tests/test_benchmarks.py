@@ -294,6 +294,21 @@ def test_goals_are_judged_by_the_fastest_stack(load):
     assert not goals.stop_goal("mlp-wide", "sgd", 40, 0.66).met
 
 
+def test_memory_of_a_stack_is_measured_and_planned(tmp_path):
+    path = tmp_path / "memory.json"
+    run_quickly("bench_memory.py", "--shapes", "wide", "--json", path)
+    found = json.loads(path.read_text())["results"]["wide"]
+    assert found["stack"]["peak"] >= 0
+    assert found["stack"]["planned"] > 0
+
+
+def test_an_augmenting_dataset_is_read_once_for_all_candidates(tmp_path):
+    path = tmp_path / "augment.json"
+    run_quickly("bench_augment.py", "--json", path)
+    found = json.loads(path.read_text())["results"]
+    assert 0 < found["stacked"]["augmented"] < found["sequential"]["augmented"]
+
+
 def test_every_benchmark_is_tested_and_described(load):
     tested = Path(__file__).read_text()
     readme = (FOLDER / "README.md").read_text()

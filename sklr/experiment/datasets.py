@@ -144,6 +144,8 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
         if len(evaluation) != len(X):
             rule = f"of the same {len(X)} rows as {what}"
             raise ValueError(must_be("eval_dataset", rule, len(evaluation), "Give the same rows, read otherwise."))
+    if "iterator_train__collate_fn" not in params:
+        check_pair(X, what)
     rows = X if isinstance(X, DatasetRows) else DatasetRows(X, evaluation)
     return Brought(rows, labels_of(X, what) if y is None else y, params)
 
@@ -152,7 +154,13 @@ def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tu
     """Take data over for a net; return a net that reads it as its DataLoader does, X and y."""
     data = bring(X, y, whole=whole)
     check_takes_rows(estimator, data.X)
-    return clone(estimator).set_params(**data.params) if data.params else estimator, data.X, data.y
+    return with_params(estimator, data.params) if data.params else estimator, data.X, data.y
+
+
+def with_params(estimator: Any, params: Mapping[str, Any]) -> Any:
+    """Return a clone with these parameters; without any it is not asked to set them."""
+    estimator = clone(estimator)
+    return estimator.set_params(**params) if params else estimator
 
 
 def check_takes_rows(estimator: Any, X: Any) -> None:
@@ -255,6 +263,18 @@ def check_map_style(dataset: Any, what: str) -> None:
     if missing:
         rule = f"a dataset with {' and '.join(missing)}"
         raise TypeError(must_be(what, rule, type(dataset).__name__, "Its rows are taken by number."))
+
+
+def check_pair(dataset: Any, what: str) -> None:
+    """Refuse a dataset whose first item is not what skorch takes."""
+    if not len(dataset):
+        raise ValueError(must_be(what, "a dataset with items", f"{type(dataset).__name__} without any"))
+    with global_generators_kept():
+        item = pair_of(dataset[0])
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        given = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
+        rule = "pairs (x, y) of what the module and the criterion take"
+        raise TypeError(must_be(f"the items of {what}", rule, given, "Have __getitem__ return two values."))
 
 
 def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state, indexable
 
 from sklr._utils.sklearn import count_rows, take_params
-from sklr._utils.validation import check_count, must_be
+from sklr._utils.validation import check_count, check_is_object, must_be
 from sklr.engines import Engine, check_engine
 from sklr.experiment.cell_data import check_rows, trains_nets
 from sklr.experiment.datasets import bring_to
@@ -135,6 +135,7 @@ def lr_range_test(
 
 def check_net(what: str, net: Any, next_step: str = "") -> None:
     """Raise a TypeError unless `net` is a skorch net or a pipeline that ends in one."""
+    check_is_object(what, net)
     if not trains_nets(net):
         raise TypeError(must_be(what, "a skorch net, or a Pipeline that ends in one", type(net).__name__, next_step))
 

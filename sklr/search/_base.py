@@ -16,6 +16,7 @@ import optuna
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags, indexable
+from sklearn.utils.metadata_routing import UNUSED
 
 from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.random import RandomStream, global_generators_kept
@@ -25,7 +26,15 @@ from sklr.engines import check_engine
 from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
 from sklr.experiment.cell_data import check_rows
-from sklr.experiment.datasets import Brought, bring, bring_validation, check_takes_rows, fixed_fold, for_all_rows
+from sklr.experiment.datasets import (
+    Brought,
+    bring,
+    bring_validation,
+    check_takes_rows,
+    fixed_fold,
+    for_all_rows,
+    with_params,
+)
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
 from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
@@ -52,6 +61,9 @@ class BaseLRSearchCV(ConcludingSearchCV):
 
     Parameters are described in the strategies. See `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`.
     """
+
+    # data, not metadata that scikit-learn could route
+    __metadata_request__fit = {"validation": UNUSED, "eval_dataset": UNUSED}  # noqa: RUF012
 
     def __init__(
         self,
@@ -329,7 +341,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(
-            estimator=clone(self.estimator).set_params(**data.params),
+            estimator=with_params(self.estimator, data.params),
             X=X,
             y=y,
             cells=self.cells_,

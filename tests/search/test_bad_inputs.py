@@ -233,8 +233,8 @@ def test_a_class_in_place_of_an_estimator_is_refused_at_once():
     ("rows", "words"),
     [
         ({"X": np.zeros((6, 2))}, "got a dict. Give skorch.helper.SliceDict"),
-        (torch.utils.data.TensorDataset(torch.zeros(6, 2)), "got a TensorDataset. Give X=skorch.helper.SliceDataset"),
-        (torch.utils.data.DataLoader(range(6)), "got a DataLoader. Give X=skorch.helper.SliceDataset"),
+        (torch.utils.data.TensorDataset(torch.zeros(6, 2)), "the items of X must be pairs .* got '1 values'"),
+        (torch.utils.data.DataLoader(range(6)), "the items of X must be pairs .* got 'int'. Have __getitem__ return"),
     ],
 )
 def test_what_has_no_rows_by_number_is_refused_at_once(rows, words):

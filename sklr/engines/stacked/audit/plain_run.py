@@ -22,6 +22,8 @@ from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import Epoch
 from sklr.experiment.cell_data import CellData
 
+MOST_NUMBERS = 2**22  # kept of a cell's rows; of more, those that are shown
+
 
 class PlainRun:
     """One candidate in one cell, as the sequential engine would train it, on batches that are chosen for it.
@@ -49,7 +51,7 @@ class PlainRun:
         dataset, _ = net.get_split_datasets(X, y)
         self.n_batches = len(net.get_iterator(dataset, training=True))  # as the DataLoader says; schedules rely on it
         self.dataset, self.rows = dataset, None
-        if rows is not None and type(dataset) is Dataset:
+        if rows is not None and type(dataset) is Dataset and _is_large(dataset):
             items = [copy.deepcopy(dataset[int(row)]) for row in rows]  # a row alone would hold on to all
             self.dataset, self.rows = Items(items, len(dataset)), rows
         self.batches: Iterator[Any] = iter(())
@@ -124,6 +126,10 @@ class PlainRun:
         """Return the tensors that the module returns for validation rows, batches put together where they have rows."""
         batches = [tree_flatten(outputs)[0] for outputs in self.net.forward_iter(X, device=self.net.device)]
         return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _is_large(dataset: Dataset) -> bool:
+    return len(dataset) * sum(np.size(part) for part in tree_flatten(dataset[0])[0]) > MOST_NUMBERS
 
 
 class Items(torch.utils.data.Dataset):

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -159,6 +160,7 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
 
 def _world_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> World:
     estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
+    experiment = replace(experiment)  # places are kept for as long as the search's own is there: not because of them
     shared = SharedRows(experiment)
     return _world([_place(experiment, *one, shared) for one in zip(experiment.cells, estimators, heads, strict=True)])
 
