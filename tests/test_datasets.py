@@ -113,7 +113,7 @@ def net(module=Normed, **params):
     return NeuralNetClassifier(module, **{**defaults, **params})
 
 
-def searched(estimator, data, engine="auto", n_seeds=2, **fit):
+def searched(estimator, data, engine="auto", n_seeds=1, **fit):
     cv = None if "validation" in fit else 3
     search = LRGridSearchCV(
         estimator, lrs=LRS, cv=cv, random_state=0, engine=engine, refit=False, n_seeds=n_seeds, error_score="raise"

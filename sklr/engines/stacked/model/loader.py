@@ -14,7 +14,7 @@ from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.model.stack import ModelStack
 
-SMALL = 2**22  # elements of a gathered tensor
+SMALL = 2**23  # elements of a gathered tensor
 
 
 class Feed:
