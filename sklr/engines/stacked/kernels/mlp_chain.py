@@ -1,4 +1,4 @@
-"""A fast lane for plain networks: Linear layers with elementwise functions between, forward and backward by hand.
+"""Plain networks: Linear layers with elementwise functions between, forward and backward by hand.
 
 Operations are written down once as calls on memory that stays where it is, and called again in every step: batched
 matrix products, and next to no Python between them. Anything that is no such chain is left to `torch.func.vmap`:

@@ -1,4 +1,4 @@
-"""Watching a module at work: which torch functions it calls, and whether they are a chain the fast lane knows."""
+"""Watching a module at work: which torch functions it calls, and whether they are a chain that `MLPKernel` knows."""
 
 from __future__ import annotations
 
