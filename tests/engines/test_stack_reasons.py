@@ -119,7 +119,7 @@ UNSTACKABLE = {
     "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "it reads a tensor's value in Python"),
     "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "it reads a tensor's value in Python"),
     "mistaken": (Custom(mistaken), "in a stack and"),
-    "mistaken, mixed": (mixed(torch.bfloat16, True, mistaken), "in a stack than one by one"),
+    "mistaken, mixed": (mixed(torch.bfloat16, True, mistaken), "in a stack"),
     "counted steps": (Custom(counting), "changes its attribute 'calls' each time it is called"),
     "counted predictions": (Custom(counting_predictions), "in evaluation mode it changes its attribute"),
     "batch statistics": (nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, track_running_stats=False)),

@@ -129,7 +129,8 @@ class PlainRun:
 
 
 def _is_large(dataset: Dataset) -> bool:
-    return len(dataset) * sum(np.size(part) for part in tree_flatten(dataset[0])[0]) > MOST_NUMBERS
+    in_a_row = (part.numel() if isinstance(part, Tensor) else np.size(part) for part in tree_flatten(dataset[0])[0])
+    return len(dataset) * sum(in_a_row) > MOST_NUMBERS
 
 
 class Items(torch.utils.data.Dataset):
