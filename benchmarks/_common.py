@@ -179,3 +179,11 @@ def tell(message: str) -> None:
     """Say what goes on, to someone who looks on at a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{message}", end="\r", file=sys.stderr, flush=True)
+
+
+def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark's script for one side, and return the JSON that its last line is."""
+    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import environment, print_environment, table, tell, write_json
+from _common import environment, in_own_process, print_environment, table, tell, write_json
 from _real_tasks import SEED, lenet, made
 from sklearn.model_selection import GridSearchCV
 from skorch.helper import SliceDataset
@@ -83,11 +81,8 @@ def run_side(side: str, quick: bool) -> dict[str, Any]:
 
 def ask(side: str, quick: bool) -> dict[str, Any]:
     """Run a side in a process of its own; return what it printed."""
-    command = [sys.executable, __file__, "--side", side, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{side} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = ["--side", side, *(["--quick"] if quick else [])]
+    return in_own_process(__file__, *command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

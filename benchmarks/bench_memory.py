@@ -13,8 +13,6 @@ import argparse
 import gc
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import environment, print_environment, table, tell, write_json
+from _common import environment, in_own_process, print_environment, table, tell, write_json
 from bench_real import _highest, _status
 from sklearn.model_selection import GridSearchCV
 
@@ -102,11 +100,8 @@ def _forget_highest() -> None:
 
 def ask(side: str, name: str, quick: bool) -> dict[str, Any]:
     """Run a side in a process of its own; return what it printed."""
-    command = [sys.executable, __file__, "--side", side, "--shapes", name, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{side} failed on {name}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = ["--side", side, "--shapes", name, *(["--quick"] if quick else [])]
+    return in_own_process(__file__, *command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,8 +17,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Timing, environment, print_environment, table, tell, write_json
+from _common import Timing, environment, in_own_process, print_environment, table, tell, write_json
 from _lanes import LANES, switched_off
 from _real_tasks import OPTIMIZERS, SEED, TASKS, Job, job
 from sklearn.base import clone
@@ -104,14 +102,11 @@ def ask(
     side: str, task: str, optimizer: str, options: argparse.Namespace, without: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Run a side in a process of its own; return what it printed."""
-    command = [sys.executable, __file__, "--side", side, "--tasks", task, "--optimizers", optimizer]
+    command = ["--side", side, "--tasks", task, "--optimizers", optimizer]
     command += ["--without", *without] if without else []
     command += ["--quick"] if options.quick else []
     command += ["--data", str(options.data)] if options.data else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{side} failed on {task}:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return in_own_process(__file__, *command)
 
 
 def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:

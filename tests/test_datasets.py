@@ -20,7 +20,9 @@ from torch.utils.data import (
 
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, lr_range_test
 from sklr.exceptions import SettingsWarning
-from sklr.experiment.datasets import DatasetRows, bring, labels_of, loader_params
+from sklr.experiment.dataset_labels import labels_of
+from sklr.experiment.datasets import DatasetRows, bring
+from sklr.experiment.loaders import loader_params
 
 N = 61
 generator = torch.Generator().manual_seed(0)

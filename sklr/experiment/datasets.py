@@ -1,40 +1,24 @@
-"""A Dataset or a DataLoader in the place of X: rows that are taken by number without being read, and their labels."""
+"""A Dataset or a DataLoader in the place of X: rows that are taken by number without being read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import issparse, vstack
 from sklearn.base import clone
+from sklearn.utils import indexable
 from skorch import NeuralNet
-from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
-from skorch.utils import to_numpy
-from torch.utils.data import (
-    BatchSampler,
-    ConcatDataset,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from sklr._utils.random import global_generators_kept
 from sklr._utils.sklearn import count_rows
 from sklr._utils.validation import must_be
-from sklr._utils.warnings import warn
-from sklr.exceptions import SettingsWarning
-
-LABELS = ("labels", "label", "target", "targets", "y")
-N_TRIED = 3  # items read to see whether an attribute that is called like labels holds them
+from sklr.experiment.dataset_labels import labels_of, pair_of
+from sklr.experiment.loaders import loader_params, reading_params
 
 
 class DatasetRows(Subset):
@@ -49,6 +33,7 @@ class DatasetRows(Subset):
     indices : array-like of int, optional
         Which rows; all of them by default.
 
+    >>> from torch.utils.data import TensorDataset
     >>> rows = DatasetRows(TensorDataset(torch.arange(4.0), torch.arange(4)))
     >>> len(rows), rows.shape, rows[np.array([3, 1])][0]
     (4, (4,), (tensor(3.), tensor(3)))
@@ -102,6 +87,12 @@ class Brought(NamedTuple):
     y: Any
     params: dict[str, Any]
     n_train: int | None = None
+
+
+def indexed(data: Brought) -> Brought:
+    """Return the data with rows that can be taken by number, as many in X as in y."""
+    X, y = indexable(data.X, data.y)
+    return data._replace(X=X, y=y)
 
 
 def is_dataset(X: Any) -> bool:
@@ -241,7 +232,9 @@ def joined(first: Any, second: Any, what: str) -> Any:
     if issparse(first):
         return vstack([first, second], format="csr")
     if hasattr(first, "iloc"):
-        return import_module("pandas").concat([first, second])
+        import pandas as pd  # whoever has a data frame has it
+
+        return pd.concat([first, second])
     if isinstance(first, Mapping):
         return type(first)(**{name: joined(value, second[name], f"{what}[{name!r}]") for name, value in first.items()})
     first, second = np.asarray(first), np.asarray(second)
@@ -275,132 +268,3 @@ def check_pair(dataset: Any, what: str) -> None:
         given = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
         rule = "pairs (x, y) of what the module and the criterion take"
         raise TypeError(must_be(f"the items of {what}", rule, given, "Have __getitem__ return two values."))
-
-
-def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
-    """Return the parameters with which a net makes such a DataLoader for training.
-
-    >>> loader = DataLoader(TensorDataset(torch.zeros(8, 1)), batch_size=4, shuffle=True, drop_last=True)
-    >>> loader_params(loader, "X", whole=False)
-    {'batch_size': 4, 'iterator_train__shuffle': True, 'iterator_train__drop_last': True}
-    """
-    if type(loader.batch_sampler) not in (BatchSampler, type(None)):
-        raise ValueError(_no_loader(what, "batch_sampler", loader.batch_sampler, "batch_size="))
-    if loader.generator is not None:
-        raise ValueError(_no_loader(what, "generator", loader.generator, "the net's random_state="))
-    if loader.batch_size is None:
-        raise ValueError(must_be(f"batch_size of the DataLoader in {what}", "a number of rows", None))
-    params: dict[str, Any] = {"batch_size": loader.batch_size}
-    if type(loader.sampler) is RandomSampler and not loader.sampler.replacement:
-        params["iterator_train__shuffle"] = True
-    elif type(loader.sampler) is not SequentialSampler:
-        if not whole:
-            advice = "sample_weight=, or validation= with a fixed validation set"
-            raise ValueError(_no_loader(what, "sampler", loader.sampler, advice))
-        params |= {"iterator_train__sampler": loader.sampler, "iterator_train__shuffle": False}
-    if loader.drop_last:
-        params["iterator_train__drop_last"] = True
-    return params | {f"iterator_train__{name}": value for name, value in reading_params(loader).items()}
-
-
-def reading_params(loader: DataLoader) -> dict[str, Any]:
-    """Return how a DataLoader reads, where that is not its default: workers, collate function, pinned memory."""
-    defaults = {
-        "num_workers": 0,
-        "collate_fn": default_collate,
-        "pin_memory": False,
-        "timeout": 0,
-        "worker_init_fn": None,
-        "multiprocessing_context": None,
-        "persistent_workers": False,
-    }
-    found = {name: getattr(loader, name) for name in defaults if getattr(loader, name) != defaults[name]}
-    if loader.num_workers and loader.prefetch_factor != 2:
-        found["prefetch_factor"] = loader.prefetch_factor
-    return found
-
-
-def _no_loader(what: str, part: str, value: Any, instead: str) -> str:
-    return (
-        f"{what} cannot be a DataLoader with a {part} of its own, got {type(value).__name__}: it is for one training "
-        f"on all rows, and a search trains many. Give the dataset, and {instead} instead."
-    )
-
-
-def labels_of(dataset: Any, what: str = "X") -> np.ndarray:
-    """Return the targets of all items; they are looked up where the dataset holds them, else each item is read once.
-
-    >>> labels_of(Subset(TensorDataset(torch.zeros(4, 2), torch.tensor([3, 1, 0, 2])), [0, 3])).tolist()
-    [3, 2]
-    """
-    found = _held_labels(dataset)
-    if found is None:
-        warn(
-            f"All {len(dataset)} items of {what} are read once for their targets: {type(dataset).__name__} has no "
-            "attribute `targets` or `labels` that holds them. Give them as y.",
-            SettingsWarning,
-        )
-        with global_generators_kept():
-            found = np.stack([_target(dataset[i]) for i in range(len(dataset))]) if len(dataset) else np.empty(0)
-    return found
-
-
-def _held_labels(dataset: Any) -> np.ndarray | None:
-    if isinstance(dataset, Subset):
-        known = _held_labels(dataset.dataset)
-        return None if known is None else known[np.asarray(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [_held_labels(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
-    if type(dataset) is TensorDataset and len(dataset.tensors) > 1:
-        return to_numpy(dataset.tensors[-1])
-    for get in (*map(_attribute, ("targets", "labels", "y")), *map(_column, ("label", "labels"))):
-        if (found := _tried(get, dataset)) is not None:
-            return found
-    return None
-
-
-def _attribute(name: str) -> Callable[[Any], Any]:
-    return lambda dataset: getattr(dataset, name, None)
-
-
-def _column(name: str) -> Callable[[Any], Any]:
-    """Look a column up as the datasets of Hugging Face have it."""
-    return lambda dataset: dataset[name] if name in getattr(dataset, "column_names", ()) else None
-
-
-def _tried(get: Callable[[Any], Any], dataset: Any) -> np.ndarray | None:
-    """Return what `get` finds, if the items have it: an attribute may be what a transform is still to change."""
-    try:
-        found = to_numpy(get(dataset)) if isinstance(get(dataset), torch.Tensor) else np.asarray(get(dataset))
-        if found.ndim == 0 or len(found) != len(dataset) or found.dtype.kind == "O":
-            return None
-        with global_generators_kept():
-            alike = [np.array_equal(_target(dataset[i]), found[i]) for i in _some_rows(len(dataset))]
-        return found if all(alike) else None
-    except Exception:  # whatever a foreign attribute is, the items themselves say what is right
-        return None
-
-
-def _some_rows(n: int) -> list[int]:
-    return sorted({round(i * (n - 1) / (N_TRIED - 1)) for i in range(N_TRIED)}) if n else []
-
-
-def _target(item: Any) -> np.ndarray:
-    _, y = unpack_data(pair_of(item))
-    return to_numpy(y) if isinstance(y, torch.Tensor) else np.asarray(y)
-
-
-def pair_of(item: Any) -> Any:
-    """Return an item as skorch takes it: of a dict with a label, as Hugging Face's datasets have it, the others and it.
-
-    >>> pair_of({"pixels": 0.5, "label": 1}), pair_of((0.5, 1))
-    (({'pixels': 0.5}, 1), (0.5, 1))
-    """
-    if not isinstance(item, Mapping):
-        return item
-    name = next((name for name in LABELS if name in item), None)
-    if name is None:
-        rule = f"a pair (x, y), or a dict with one of the keys {', '.join(LABELS)}"
-        raise ValueError(must_be("an item of a dataset", rule, sorted(item)))
-    return {key: value for key, value in item.items() if key != name}, item[name]

@@ -15,7 +15,7 @@ import numpy as np
 import optuna
 from sklearn.base import clone, is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.utils import Tags, check_random_state, get_tags, indexable
+from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklr._utils.quiet_optuna import quiet_study
@@ -33,6 +33,7 @@ from sklr.experiment.datasets import (
     check_takes_rows,
     fixed_fold,
     for_all_rows,
+    indexed,
     with_params,
 )
 from sklr.experiment.experiment import Cell, Experiment
@@ -214,11 +215,11 @@ class BaseLRSearchCV(ConcludingSearchCV):
 
     def _fit(self, space: Any, data: Brought, params: dict[str, Any]) -> None:
         deadline = Deadline(self.timeout)
-        X, y = indexable(data.X, data.y)
-        params = take_params(X, params=for_all_rows(params, data))
+        data = indexed(data)
+        params = take_params(data.X, params=for_all_rows(params, data))
         book = None if self.storage is None else Book(self.storage, self.study_name, self.resume)
         random_state = check_random_state(self.random_state) if book is None else book.random_state(self.random_state)
-        tasks = SearchTasks(self, X, y, params)
+        tasks = SearchTasks(self, data.X, data.y, params)
         experiment = self._experiment(data, params, random_state, steady_folds=book is not None)
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
         ledger = self._open_ledger(book, experiment, params, np.random.RandomState(for_study))
@@ -277,8 +278,8 @@ class BaseLRSearchCV(ConcludingSearchCV):
     def _plan(self, data: Brought, params: dict[str, Any]) -> Plan:
         space = self._check(data.y)
         random_state = check_random_state(self.random_state)
-        X, _ = indexable(data.X, data.y)
-        experiment = self._experiment(data, take_params(X, params=for_all_rows(params, data)), random_state)
+        data = indexed(data)
+        experiment = self._experiment(data, take_params(data.X, params=for_all_rows(params, data)), random_state)
         ledger = Ledger(quiet_study(), stages=[self._counts()])
         batch = next(self._propose(space, ledger, np.random.RandomState(0)))
         ledger.abandon()
@@ -326,7 +327,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
     def _experiment(
         self, data: Brought, params: dict[str, Any], random_state: np.random.RandomState, steady_folds: bool = False
     ) -> Experiment:
-        X, y = indexable(data.X, data.y)
+        X, y = data.X, data.y
         scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
         split_params = routed.splitter.split

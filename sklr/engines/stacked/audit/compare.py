@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,29 +91,17 @@ class StepComparison:
 
     def _compare_epoch(self, epoch: int) -> None:
         orders = [epochs[epoch] for epochs in self.plan]
-        feeds, sizes = self._feeds(orders)
+        feeds, sizes = _feeds(self.pack, orders)
         multipliers, losses = self._multipliers(epoch, sizes), []
         lr = self.pack.lrs(multipliers)
         for run in self._going():
             order = orders[run.cell]
-            run.plain.begin_epoch(*((None, order) if self.pack.streams else (order,)))
+            run.plain.begin_epoch(order if self.pack.streams else run.plain.batches_of(order))
         for i, feed in enumerate(feeds):
             losses.append(self._compare_step(feed, sizes[i : i + 1], lr[i : i + 1]))
         self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
         for run in self._going():
             run.plain.end_epoch()
-
-    def _feeds(self, orders: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-        """Return what each step of an epoch is shown, and the sizes of its batches, shape (n_steps, n_cells)."""
-        if not self.pack.streams:
-            positions, sizes = epoch_positions(orders)
-            return [self.pack.feed(positions[i : i + 1], sizes[i : i + 1]) for i in range(len(sizes))], sizes
-        read = [
-            [stream.shown(batch) for batch in order] for stream, order in zip(self.pack.streams, orders, strict=True)
-        ]
-        steps = list(zip_longest(*read))
-        sizes = np.array([[0 if shown is None else n_rows(shown) for shown in step] for step in steps])
-        return [show_once(step) for step in steps], sizes
 
     def _compare_step(self, feed: Any, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
         """Take one step both ways; return the stack's losses."""
@@ -212,15 +200,26 @@ class StepComparison:
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:
     """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
     pack = _small_pack(group, members, cells, dropout=True)
-    if pack.streams:
-        read = [next(stream.batches()) for stream in pack.streams]
-        feed: Any = show_once(read)
-        sizes = np.array([[n_rows(shown) for shown in read]])
-    else:
-        positions, sizes = epoch_positions([side.epochs[0][:1] for side in pack.sides])
-        feed = pack.feed(positions, sizes)
+    first: list[Any] = [islice(stream.raw(), 1) for stream in pack.streams] or [
+        side.epochs[0][:1] for side in pack.sides
+    ]
+    (feed,), sizes = _feeds(pack, first)
     with _stacking(pack.stack.module):
         pack.steps(feed, torch.from_numpy(pack.lrs(pack.epoch_multipliers(sizes))))
+
+
+def _feeds(pack: Pack, orders: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
+    """Return what each step is shown, and the sizes of its batches, shape (n_steps, n_cells).
+
+    `orders` are each cell's batches: row numbers, or of streams what their DataLoaders have made.
+    """
+    if not pack.streams:
+        positions, sizes = epoch_positions(orders)
+        return [pack.feed(positions[i : i + 1], sizes[i : i + 1]) for i in range(len(sizes))], sizes
+    read = [map(stream.shown, order) for stream, order in zip(pack.streams, orders, strict=True)]
+    steps = list(zip_longest(*read))
+    sizes = np.array([[0 if shown is None else n_rows(shown) for shown in step] for step in steps])
+    return [show_once(step) for step in steps], sizes
 
 
 def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: bool) -> Pack:

@@ -63,13 +63,19 @@ class PlainRun:
         with stream:
             net.notify("on_train_begin", X=X, y=y)
 
-    def begin_epoch(self, rows: Epoch | None, batches: Iterable[Any] = ()) -> None:
-        """Begin an epoch whose batches hold these rows, or of batches that a DataLoader has made already."""
+    def begin_epoch(self, batches: Iterable[Any]) -> None:
+        """Begin an epoch of these batches, as a DataLoader makes them."""
         self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
-        if rows is not None:
-            places = rows if self.rows is None else [np.searchsorted(self.rows, batch) for batch in rows]
-            batches = _batches_of(self.net, self.dataset, places)
         self.batches = iter(batches)
+
+    def batches_of(self, rows: Epoch) -> Iterator[Any]:
+        """Yield batches as the net's own DataLoader makes them, of these rows instead of those that it would draw."""
+        batches = self.net.get_iterator(self.dataset, training=True)
+        loader = getattr(batches, "batches", batches)  # sample weights come with a loader inside
+        places = rows if self.rows is None else [np.searchsorted(self.rows, batch) for batch in rows]
+        vars(loader)["batch_sampler"] = [batch.tolist() for batch in places]  # its own __setattr__ refuses this
+        loader.num_workers = 0  # a few batches are not worth a worker
+        yield from batches
 
     def step(self) -> float:
         """Take the step on the next batch; return its loss.
@@ -148,15 +154,6 @@ class Items(torch.utils.data.Dataset):
 
 def _buffers(criterion: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in criterion.named_buffers()}
-
-
-def _batches_of(net: NeuralNet, dataset: Any, rows: Epoch) -> Iterator[Any]:
-    """Yield batches as the net's own DataLoader makes them, of these rows instead of those that it would draw."""
-    batches = net.get_iterator(dataset, training=True)
-    loader = getattr(batches, "batches", batches)  # sample weights come with a loader inside
-    vars(loader)["batch_sampler"] = [batch.tolist() for batch in rows]  # a DataLoader's own __setattr__ refuses this
-    loader.num_workers = 0  # a few batches are not worth a worker
-    return iter(batches)
 
 
 def _random_states() -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +56,3 @@ class Batch:
 
         x, y, weight = (tree_map(cut, part) for part in (self.x, self.y, self.weight))
         return Batch(x, y, weight, None if cells is None else tuple(cells.tolist()))
-
-
-def is_whole(batches: Sequence[Batch]) -> bool:
-    """Whether all cells take this step together."""
-    return len(batches) == 1 and batches[0].cells is None

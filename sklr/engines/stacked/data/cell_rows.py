@@ -72,8 +72,7 @@ class PackRows:
             self.tensors = map_tensors(lambda *parts: torch.cat(parts), *(cell.take() for cell in cells))
             cells = [CellRows(None, np.arange(cell.n_rows)) for cell in cells]
             starts = np.cumsum([0, *(cell.n_rows for cell in cells[:-1])]).tolist()
-        self.sizes = [cell.n_rows for cell in cells]
-        table = np.zeros((len(cells), max(self.sizes)), dtype=np.int64)
+        table = np.zeros((len(cells), max(cell.n_rows for cell in cells)), dtype=np.int64)
         for row, cell, start in zip(table, cells, starts, strict=True):
             row[: cell.n_rows] = cell.numbers + start
         self.numbers = torch.from_numpy(table).to(tree_leaves(self.tensors)[0].device)

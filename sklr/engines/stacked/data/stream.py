@@ -38,9 +38,6 @@ class CellStream:
         self.loader = net.get_iterator(dataset, training=True)
         self.generator = _with_own_generator(self.loader)
 
-    def __len__(self) -> int:
-        return len(self.loader)
-
     def __getstate__(self) -> dict[str, Any]:
         state = None if self.generator is None else self.generator.get_state()
         return {**vars(self), "loader": None, "generator": state}  # its workers stay in their process

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.kernel import choose_kernel
 from sklr.engines.stacked.kernels.loss import Transform
+from sklr.engines.stacked.kernels.mlp import MLPKernel
 from sklr.engines.stacked.kernels.module_call import Named
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
@@ -116,7 +117,7 @@ class ModelStack:
 
         What a CUDA graph draws has been compared with what plain steps draw for chains only.
         """
-        on_cuda = self.device.type == "cuda" and (self.traits.chain is not None or not self.traits.draws)
+        on_cuda = self.device.type == "cuda" and (isinstance(self.kernel, MLPKernel) or not self.traits.draws)
         return self.device.type == "cpu" or on_cuda
 
     @property

@@ -20,7 +20,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import Side
-from sklr.nets import _data as data
+from sklr.engines.stacked.setup.shared_rows import caster
 
 
 def is_streamed(net: NeuralNet, dataset: Any, *, training: bool) -> bool:
@@ -47,9 +47,7 @@ class Ready:
 
     def __call__(self, x: Any, y: Any) -> Shown:
         x, y = (to_tensor(part, device=self.net.device) for part in (x, y))
-        if hasattr(self.net, "start_fit") and (dtype := data.float_dtype(self.net.module_)) is not None:
-            x = data.cast_floats(x, dtype)
-        return x, y if self.output is None else targets_of(self.net, y, self.output)
+        return caster(self.net)(x), y if self.output is None else targets_of(self.net, y, self.output)
 
 
 def streamed_side(net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager) -> Side:
