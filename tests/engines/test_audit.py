@@ -70,12 +70,12 @@ def one_row_twice(masked, self, weight, sizes):
     return found
 
 
-def without_momentum(init, self, params, optimizer, kwargs, decays, groups=None):
-    init(self, params, optimizer, [{**own, "momentum": 0.0} for own in kwargs], decays, groups)
+def without_momentum(init, self, params, optimizer, kwargs, groups=None):
+    init(self, params, optimizer, [{**own, "momentum": 0.0} for own in kwargs], groups)
 
 
-def without_decay(init, self, params, optimizer, kwargs, decays, groups=None):
-    init(self, params, optimizer, [{**own, "weight_decay": 0.0} for own in kwargs], decays, groups)
+def without_decay(init, self, params, optimizer, kwargs, groups=None):
+    init(self, params, optimizer, [{**own, "weight_decay": 0.0} for own in kwargs], groups)
 
 
 def another_row(gathered, self, steps, n_rows):

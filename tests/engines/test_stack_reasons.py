@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from sklr._utils.precision import _switches, full_precision
 from sklr.engines.stacked.kernels.attention import BatchableAttention, attention
-from sklr.engines.stacked.optim.probe import decay_form, optimizer_reasons
-from sklr.exceptions import EngineError
 
 X, Y = torch.rand(12, 8), torch.arange(12) % 3
 
@@ -157,56 +155,6 @@ def test_a_criterion_that_learns_is_a_reason():
 
     reasons = reasons_against(nn.Linear(8, 3), X, Y, Scaled)
     assert reasons == ["the criterion has parameters of its own to learn"]
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "kwargs", "words"),
-    [
-        (torch.optim.LBFGS, {}, "optimizer LBFGS: a trial of its step failed"),
-        (torch.optim.Rprop, {}, "optimizer Rprop: its step is not elementwise and proportional to lr"),
-        (torch.optim.ASGD, {}, "optimizer ASGD: its step is not elementwise and proportional to lr"),
-        (torch.optim.Adafactor, {}, "optimizer Adafactor: its step is not elementwise and proportional to lr"),
-        (torch.optim.SparseAdam, {}, "optimizer SparseAdam: a trial of its step failed"),
-        (torch.optim.Adam, {"betas": (2, 3)}, "Invalid beta parameter"),
-    ],
-)
-def test_reasons_against_an_optimizer(optimizer, kwargs, words):
-    (reason,) = optimizer_reasons(optimizer, kwargs)
-    assert words in reason
-    with pytest.raises(EngineError, match=optimizer.__name__):
-        decay_form(optimizer, kwargs)
-
-
-class LrInBuffer(torch.optim.SGD):
-    """Momentum that accumulates `lr x grad`: the same at a constant lr, not under a schedule."""
-
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                buffer = self.state[p].setdefault("buffer", torch.zeros_like(p))
-                buffer.mul_(0.9).add_(p.grad, alpha=group["lr"])
-                p.data.sub_(buffer)
-
-
-def test_an_optimizer_whose_state_remembers_old_rates_is_found_out():
-    assert len(optimizer_reasons(LrInBuffer, {})) == 1
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "kwargs", "form"),
-    [
-        (torch.optim.SGD, {"weight_decay": 0.1, "momentum": 0.9}, "coupled"),
-        (torch.optim.SGD, {"weight_decay": 0.1, "maximize": True}, "opposed"),
-        (torch.optim.AdamW, {}, "decoupled"),
-        (torch.optim.Adam, {"capturable": True, "weight_decay": 0.1}, "coupled"),  # refused on the CPU, not on CUDA
-        (torch.optim.RAdam, {"weight_decay": 0.1}, "coupled"),
-        (torch.optim.RAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}, "decoupled"),
-    ],
-)
-def test_how_weight_decay_enters(optimizer, kwargs, form):
-    assert decay_form(optimizer, kwargs) == form
-    groups = [(["a"], {"weight_decay": 0.5}), (["b"], {})]
-    assert decay_form(optimizer, kwargs, groups) == form
 
 
 class Precise(nn.Module):

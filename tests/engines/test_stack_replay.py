@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.optim.probe import is_steady
+from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay import cuda_graph, executor
 from sklr.engines.stacked.replay import recorder as recorder_module
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay

@@ -13,8 +13,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sklr._utils.names import resolve_optimizer
 from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.optim.known import optimizer_reasons
 from sklr.engines.stacked.optim.optimizer import Groups
-from sklr.engines.stacked.optim.probe import is_native
 from sklr.nets._parts import NetParts
 
 _OF_GROUP = ("params", "lr", "lr_multiplier", "initial_lr")  # what a stack sets itself, or need not know
@@ -56,11 +56,8 @@ def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
         raise Unstackable("there is nothing to train in some parameter group")
     if _is_hooked(optimizer):
         raise Unstackable(f"{type(optimizer).__name__} has hooks, or a step or zero_grad that is not its class's")
-    if not is_native(type(optimizer)):
-        raise Unstackable(
-            f"{type(optimizer).__name__} is not one of PyTorch's own optimizers, whose steps are known to be alike for "
-            "all runs"
-        )
+    if reasons := optimizer_reasons(type(optimizer)):
+        raise Unstackable(*reasons)
     known = _native_kwargs(optimizer)
     own = [_beyond(known, group, set(g)) for group, g in zip(optimizer.param_groups, given, strict=False)]
     own += [_beyond(known, group, set()) for group in optimizer.param_groups[len(given) :]]

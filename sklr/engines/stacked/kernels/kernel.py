@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from sklr.engines.stacked.data.batch import Batch
@@ -44,14 +45,15 @@ class Kernel(Protocol):
         """Let go what was prepared for tensors that have moved, or for another number of runs."""
 
 
-def choose_kernel(module: nn.Module, loss: StackedLoss, traits: Traits) -> Kernel:
+def choose_kernel(
+    module: nn.Module, loss: StackedLoss, traits: Traits, generator: torch.Generator | None = None
+) -> Kernel:
     """Choose how a stack of copies of a module takes its steps.
 
     A chain of Linear layers and elementwise functions is computed as batched products; any other module is mapped over
     the runs. What was tried beside these and gained nothing on real tasks is in `benchmarks/README.md`: calling a
     module run by run, convolutions of shared rows as products, poolings by comparison, `torch.compile`.
 
-    >>> import torch
     >>> from sklr.engines.stacked.kernels.traits import examine
     >>> example, criterion = (torch.rand(4, 3), torch.rand(4, 1)), nn.MSELoss()
     >>> for module in nn.Linear(3, 1), nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 1)):
@@ -61,5 +63,5 @@ def choose_kernel(module: nn.Module, loss: StackedLoss, traits: Traits) -> Kerne
     VmapKernel
     """
     if traits.chain is not None and traits.eval_chain is not None:
-        return MLPKernel(traits.chain, traits.eval_chain, loss)
+        return MLPKernel(traits.chain, traits.eval_chain, loss, generator)
     return VmapKernel(module, loss, attention=traits.attention)

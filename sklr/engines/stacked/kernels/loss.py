@@ -178,6 +178,7 @@ class PreparedCrossEntropy:
         self.loss = loss
         self.losses, self.gradient = outputs.new_empty(outputs.shape[:2]), torch.empty_like(outputs)
         self.picked = outputs.new_empty(*outputs.shape[:2], 1, outputs.shape[3])
+        self.one_hot = outputs.new_empty(outputs.shape[0], 1, *outputs.shape[2:])  # for all candidates of a cell
         self.log_softmax = partial(_log_softmax, outputs.flatten(0, 1), 1, False, out=self.gradient.flatten(0, 1))
 
     def __call__(self, targets: Tensor, weight: Tensor | None) -> None:
@@ -187,8 +188,7 @@ class PreparedCrossEntropy:
         torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
         torch.mul(picked, share, out=picked)
         torch.sum(picked, (2, 3), out=self.losses).neg_()
-        torch.mul(log_p.exp_(), share, out=log_p)
-        log_p.scatter_add_(2, labels.expand(-1, log_p.shape[1], -1, -1), -share.expand_as(picked))
+        torch.addcmul(self.one_hot.zero_().scatter_(2, labels, -share), log_p.exp_(), share, out=log_p)
 
     def _shares(self, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the classes to look up and how much each row counts for, (n_cells, 1, 1, n_rows)."""

@@ -24,10 +24,12 @@ class MLPKernel:
     chain, eval_chain : Chain
         In training and in evaluation mode.
     loss : StackedLoss
+    generator : torch.Generator, optional
+        Of dropout's masks, instead of torch's own: then kernels can work in several threads.
     """
 
-    def __init__(self, chain: Chain, eval_chain: Chain, loss: StackedLoss):
-        self.chain, self.eval_chain, self.loss = chain, eval_chain, loss
+    def __init__(self, chain: Chain, eval_chain: Chain, loss: StackedLoss, generator: torch.Generator | None = None):
+        self.chain, self.eval_chain, self.loss, self.generator = chain, eval_chain, loss, generator
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -38,10 +40,13 @@ class MLPKernel:
     ) -> tuple[Tensor, Named]:
         """As `Kernel.gradients`."""
         if batch.cells is not None:  # of which `params` are copies
-            return Program(self.chain, self.loss, params, into, batch.x).run(batch), buffers
+            return self._program(params, batch, into).run(batch), buffers
         if (key := batch.x.shape) not in self._programs:
-            self._programs[key] = Program(self.chain, self.loss, params, into, batch.x)
+            self._programs[key] = self._program(params, batch, into)
         return self._programs[key].run(batch).clone(), buffers
+
+    def _program(self, params: Named, batch: Batch, into: Named) -> Program:
+        return Program(self.chain, self.loss, params, into, batch.x, self.generator)
 
     def outputs(self, params: Named, constants: Named, buffers: Named, x: Tensor) -> Tensor:
         """As `Kernel.outputs`."""
@@ -67,6 +72,8 @@ class Program:
         Where their gradients go.
     x : Tensor (n_cells, n_rows, ...)
         A batch of the shape to come.
+    generator : torch.Generator, optional
+        Of dropout's masks.
 
     >>> from sklr.engines.stacked.kernels.mlp_chain import LinearLayer
     >>> loss = StackedLoss(torch.nn.MSELoss(), torch.zeros(2, 1), torch.zeros(2, 1))
@@ -77,9 +84,17 @@ class Program:
     ([[4.0, 4.0, 4.0]], [[4.0, 4.0]])
     """
 
-    def __init__(self, chain: Chain, loss: StackedLoss, params: Named, into: Named, x: Tensor):
+    def __init__(
+        self,
+        chain: Chain,
+        loss: StackedLoss,
+        params: Named,
+        into: Named,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+    ):
         self.x = x.flatten(2).mT.clone(memory_format=torch.contiguous_format)
-        self.forward, self.backward = Calls(), Calls()
+        self.forward, self.backward = Calls(generator), Calls()
         h, saved = chain.forward(self.forward, self.x, params)
         runs = next(iter(params.values())).shape[:2]
         self.loss = loss.prepared(h.view(*runs, *h.shape[1:]))

@@ -23,7 +23,7 @@ Named = Mapping[str, Tensor]
 
 
 class Calls:
-    """What is to be called, in this order, as often as wanted.
+    """What is to be called, in this order, as often as wanted; dropout draws from `generator`, default torch's own.
 
     >>> calls, x = Calls(), torch.zeros(2)
     >>> calls.add(x.add_, 1)
@@ -31,7 +31,8 @@ class Calls:
     (None, None, [2.0, 2.0])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        self.generator = generator
         self._calls: list[Callable[[], Any]] = []
 
     def add(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -102,7 +103,7 @@ class Dropout:
     def forward(self, calls: Calls, h: Tensor, params: Named) -> tuple[Tensor, Tensor]:
         n_cells = next(iter(params.values())).shape[0]
         mask, y = h.new_empty(n_cells, 1, *h.shape[1:]), torch.empty_like(h)
-        calls.add(mask.bernoulli_, 1 - self.p)
+        calls.add(mask.bernoulli_, 1 - self.p, generator=calls.generator)
         if self.p < 1:
             calls.add(mask.div_, 1 - self.p)
         self._masked(calls, h, mask, y)

@@ -33,6 +33,7 @@ class Traits:
     loss : StackedLoss
     mixes_rows : bool
         Whether a row's part in the training depends on the batch's other rows.
+    device : torch.device
     precision : torch.dtype or None
         To which `torch.autocast` casts where the module uses it.
     counts : str
@@ -45,13 +46,19 @@ class Traits:
     draws: bool
     loss: StackedLoss
     mixes_rows: bool
+    device: torch.device
     precision: torch.dtype | None
     counts: str
 
     @property
     def thread_safe(self) -> bool:
-        """Whether several threads may train such modules: they share a generator, and autocast is of one thread."""
-        return not self.draws and self.precision is None
+        """Whether several threads may train such modules: autocast is of one thread, and torch has one generator."""
+        return self.precision is None and (not self.draws or self.draws_apart)
+
+    @property
+    def draws_apart(self) -> bool:
+        """Whether a stack can draw from a generator of its own: `torch.func` has one only, and so do CUDA graphs."""
+        return self.draws and self.chain is not None and self.eval_chain is not None and self.device.type == "cpu"
 
     @property
     def attention(self) -> bool:
@@ -80,7 +87,8 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         counts = ""
         if chain is None or not loss.takes_weights:  # a chain's module is not called any more
             counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
-    return Traits(chain, eval_chain, seen.names, draws, loss, mixes, seen.precision, counts)
+    device = first_tensor(x).device
+    return Traits(chain, eval_chain, seen.names, draws, loss, mixes, device, seen.precision, counts)
 
 
 def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> str:

@@ -90,7 +90,8 @@ class Group(NamedTuple):
             modules = [stop_attention_dropout(copy.deepcopy(module)) for module in modules]
             args = {**args, "traits": None}
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
-        return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, **args)
+        seed = self.places[0].side.seed  # the same in all packs: how candidates are packed changes nothing
+        return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, seed=seed, **args)
 
     def only(self, places: Sequence[int]) -> Group:
         """Return the group of some of the members, by their places in this one."""

@@ -22,7 +22,6 @@ from sklr.engines.stacked.kernels.module_call import Named
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
 from sklr.engines.stacked.optim.optimizer import Groups, StackedOptimizer
-from sklr.engines.stacked.optim.probe import decay_form
 from sklr.engines.stacked.replay.executor import Replays
 
 
@@ -51,6 +50,8 @@ class ModelStack:
         Gradient clipping, run by run: total norm, which norm, largest absolute value.
     traits : Traits, optional
         What another stack of such modules, with this criterion, has found out on such an example.
+    seed : int, optional
+        Of dropout's masks, if the stack draws them from a generator of its own (`traits.draws_apart`).
 
     Attributes
     ----------
@@ -61,8 +62,7 @@ class ModelStack:
         whole batches): padding would then change the result, so give cells with different numbers of rows their
         own `Batch` each, all in one `step`.
     thread_safe : bool
-        Whether stacks like this one may train at the same time in several threads: there is one generator of random
-        numbers in a process.
+        Whether stacks like this one may train at the same time in several threads.
 
     >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
     ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
@@ -87,6 +87,7 @@ class ModelStack:
         clip_norm_type: float = 2.0,
         clip_value: float | None = None,
         traits: Traits | None = None,
+        seed: int | None = None,
     ):
         self.module = copy.deepcopy(modules[0])
         self.n_cells = len(modules)
@@ -94,14 +95,16 @@ class ModelStack:
         trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
         self._state = FixedState(modules, n_candidates)
         params = {name: stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
-        decays = [decay_form(optimizer, own, groups) for own in per_candidate]
-        self.optimizer = StackedOptimizer(params, optimizer, per_candidate, decays, groups)
+        self.optimizer = StackedOptimizer(params, optimizer, per_candidate, groups)
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self.traits = traits or examine(self.module, example, criterion, transform)
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
         self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
         self.device = next(iter(params.values())).device
-        self.kernel = choose_kernel(self.module, self.loss, self.traits)
+        generator = torch.Generator() if self.traits.draws_apart else None
+        if generator is not None:
+            generator.manual_seed(torch.initial_seed() if seed is None else seed)
+        self.kernel = choose_kernel(self.module, self.loss, self.traits, generator)
         self._replays = self._make_replays()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 
 from sklr.engines.stacked.optim.block import Part, over_runs, own_kwargs
+from sklr.engines.stacked.optim.known import decay_form
 
 Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
-
-DECAYS = ("coupled", "opposed", "decoupled")
 
 
 class StackedOptimizer:
     """One stock optimizer's semantics for `n_cells x n_candidates` runs, each at its own learning rate.
 
-    Exact for optimizers whose step is elementwise and proportional to the learning rate, and whose weight decay
-    is a term of the gradient or of the step; `optimizer_reasons` finds out.
+    Exact for those that `optimizer_reasons` knows.
 
     Parameters
     ----------
@@ -34,9 +32,6 @@ class StackedOptimizer:
     kwargs : sequence of dict, one per candidate
         Its arguments but `lr`. Weight decay may differ at no cost; candidates equal in the rest share one
         optimizer.
-    decays : sequence of str, one per candidate
-        Where weight decay enters: "coupled" (to the gradient), "opposed" (coupled, the gradient negated) or
-        "decoupled" (to the step). `decay_form` finds out.
     groups : sequence of (names, overrides), default one group of all
         Parameter groups; an `lr` among the overrides is ignored, `step` is told each group's.
 
@@ -46,7 +41,7 @@ class StackedOptimizer:
         Write the gradients here before `step`.
 
     >>> params = {"w": torch.zeros(1, 2, 3)}
-    >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}], ["coupled"] * 2)
+    >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}])
     >>> _ = optimizer.grads["w"].fill_(1.0)
     >>> optimizer.step(torch.tensor([[[0.5, 0.0]]]))
     False
@@ -59,7 +54,6 @@ class StackedOptimizer:
         params: dict[str, Tensor],
         optimizer: type,
         kwargs: Sequence[Mapping[str, Any]],
-        decays: Sequence[str],
         groups: Groups | None = None,
     ):
         self.params, self.optimizer_class = params, optimizer
@@ -67,7 +61,6 @@ class StackedOptimizer:
         self.names = [name for names, _ in self.groups for name in names]
         self._group_of = [g for g, (names, _) in enumerate(self.groups) for _ in names]
         self.kwargs = [dict(k) for k in kwargs]
-        self._decays = list(decays)
         like = next(iter(params.values())).detach()
         self._set_decay(like)
         self._set_parts(self._first_parts(like))
@@ -98,8 +91,12 @@ class StackedOptimizer:
         if cells is not None and len(cells) < self.n_cells:
             self._split(set(cells))
             lr = lr * _mask(cells, self.n_cells, lr)
-        for name, group, update in zip(self.names, self._group_of, self._updates(cells), strict=True):
-            self._move(self.params[name], update, lr[group], self._decoupled[group])
+        updates, sign = self._updates(cells)
+        for name, group, update in zip(self.names, self._group_of, updates, strict=True):
+            param = self.params[name]
+            if (decay := self._decoupled[group]) is not None:
+                param.mul_(over_runs(1 - lr[group] * decay, param))
+            param.addcmul_(update, over_runs(lr[group], param), value=sign)
         return len(self._parts) > n_parts
 
     def keep(self, candidates: Sequence[int]) -> None:
@@ -107,7 +104,6 @@ class StackedOptimizer:
         index = torch.as_tensor(list(candidates), device=self.params[self.names[0]].device)
         self.params = {name: p.index_select(1, index) for name, p in self.params.items()}
         self.kwargs = [self.kwargs[k] for k in candidates]
-        self._decays = [self._decays[k] for k in candidates]
         self._set_decay(self.params[self.names[0]])
         self._set_parts([kept for part in self._parts if (kept := _kept(part, list(candidates))) is not None])
 
@@ -176,10 +172,10 @@ class StackedOptimizer:
     def _set_decay(self, like: Tensor) -> None:
         """Weight decay per group and candidate, by the place where it enters."""
         n_groups, n_candidates = len(self.groups), len(self.kwargs)
-        by_form = {form: like.new_zeros(n_groups, n_candidates) for form in DECAYS}
-        for k, (kwargs, form) in enumerate(zip(self.kwargs, self._decays, strict=True)):
+        by_form = {form: like.new_zeros(n_groups, n_candidates) for form in ("coupled", "opposed", "decoupled")}
+        for k, kwargs in enumerate(self.kwargs):
             for g, group in enumerate(_template(self.optimizer_class, kwargs, self.groups).param_groups):
-                by_form[form][g, k] = group.get("weight_decay", 0.0)
+                by_form[decay_form(self.optimizer_class, group)][g, k] = group.get("weight_decay", 0.0)
         coupled = by_form["coupled"] - by_form["opposed"]
         self._coupled = [row if bool(row.any()) else None for row in coupled]
         self._decoupled = [row if bool(row.any()) else None for row in by_form["decoupled"]]
@@ -190,9 +186,11 @@ class StackedOptimizer:
             if decay is not None:
                 self.grads[name].addcmul_(self.params[name], over_runs(decay, self.params[name]))
 
-    def _updates(self, cells: Sequence[int] | None) -> list[Tensor]:
+    def _updates(self, cells: Sequence[int] | None) -> tuple[list[Tensor], int]:
+        """The updates at lr=1, parameter by parameter, and the sign to take them with."""
         if len(self._parts) == 1:
-            return self._parts[0].step()
+            (part,) = self._parts
+            return (part.heavy_ball_step(), -1) if part.is_heavy_ball else (part.step(), 1)
         updates = [torch.zeros_like(self.params[name]) for name in self.names]
         stepping = set(range(self.n_cells) if cells is None else cells)
         for part in self._parts:
@@ -202,13 +200,7 @@ class StackedOptimizer:
                 own.copy_(self.grads[name][part.index])
             for update, own in zip(updates, part.step(), strict=True):
                 update[part.index] = own
-        return updates
-
-    @staticmethod
-    def _move(param: Tensor, update: Tensor, lr: Tensor, decay: Tensor | None) -> None:
-        if decay is not None:
-            param.mul_(over_runs(1 - lr * decay, param))
-        param.addcmul_(update, over_runs(lr, param))
+        return updates, 1
 
 
 def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:

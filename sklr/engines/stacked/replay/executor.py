@@ -115,7 +115,9 @@ class Replay:
     """A recorded step, to be taken again with other inputs; about every half a second Ctrl-C is looked for."""
 
     HEAD = """\
-def steps(t: List[Tensor], k: List[List[Tensor]], inputs: List[Tensor], losses: Tensor):
+def steps(
+    t: List[Tensor], k: List[List[Tensor]], g: List[torch.Generator], inputs: List[Tensor], losses: Tensor
+):
     no_ints: List[int] = []
     for i in range(len(losses)):
         x = [of_steps[i] for of_steps in inputs]"""

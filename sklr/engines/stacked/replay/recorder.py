@@ -55,6 +55,7 @@ class Recorder(TorchDispatchMode):
         self.inputs = inputs
         self.memory: list[Tensor] = []
         self.lists: list[list[Tensor]] = []
+        self.generators: list[torch.Generator] = []
         self.lines: list[str] = []
         self.replayable: bool = True
         self.devices: set[torch.device] = {t.device for t in inputs}
@@ -92,6 +93,7 @@ class Recorder(TorchDispatchMode):
     def equals(self, other: Recorder) -> bool:
         """Whether the same operations were done with the same numbers on the same memory."""
         alike = self.replayable and other.replayable and self.lines == other.lines
+        alike = alike and self.generators == other.generators
         places = [t.data_ptr() for t in other.memory]
         return alike and self._places == other._places == places and all(map(_is_same, self.memory, other.memory))
 
@@ -121,6 +123,9 @@ class Recorder(TorchDispatchMode):
             return self._written_list(value)
         if isinstance(value, (list, tuple)):
             return f"[{', '.join(map(self._written, value))}]" if value else "no_ints"
+        if isinstance(value, torch.Generator):
+            self.generators.append(value)
+            return f"g[{len(self.generators) - 1}]"
         if isinstance(value, torch.device):
             return f'torch.device("{value}")'
         if isinstance(value, float):
@@ -172,19 +177,20 @@ class Script:
     Parameters
     ----------
     function : callable
-        As `read` returns it; its first two arguments are memory and lists of memory.
+        As `read` returns it; its first arguments are memory, lists of memory and generators of random numbers.
     recorder : Recorder
         Who has named them.
     """
 
     def __init__(self, function: Callable[..., None], recorder: Recorder):
-        self.function, self.memory, self.lists = function, recorder.memory, recorder.lists
+        self.function = function
+        self.given = recorder.memory, recorder.lists, recorder.generators
 
     @torch.no_grad()
     def __call__(self, *given: Any) -> None:
         """Run the function, as it is read, on memory and what is given."""
         with torch.jit.optimized_execution(False):
-            self.function(self.memory, self.lists, *given)
+            self.function(*self.given, *given)
 
 
 def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:

@@ -34,7 +34,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
-from sklr.engines.stacked.optim.probe import is_steady, optimizer_reasons
+from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.shared_rows import SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
@@ -321,8 +321,7 @@ def _grouped(
             kwargs.append(optimizer.kwargs)
     if not members:
         return []
-    kind, groups = world.stack_args["optimizer"], world.stack_args["groups"]
-    steady = all(is_steady(kind, own, groups) for own in kwargs)
+    steady = all(is_steady(world.stack_args["optimizer"], own) for own in kwargs)
     max_epochs = nets_[members[0].candidate].max_epochs
     group = Group(members, kwargs, world.places, world.stack_args, max_epochs, world.thread_safe, steady)
     return _audited(experiment, candidates, group, world, refused)
@@ -334,8 +333,6 @@ def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
     own = made_optimizer(net, module)
     if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
         raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
-    if reasons := optimizer_reasons(own.kind, own.kwargs, own.groups):
-        raise Unstackable(*reasons)
     return own
 
 
