@@ -18,7 +18,7 @@ from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.optim.optimizer import StackedOptimizer
-from sklr.engines.stacked.replay.executor import Replay, Replays
+from sklr.engines.stacked.replay.replay import Replay, Replays
 from sklr.engines.stacked.scored_pack import ScoredPack
 
 Methods = Sequence[tuple[type, str]]

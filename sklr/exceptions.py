@@ -23,7 +23,7 @@ class TrainingDiverged(SklrError):
     Parameters
     ----------
     step : int
-        The optimizer step, counted from 0 over the whole training, whose loss gave it away.
+        The optimizer step, counted from 0 over the whole training, at which it was found.
     loss : float
         That loss.
     """

@@ -1,1 +1,1 @@
-"""Small things that every room uses."""
+"""Utilities shared by all subpackages."""

@@ -10,7 +10,7 @@ SMALLEST_FIRST_LOSS = 1e-2  # a training that starts nearly perfect may still lo
 
 
 def exploded(loss: Any, first_loss: Any) -> Any:
-    """Return whether a loss is beyond return: not finite, or 10,000 times the first one.
+    """Return whether a loss counts as diverged: not finite, or 10,000 times the first one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The one form of every complaint: "<what> must be <rule>, got <value>. <next step>"."""
+"""Checks of arguments, and the format of error messages: "<what> must be <rule>, got <value>. <next step>"."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
 
 
 def check_is_object(what: str, value: Any) -> None:
-    """Say so if a class is given where one of its objects is wanted.
+    """Raise an error if `value` is a class where an instance of it is wanted.
 
     Raises
     ------

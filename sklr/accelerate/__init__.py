@@ -179,7 +179,7 @@ class Batches:
         new = [reason for reason in reasons if reason not in self.stacking.reasons]
         self.stacking.reasons += new
         if new and self.verbose > 0:
-            warn(f"Some fits are run one by one: {'; '.join(new)}.", UserWarning)
+            warn(f"Some fits are not stacked, but run one by one: {'; '.join(new)}.", UserWarning)
 
 
 def _untold(task: Task) -> Task:

@@ -43,7 +43,7 @@ class Training(ABC):
         """Train what is left, score everything and return the outcomes, (n_candidates, n_cells)."""
 
     def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
-        """Have `ended` called as each candidate gets through, and nothing begun once `expired` is true.
+        """Register what is called when a candidate has finished; nothing is begun once `expired` returns True.
 
         Returns whether the training can do that by itself. One in lockstep cannot: all get through at once, and it is
         ended by `stop`.

@@ -134,7 +134,14 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
         check_map_style(evaluation, "eval_dataset")
         if len(evaluation) != len(X):
             rule = f"of the same {len(X)} rows as {what}"
-            raise ValueError(must_be("eval_dataset", rule, len(evaluation), "Give the same rows, read otherwise."))
+            raise ValueError(
+                must_be(
+                    "eval_dataset",
+                    rule,
+                    len(evaluation),
+                    "Give a dataset of the same rows, with another transform, say.",
+                )
+            )
     if "iterator_train__collate_fn" not in params:
         check_pair(X, what)
     rows = X if isinstance(X, DatasetRows) else DatasetRows(X, evaluation)

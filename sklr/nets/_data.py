@@ -15,6 +15,7 @@ from skorch.utils import to_numpy
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sklr._utils.means import or_one
 from sklr._utils.validation import must_be
 
 _TORCH_DATA = (Tensor, PackedSequence, Mapping, torch.utils.data.Dataset, SliceDataset)
@@ -229,15 +230,6 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
         return total
     divisor = (weight * share_in_mean(losses, y, criterion)).sum()
     return total / or_one(divisor, weight.flatten())
-
-
-def or_one(divisor: Tensor, weight: Tensor | None) -> Tensor:
-    """Return what a mean divides by, and 1 where no row weighs anything: the loss is then 0.
-
-    >>> or_one(torch.zeros(2), torch.tensor([[0.0, 0.0], [2.0, 0.0]]))  # the second has nothing but ignored classes
-    tensor([1., 0.])
-    """
-    return divisor if weight is None else torch.where(weight.any(-1), divisor, 1)
 
 
 def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:

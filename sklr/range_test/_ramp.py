@@ -26,8 +26,8 @@ from sklr.callbacks import LRSchedule
 from sklr.engines import Engine, SequentialEngine
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit
+from sklr.engines.stacked.advance import in_words
 from sklr.engines.stacked.data.index_batches import epoch_positions
-from sklr.engines.stacked.executor import in_words
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.reasons import raised, warn_of_fallback
 from sklr.engines.stacked.setup.packing import fitting_threads, step_flops

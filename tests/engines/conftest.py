@@ -2,9 +2,9 @@
 
 import pytest
 
-from sklr.engines.stacked.replay import executor
+from sklr.engines.stacked.replay import replay
 
 
 @pytest.fixture(autouse=True)
 def _recorded_early(monkeypatch):
-    monkeypatch.setattr(executor, "WORTH_STEPS", 4)
+    monkeypatch.setattr(replay, "WORTH_STEPS", 4)

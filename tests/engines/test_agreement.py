@@ -22,9 +22,9 @@ from torch import nn
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked import packs as packs_module
+from sklr.engines.stacked.advance import advance
+from sklr.engines.stacked.advance import advance_together as together
 from sklr.engines.stacked.engine import StackedEngine
-from sklr.engines.stacked.executor import advance
-from sklr.engines.stacked.executor import advance_together as together
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.scored_pack import ScoredPack

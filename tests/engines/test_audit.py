@@ -23,7 +23,7 @@ from sklr.engines.stacked.model import loader, pack
 from sklr.engines.stacked.model import stack as stack_module
 from sklr.engines.stacked.model import state as state_module
 from sklr.engines.stacked.optim import optimizer as optimizer_module
-from sklr.engines.stacked.replay import executor
+from sklr.engines.stacked.replay import replay
 
 MOMENTUM = classifier(optimizer__momentum=0.9, optimizer__weight_decay=0.01)
 NORMED = classifier(partial(Double, batch_norm=True), module__hidden=(8,), optimizer="adam")
@@ -125,7 +125,7 @@ MUTATIONS = {
     "a parameter that is not trained": (NORMED, wrapped(optimizer_module.StackedOptimizer, "step", one_parameter_less)),
     "predictions of another cell": (MOMENTUM, wrapped(stack_module.ModelStack, "outputs", cells_swapped)),
     "predictions a little off": (MOMENTUM, wrapped(stack_module.ModelStack, "outputs", nearly)),
-    "a recording without its step": (LONG, wrapped(executor.Replay, "of", a_line_less)),
+    "a recording without its step": (LONG, wrapped(replay.Replay, "of", a_line_less)),
     "clipping dropped": (
         classifier(clip=0.01),
         wrapped(stack_module.ModelStack, "_clip_gradients", lambda clip, self: None),

@@ -27,12 +27,12 @@ from torch.nn import functional as F
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.optim.known import is_steady
-from sklr.engines.stacked.replay import cuda_graph, executor
+from sklr.engines.stacked.replay import cuda_graph, replay
 from sklr.engines.stacked.replay import recorder as recorder_module
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay
-from sklr.engines.stacked.replay.executor import MET_BEFORE_GRAPH, Replay, Replays
 from sklr.engines.stacked.replay.purity import Untouched
 from sklr.engines.stacked.replay.recorder import Recorder, read
+from sklr.engines.stacked.replay.replay import MET_BEFORE_GRAPH, Replay, Replays
 from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import StackFallbackWarning
 
@@ -154,7 +154,7 @@ def test_mixed_precision():
     x, y = data(SHORT)
     batches, lr, modules = Batch(x.float(), y), lr_of(SHORT), [Mixed() for _ in range(N_CELLS)]
     stack = compare(modules, SHORT - 3, lr, batches, example=(batches.x[0, 0], y[0, 0]))
-    assert not stack.thread_safe
+    assert not stack.traits.thread_safe
     for c, start in enumerate(modules):
         found = stack.load_run(len(LRS) - 1, c, copy.deepcopy(start))
         mixed, full = copy.deepcopy(start), copy.deepcopy(start)
@@ -322,7 +322,7 @@ def test_a_run_that_diverges_in_a_replay_changes_no_bit_of_another():
 
 
 def test_few_steps_are_not_worth_a_recording(monkeypatch):
-    monkeypatch.setattr(executor, "WORTH_STEPS", 40)
+    monkeypatch.setattr(replay, "WORTH_STEPS", 40)
     stack, (x, y) = stack_of(cells_of(mlp)), data(SHORT)
     stack.steps(lr_of(SHORT), Batch(x, y), 20)
     assert stack._replays.n_replayed == 0
@@ -334,7 +334,7 @@ def test_without_torchscript_steps_stay_plain_which_is_said_once(monkeypatch):
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
     recorder_module._compiled.cache_clear()
     recorder_module._say_once.cache_clear()
-    with pytest.warns(StackFallbackWarning, match="does not take a recorded training step") as said:
+    with pytest.warns(StackFallbackWarning, match="cannot compile a recorded training step") as said:
         compare(cells_of(mlp), 0)
     assert len(said) == 1
     recorder_module._compiled.cache_clear()
@@ -458,7 +458,7 @@ class CalledAgain:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    monkeypatch.setattr(executor, "in_graphs", lambda lr: True)
+    monkeypatch.setattr(replay, "in_graphs", lambda lr: True)
     monkeypatch.setattr(cuda_graph, "captured", CalledAgain.captured)
 
 

@@ -136,7 +136,7 @@ class CatchUp(Callback):
         self.watcher = watcher
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Have the last epoch written down."""
+        """Record the last epoch."""
         self.watcher.catch_up(net)
 
 

@@ -191,7 +191,7 @@ class Run:
         self.end(outcome)
 
     def end(self, outcome: Outcome) -> None:
-        """Have the run ended, with this outcome."""
+        """Set the outcome, and release the estimator and its data."""
         # it is kept, and comes back from a worker, without net and data; all at once, as another thread may be looking
         self.__dict__ = {"outcome": outcome}
 

@@ -10,7 +10,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._utils.warnings import warn
-from sklr.engines.stacked.executor import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
+from sklr.engines.stacked.advance import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
 from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
 from sklr.engines.stacked.setup.devices import on_each_device
 from sklr.engines.stacked.setup.packing import pack_members

@@ -107,7 +107,7 @@ class ScoredPack:
 
     def _outputs(self, rows: PackRows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
-        return as_inferred(self.places[0].side.net, in_blocks(self.pack.outputs, rows))
+        return as_inferred(self.places[0].side.net, in_blocks(self.pack.stack.outputs, rows))
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
@@ -136,7 +136,7 @@ class ScoredPack:
         return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
 
     def halves(self) -> list[ScoredPack]:
-        """Return the members that are still training in two packs, at their start; this pack is of no use any more."""
+        """Return the members that are still training in two packs, at their start; this one must not be used again."""
         self._record_diverged()
         going = self.going
         self._let_go()

@@ -21,7 +21,7 @@ Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], Prediction]]
 
 
 def bounded(scores: np.ndarray) -> np.ndarray:
-    """Return scores a model can learn from: no NaN, no infinity, no abyss.
+    """Return scores that a model can learn from: finite, and very low ones raised.
 
     Scores that are none become the worst that is left, and what lies further below the median than twice the way
     from the median to the best is lifted there: a loss of 1e6 next to divergence would flatten all that matters.

@@ -105,7 +105,7 @@ def _plain_scores(scores: Scores | None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number, a text or None as JSON knows them; what else a scorer may return is a number at heart."""
+    """Return a number, a text or None as JSON knows them; anything else that a scorer returns becomes a float."""
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, (int, float, str, type(None))) else float(value)

@@ -88,7 +88,7 @@ def _address(storage: Any) -> tuple[str, str]:
 
 
 def open_storage(storage: Any) -> BaseStorage:
-    """Open what `storage` names; databases get a heartbeat, a journal's half-written last line is dropped."""
+    """Open what `storage` names; databases get a heartbeat, an incomplete last line of a journal is removed."""
     if isinstance(storage, BaseStorage):
         return storage
     kind, address = _address(storage)

@@ -159,12 +159,12 @@ class StepComparison:
                 wrong = worst
             self.n_slips += times > 1
         if wrong is not None:
-            raise plain.unfit(f"has another {wrong!r} {when} in a stack than one by one")
+            raise plain.unfit(f"has another {wrong!r} {when} in a stack than when trained by itself")
 
     def _compare_predictions(self) -> None:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
-            outputs = as_inferred(self.sides[0].net, self.pack.outputs(self.x_test))
+            outputs = as_inferred(self.sides[0].net, self.pack.stack.outputs(self.x_test))
         for run in self._going():
             data = _test_rows(self.places[run.cell], self.rows[run.cell])
             alone = _predict_alone(run.plain, data.X_test)

@@ -88,7 +88,9 @@ class PlainRun:
         net, batch, before = self.net, next(self.batches), _random_states()
         net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
         if _random_states() != before:
-            raise self.unfit("draws random numbers in training by other means than Dropout, unlike in each run")
+            raise self.unfit(
+                "draws random numbers in training by other means than Dropout, and would draw others in a stack"
+            )
         if unused := [name for name, p in self.trained.items() if p.grad is None]:
             raise self.unfit(f"has a parameter {unused[0]!r} that a step does not use")
         loss = float(net.history[-1, "batches", -1, "train_loss"])

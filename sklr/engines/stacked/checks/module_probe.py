@@ -109,7 +109,7 @@ def _check_calls(module: nn.Module, x: Any) -> None:
 
 
 def _check_evaluation(module: nn.Module, x: Any, *, is_chain: bool) -> None:
-    """A stack evaluates other batches than one by one, and fewer."""
+    """Check that evaluation depends neither on the other rows of a batch nor on the number of calls."""
     before = generator_states(x)
     with torch.no_grad():
         call(module, x)

@@ -40,11 +40,6 @@ class Batch:
         """Return the learning rates of a step, or of some, and all tensors that it is shown."""
         return [lr, *(t for t in tree_leaves((self.x, self.y, self.weight)) if t is not None)]
 
-    def of_cell(self, cell: int) -> Batch:
-        """Take one cell's rows, with an axis of cells in front of them still."""
-        x, y, weight = tree_map(lambda t: None if t is None else t[cell : cell + 1], (self.x, self.y, self.weight))
-        return Batch(x, y, weight)
-
     def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
         """Keep the first rows, and these cells only."""
         chosen = None if cells is None else torch.as_tensor(cells)

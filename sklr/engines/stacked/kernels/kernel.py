@@ -42,7 +42,7 @@ class Kernel(Protocol):
         """
 
     def forget(self) -> None:
-        """Let go what was prepared for tensors that have moved, or for another number of runs."""
+        """Discard what was prepared for tensors that have moved, or for another number of runs."""
 
 
 def choose_kernel(

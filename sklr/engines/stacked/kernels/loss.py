@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sklr.nets._data import or_one
+from sklr._utils.means import or_one
 
 Transform = Callable[[Any], Any]
 _log_softmax = torch.ops.aten._log_softmax.out
@@ -216,7 +216,7 @@ def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> boo
 def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
     """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows.
 
-    Asked of PyTorch's own only: what the mean of another one divides by, a few rows cannot tell.
+    False for criteria that are not PyTorch's own: what their mean divides by cannot be inferred from a few rows.
     """
     if type(criterion).__module__ != nn.CrossEntropyLoss.__module__ or not isinstance(output, Tensor):
         return False

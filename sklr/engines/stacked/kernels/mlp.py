@@ -55,7 +55,7 @@ class MLPKernel:
         return self._evaluations[key](x)
 
     def forget(self) -> None:
-        """Let the prepared memory go."""
+        """Discard the prepared memory."""
         self._programs: dict[Any, Program] = {}
         self._evaluations: dict[Any, Evaluation] = {}
 

@@ -1,8 +1,8 @@
 """Plain networks: Linear layers with elementwise functions between, forward and backward by hand.
 
 Operations are written down once as calls on memory that stays where it is, and called again in every step: batched
-matrix products, and next to no Python between them. Anything that is no such chain is left to `torch.func.vmap`:
-being fast is this file's only duty.
+matrix products, and next to no Python between them. Anything that is no such chain is left to `torch.func.vmap`: this
+file is there for speed only.
 
 Activations lie `(n_runs, n_features, n_rows)`, rows last: then no product needs a transposed copy, gradients come
 out contiguous, and the candidates of a cell, which share their batch, are one product in the first layer.

@@ -46,7 +46,7 @@ def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Ope
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
             output = module(x)
-    except Exception:  # whatever it is, the general lane will meet it and report it
+    except Exception:  # whatever it is, the other kernel will meet it and report it
         return None
     if recorder.precision is not None:
         return None  # it computes in other numbers than it is given

@@ -57,7 +57,7 @@ class VmapKernel:
         return self._call(x, {**params, **constants}, buffers, training=False)[0]
 
     def forget(self) -> None:
-        """Nothing is prepared."""
+        """Do nothing: this kernel prepares nothing."""
 
     def _call(self, x: Any, params: Named, buffers: Named, *, training: bool) -> tuple[Any, Named]:
         """Return outputs (n_cells, n_candidates, n_rows, ...), and the buffers afterwards."""

@@ -55,11 +55,6 @@ class World(NamedTuple):
     stack_args: dict[str, Any]
     audited: set[Any]  # kinds of candidates; see `kinds_of`
 
-    @property
-    def thread_safe(self) -> bool:
-        """Whether its stacks may train in threads at the same time."""
-        return self.stack_args["traits"].thread_safe
-
 
 class Group(NamedTuple):
     """Candidates that can share stacks; `steady` if their optimizer does the same in every step."""
@@ -69,8 +64,12 @@ class Group(NamedTuple):
     places: list[Place]
     stack_args: dict[str, Any]
     max_epochs: int
-    thread_safe: bool = False
     steady: bool = False
+
+    @property
+    def thread_safe(self) -> bool:
+        """Whether its stacks may train in threads at the same time."""
+        return self.stack_args["traits"].thread_safe
 
     @property
     def n_steps(self) -> int:

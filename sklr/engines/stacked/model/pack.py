@@ -142,7 +142,7 @@ class Pack:
     def train_epoch(self, *, own_stream: bool = True) -> None:
         """Train every run in the stack for one epoch, and find out which have diverged.
 
-        Without a random stream of its own it can be called in several threads, if the stack is `thread_safe`.
+        Without a random stream of its own it can be called in several threads, if the stack's traits are thread-safe.
         """
         start = time.time()
         self._compact()
@@ -265,7 +265,7 @@ class Pack:
         if (rows := self._some_rows()) is None:
             return
         x, y = rows
-        outputs = self.outputs(x)
+        outputs = self.stack.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
@@ -278,10 +278,6 @@ class Pack:
             size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
             return self.rows.first(size), map_tensors(lambda rows: rows[:, :size], self.y)
         return stacked_batches(self._last) if self._last and are_alike(self._last) else None
-
-    def outputs(self, x: Rows) -> Any:
-        """Return what the runs in the stack predict for rows of shape (n_cells, n_rows, ...), in evaluation mode."""
-        return self.stack.outputs(x)
 
 
 def lr_dtype(stack: ModelStack) -> torch.dtype:

@@ -22,7 +22,7 @@ from sklr.engines.stacked.kernels.module_call import Named
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
 from sklr.engines.stacked.optim.optimizer import Groups, StackedOptimizer
-from sklr.engines.stacked.replay.executor import Replays
+from sklr.engines.stacked.replay.replay import Replays
 
 
 class ModelStack:
@@ -61,8 +61,6 @@ class ModelStack:
         Whether a row's part in the training depends on the batch's other rows (batch statistics, a criterion of
         whole batches): padding would then change the result, so give cells with different numbers of rows their
         own `Batch` each, all in one `step`.
-    thread_safe : bool
-        Whether stacks like this one may train at the same time in several threads.
 
     >>> stack = ModelStack([nn.Linear(2, 1)], 3, nn.MSELoss(), torch.optim.SGD, {},
     ...                    example=(torch.rand(4, 2), torch.rand(4, 1)))
@@ -99,7 +97,7 @@ class ModelStack:
         self._clip = (clip_norm, clip_norm_type, clip_value)
         self.traits = traits or examine(self.module, example, criterion, transform)
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
-        self.mixes_rows, self.thread_safe = self.traits.mixes_rows, self.traits.thread_safe
+        self.mixes_rows = self.traits.mixes_rows
         self.device = next(iter(params.values())).device
         generator = torch.Generator() if self.traits.draws_apart else None
         if generator is not None:
@@ -128,7 +126,7 @@ class ModelStack:
         return len(self.optimizer.groups)
 
     def step(self, lr: Any, *batches: Batch) -> Tensor:
-        """Take one optimizer step in every cell of these batches; nothing waits for the device.
+        """Take one optimizer step in every cell of these batches, without synchronizing with the device.
 
         Parameters
         ----------
@@ -168,20 +166,17 @@ class ModelStack:
         return self._replays.steps(self.step, lr, batches, n_more)
 
     @torch.no_grad()
-    def outputs(self, x: Any, *, shared: bool = False) -> Any:
-        """What every run predicts, in evaluation mode.
+    def outputs(self, x: Any) -> Any:
+        """Return what every run predicts, in evaluation mode.
 
         Parameters
         ----------
         x : Tensor (n_cells, n_rows, ...), or a dict or tuple of such
-            With `shared=True`, (n_rows, ...): the same rows for every cell.
 
         Returns
         -------
         outputs : Tensor (n_candidates, n_cells, n_rows, ...), or a structure of such
         """
-        if shared:
-            x = tree_map(lambda t: t.expand(self.n_cells, *t.shape), x)
         out = self.kernel.outputs(self.optimizer.params, *self._state.of_cells(None), x)
         return tree_map(lambda t: t.transpose(0, 1), out)
 
@@ -201,7 +196,7 @@ class ModelStack:
         return module
 
     def run_state(self, candidate: int, cell: int) -> Named:
-        """See one run's parameters and buffers by name, where they are."""
+        """Return views of one run's parameters and buffers, by name."""
         trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}
         return trained | self._state.of_run(candidate, cell)
 
@@ -218,7 +213,7 @@ class ModelStack:
         return lr.expand(self.n_groups, *lr.shape[-2:])
 
     def rest(self) -> None:
-        """Let go the memory that steps and evaluations work in; the next ones take it anew."""
+        """Release the memory that steps and evaluations work in; it is allocated again on demand."""
         self.kernel.forget()
         self._replays.forget()
 

@@ -52,8 +52,8 @@ class Untouched:
     def holds(self, *, strict: bool = True) -> bool:
         """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module.
 
-        If not `strict`, another tensor in the place of one is no change, nor is what nobody can tell, and those who
-        watch do as they like.
+        If not `strict`, another tensor in the place of one is no change, and neither objects that cannot be compared
+        nor hooks are looked at.
         """
         _, now = _walk(self.things)
         if len(now) != len(self._reached) or self._states != _states():

@@ -129,7 +129,7 @@ def _slots(cls: type) -> list[str]:
 
 
 class Unknown:
-    """What nobody can tell: another one each time."""
+    """Placeholder for what cannot be compared: never equal to another one."""
 
 
 def _worth(thing: Any) -> list[Any]:

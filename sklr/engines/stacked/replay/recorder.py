@@ -196,7 +196,7 @@ class Script:
 def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
     """Turn lines of TorchScript into a function; None where PyTorch does not read them as they are.
 
-    Of an operation that it thinks to write to nothing in use TorchScript makes nothing: all that write are counted.
+    TorchScript may remove operations in place as dead code; that none is missing is checked by counting them.
 
     Parameters
     ----------
@@ -244,8 +244,8 @@ def _compiled(source: str) -> Any:
 @lru_cache
 def _say_once(kind: str) -> None:
     warn(
-        f"PyTorch {torch.__version__} does not take a recorded training step ({kind}), so that the steps of stacks are "
-        "called from Python: slower, with the same results.",
+        f"PyTorch {torch.__version__} cannot compile a recorded training step ({kind}): the steps of stacks are called "
+        "from Python, which is slower and has the same results.",
         StackFallbackWarning,
     )
 

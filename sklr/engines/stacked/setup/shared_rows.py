@@ -24,8 +24,7 @@ AT_ONCE = 1024  # rows
 class SharedRows:
     """Tensors of all rows of an experiment, made when they are asked for the first time.
 
-    That a cell's rows are among them is tried on the first cell: a net may make of some rows what it would not make of
-    them among others.
+    The first cell's rows are compared with them: what a net makes of a row may depend on the rows beside it.
     """
 
     def __init__(self, experiment: Experiment):

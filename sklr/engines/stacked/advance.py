@@ -47,7 +47,7 @@ def trouble(scored: ScoredPack, error: BaseException) -> Trouble:
 
 
 def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
-    """Have something done with a pack; return its trouble, if that raises an error."""
+    """Call `what`, which concerns a pack; return the pack's trouble if it raises an error."""
     try:
         what()
     except ScorerError as error:
