@@ -55,6 +55,36 @@ def assert_agree(printed, promised):
     np.testing.assert_allclose(*numbers, rtol=0.25, atol=0.05, err_msg=printed)
 
 
+def check_loops(page):
+    """What a search replaces gives the same numbers, to the last bit where both train one run after another."""
+    np.testing.assert_allclose(page.grid.cell_scores_[:, 0], [*page.accuracies.values()], atol=0.01)
+    alone = clone(page.grid).set_params(engine="sequential", refit=False)
+    alone.fit(page.train_loader, validation=page.val_loader)
+    np.testing.assert_array_equal(alone.cell_scores_[:, 0], [*page.accuracies.values()])
+
+    assert page.test.engine == "sequential"
+    np.testing.assert_array_equal([page.test.start_loss[0], *page.test.loss[:, 0]], page.losses)
+
+    trials = list(zip(page.search.trials_, page.study.trials, strict=True))
+    assert [list(ours.params.values()) for ours, _ in trials] == [list(theirs.params.values()) for _, theirs in trials]
+    assert [ours.state for ours, _ in trials] == [theirs.state for _, theirs in trials]
+    for ours, theirs in trials:
+        assert ours.intermediate_values.keys() == theirs.intermediate_values.keys()
+        reported = ([*trial.intermediate_values.values()] for trial in (ours, theirs))
+        np.testing.assert_allclose(*reported, atol=0.01)
+
+
+CHECKS = {"from_a_loop": check_loops}
+
+
+def test_a_search_takes_at_most_half_the_lines_of_the_loop_it_replaces():
+    blocks = BLOCK.findall((DOCS / "guide" / "from_a_loop.rst").read_text(encoding="utf-8"))
+    lengths = [sum(map(bool, map(str.strip, code.splitlines()))) for language, _, code in blocks if language == "python"]
+    loops, searches = lengths[1::2], lengths[2::2]  # the first block is what both share
+    assert len(loops) == len(searches) == 3
+    assert [pair for pair in zip(loops, searches, strict=True) if 2 * pair[1] > pair[0]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -70,6 +100,8 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, m
             assert_agree(capsys.readouterr().out, textwrap.dedent(body))
     plt.close("all")
     assert capsys.readouterr().out == "", "the page does not show this"
+    if page.stem in CHECKS:
+        CHECKS[page.stem](module)
 
 
 class Links(HTMLParser):
