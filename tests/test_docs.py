@@ -55,6 +55,39 @@ def assert_agree(printed, promised):
     np.testing.assert_allclose(*numbers, rtol=0.25, atol=0.05, err_msg=printed)
 
 
+def check_loops(page):
+    """Trained one after another, as the loops do, the searches give the loops' numbers to the last bit."""
+    one_by_one = {"engine": "sequential", "refit": False}
+    data = {"X": page.train_loader, "validation": page.val_loader}
+    assert (page.grid.engine_, page.search.engine_) == ("stacked", "stacked")
+    np.testing.assert_allclose(page.grid.cell_scores_[:, 0], [*page.accuracies.values()], atol=0.01)
+    grid = clone(page.grid).set_params(**one_by_one).fit(**data)
+    np.testing.assert_array_equal(grid.cell_scores_[:, 0], [*page.accuracies.values()])
+
+    np.testing.assert_array_equal([page.test.start_loss[0], *page.test.loss[:, 0]], page.losses)
+
+    search = page.search.set_params(study=page.new_study(), **one_by_one).fit(**data)
+    ours, theirs = (
+        [(trial.state.name, *trial.params.values(), trial.intermediate_values) for trial in study.trials]
+        for study in (search.study_, page.study)
+    )
+    assert ours == theirs
+    assert {state for state, *_ in ours} == {"COMPLETE", "PRUNED"}
+
+
+CHECKS = {"from_a_loop": check_loops}
+
+
+def test_a_search_takes_at_most_half_the_lines_of_the_loop_it_replaces():
+    blocks = BLOCK.findall((DOCS / "guide" / "from_a_loop.rst").read_text(encoding="utf-8"))
+    lengths = [
+        sum(map(bool, map(str.strip, code.splitlines()))) for language, _, code in blocks if language == "python"
+    ]
+    loops, searches = lengths[1::2], lengths[2::2]  # the first block is what both share
+    assert len(loops) == len(searches) == 3
+    assert [pair for pair in zip(loops, searches, strict=True) if 2 * pair[1] > pair[0]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -70,6 +103,8 @@ def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, m
             assert_agree(capsys.readouterr().out, textwrap.dedent(body))
     plt.close("all")
     assert capsys.readouterr().out == "", "the page does not show this"
+    if page.stem in CHECKS:
+        CHECKS[page.stem](module)
 
 
 class Links(HTMLParser):

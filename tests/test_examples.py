@@ -142,6 +142,15 @@ def check_accelerate(names):
     assert names["refused"].n_single == 4
 
 
+def check_augmented(names):
+    search, train = names["search"], names["train"]
+    assert (search.engine_, search.n_splits_, search.n_seeds) == ("stacked", 1, 3)
+    assert search.score(names["test"], names["test"].targets) > 0.85
+    assert 1 <= names["n_read"] / (4 * 8 * len(train)) < 1.1, "three seeds, the final training, and some to look at"
+    assert names["n_alone"] > 5 * names["n_read"]
+    assert "in this one fold" in search.summary()
+
+
 CHECKS = {
     "plot_01_first_search": check_first_search,
     "plot_02_schedules": check_schedules,
@@ -159,6 +168,7 @@ CHECKS = {
     "plot_14_interrupted": check_interrupted,
     "plot_15_several_processes": check_several_processes,
     "plot_16_accelerate": check_accelerate,
+    "plot_17_augmented_images": check_augmented,
 }
 
 

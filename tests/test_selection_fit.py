@@ -414,3 +414,11 @@ def test_what_is_known_of_the_noise_is_named():
     assert "paired standard error of 6 folds with one seed each" in text(1)
     assert "paired standard error of 3 folds x 2 seeds" in text(2)
     assert "more folds (cv=5) or more seeds (n_seeds=3) to know the noise" in text(1, n_cells=1)
+
+
+@pytest.mark.parametrize(("n_seeds", "more"), [(1, 3), (2, 3), (3, 6), (6, 12)])
+def test_more_seeds_are_more_than_there_were(n_seeds, more):
+    curve = lr_curve(
+        [0.01, 0.1, 1.0], np.tile([[0.7, 0.9], [0.9, 0.7], [0.7, 0.8]], n_seeds), ["ok"] * 3, n_seeds=n_seeds
+    )
+    assert f"more seeds (n_seeds={more}) to narrow the interval" in verdict(curve, choose(curve), 0.9)

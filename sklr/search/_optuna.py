@@ -200,12 +200,14 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), Dataset or DataLoader
+            As in `LRGridSearchCV.fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
         groups : array-like of shape (n_samples,), optional
             For a splitter that keeps groups together.
         **params : dict
-            Passed on as in `GridSearchCV.fit`, such as `sample_weight`.
+            `validation` and `eval_dataset` as in `LRGridSearchCV.fit`; others are passed on as in `GridSearchCV.fit`,
+            such as `sample_weight`.
 
         Returns
         -------

@@ -148,7 +148,8 @@ def _next(curve: LRCurve, choice: Choice) -> list[str]:
     if not curve.has_noise:
         steps.append("more folds (cv=5) or more seeds (n_seeds=3) to know the noise")
     if np.log10(choice.interval[1] / choice.interval[0]) > WIDE:
-        steps.append("more seeds (n_seeds=3) to narrow the interval")
+        more = 3 if curve.n_seeds < 3 else 2 * curve.n_seeds
+        steps.append(f"more seeds (n_seeds={more}) to narrow the interval")
     if curve.diverged[i + 1 : i + 2].any():
         steps.append("try warmup (warmup_epochs=1) or gradient clipping, the next learning rate up diverged")
     return steps

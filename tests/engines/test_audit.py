@@ -11,6 +11,7 @@ import skorch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from skorch.helper import SliceDataset
 from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
 from torch import nn
@@ -335,6 +336,22 @@ STACKED |= {make.__name__: classifier(optimizer=make, schedule="cosine", warmup_
 def test_what_a_stack_can_do_is_not_refused(net):
     rows = {"X": TOKENS, "y": LABELS} if "Quirky" in repr(net.module) else {}
     assert_agree(*both(net, **rows), rtol=1e-6)
+
+
+def convolutions():
+    """Return layers of which the first has a bias that the normalisation takes out again: its gradient is rounding."""
+    first = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+    then = (nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    return nn.Sequential(*first, *then, nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
+def test_gradients_that_are_rounding_alone_are_no_reason(optimizer):
+    digits = load_digits()
+    rows = {"X": (digits.images[:400, None] / 16).astype("float32"), "y": digits.target[:400]}
+    for seed in range(4):
+        net = classifier(convolutions, optimizer=optimizer, batch_size=64, random_state=seed)
+        assert StackedEngine().unsupported(experiment(net, **rows), [{"lr": lr} for lr in (1e-3, 0.01, 0.1)]) == []
 
 
 REFUSED = {

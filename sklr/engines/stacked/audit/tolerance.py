@@ -51,13 +51,15 @@ class Tolerance:
         `noise` is what `noise_in` has found in the gradients so far: an optimizer that divides a gradient by its own
         size makes anything of one that is rounding alone. Where all gradients of a parameter cancel (before batch
         normalisation, say) others leave more than this one's own, so the largest move of any parameter counts, too.
+        A number whose gradient may be all rounding moves either way, so that its error is typically not small.
         """
         moves = expected.most((expected.values - before.values).abs())
         largest = moves.nan_to_num(0.0, 0.0).max()
         allowed = expected.spread(moves) * (self.share + noise) + largest * self.eps ** (2 / 3)
         allowed += 4 * self.eps * expected.values.abs() + 1e-30
         errors = (found.values - expected.values).abs() / allowed
-        times = torch.maximum(expected.most(errors), expected.mean(errors.square()).sqrt() / self.typical)
+        typical = expected.mean(torch.where(noise < 1, errors, 0.0).square()).sqrt()
+        times = torch.maximum(expected.most(errors), typical / self.typical)
         as_lost = expected.most((found.values.isfinite() != expected.values.isfinite()).double()) == 0
         times = torch.where(moves.isfinite(), times, torch.where(as_lost, 0.0, torch.inf)).nan_to_num(torch.inf)
         return expected.names[int(times.argmax())], float(times.max())
