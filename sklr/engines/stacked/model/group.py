@@ -64,12 +64,8 @@ class Group(NamedTuple):
     places: list[Place]
     stack_args: dict[str, Any]
     max_epochs: int
+    thread_safe: bool = False
     steady: bool = False
-
-    @property
-    def thread_safe(self) -> bool:
-        """Whether its stacks may train in threads at the same time."""
-        return self.stack_args["traits"].thread_safe
 
     @property
     def n_steps(self) -> int:

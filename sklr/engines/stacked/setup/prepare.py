@@ -323,7 +323,8 @@ def _grouped(
         return []
     steady = all(is_steady(world.stack_args["optimizer"], own) for own in kwargs)
     max_epochs = nets_[members[0].candidate].max_epochs
-    group = Group(members, kwargs, world.places, world.stack_args, max_epochs, steady)
+    thread_safe = world.stack_args["traits"].thread_safe
+    group = Group(members, kwargs, world.places, world.stack_args, max_epochs, thread_safe, steady)
     return _audited(experiment, candidates, group, world, refused)
 
 
