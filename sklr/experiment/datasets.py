@@ -10,12 +10,13 @@ from sklearn.base import clone
 from sklearn.utils import indexable
 from skorch import NeuralNet
 from skorch.helper import SliceDataset
+from skorch.utils import params_for
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from sklr._utils.random import global_generators_kept
 from sklr._utils.validation import must_be
 from sklr.experiment.dataset_labels import item_of, labels_of, pair_of
-from sklr.experiment.loaders import check_reads_all, loaded_rows, loader_params
+from sklr.experiment.loaders import check_reads_all, loaded_rows, loader_params, start_method
 
 
 class DatasetRows(Subset):
@@ -131,7 +132,9 @@ def _brings_label(X: Any) -> bool:
     return isinstance(item, Mapping) or (isinstance(item, tuple) and len(item) == 2)
 
 
-def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", whole: bool = False) -> Brought:
+def bring(
+    X: Any, y: Any = None, evaluation: Any = None, *, net: Any = None, what: str = "X", whole: bool = False
+) -> Brought:
     """Take a Dataset or DataLoader over; anything else is returned as it is.
 
     Parameters
@@ -141,6 +144,8 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
         Labels, if they are known.
     evaluation : Dataset, optional
         As `DatasetRows` takes it.
+    net : NeuralNet, optional
+        Which is to be trained; its own collate function may take items of any kind.
     what : str
         What the user calls `X`.
     whole : bool
@@ -168,7 +173,12 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
     rows = X if isinstance(X, DatasetRows) else DatasetRows(X, evaluation)
     if collate_fn := params.get("iterator_train__collate_fn"):
         params["iterator_valid__collate_fn"] = collate_fn
-    return labelled(X, Brought(rows, y, params), what, collate_fn)
+    return labelled(X, Brought(rows, y, params), what, collate_fn or own_collate_fn(net, "iterator_train"))
+
+
+def own_collate_fn(net: Any, part: str) -> Any:
+    """Return the collate function that a net has been given, None without one."""
+    return net.get_params_for(part).get("collate_fn") if isinstance(net, NeuralNet) else None
 
 
 def labelled(dataset: Any, data: Brought, what: str, collate_fn: Any) -> Brought:
@@ -197,12 +207,12 @@ def labels_to_score(net: Any, X: Any, y: Any) -> Any:
     """Return `y`, or if there is none the labels of a dataset's items, as the net reads them."""
     if y is not None or not is_dataset(X):
         return y
-    return labels_of(dataset_to_predict(X, "X"), "X", net.get_params_for("iterator_valid").get("collate_fn"))
+    return labels_of(dataset_to_predict(X, "X"), "X", own_collate_fn(net, "iterator_valid"))
 
 
 def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tuple[Any, Any, Any]:
     """Take data over for a net; return a net that reads it as its DataLoader does, X and y."""
-    data = bring(X, y, whole=whole)
+    data = bring(X, y, net=estimator, whole=whole)
     check_takes_rows(estimator, data.X)
     return with_params(estimator, data), data.X, data.y
 
@@ -210,10 +220,12 @@ def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tu
 def with_params(estimator: Any, data: Brought) -> Any:
     """Return a clone that reads the data as its DataLoaders do; without any it is not asked to set parameters."""
     estimator, params = clone(estimator), dict(data.params)
-    if data.paired:
-        for part in ("iterator_train", "iterator_valid"):
-            own = estimator.get_params_for(part).get("collate_fn")
-            params[f"{part}__collate_fn"] = Paired(params.get(f"{part}__collate_fn", own))
+    for part in ("iterator_train", "iterator_valid") if isinstance(estimator, NeuralNet) else ():
+        known = estimator.get_params_for(part) | params_for(part, params)
+        if data.paired:
+            params[f"{part}__collate_fn"] = Paired(known.get("collate_fn"))
+        if known.get("num_workers") and known.get("multiprocessing_context") is None:
+            params[f"{part}__multiprocessing_context"] = start_method()
     return estimator.set_params(**params) if params else estimator
 
 

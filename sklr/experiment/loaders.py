@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from typing import Any
 
@@ -102,6 +103,11 @@ def reading_params(loader: DataLoader) -> dict[str, Any]:
     if loader.num_workers and loader.prefetch_factor != 2:
         found["prefetch_factor"] = loader.prefetch_factor
     return found
+
+
+def start_method() -> str:
+    """Return how processes are started, to be told to DataLoaders: in joblib's workers it would be joblib's own way."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _no_loader(what: str, part: str, value: Any, instead: str) -> str:

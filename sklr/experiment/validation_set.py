@@ -19,11 +19,12 @@ from sklr.experiment.datasets import (
     dataset_to_predict,
     is_dataset,
     labelled,
+    own_collate_fn,
 )
 from sklr.experiment.loaders import reading_params
 
 
-def bring_validation(train: Brought, validation: Any) -> Brought:
+def bring_validation(train: Brought, validation: Any, net: Any = None) -> Brought:
     """Put the rows of a fixed validation set behind those to train on.
 
     Parameters
@@ -31,12 +32,14 @@ def bring_validation(train: Brought, validation: Any) -> Brought:
     train : Brought
     validation : Dataset, DataLoader, or tuple (X, y) of arrays
         Of the same kind as the rows to train on.
+    net : NeuralNet, optional
+        Which is to be trained.
     """
     if isinstance(train.X, DatasetRows):
         if not is_dataset(validation):
             given = type(validation).__name__
             raise TypeError(must_be("validation", "a Dataset or DataLoader, as X is one", given))
-        held = _held_out(train, validation)
+        held = _held_out(train, validation, net)
         X = joined_rows(train.X, held.X)
     else:
         if not (isinstance(validation, tuple) and len(validation) == 2):
@@ -52,10 +55,10 @@ def bring_validation(train: Brought, validation: Any) -> Brought:
     return Brought(X, y, train.params | held.params, count_rows(train.X), train.paired or held.paired)
 
 
-def _held_out(train: Brought, validation: Any) -> Brought:
+def _held_out(train: Brought, validation: Any, net: Any) -> Brought:
     """Return the rows of a validation set, and how they are read: without a DataLoader's own word as those of X."""
     dataset, params = dataset_to_predict(validation, "validation"), {}
-    collate_fn = train.params.get("iterator_valid__collate_fn")
+    collate_fn = train.params.get("iterator_valid__collate_fn") or own_collate_fn(net, "iterator_valid")
     if isinstance(validation, DataLoader):
         size = {} if validation.batch_size is None else {"batch_size": validation.batch_size}
         found = {**size, **reading_params(validation), "collate_fn": validation.collate_fn}

@@ -208,14 +208,14 @@ class BaseLRSearchCV(ConcludingSearchCV):
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
         """Return the data as a search works with it, checked as far as that can be done without reading it."""
         check_is_object("estimator", self.estimator)
-        data = bring(X, y, eval_dataset, whole=validation is not None)
+        data = bring(X, y, eval_dataset, net=self.estimator, whole=validation is not None)
         check_takes_rows(self.estimator, data.X)
         check_rows(data.X)
         if validation is None:
             return data
         if self.cv is not None:
             raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
-        return bring_validation(data, validation)
+        return bring_validation(data, validation, self.estimator)
 
     def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str) -> None:
         deadline = Deadline(self.timeout)
