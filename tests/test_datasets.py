@@ -260,9 +260,9 @@ def test_workers_of_a_loader_are_the_users_own():
 
 
 def test_workers_of_a_loader_work_in_workers_of_a_search():
-    given = {"validation": Plain(20), "n_jobs": 2, "engine": "sequential"}
-    own = searched(net(max_epochs=1, iterator_train__num_workers=1), Plain(16), **given)
-    assert np.isfinite(own.cell_scores_).all()
+    estimator = net(max_epochs=1, iterator_train__num_workers=1)
+    search = LRGridSearchCV(estimator, lrs=[0.1], engine="sequential", n_jobs=2, refit=False, error_score="raise")
+    assert np.isfinite(search.fit(Plain(16), validation=Plain(20)).cell_scores_).all()
 
 
 def test_all_candidates_share_what_is_read_and_no_epoch_is_like_another():

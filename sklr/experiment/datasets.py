@@ -31,6 +31,7 @@ class DatasetRows(Subset):
     indices : array-like of int, optional
         Which rows; all of them by default.
 
+    >>> import torch
     >>> from torch.utils.data import TensorDataset
     >>> rows = DatasetRows(TensorDataset(torch.arange(4.0), torch.arange(4)))
     >>> len(rows), rows.shape, rows[np.array([3, 1])][0]
@@ -114,7 +115,7 @@ def is_dataset(X: Any, y: Any = None) -> bool:
     ...         return 2
     ...     def __getitem__(self, row):
     ...         return 0.5, row
-    >>> [is_dataset(X) for X in (Pairs(), TensorDataset(torch.zeros(1)), np.zeros((2, 2)), [(0.5, 1)])]
+    >>> [is_dataset(X) for X in (Pairs(), Subset(Pairs(), [1]), np.zeros((2, 2)), [(0.5, 1)])]
     [True, True, False, False]
     """
     if isinstance(X, SliceDataset):
