@@ -1,6 +1,8 @@
 """Datasets and DataLoaders in the place of arrays: what is read, how often, and that both engines agree."""
 
+import pickle
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -13,13 +15,15 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, lr_range_test
-from sklr.exceptions import SettingsWarning
+from sklr.exceptions import SettingsWarning, StudyError
 from sklr.experiment.dataset_labels import labels_of
 from sklr.experiment.datasets import DatasetRows, bring
 from sklr.experiment.loaders import loader_params
@@ -72,6 +76,41 @@ class Faced(Dicts):
         return {**self.x(i), "label": int(Y[i])}
 
 
+class Foreign:
+    """A class that does not know PyTorch, as those of Hugging Face."""
+
+    column_names, shape = ("a", "b", "label"), (N, 3)
+
+    def __init__(self):
+        self.inside = Faced()
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        return Y.tolist() if isinstance(i, str) else self.inside[i]
+
+    def __getitems__(self, rows):
+        return [self[i] for i in rows]
+
+
+class OwnKind:
+    """Neither a Dataset nor a table."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, i):
+        return X[i], Y[i]
+
+    targets = Y
+
+
+class Triples(Augmented):
+    def __getitem__(self, i):
+        return self.x(i), X[i, :2], Y[i]
+
+
 class Ragged(Plain):
     def x(self, i):
         return torch.arange(1, 3 + i % 5)
@@ -80,6 +119,22 @@ class Ragged(Plain):
 def padded(items):
     x, y = zip(*items, strict=True)
     return nn.utils.rnn.pad_sequence(x, batch_first=True), torch.stack(y)
+
+
+def as_dict(items):
+    """Collate dicts as Hugging Face's collators do."""
+    rows = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+    return {"labels" if name == "label" else name: column for name, column in rows.items()}
+
+
+def of_triples(items):
+    a, b, y = zip(*items, strict=True)
+    return {"a": torch.stack(a), "b": torch.stack(b)}, torch.stack(y)
+
+
+def tripled(items):
+    x, y = zip(*items, strict=True)
+    return 3 * torch.stack(x), torch.stack(y)
 
 
 class Two(nn.Module):
@@ -115,12 +170,10 @@ def net(module=Normed, **params):
     return NeuralNetClassifier(module, **{**defaults, **params})
 
 
-def searched(estimator, data, engine="auto", n_seeds=1, **fit):
+def searched(estimator, data, engine="auto", n_seeds=1, n_jobs=None, refit=False, **fit):
     cv = None if "validation" in fit else 3
-    search = LRGridSearchCV(
-        estimator, lrs=LRS, cv=cv, random_state=0, engine=engine, refit=False, n_seeds=n_seeds, error_score="raise"
-    )
-    return search.fit(data, **fit)
+    params = {"engine": engine, "refit": refit, "n_seeds": n_seeds, "n_jobs": n_jobs, "error_score": "raise"}
+    return LRGridSearchCV(estimator, lrs=LRS, cv=cv, random_state=0, **params).fit(data, **fit)
 
 
 CASES = {
@@ -152,6 +205,29 @@ CASES = {
         DataLoader(Augmented(), batch_size=16, sampler=WeightedRandomSampler(torch.ones(N), 40)),
         {"validation": Plain(20)},
     ),
+    "a class of Hugging Face's": (net(Two), Foreign(), {}),
+    "neither a Dataset nor a table": (net(), OwnKind(), {"validation": OwnKind()}),
+    "collated to dicts": (
+        net(Two),
+        DataLoader(Faced(), batch_size=16, shuffle=True, collate_fn=as_dict),
+        {"validation": DataLoader(Faced(), batch_size=16, collate_fn=as_dict)},
+    ),
+    "triples": (net(Two), DataLoader(Triples(), batch_size=16, shuffle=True, collate_fn=of_triples), {}),
+    "triples of the net": (
+        net(Two, iterator_train__collate_fn=of_triples, iterator_valid__collate_fn=of_triples),
+        Triples(),
+        {"validation": Triples(20)},
+    ),
+    "collated in two ways": (
+        net(),
+        DataLoader(Augmented(), batch_size=16, shuffle=True, collate_fn=tripled),
+        {"validation": DataLoader(Plain(20), batch_size=7)},
+    ),
+    "parts of one": (
+        net(),
+        DataLoader(Augmented(), batch_size=8, sampler=SubsetRandomSampler(range(0, N, 2))),
+        {"validation": DataLoader(Plain(), sampler=SubsetRandomSampler(range(1, N, 2)))},
+    ),
     "skorch's net": (
         skorch.NeuralNetClassifier(
             Normed,
@@ -181,6 +257,12 @@ def test_workers_of_a_loader_are_the_users_own():
     stacked, alone = (searched(net(max_epochs=2), data, engine, n_seeds=1) for engine in ("auto", "sequential"))
     assert stacked.engine_ == "stacked"
     np.testing.assert_allclose(stacked.history_["train_loss"], alone.history_["train_loss"], rtol=2e-5)
+
+
+def test_workers_of_a_loader_work_in_workers_of_a_search():
+    estimator = net(max_epochs=1, iterator_train__num_workers=1)
+    search = LRGridSearchCV(estimator, lrs=[0.1], engine="sequential", n_jobs=2, refit=False, error_score="raise")
+    assert np.isfinite(search.fit(Plain(16), validation=Plain(20)).cell_scores_).all()
 
 
 def test_all_candidates_share_what_is_read_and_no_epoch_is_like_another():
@@ -227,6 +309,64 @@ def test_every_search_takes_datasets_and_says_that_one_fold_has_no_noise(kind):
     assert search.lr_interval_ is None or not all(np.isfinite(search.lr_interval_))
     assert "n_seeds" in search.summary()
     assert search.best_estimator_.predict(held.dataset).shape == (21,)
+
+
+def test_a_sampler_of_a_part_leaves_the_rest_out():
+    odd = list(range(1, N, 2))
+    loader = DataLoader(Plain(), batch_size=8, sampler=SubsetRandomSampler(range(0, N, 2)))
+    for validation in (Subset(Plain(), odd), DataLoader(Plain(), sampler=SubsetRandomSampler(odd))):
+        cell = searched(net(), loader, validation=validation).cells_[0]
+        assert (len(cell.train), len(cell.test)) == (31, 30)
+    few = DataLoader(Plain(), batch_size=8, sampler=RandomSampler(range(N), num_samples=9))
+    assert "iterator_train__sampler" in loader_params(few, "X", whole=True)
+    with pytest.raises(ValueError, match="X cannot be a DataLoader with a sampler of its own"):
+        loader_params(few, "X", whole=False)
+
+
+def test_the_best_candidate_is_trained_on_the_validation_rows_as_well_where_that_is_asked_for():
+    alone = net().fit(X, Y)
+    halves = [(X[:40], Y[:40]), (X[40:], Y[40:])]
+    datasets = [TensorDataset(*half) for half in halves]
+    for (*given, validation), refit_on in (((*halves[0], halves[1]), "all"), (datasets, "all"), (datasets, "train")):
+        search = LRGridSearchCV(net(), lrs=[0.1], random_state=0)
+        search.fit(*given, validation=validation, refit_on=refit_on)
+        alike = np.array_equal(search.predict_proba(X), alone.set_params(lr=0.1).fit(X, Y).predict_proba(X))
+        assert alike == (refit_on == "all")
+    sampled = DataLoader(Plain(), batch_size=16, sampler=WeightedRandomSampler(torch.ones(N), 40))
+    with pytest.raises(ValueError, match="refit_on must be 'train' where the DataLoader in X has a sampler of its own"):
+        search.fit(sampled, validation=Plain(20), refit_on="all")
+    with pytest.raises(ValueError, match="subsample must be left out where the DataLoader in X has a sampler"):
+        OptunaSearchCV(net(), subsample=20, n_trials=2).fit(sampled, validation=Plain(20))
+
+
+@pytest.mark.parametrize("data", [TensorDataset(X, Y), Faced(), Foreign(), OwnKind(), DataLoader(Faced(), 7)])
+def test_what_can_be_fitted_can_be_predicted_and_scored(data):
+    module = Normed if isinstance(data, TensorDataset | OwnKind) else Two
+    search = pickle.loads(pickle.dumps(searched(net(module), data, refit=True)))
+    assert search.predict(data).shape == (N,)
+    assert search.predict_proba(data).shape == (N, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SettingsWarning)  # all labels are read
+        assert search.score(data) == pytest.approx(np.mean(search.predict(data) == Y.numpy()), abs=0.1)
+
+
+def test_a_study_is_gone_on_with_by_what_is_read_and_how(tmp_path):
+    def search(data, **params):
+        where = {"storage": f"sqlite:///{tmp_path}/a.db", "study_name": "a"}
+        return LRGridSearchCV(net(max_epochs=1), lrs=LRS, cv=3, random_state=0, refit=False, **where, **params).fit(
+            data
+        )
+
+    def loader(data, batch_size=16):
+        return DataLoader(data, batch_size=batch_size, shuffle=True)
+
+    data = Augmented()
+    search(loader(data))
+    search(loader(data), resume=True)  # it counts what is read of it
+    with pytest.raises(StudyError, match="batch_size is 8, was 16"):
+        search(loader(data, 8), resume=True)
+    with pytest.raises(StudyError, match="data: X "):
+        search(loader(Plain()), resume=True)
 
 
 def test_a_range_test_and_predictions_take_datasets():
@@ -282,6 +422,17 @@ BAD = [
         "X cannot be a DataLoader with a sampler of its own, got WeightedRandomSampler",
     ),
     ((DataLoader(Plain(), generator=torch.Generator(), shuffle=True),), {}, "with a generator of its own"),
+    (
+        (DataLoader(Plain(), sampler=WeightedRandomSampler(torch.ones(N), 9, generator=torch.Generator())),),
+        {"validation": Plain()},
+        "X cannot be a DataLoader with a generator of its own",
+    ),
+    (
+        (Plain(),),
+        {"validation": DataLoader(Plain(), sampler=WeightedRandomSampler(torch.ones(N), 9))},
+        "validation cannot be a DataLoader with a sampler of its own, got WeightedRandomSampler",
+    ),
+    ((Plain(),), {"validation": Plain(), "refit_on": "both"}, "refit_on must be one of 'train', 'all', got 'both'"),
     ((DataLoader(Plain(), batch_sampler=[[0, 1], [2]]),), {}, "with a batch_sampler of its own, got list"),
     ((X.numpy(), Y.numpy()), {"validation": (X[:, :2].numpy(), Y.numpy())}, r"rows of shape \(5,\) in X"),
 ]
@@ -308,8 +459,44 @@ def test_labels_are_found_without_reading_where_that_can_be_done():
         def __getitem__(self, i):
             return X[i], 1 - Y[i]  # `targets` is what a transform has not seen yet
 
-    with pytest.warns(SettingsWarning, match="All 61 items of X are read once for their targets"):
-        assert labels_of(Renamed()).tolist() == (1 - Y).tolist()
+    class Merged(Plain):
+        def __init__(self):
+            super().__init__()
+            self.targets = torch.arange(N) % 10
+
+        def __getitem__(self, i):
+            return X[i], min(int(self.targets[i]), 8)
+
+    class Relabelled(Subset):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x, 1 - y
+
+        def __getitems__(self, rows):
+            return [self[i] for i in rows]
+
+    turned = (1 - Y).tolist()
+    merged = [min(i % 10, 8) for i in range(N)]
+    for dataset, labels in ((Renamed(), turned), (Merged(), merged), (Relabelled(Plain(), range(N)), turned)):
+        with pytest.warns(SettingsWarning, match="All 61 items of X are read once for their targets"):
+            assert labels_of(dataset).tolist() == labels
+
+    class RaggedTargets(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return X[i], torch.ones(1 + i % 2)
+
+    with pytest.warns(SettingsWarning), pytest.raises(ValueError, match=r"targets in X must be of one shape, \(1,\)"):
+        labels_of(RaggedTargets())
+
+
+def test_the_way_out_for_an_iterable_dataset_is_one():
+    items = list(zip(X, Y, strict=True))
+    with pytest.warns(SettingsWarning):
+        search = searched(net(), Subset(items, range(len(items))))
+    assert search.engine_ == "stacked"
 
 
 def test_rows_are_taken_without_reading():

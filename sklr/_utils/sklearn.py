@@ -2,6 +2,7 @@
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search import _search_estimator_has as search_estimator_has
 from sklearn.model_selection._validation import _fit_and_score as fit_and_score
 from sklearn.model_selection._validation import _insert_error_scores as insert_error_scores
 from sklearn.model_selection._validation import _score as score_estimator
@@ -22,6 +23,7 @@ __all__ = [
     "insert_error_scores",
     "safe_split",
     "score_estimator",
+    "search_estimator_has",
     "take_params",
     "take_rows",
 ]

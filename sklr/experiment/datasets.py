@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from scipy.sparse import issparse, vstack
 from sklearn.base import clone
 from sklearn.utils import indexable
 from skorch import NeuralNet
 from skorch.helper import SliceDataset
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
+from skorch.utils import params_for
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from sklr._utils.random import global_generators_kept
-from sklr._utils.sklearn import count_rows
 from sklr._utils.validation import must_be
-from sklr.experiment.dataset_labels import labels_of, pair_of
-from sklr.experiment.loaders import loader_params, reading_params
+from sklr.experiment.dataset_labels import item_of, labels_of, pair_of
+from sklr.experiment.loaders import check_reads_all, loaded_rows, loader_params, start_method
 
 
 class DatasetRows(Subset):
@@ -27,12 +25,13 @@ class DatasetRows(Subset):
     Parameters
     ----------
     dataset : Dataset
-        Whose items are those that skorch takes: ``(x, y)``, or what its module and criterion know.
+        Whose items are those that skorch takes: ``(x, y)``, or what the net's collate function makes such pairs of.
     evaluation : Dataset, optional
         The same rows as they are to be predicted: without random augmentation, say.
     indices : array-like of int, optional
         Which rows; all of them by default.
 
+    >>> import torch
     >>> from torch.utils.data import TensorDataset
     >>> rows = DatasetRows(TensorDataset(torch.arange(4.0), torch.arange(4)))
     >>> len(rows), rows.shape, rows[np.array([3, 1])][0]
@@ -55,38 +54,48 @@ class DatasetRows(Subset):
             row = row[0]
         if np.ndim(row) or isinstance(row, slice):
             return DatasetRows(self.dataset, self.evaluation, self.indices[row])
-        return self._read(int(self.indices[row]))
+        return item_of(self.dataset, int(self.indices[row]))
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         """Return the items of a batch, as a DataLoader asks for them."""
         numbers = [int(self.indices[row]) for row in rows]
         if callable(read := getattr(self.dataset, "__getitems__", None)):
-            return [pair_of(item) for item in read(numbers)]
-        return [self._read(number) for number in numbers]
-
-    def _read(self, number: int) -> Any:
-        try:
-            return pair_of(self.dataset[number])
-        except Exception as error:
-            error.add_note(f"It was raised by item {number} of the {type(self.dataset).__name__}.")
-            raise
+            return list(read(numbers))
+        return [item_of(self.dataset, number) for number in numbers]
 
     def evaluated(self) -> DatasetRows:
         """Return the same rows as they are to be predicted."""
         return self if self.evaluation is None else DatasetRows(self.evaluation, None, self.indices)
 
 
+class Paired:
+    """Collates items as they are, then makes a pair of a batch that is a dict with labels.
+
+    >>> batch = Paired()([{"pixels": 0.5, "label": 1}, {"pixels": 1.5, "label": 0}])
+    >>> batch[0]["pixels"].tolist(), batch[1].tolist()
+    ([0.5, 1.5], [1, 0])
+    """
+
+    def __init__(self, collate_fn: Any = None):
+        self.collate_fn = default_collate if collate_fn is None else collate_fn
+
+    def __call__(self, items: list[Any]) -> Any:
+        """Return the batch of some items."""
+        return pair_of(self.collate_fn(items))
+
+
 class Brought(NamedTuple):
     """Data as a search works with it.
 
     `params` are what DataLoaders say of those that the net is to make; `n_train` is how many rows come before those of
-    a fixed validation set, None if there is none.
+    a fixed validation set, None if there is none. With `paired`, items are dicts, or a collate function may return one.
     """
 
     X: Any
     y: Any
     params: dict[str, Any]
     n_train: int | None = None
+    paired: bool = False
 
 
 def indexed(data: Brought) -> Brought:
@@ -95,12 +104,38 @@ def indexed(data: Brought) -> Brought:
     return data._replace(X=X, y=y)
 
 
-def is_dataset(X: Any) -> bool:
-    """Say whether `X` is a dataset, or what loads one, rather than an array."""
-    return isinstance(X, Dataset | DataLoader) and not isinstance(X, SliceDataset)
+def is_dataset(X: Any, y: Any = None) -> bool:
+    """Say whether `X` is a dataset, or what loads one, rather than an array.
+
+    Those of Hugging Face are known by `__getitems__`, which DataLoaders look for. As in PyTorch, so is anything with
+    items and a length, if it is no table and no sequence, and its items bring their labels.
+
+    >>> class Pairs:
+    ...     def __len__(self):
+    ...         return 2
+    ...     def __getitem__(self, row):
+    ...         return 0.5, row
+    >>> [is_dataset(X) for X in (Pairs(), Subset(Pairs(), [1]), np.zeros((2, 2)), [(0.5, 1)])]
+    [True, True, False, False]
+    """
+    if isinstance(X, SliceDataset):
+        return False
+    if isinstance(X, Dataset | DataLoader) or hasattr(type(X), "__getitems__"):
+        return True
+    is_other = isinstance(X, Sequence | Mapping) or any(hasattr(X, name) for name in ("shape", "__array__", "iloc"))
+    has_items = hasattr(type(X), "__getitem__") and hasattr(type(X), "__len__")
+    return y is None and not is_other and has_items and len(X) > 0 and _brings_label(X)
 
 
-def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", whole: bool = False) -> Brought:
+def _brings_label(X: Any) -> bool:
+    with global_generators_kept():
+        item = item_of(X, 0)
+    return isinstance(item, Mapping) or (isinstance(item, tuple) and len(item) == 2)
+
+
+def bring(
+    X: Any, y: Any = None, evaluation: Any = None, *, net: Any = None, what: str = "X", whole: bool = False
+) -> Brought:
     """Take a Dataset or DataLoader over; anything else is returned as it is.
 
     Parameters
@@ -110,6 +145,8 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
         Labels, if they are known.
     evaluation : Dataset, optional
         As `DatasetRows` takes it.
+    net : NeuralNet, optional
+        Which is to be trained; its own collate function may take items of any kind.
     what : str
         What the user calls `X`.
     whole : bool
@@ -120,7 +157,7 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
     TypeError, ValueError
         If it is an `IterableDataset`, or a DataLoader that folds cannot take over.
     """
-    if not is_dataset(X):
+    if not is_dataset(X, y):
         if evaluation is not None:
             given = type(X).__name__
             raise TypeError(must_be("eval_dataset", "left out where X is no Dataset", given, "Give X as a Dataset."))
@@ -128,36 +165,69 @@ def bring(X: Any, y: Any = None, evaluation: Any = None, *, what: str = "X", who
     check_map_style(X.dataset if isinstance(X, DataLoader) else X, what)
     params: dict[str, Any] = {}
     if isinstance(X, DataLoader):
-        params, X = loader_params(X, what, whole), X.dataset
+        params, X = loader_params(X, what, whole), loaded_rows(X)
     if evaluation is not None:
-        evaluation = evaluation.dataset if isinstance(evaluation, DataLoader) else evaluation
-        check_map_style(evaluation, "eval_dataset")
+        evaluation = dataset_to_predict(evaluation, "eval_dataset")
         if len(evaluation) != len(X):
             rule = f"of the same {len(X)} rows as {what}"
-            raise ValueError(
-                must_be(
-                    "eval_dataset",
-                    rule,
-                    len(evaluation),
-                    "Give a dataset of the same rows, with another transform, say.",
-                )
-            )
-    if "iterator_train__collate_fn" not in params:
-        check_pair(X, what)
+            way = "Give a dataset of the same rows, with another transform, say."
+            raise ValueError(must_be("eval_dataset", rule, len(evaluation), way))
     rows = X if isinstance(X, DatasetRows) else DatasetRows(X, evaluation)
-    return Brought(rows, labels_of(X, what) if y is None else y, params)
+    if collate_fn := params.get("iterator_train__collate_fn"):
+        params["iterator_valid__collate_fn"] = collate_fn
+    return labelled(X, Brought(rows, y, params), what, collate_fn or own_collate_fn(net, "iterator_train"))
+
+
+def own_collate_fn(net: Any, part: str) -> Any:
+    """Return the collate function that a net has been given, None without one."""
+    return net.get_params_for(part).get("collate_fn") if isinstance(net, NeuralNet) else None
+
+
+def labelled(dataset: Any, data: Brought, what: str, collate_fn: Any) -> Brought:
+    """Return the rows of a dataset with its labels; what a custom collate function is given may be anything."""
+    plain = collate_fn in (None, default_collate)
+    paired = has_dicts(dataset, what) if plain else True
+    y = labels_of(dataset, what, None if plain else collate_fn) if data.y is None else data.y
+    return data._replace(y=y, paired=paired)
+
+
+def dataset_to_predict(data: Any, what: str) -> Any:
+    """Return a dataset to predict with, that of a DataLoader that reads all of its rows."""
+    check_map_style(data.dataset if isinstance(data, DataLoader) else data, what)
+    if not isinstance(data, DataLoader):
+        return data
+    check_reads_all(data, what)
+    return loaded_rows(data)
+
+
+def rows_to_predict(X: Any) -> Any:
+    """Return the rows of a dataset, or of a DataLoader's, as a net takes them; anything else is returned as it is."""
+    return DatasetRows(dataset_to_predict(X, "X")) if is_dataset(X) else X
+
+
+def labels_to_score(net: Any, X: Any, y: Any) -> Any:
+    """Return `y`, or if there is none the labels of a dataset's items, as the net reads them."""
+    if y is not None or not is_dataset(X):
+        return y
+    return labels_of(dataset_to_predict(X, "X"), "X", own_collate_fn(net, "iterator_valid"))
 
 
 def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tuple[Any, Any, Any]:
     """Take data over for a net; return a net that reads it as its DataLoader does, X and y."""
-    data = bring(X, y, whole=whole)
+    data = bring(X, y, net=estimator, whole=whole)
     check_takes_rows(estimator, data.X)
-    return with_params(estimator, data.params) if data.params else estimator, data.X, data.y
+    return with_params(estimator, data), data.X, data.y
 
 
-def with_params(estimator: Any, params: Mapping[str, Any]) -> Any:
-    """Return a clone with these parameters; without any it is not asked to set them."""
-    estimator = clone(estimator)
+def with_params(estimator: Any, data: Brought) -> Any:
+    """Return a clone that reads the data as its DataLoaders do; without any it is not asked to set parameters."""
+    estimator, params = clone(estimator), dict(data.params)
+    for part in ("iterator_train", "iterator_valid") if isinstance(estimator, NeuralNet) else ():
+        known = estimator.get_params_for(part) | params_for(part, params)
+        if data.paired:
+            params[f"{part}__collate_fn"] = Paired(known.get("collate_fn"))
+        if known.get("num_workers") and known.get("multiprocessing_context") is None:
+            params[f"{part}__multiprocessing_context"] = start_method()
     return estimator.set_params(**params) if params else estimator
 
 
@@ -168,87 +238,11 @@ def check_takes_rows(estimator: Any, X: Any) -> None:
         raise TypeError(must_be("estimator", "a skorch net where X is a Dataset", name, "Give X as an array."))
 
 
-def bring_validation(train: Brought, validation: Any) -> Brought:
-    """Put the rows of a fixed validation set behind those to train on.
-
-    Parameters
-    ----------
-    train : Brought
-    validation : Dataset, DataLoader, or tuple (X, y) of arrays
-        Of the same kind as the rows to train on.
-    """
-    if isinstance(train.X, DatasetRows):
-        if not is_dataset(validation):
-            given = type(validation).__name__
-            raise TypeError(must_be("validation", "a Dataset or DataLoader, as X is one", given))
-        held = bring(validation.dataset if isinstance(validation, DataLoader) else validation, what="validation")
-        X = joined_rows(train.X, held.X)
-    else:
-        if not (isinstance(validation, tuple) and len(validation) == 2):
-            given = type(validation).__name__
-            raise TypeError(must_be("validation", "a tuple (X, y) of arrays, as X is one", given))
-        held = Brought(*validation, {})
-        X = joined(train.X, held.X, "X")
-    params = {}
-    if isinstance(validation, DataLoader):
-        size = {} if validation.batch_size is None else {"batch_size": validation.batch_size}
-        params = {f"iterator_valid__{name}": value for name, value in {**size, **reading_params(validation)}.items()}
-    if not count_rows(held.X):
-        raise ValueError(must_be("validation", "at least one row", 0))
-    if (train.y is None) != (held.y is None):
-        raise ValueError(must_be("validation", "a pair with targets where y is given, and without where not", held.y))
-    y = None if train.y is None else joined(train.y, held.y, "y")
-    return Brought(X, y, train.params | params, count_rows(train.X))
-
-
-def fixed_fold(data: Brought, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on, all or those that are given, and those of the fixed validation set."""
-    assert data.n_train is not None
-    return np.arange(data.n_train) if rows is None else rows, np.arange(data.n_train, count_rows(data.X))
-
-
-def for_all_rows(params: Mapping[str, Any], data: Brought) -> dict[str, Any]:
-    """Return the parameters of `fit`, those for each row to train on with ones for the rows of a validation set."""
-    if data.n_train is None:
-        return dict(params)
-    n_more = count_rows(data.X) - data.n_train
-    return {
-        name: np.append(value, np.ones(n_more)) if _is_per_row(value, data.n_train) else value
-        for name, value in params.items()
-    }
-
-
-def _is_per_row(value: Any, n: int) -> bool:
-    return np.ndim(value) == 1 and len(value) == n
-
-
-def joined_rows(train: DatasetRows, held: DatasetRows) -> DatasetRows:
-    """Return the rows of two datasets, one behind the other."""
-    both = [ConcatDataset[Any]([part, held]) for part in (train, train.evaluated())]
-    return DatasetRows(both[0], None if train.evaluation is None else both[1])
-
-
-def joined(first: Any, second: Any, what: str) -> Any:
-    """Return arrays of the same kind as one, the second behind the first.
-
-    >>> joined(np.zeros(2), [1.0], "y")
-    array([0., 0., 1.])
-    """
-    if isinstance(first, torch.Tensor):
-        return torch.cat([first, torch.as_tensor(second, dtype=first.dtype)])
-    if issparse(first):
-        return vstack([first, second], format="csr")
-    if hasattr(first, "iloc"):
-        import pandas as pd  # whoever has a data frame has it
-
-        return pd.concat([first, second])
-    if isinstance(first, Mapping):
-        return type(first)(**{name: joined(value, second[name], f"{what}[{name!r}]") for name, value in first.items()})
-    first, second = np.asarray(first), np.asarray(second)
-    if first.shape[1:] != second.shape[1:]:
-        rule = f"rows of shape {first.shape[1:]} in {what}, as the rows to train on"
-        raise ValueError(must_be("validation", rule, second.shape[1:]))
-    return np.concatenate([first, second])
+def check_no_sampler(data: Brought, what: str, rule: str) -> None:
+    """Refuse what needs other rows than those a DataLoader's own sampler names by number."""
+    if (sampler := data.params.get("iterator_train__sampler")) is not None:
+        rule = f"{rule} where the DataLoader in X has a sampler of its own"
+        raise ValueError(must_be(what, rule, type(sampler).__name__, "Its row numbers are for the rows of X alone."))
 
 
 def check_map_style(dataset: Any, what: str) -> None:
@@ -257,7 +251,8 @@ def check_map_style(dataset: Any, what: str) -> None:
         raise TypeError(
             f"{what} must be a dataset whose items can be taken by number, got the IterableDataset "
             f"{type(dataset).__name__}. Folds, seeds and candidates each read it in an order of their own: give a "
-            "Dataset with __getitem__ and __len__, such as list(dataset) if it fits into memory."
+            "Dataset with __getitem__ and __len__. If it fits into memory: items = list(dataset), then "
+            "torch.utils.data.Subset(items, range(len(items)))."
         )
     missing = [name for name in ("__getitem__", "__len__") if not hasattr(type(dataset), name)]
     if missing:
@@ -265,13 +260,15 @@ def check_map_style(dataset: Any, what: str) -> None:
         raise TypeError(must_be(what, rule, type(dataset).__name__, "Its rows are taken by number."))
 
 
-def check_pair(dataset: Any, what: str) -> None:
-    """Refuse a dataset whose first item is not what skorch takes."""
+def has_dicts(dataset: Any, what: str) -> bool:
+    """Say whether the items of a dataset are dicts; refuse one whose first item is not what skorch takes."""
     if not len(dataset):
         raise ValueError(must_be(what, "a dataset with items", f"{type(dataset).__name__} without any"))
     with global_generators_kept():
-        item = pair_of(dataset[0])
+        first = item_of(dataset, 0)
+    item = pair_of(first)
     if not isinstance(item, tuple | list) or len(item) != 2:
         given = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
         rule = "pairs (x, y) of what the module and the criterion take"
         raise TypeError(must_be(f"the items of {what}", rule, given, "Have __getitem__ return two values."))
+    return item is not first

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import random
 from typing import Any
 
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, default_collate
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
 
 from sklr._utils.validation import must_be
+
+
+def loaded_rows(loader: DataLoader) -> Any:
+    """Return the dataset of a DataLoader, or the part of it that a `SubsetRandomSampler` names."""
+    if type(loader.sampler) is SubsetRandomSampler:
+        return Subset(loader.dataset, [int(row) for row in loader.sampler.indices])
+    return loader.dataset
 
 
 def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
@@ -18,16 +37,15 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
     >>> loader_params(loader, "X", whole=False)
     {'batch_size': 4, 'iterator_train__shuffle': True, 'iterator_train__drop_last': True}
     """
-    if type(loader.batch_sampler) not in (BatchSampler, type(None)):
-        raise ValueError(_no_loader(what, "batch_sampler", loader.batch_sampler, "batch_size="))
-    if loader.generator is not None:
-        raise ValueError(_no_loader(what, "generator", loader.generator, "the net's random_state="))
+    check_batches(loader, what)
+    if (generator := _generator(loader)) is not None:
+        raise ValueError(_no_loader(what, "generator", generator, "the net's random_state="))
     if loader.batch_size is None:
         raise ValueError(must_be(f"batch_size of the DataLoader in {what}", "a number of rows", None))
     params: dict[str, Any] = {"batch_size": loader.batch_size}
-    if type(loader.sampler) is RandomSampler and not loader.sampler.replacement:
+    if shuffles(loader):
         params["iterator_train__shuffle"] = True
-    elif type(loader.sampler) is not SequentialSampler:
+    elif not _is_in_order(loader):
         if not whole:
             advice = "sample_weight=, or validation= with a fixed validation set"
             raise ValueError(_no_loader(what, "sampler", loader.sampler, advice))
@@ -35,6 +53,39 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
     if loader.drop_last:
         params["iterator_train__drop_last"] = True
     return params | {f"iterator_train__{name}": value for name, value in reading_params(loader).items()}
+
+
+def check_batches(loader: DataLoader, what: str) -> None:
+    """Refuse a DataLoader whose batches are put together by someone's own sampler of batches."""
+    if type(loader.batch_sampler) not in (BatchSampler, type(None)):
+        raise ValueError(_no_loader(what, "batch_sampler", loader.batch_sampler, "batch_size="))
+
+
+def check_reads_all(loader: DataLoader, what: str) -> None:
+    """Refuse a DataLoader to predict with that has a sampler which may leave rows out, or take some twice."""
+    check_batches(loader, what)
+    if not (shuffles(loader) or _is_in_order(loader)):
+        advice = "a Subset of those rows that are to be scored"
+        raise ValueError(_no_loader(what, "sampler", loader.sampler, advice))
+
+
+def shuffles(loader: DataLoader) -> bool:
+    """Say whether a DataLoader reads each of its rows once, in random order."""
+    sampler = loader.sampler
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    return type(sampler) is SubsetRandomSampler
+
+
+def _is_in_order(loader: DataLoader) -> bool:
+    return type(loader.sampler) is SequentialSampler and len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _generator(loader: DataLoader) -> Any:
+    """Return the random generator of a DataLoader or its sampler, which every training would move on."""
+    kinds = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+    own = getattr(loader.sampler, "__dict__", {}).values()
+    return next((value for value in (loader.generator, *own) if isinstance(value, kinds)), None)
 
 
 def reading_params(loader: DataLoader) -> dict[str, Any]:
@@ -52,6 +103,11 @@ def reading_params(loader: DataLoader) -> dict[str, Any]:
     if loader.num_workers and loader.prefetch_factor != 2:
         found["prefetch_factor"] = loader.prefetch_factor
     return found
+
+
+def start_method() -> str:
+    """Return how processes are started, to be told to DataLoaders: in joblib's workers it would be joblib's own way."""
+    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _no_loader(what: str, part: str, value: Any, instead: str) -> str:

@@ -155,7 +155,7 @@ def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:
 def _first_row(dataset: torch.utils.data.Dataset) -> tuple[int | None, int | None]:
     try:
         X, y = unpack_data(dataset[0])
-    except (TypeError, NotImplementedError, IndexError):  # an IterableDataset, or an empty one
+    except (TypeError, ValueError, NotImplementedError, IndexError):  # an IterableDataset, an empty one, or of dicts
         return None, None
     n_inputs = len(X) if len(getattr(X, "shape", ())) == 1 else None
     return n_inputs, int(np.prod(np.shape(y)))

@@ -26,19 +26,11 @@ from sklr.engines import check_engine
 from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
 from sklr.exceptions import SettingsWarning, StorageError
 from sklr.experiment.cell_data import check_rows
-from sklr.experiment.datasets import (
-    Brought,
-    bring,
-    bring_validation,
-    check_takes_rows,
-    fixed_fold,
-    for_all_rows,
-    indexed,
-    with_params,
-)
+from sklr.experiment.datasets import Brought, bring, check_no_sampler, check_takes_rows, indexed, with_params
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
 from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
+from sklr.experiment.validation_set import bring_validation, check_refit_on, fixed_fold, for_all_rows
 from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._choice import extension
 from sklr.search._cv_results import Record, warn_about_refit
@@ -64,7 +56,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
     """
 
     # data, not metadata that scikit-learn could route
-    __metadata_request__fit = {"validation": UNUSED, "eval_dataset": UNUSED}  # noqa: RUF012
+    __metadata_request__fit = {"validation": UNUSED, "eval_dataset": UNUSED, "refit_on": UNUSED}  # noqa: RUF012
 
     def __init__(
         self,
@@ -157,7 +149,14 @@ class BaseLRSearchCV(ConcludingSearchCV):
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(
-        self, X: Any, y: Any = None, *, validation: Any = None, eval_dataset: Any = None, **params: Any
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        validation: Any = None,
+        eval_dataset: Any = None,
+        refit_on: str = "train",
+        **params: Any,
     ) -> BaseLRSearchCV:
         """Search, then train the best candidate on all rows.
 
@@ -171,10 +170,14 @@ class BaseLRSearchCV(ConcludingSearchCV):
             once for them; folds and scores use them, while the training goes by the items.
         validation : Dataset, DataLoader, or tuple (X, y), default=None
             A fixed validation set in the place of `cv`: every candidate is trained on `X` and scored on it, with each
-            of `n_seeds` seeds. The best candidate is refitted on `X` alone.
+            of `n_seeds` seeds.
         eval_dataset : Dataset, default=None
             The items of `X`, by the same numbers, as they are to be predicted: without random augmentation, say.
             Without it test folds are read as `X` reads them.
+        refit_on : {"train", "all"}, default="train"
+            What the best candidate is trained on in the end, where there is a validation set. ``"train"``: `X` alone,
+            so that `best_score_` is the score of such a net. ``"all"``: the validation rows as well, shuffled with
+            those of `X`; in `sample_weight` they count 1.
         **params : dict
             ``groups`` goes to the splitter; the rest, such as ``sample_weight``, to the estimator's `fit` and to the
             scorer, row by row, as in scikit-learn's searches.
@@ -194,26 +197,27 @@ class BaseLRSearchCV(ConcludingSearchCV):
             If the scorer returned NaN for all candidates, so that there is none to refit.
         """
         data = self._bring(X, y, validation, eval_dataset)
+        check_refit_on(refit_on, data)
         space = self._check(data.y)
         self._advise()
         self._forget()
         with sigterm_is_ctrl_c():
-            self._fit(space, data, params)
+            self._fit(space, data, params, refit_on)
         return self
 
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
         """Return the data as a search works with it, checked as far as that can be done without reading it."""
         check_is_object("estimator", self.estimator)
-        data = bring(X, y, eval_dataset, whole=validation is not None)
+        data = bring(X, y, eval_dataset, net=self.estimator, whole=validation is not None)
         check_takes_rows(self.estimator, data.X)
         check_rows(data.X)
         if validation is None:
             return data
         if self.cv is not None:
             raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
-        return bring_validation(data, validation)
+        return bring_validation(data, validation, self.estimator)
 
-    def _fit(self, space: Any, data: Brought, params: dict[str, Any]) -> None:
+    def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str) -> None:
         deadline = Deadline(self.timeout)
         data = indexed(data)
         params = take_params(data.X, params=for_all_rows(params, data))
@@ -227,7 +231,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
             evaluator = self._evaluator(experiment, tasks, ledger, deadline, progress)
             self._search(evaluator, space, np.random.RandomState(for_proposals))
         if self.refit:
-            self._refit(experiment, tasks, for_refit, data.n_train)
+            self._refit(experiment, tasks, for_refit, data.n_train if refit_on == "train" else None)
         tasks.end()
 
     def _open_ledger(
@@ -333,6 +337,8 @@ class BaseLRSearchCV(ConcludingSearchCV):
         split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
         rows = self._search_rows(count_rows(X) if data.n_train is None else data.n_train, random_state)
+        if rows is not None:
+            check_no_sampler(data, "subsample", "left out")
         if data.n_train is None:
             cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
             cv = seeded(cv, random_state) if steady_folds else cv
@@ -342,7 +348,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(
-            estimator=with_params(self.estimator, data.params),
+            estimator=with_params(self.estimator, data),
             X=X,
             y=y,
             cells=self.cells_,
@@ -411,7 +417,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return evaluator.evaluate(candidates)
 
     def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int, n_train: int | None) -> None:
-        """Train the chosen candidate on all rows, but for those of a fixed validation set."""
+        """Train the chosen candidate on the first `n_train` rows, or on all."""
         best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
         data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
         fit_params = experiment.fit_params

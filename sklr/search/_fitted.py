@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from sklr._utils.sklearn import BaseSearchCV
+from sklr._utils.sklearn import BaseSearchCV, search_estimator_has
 from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.exceptions import NoScoreError, NoScoreWarning
+from sklr.experiment.datasets import labels_to_score, rows_to_predict
 from sklr.report import write_report
 from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_at_edge, without_luck
 from sklr.search._cv_results import Record
@@ -42,6 +44,22 @@ class ConcludingSearchCV(BaseSearchCV):
         return np.array(self._cell_scores)
 
     best_estimator_: Any = _NotRefitted()
+
+    @available_if(search_estimator_has("predict"))
+    def predict(self, X: Any) -> Any:
+        """Return what the best estimator predicts for rows, Datasets and DataLoaders included."""
+        return super().predict(rows_to_predict(X))
+
+    @available_if(search_estimator_has("predict_proba"))
+    def predict_proba(self, X: Any) -> Any:
+        """Return the best estimator's probabilities for rows, Datasets and DataLoaders included."""
+        return super().predict_proba(rows_to_predict(X))
+
+    def score(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Return the best estimator's score on rows; those of a Dataset or DataLoader bring their targets."""
+        if hasattr(self, "best_estimator_"):
+            X, y = rows_to_predict(X), labels_to_score(self.best_estimator_, X, y)
+        return super().score(X, y, **params)
 
     def _conclude(self, evaluator: Evaluator) -> None:
         """Set the fitted attributes, and choose."""

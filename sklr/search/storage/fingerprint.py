@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from sklr._utils.random import RandomStream, global_generators_kept
 from sklr._utils.sklearn import count_rows
+from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.search.storage.describe import describe, digest, said
 
+N_ITEMS = 32  # of a dataset, that are compared
 FORMAT = 2  # of what sklr writes into a study
 
 # What may be another when a study is gone on with; all else must be the same. docs/guide/cluster.rst says the same.
@@ -56,7 +59,24 @@ def _with_rows(value: Any) -> str:
         rows = f"{count_rows(value)} rows, "
     except TypeError:
         rows = ""
-    return rows + describe(value)
+    return rows + (_described_dataset(value) if isinstance(value, DatasetRows) else describe(value))
+
+
+def _described_dataset(rows: DatasetRows) -> str:
+    """Describe a dataset by its class and some items, as it may count what is read, or keep it.
+
+    Items are read in the same random state each time; those that still differ say nothing.
+    """
+    some = np.unique(np.linspace(0, len(rows) - 1, N_ITEMS, dtype=int))
+    with global_generators_kept():
+        first, again = ([_items(part, some) for part in (rows, rows.evaluated())] for _ in range(2))
+    name = describe(type(rows.dataset))
+    return f"{name} {describe(first)}" if first == again else name
+
+
+def _items(rows: DatasetRows, some: np.ndarray) -> list[str]:
+    with RandomStream(0):
+        return [digest(describe(rows[int(row)])) for row in some]
 
 
 def fold_fingerprints(cells: Sequence[Cell]) -> list[str]:
@@ -89,7 +109,7 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
         "format": str(FORMAT),
         "search": type(search).__name__,
         "data": data_fingerprint(experiment.X, experiment.y, params),
-        "estimator": _described_params(search.estimator),
+        "estimator": _described_params(experiment.estimator),
         "search parameters": {name: describe(value) for name, value in compared.items()},
         "fold settings": settings,
         "folds and seeds": {str(i): text for i, text in enumerate(fold_fingerprints(experiment.cells))},

@@ -17,6 +17,7 @@ from sklearn.base import is_classifier
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
@@ -167,6 +168,8 @@ class StepComparison:
             outputs = as_inferred(self.sides[0].net, self.pack.stack.outputs(self.x_test))
         for run in self._going():
             data = _test_rows(self.places[run.cell], self.rows[run.cell])
+            if self.places[run.cell].side.stream is not None:  # rows that have been through its collate function
+                vars(run.plain.net)["iterator_valid__collate_fn"] = default_collate
             alone = _predict_alone(run.plain, data.X_test)
             self._check_predictions(run, tree_leaves(outputs), alone)
             if isinstance(outputs, Tensor):
