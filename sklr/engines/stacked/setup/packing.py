@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines.stacked.kernels.attention import attention_by_steps
@@ -89,8 +90,17 @@ def free_bytes(group: Group) -> int:
 
 def run_bytes(group: Group) -> int:
     """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
-    module = group.places[0].side.net.module_
-    state = STATES * sum(p.numel() * p.element_size() for p in module.parameters())
+    return state_bytes(group) + 2 * sum(step_bytes(group))
+
+
+def state_bytes(group: Group) -> int:
+    """Return the bytes of a run's parameters, and of all that is as large."""
+    return STATES * sum(p.numel() * p.element_size() for p in group.places[0].side.net.module_.parameters())
+
+
+def step_bytes(group: Group) -> tuple[int, int]:
+    """Return the bytes that a full batch leaves for backward: what a run computes of it, and the batch itself."""
+    side = group.places[0].side
     saved: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -99,7 +109,9 @@ def run_bytes(group: Group) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         scale = _forward_few_rows(group)
-    return state + int(2 * sum(saved) * scale)
+    size = max(map(len, side.epochs[0]))
+    shown = size * sum(t[0].numel() * t.element_size() for t in tree_leaves(side.x.tensors))
+    return max(0, int(sum(saved) * scale) - shown), shown
 
 
 def _forward_few_rows(group: Group) -> float:
