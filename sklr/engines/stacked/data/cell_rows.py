@@ -108,5 +108,6 @@ class PackRows:
             memory[:] = [t.new_empty(len(flat), *t.shape[1:]) for t in leaves]
         into = iter(memory)
         return map_tensors(
-            lambda t: torch.index_select(t.detach(), 0, flat, out=next(into)[: len(flat)]).unflatten(0, places.shape), self.tensors
+            lambda t: torch.index_select(t.detach(), 0, flat, out=next(into)[: len(flat)]).unflatten(0, places.shape),
+            self.tensors,
         )

@@ -6,7 +6,7 @@ the steps of a pipeline before the net work in is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sklr._utils.sklearn import count_rows
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
-from sklr.engines.stacked.data.index_batches import RedrawnEpochs, is_in_memory
+from sklr.engines.stacked.data.index_batches import RedrawnEpochs
 from sklr.engines.stacked.kernels.module_call import NUMBERS
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
+# what glibc's malloc does not give back of memory that was freed: up to twice its largest M_MMAP_THRESHOLD; and of a
+# thread, which has heaps of this size to itself, about half a heap, as measured
+KEPT = 2**26
 
 
 def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]) -> int:
@@ -34,9 +36,11 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]
     packs : sequence over groups of sequences over packs of sequences of members
         As `pack_members` deals them.
     """
-    held = sum(map(bytes_of_cells, groups))
+    held, setup = sum(map(bytes_of_cells, groups)), max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(pack)) for group, dealt in zip(groups, packs, strict=True) for pack in dealt)
-    return held + max(max(map(setup_bytes, groups), default=0), training)
+    n_threads = min(sum(map(len, packs)), torch.get_num_threads())
+    kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
+    return held + max(setup, training + kept)
 
 
 def has_copies(groups: Sequence[Group]) -> bool:
@@ -74,10 +78,8 @@ def pack_bytes(group: Group, n_members: int) -> int:
     own, shared = step_bytes(group)
     sizes = {len(batch) for side in sides for batch in side.epochs[0]}
     step = n_cells * max(sizes) * row
-    if sides[0].stream is not None:
-        chunk = step
-    else:
-        chunk = min(max(step, 4 * SMALL), len(sides[0].epochs[0]) * step)  # batches gathered at once, see `Feed`
+    at_once = 1 if sides[0].stream is not None else len(sides[0].epochs[0])
+    chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
     # a kernel keeps the batch in its own order, for every size of batch; the odd one is cut out besides
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
     # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
@@ -101,9 +103,15 @@ def _distinct(things: Iterable[Any]) -> list[Any]:
 
 
 def _lies_in(tensor: Tensor, X: Any) -> bool:
-    """Say whether a tensor sees the memory of the data itself."""
-    if tensor.device.type != "cpu":
-        return False
-    given = (torch.as_tensor(a) if isinstance(a, np.ndarray) else a for a in tree_leaves(X))
-    places = {t.untyped_storage().data_ptr() for t in given if isinstance(t, Tensor)}
-    return tensor.untyped_storage().data_ptr() in places
+    """Say whether a tensor sees the memory of the data itself.
+
+    >>> X = np.zeros((2, 3), np.float32)
+    >>> _lies_in(torch.from_numpy(X), X), _lies_in(torch.tensor(X), X)
+    (True, False)
+    """
+    parts = X.values() if isinstance(X, Mapping) else [X]
+    return tensor.data_ptr() in [
+        part.data_ptr() if isinstance(part, Tensor) else part.__array_interface__["data"][0]
+        for part in parts
+        if isinstance(part, Tensor | np.ndarray)
+    ]
