@@ -77,6 +77,7 @@ def run_side(side: str, shape: Shape) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # where the best lr lies is not the question
         _search(side, net, 3).fit(*Shape(64, 8, 3).data(folder))  # what is loaded once is not the question
         X, y = shape.data(folder)
+        X.sum()  # of a mapped file the system has read the pages then, and counts them as this process's
         gc.collect()
         before, search = _status("VmRSS", os.getpid()), _search(side, net, shape.n_folds)
         _forget_highest()

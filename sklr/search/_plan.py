@@ -13,7 +13,8 @@ from sklr._utils.html import ShownAsText
 from sklr.engines import SequentialEngine, StackedEngine, engine_names, pick_engine
 from sklr.engines.base import Engine
 from sklr.engines.stacked.reasons import describe
-from sklr.engines.stacked.setup.packing import pack_members, run_bytes
+from sklr.engines.stacked.setup.memory import peak_bytes
+from sklr.engines.stacked.setup.packing import pack_members
 from sklr.experiment.cell_data import is_net, last_step, seeded_clone
 from sklr.experiment.experiment import Experiment
 
@@ -35,17 +36,24 @@ class Plan(ShownAsText):
     stacks : int or None
         In how many stacks the first candidates are trained; None where they are trained one by one.
     memory : int or None
-        Bytes that these stacks are expected to take on top of the data; None where they are trained one by one.
+        Bytes that `fit` is expected to take above the data at most, while the first candidates are trained in this
+        process: what PyTorch, the scorer and a pipeline's steps work in is not counted. None where they are trained
+        one by one.
     engine : str
         What will train them.
     reasons : tuple of str
         Why a faster engine cannot.
+    copies : int
+        Of the rows in `memory`: one per fold where a pipeline's steps are fitted on each, otherwise 0.
 
     Examples
     --------
     >>> print(Plan(10, 50, 500, 5500, 1, 3_000_000, "stacked"))
     10 candidates, 50 runs, 500 epochs, 5,500 optimizer steps
-    engine: stacked, in 1 stack of about 3.0 MB
+    engine: stacked, in 1 stack, with about 3 MB above the data
+    >>> print(Plan(10, 50, 500, 5500, 1, 3_000_000, "stacked", copies=5))
+    10 candidates, 50 runs, 500 epochs, 5,500 optimizer steps
+    engine: stacked, in 1 stack, with about 3 MB above the data: each of 5 folds has its own rows from the pipeline
     >>> print(Plan(None, None, None, None, None, None, "sequential", ("Ridge is not a skorch net",)))
     as many candidates as time or callbacks allow
     engine: sequential (Ridge is not a skorch net)
@@ -59,6 +67,7 @@ class Plan(ShownAsText):
     memory: int | None
     engine: str
     reasons: tuple[str, ...] = ()
+    copies: int = 0
 
     def __str__(self) -> str:
         counts = {"candidates": self.candidates, "runs": self.runs, "epochs": self.epochs}
@@ -67,7 +76,9 @@ class Plan(ShownAsText):
             said = ["as many candidates as time or callbacks allow"]
         how = f" ({'; '.join(self.reasons)})" if self.reasons else ""
         if self.stacks is not None and self.memory is not None:
-            how += f", in {self.stacks} stack{'s' * (self.stacks != 1)} of about {self.memory / 1e6:,.1f} MB"
+            how += f", in {self.stacks} stack{'s' * (self.stacks != 1)}"
+            how += f", with about {self.memory / 1e6:,.0f} MB above the data"
+            how += f": each of {self.copies} folds has its own rows from the pipeline" * (self.copies > 0)
         return f"{', '.join(said)}\nengine: {self.engine}{how}"
 
 
@@ -87,10 +98,10 @@ def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int 
     each = [_cost(experiment, candidate) for candidate in batch]
     share = None if count is None else count / len(batch)  # those proposed later are taken to cost what these do
     epochs, steps = (_scaled([cost[i] for cost in each], share) for i in range(2))
-    stacks, memory = _stacks(experiment, batch, chosen)
+    stacks, memory, copies = _stacks(experiment, batch, chosen)
     runs = None if count is None else count * len(experiment.cells)
     names = engine_names(SequentialEngine.name if i in reasons else chosen.name for i in range(len(batch)))
-    return Plan(count, runs, epochs, steps, stacks, memory, names, tuple(describe(reasons, batch)))
+    return Plan(count, runs, epochs, steps, stacks, memory, names, tuple(describe(reasons, batch)), copies)
 
 
 def _cost(experiment: Experiment, candidate: dict) -> tuple[int | None, int | None]:
@@ -110,12 +121,12 @@ def _scaled(numbers: Sequence[int | None], share: float | None) -> int | None:
     return None if share is None or len(known) < len(numbers) else round(sum(known) * share)
 
 
-def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tuple[int | None, int | None]:
-    """Return how many stacks the batch makes, and their memory in bytes."""
+def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tuple[int | None, int | None, int]:
+    """Return how many stacks the batch makes, the bytes that they take above the data, and copies of rows in them."""
     if not isinstance(engine, StackedEngine):
-        return None, None
+        return None, None, 0
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
-    stacks = sum(len(pack_members(group, engine.max_stack, n_jobs)) for group in groups)
-    memory = sum(run_bytes(group) * len(group.members) * len(group.places) for group in groups)
-    return stacks, memory
+    packs = [pack_members(group, engine.max_stack, n_jobs) for group in groups]
+    copies = max((len(group.places) for group in groups if group.places[0].head_data is not None), default=0)
+    return sum(map(len, packs)), peak_bytes(groups, packs), copies

@@ -7,9 +7,12 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import ShuffleSplit, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from strategies import CV, DEFAULTS, X, Y, bayes, grid, net
 
-from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV
+from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV
+from sklr.engines import StackedEngine
 
 
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
@@ -28,9 +31,41 @@ def test_it_counts_what_is_then_trained(make, engine):
 
 
 def test_memory_grows_with_the_runs_and_stacks_with_the_workers():
-    small, large = (grid(net(), cv=CV, values=[0.01] * n).plan(X, Y) for n in (2, 6))
-    assert large.memory == 3 * small.memory > 0
+    few, more, most = (grid(net(), cv=CV, values=[0.01] * n).plan(X, Y).memory for n in (40, 60, 80))
+    assert most - more == more - few > 0
     assert grid(net(), cv=CV, n_jobs=2).plan(X, Y).stacks == 2
+
+
+ROWS = np.random.default_rng(0).normal(size=(2000, 2000)).astype("float32")
+LABELS = (ROWS[:, 0] > 0).astype(int)
+
+
+def planned(n_folds, estimator=None, X=ROWS):
+    estimator = estimator or NeuralNetClassifier(MLP, module__hidden=(4,), batch_size=8, max_epochs=1, random_state=0)
+    return LRGridSearchCV(estimator, lrs=[0.01], cv=n_folds, engine=StackedEngine(max_stack=99)).plan(X, LABELS)
+
+
+def test_memory_grows_with_the_data_and_not_with_the_folds():
+    few, many = planned(10).memory, planned(20).memory
+    assert few > ROWS.nbytes  # a cell's rows are taken out once, to be compared with one run by skorch
+    assert many - few < ROWS.nbytes / 2  # of ten folds more: row numbers, weights, and what a step works in
+    # float64 is cast once, for all folds
+    assert planned(10, X=ROWS.astype(float)).memory - few == pytest.approx(ROWS.nbytes, rel=0.01)
+
+
+def test_a_mapped_file_is_copied_once(tmp_path):
+    np.save(tmp_path / "X.npy", ROWS)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    assert planned(2, X=mapped).memory - planned(2).memory == ROWS.nbytes
+
+
+def test_a_pipeline_has_rows_of_its_own_in_each_fold():
+    scaled = make_pipeline(StandardScaler(), planned_net := NeuralNetClassifier(MLP, batch_size=8, random_state=0))
+    few, many = (planned(n, scaled) for n in (2, 6))
+    assert (few.copies, many.copies, planned(2, planned_net).copies) == (2, 6, 0)
+    assert many.memory - few.memory > 4 * ROWS.nbytes
+    assert str(many).endswith(" MB above the data: each of 6 folds has its own rows from the pipeline")
+    assert str(planned(2)).endswith(" MB above the data")
 
 
 def test_batch_sizes_that_are_searched_count_each_for_itself():

@@ -82,15 +82,32 @@ class PackRows:
         """How many numbers the largest tensor has in a row."""
         return max(t[0].numel() for t in tree_leaves(self.tensors))
 
-    def take(self, positions: Tensor) -> Rows:
+    def take(self, positions: Tensor, memory: list[Tensor] | None = None) -> Rows:
         """Return rows by their numbers in the cells, (..., n_cells, n), as tensors (..., n_cells, n, ...)."""
         cells = torch.arange(len(self.numbers), device=positions.device)[:, None]
-        return self.at(self.numbers[cells, positions])
+        return self.at(self.numbers[cells, positions], memory)
 
     def first(self, n: int | None = None) -> Rows:
         """Return the first `n` rows of each cell, or all: shorter cells end with rows that are not theirs."""
         return self.at(self.numbers[:, :n])
 
-    def at(self, places: Tensor) -> Rows:
-        """Return the rows at these places of `tensors`, (..., n), as tensors (..., n, ...)."""
-        return map_tensors(lambda t: t.index_select(0, places.flatten()).unflatten(0, places.shape), self.tensors)
+    def at(self, places: Tensor, memory: list[Tensor] | None = None) -> Rows:
+        """Return the rows at these places of `tensors`, (..., n), as tensors (..., n, ...).
+
+        Parameters
+        ----------
+        places : Tensor of int
+        memory : list of Tensor, optional
+            In which to write, empty at first: what the last call with the same list returned is then overwritten.
+        """
+        flat = places.flatten()
+        if memory is None:
+            return map_tensors(lambda t: t.index_select(0, flat).unflatten(0, places.shape), self.tensors)
+        leaves = tree_leaves(self.tensors)
+        if not memory or len(memory[0]) < len(flat):
+            memory[:] = [t.new_empty(len(flat), *t.shape[1:]) for t in leaves]
+        into = iter(memory)
+        return map_tensors(
+            lambda t: torch.index_select(t.detach(), 0, flat, out=next(into)[: len(flat)]).unflatten(0, places.shape),
+            self.tensors,
+        )

@@ -50,9 +50,10 @@ class Feed:
         self.positions = positions.to(self.like.device, non_blocking=True)
         starts = torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1]  # where the cells' targets begin, end to end
         self.places = self.positions + starts[:, None].to(self.like.device, non_blocking=True)
+        self._memory: list[Tensor] = []  # that batches lie in, one after the other: new memory for each adds up
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
-        """Yield which steps come next, and what they are shown.
+        """Yield which steps come next, and what they are shown, until the next are asked for.
 
         That is a `Batch` with an axis of steps in front; for a step that some cells do not take, or in batches of
         different sizes that must not be padded, it is what `ModelStack.step` is to be given.
@@ -105,7 +106,7 @@ class Feed:
         def gather(rows: Tensor) -> Tensor:
             return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
 
-        x = self.rows.take(self.positions[steps, ..., :n_rows])
+        x = self.rows.take(self.positions[steps, ..., :n_rows], self._memory)
         return x, map_tensors(gather, self.y), None if self.weight is None else gather(self.weight)
 
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:

@@ -6,10 +6,12 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines.stacked.kernels.attention import attention_by_steps
@@ -89,27 +91,37 @@ def free_bytes(group: Group) -> int:
 
 def run_bytes(group: Group) -> int:
     """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
-    module = group.places[0].side.net.module_
-    state = STATES * sum(p.numel() * p.element_size() for p in module.parameters())
+    return state_bytes(group) + 2 * sum(step_bytes(group))
+
+
+def state_bytes(group: Group) -> int:
+    """Return the bytes of a run's parameters, and of all that is as large."""
+    return STATES * sum(p.numel() * p.element_size() for p in group.places[0].side.net.module_.parameters())
+
+
+def step_bytes(group: Group) -> tuple[int, int]:
+    """Return the bytes that a full batch leaves for backward: what a run computes of it, and the batch itself."""
+    module, x, scale = _few_rows(group)
+    known = {t.untyped_storage().data_ptr() for t in [*module.parameters(), *tree_leaves(x)]}
     saved: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
-        saved.append(tensor.numel() * tensor.element_size())
+        if tensor.untyped_storage().data_ptr() not in known:
+            saved.append(tensor.numel() * tensor.element_size())
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        scale = _forward_few_rows(group)
-    return state + int(2 * sum(saved) * scale)
+        call(module, x)
+    return int(sum(saved) * scale), int(sum(t.numel() * t.element_size() for t in tree_leaves(x)) * scale)
 
 
-def _forward_few_rows(group: Group) -> float:
-    """Run the first cell's module on a few rows, in evaluation mode; return how many times more a full batch has."""
+def _few_rows(group: Group) -> tuple[Any, Any, float]:
+    """Return the first cell's module, in evaluation mode, a few rows for it, and how many times more a batch has."""
     side = group.places[0].side
     size = max(map(len, side.epochs[0]))
     few = min(size, 8)
     module = copy.deepcopy(side.net.module_)  # it may keep what it computes
-    call(module.eval(), side.x.take(slice(few)))
-    return size / few
+    return module.eval(), side.x.take(slice(few)), size / few
 
 
 SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
@@ -140,7 +152,8 @@ def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), attention_by_steps(), counter:  # nobody counts what PyTorch's kernels for attention do
-        scale = _forward_few_rows(group)
+        module, x, scale = _few_rows(group)
+        call(module, x)
     return counter.get_total_flops() * scale / _n_products(group)
 
 

@@ -1,0 +1,117 @@
+"""The most memory that a stacked search is expected to take at one time, above the data it is given.
+
+Counted are tensors and arrays that grow with the data, the cells or the runs. What Python, the imports, the scorer and
+the steps of a pipeline before the net work in is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from sklr.engines.stacked.audit.batches import MOST_NUMBERS
+from sklr.engines.stacked.data.index_batches import RedrawnEpochs
+from sklr.engines.stacked.kernels.module_call import NUMBERS
+from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.model.loader import SMALL
+from sklr.engines.stacked.setup.packing import state_bytes, step_bytes
+
+AUDITED = 2  # cells: see `choose_cells`
+# what glibc's malloc does not give back of memory that was freed: up to twice its largest M_MMAP_THRESHOLD; and of a
+# thread, which has heaps of this size to itself, about half a heap, as measured
+KEPT = 2**26
+
+
+def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]) -> int:
+    """Return the peak: while nets are set up and compared, or while all packs train.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+    packs : sequence over groups of sequences over packs of sequences of members
+        As `pack_members` deals them.
+    """
+    held, setup = sum(map(bytes_of_cells, groups)), max(map(setup_bytes, groups), default=0)
+    training = sum(pack_bytes(group, len(pack)) for group, dealt in zip(groups, packs, strict=True) for pack in dealt)
+    n_threads = min(sum(map(len, packs)), torch.get_num_threads())
+    kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
+    return held + max(setup, training + kept)
+
+
+def has_copies(groups: Sequence[Group]) -> bool:
+    """Say whether each fold has rows of its own: a pipeline's steps are fitted on each, and give each its own."""
+    return any(len({id(place.side.x.tensors) for place in group.places}) > 1 for group in groups)
+
+
+def bytes_of_cells(group: Group) -> int:
+    """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
+    held = 0
+    for place in group.places:
+        side = place.side
+        epochs = side.epochs.states if isinstance(side.epochs, RedrawnEpochs) else _distinct(side.epochs)
+        orders = [rows for epoch in epochs for rows in (epoch if isinstance(epoch, list) else [epoch])]
+        held += sum(a.nbytes for a in (side.x.numbers, place.x_test.numbers, *orders))
+        held += _bytes(tree_leaves(side.y))  # the loss's own dtype and shape
+    rows = tree_leaves([part.tensors for place in group.places for part in (place.side.x, place.x_test)])
+    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, group.places[0].experiment.X)))
+
+
+def setup_bytes(group: Group) -> int:
+    """Return what the audit takes: a cell's rows, as skorch is given them, and the batches that both sides see."""
+    row, cell = _row_bytes(group), max(p.side.x.n_rows + p.x_test.n_rows for p in group.places)
+    copied = 0 if group.places[0].head_data is not None or group.places[0].side.stream else cell * row
+    looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
+    own, shared = step_bytes(group)
+    return copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+
+
+def pack_bytes(group: Group, n_members: int) -> int:
+    """Return what one pack takes while it trains and is scored."""
+    sides, n_cells = [place.side for place in group.places], len(group.places)
+    row, n_train = _row_bytes(group), max(side.x.n_rows for side in sides)
+    n_test = max(place.x_test.n_rows for place in group.places)
+    own, shared = step_bytes(group)
+    sizes = {len(batch) for side in sides for batch in side.epochs[0]}
+    step = n_cells * max(sizes) * row
+    at_once = 1 if sides[0].stream is not None else len(sides[0].epochs[0])
+    chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
+    # a kernel keeps the batch in its own order, for every size of batch; the odd one is cut out besides
+    work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
+    # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
+    tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(_bytes(tree_leaves(side.y)) for side in sides)
+    copies = 0 if not has_copies([group]) else n_cells * row * (n_train + n_test)  # side by side, in each pack
+    evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, as it is and as the kernel wants it
+    return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables + copies
+
+
+def _row_bytes(group: Group) -> int:
+    """Return the bytes of a row of X, as the stack is shown it."""
+    return _bytes(t[0] for t in tree_leaves(group.places[0].side.x.tensors))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _distinct(things: Iterable[Any]) -> list[Any]:
+    return list({id(thing): thing for thing in things}.values())
+
+
+def _lies_in(tensor: Tensor, X: Any) -> bool:
+    """Say whether a tensor sees the memory of the data itself.
+
+    >>> X = np.zeros((2, 3), np.float32)
+    >>> _lies_in(torch.from_numpy(X), X), _lies_in(torch.tensor(X), X)
+    (True, False)
+    """
+    parts = X.values() if isinstance(X, Mapping) else [X]
+    return tensor.data_ptr() in [
+        part.data_ptr() if isinstance(part, Tensor) else part.__array_interface__["data"][0]
+        for part in parts
+        if isinstance(part, Tensor | np.ndarray)
+    ]
