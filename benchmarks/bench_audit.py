@@ -47,18 +47,19 @@ class LeNet(nn.Module):
 def searches(quick: bool) -> dict[str, Callable[[], Any]]:
     """Return what is searched, by name; a call fits it."""
     few = 20 if quick else 1
+    n_lrs, n_epochs = (3, 1) if quick else (8, 10)
     digits, labels = load_digits(return_X_y=True)
     wide, wide_labels = make_classification(30_000 // few, 100, n_informative=20, random_state=0)
     pictures = np.random.default_rng(0).random((6_000 // few, 784), dtype="float32")
     picture_labels = np.arange(len(pictures)) % 10
     momentum = {"optimizer__momentum": 0.9, "iterator_train__shuffle": True}
-    small = NeuralNetClassifier(MLP, module__hidden=(32, 32), batch_size=32, max_epochs=10, **momentum)
-    large = NeuralNetClassifier(MLP, module__hidden=(128, 128), batch_size=128, max_epochs=10, **momentum)
-    lenet = NeuralNetClassifier(LeNet, batch_size=64, max_epochs=3, **momentum)
+    small = NeuralNetClassifier(MLP, module__hidden=(32, 32), batch_size=32, max_epochs=n_epochs, **momentum)
+    large = NeuralNetClassifier(MLP, module__hidden=(128, 128), batch_size=128, max_epochs=n_epochs, **momentum)
+    lenet = NeuralNetClassifier(LeNet, batch_size=64, max_epochs=min(3, n_epochs), **momentum)
     return {
-        "digits, MLP, 55 runs": partial(_fit, small, digits / 16, labels, n_lrs=11, n_folds=5),
-        "30,000 x 100, MLP 128, 24 runs": partial(_fit, large, wide, wide_labels, n_lrs=8, n_folds=3),
-        "28 x 28, LeNet, 24 runs": partial(_fit, lenet, pictures, picture_labels, n_lrs=8, n_folds=3),
+        "digits, MLP, 55 runs": partial(_fit, small, digits / 16, labels, n_lrs=3 if quick else 11, n_folds=5),
+        "30,000 x 100, MLP 128, 24 runs": partial(_fit, large, wide, wide_labels, n_lrs=n_lrs, n_folds=3),
+        "28 x 28, LeNet, 24 runs": partial(_fit, lenet, pictures, picture_labels, n_lrs=n_lrs, n_folds=3),
     }
 
 
