@@ -514,3 +514,30 @@ def test_a_loader_says_how_it_reads():
         "iterator_train__collate_fn": padded,
         "iterator_train__prefetch_factor": 4,
     }
+
+
+OWN_GENERATORS = {
+    "torch": (torch.Generator, lambda own: torch.randn(5, generator=own)),
+    "numpy": (np.random.default_rng, lambda own: float(own.standard_normal())),
+    "older numpy": (np.random.RandomState, lambda own: float(own.randn())),
+    "python": (random.Random, lambda own: own.random()),
+}
+
+
+class OwnGenerator(Plain):
+    def __init__(self, kind, used):
+        super().__init__()
+        make, self.draw = OWN_GENERATORS[kind]
+        self.held, self.used = {"generator": make()}, used
+
+    def x(self, i):
+        return X[i] + (self.draw(self.held["generator"]) if self.used else 0)
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["drawn from", "kept"])
+@pytest.mark.parametrize("kind", OWN_GENERATORS)
+def test_a_generator_that_each_training_moves_on_is_a_reason(kind, used):
+    net = NeuralNetClassifier(MLP, module__hidden=(4,), max_epochs=1, batch_size=16, random_state=0)
+    search = LRGridSearchCV(net, lrs=LRS, cv=2, refit=False, random_state=0).fit(OwnGenerator(kind, used))
+    assert search.engine_ == ("sequential" if used else "stacked")
+    assert any("a random generator of its own" in reason for reason in search.engine_reasons_) == used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +21,11 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.replay.purity import reached_from
+from sklr.engines.stacked.replay.reach import inside
 from sklr.engines.stacked.setup.shared_rows import caster
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def is_streamed(net: NeuralNet, dataset: Any, *, training: bool) -> bool:
@@ -53,9 +58,16 @@ class Ready:
 def streamed_side(net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager) -> Side:
     """Return a cell whose batches are read from a stream."""
     stream = CellStream(net, dataset, world, Ready(net))
+    generators = [thing for thing in reached_from((dataset,)) if isinstance(thing, _GENERATORS)]
+    before = [inside(generator) for generator in generators]
     x, y = next(stream.afresh().batches(), (None, None))
     if x is None:
         raise Unstackable("there is no batch to train on in some epoch")
+    if [inside(generator) for generator in generators] != before:
+        raise Unstackable(
+            "the Dataset draws from a random generator of its own, which each training moves on; draw from those of "
+            "torch, NumPy or Python, which each training starts anew"
+        )
     epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
     return Side(net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(world, "seed", seed), stream)
 
