@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sklr.engines.stacked.checks import module_probe
-from sklr.engines.stacked.replay import executor
+from sklr.engines.stacked.replay import replay
 
 Patch = tuple[Any, str, Any]  # object, attribute, value while a lane is switched off
 
@@ -25,7 +25,7 @@ def _traits(**changes: Any) -> list[Patch]:
 
 LANES: dict[str, Callable[[], list[Patch]]] = {
     "mlp": partial(_traits, chain=None, eval_chain=None),  # a chain of layers as batched products, without autograd
-    "replay": lambda: [(executor, "WORTH_STEPS", float("inf"))],  # steps without Python
+    "replay": lambda: [(replay, "WORTH_STEPS", float("inf"))],  # steps without Python
 }
 
 

@@ -47,6 +47,14 @@ def done_in(path):
         return []
 
 
+def test_a_study_is_not_made_twice_where_a_killed_process_has_left_its_table_without_index(tmp_path):
+    path = tmp_path / "lr.db"
+    RDBStorage(f"sqlite:///{path}")
+    with sqlite3.connect(path) as database:
+        database.execute("DROP INDEX ix_studies_study_name")
+    assert [open.open_study(str(path), "lr", resume=True)[2] for _ in range(2)] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("kind", "file"), [(kind, file) for kind in SEARCHES for file in FILES if (kind, file) != ("stacked", "lr.log")]
 )

@@ -191,7 +191,11 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
 
 
 def _check_tables(opened: BaseStorage, given: Any) -> None:
-    """Check that the tables of a database are Optuna's; its names, such as `trials`, are others' too."""
+    """Check that the tables of a database are Optuna's; its names, such as `trials`, are others' too.
+
+    A process that was killed while it made them may have left a table without its index, which is made then: without it
+    there could be two studies of one name.
+    """
     if not isinstance(opened, RDBStorage):
         return
     from optuna.storages._rdb.models import BaseModel
@@ -204,6 +208,8 @@ def _check_tables(opened: BaseStorage, given: Any) -> None:
         if missing:
             why = f"the table {table.name!r} has no column {missing[0]!r}"
             raise StorageError(cannot_open(given, why, ANOTHERS))
+        for index in table.indexes:
+            index.create(opened.engine, checkfirst=True)
 
 
 def cannot_open(storage: Any, why: str, advice: str) -> str:
