@@ -20,7 +20,7 @@ from sklr.engines.stacked.setup import prepare
 from sklr.recipes._sweep import sweep
 
 LRS = [0.001, 0.003, 0.01, 0.03]
-NET = net(module__dtype=torch.float64, random_state=0)
+NET = net(module__dtype=torch.float64, batch_size=50, random_state=0)
 MIXED = {"lr": LRS[:2], "optimizer": ["adam", "rprop"]}
 FALLS = pytest.warns(StackFallbackWarning, match="ArithmeticError: out of luck")
 
