@@ -9,6 +9,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+# of the tests, on two cores: some wait for other processes
+WORKERS ?= 3
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-all test-oldest lint pictures docs wheel wheel-check clean
@@ -17,13 +19,13 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
 
 test: lint
-	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: lint
-	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 test-oldest: $(VENV)/oldest.stamp
-	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .

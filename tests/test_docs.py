@@ -88,6 +88,7 @@ def test_a_search_takes_at_most_half_the_lines_of_the_loop_it_replaces():
     assert [pair for pair in zip(loops, searches, strict=True) if 2 * pair[1] > pair[0]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

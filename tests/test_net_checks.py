@@ -12,6 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
 
+pytestmark = pytest.mark.slow
+
 NETS = (NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor)
 ROUNDING = "asks for agreement to 1e-7, which float32 has no room for; passes in float64, above"
 IN_FLOAT32 = dict.fromkeys(

@@ -23,6 +23,8 @@ import sklr
 from sklr import scaling, transfer
 from sklr._utils.html import ShownAsText
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]

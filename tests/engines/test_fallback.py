@@ -100,6 +100,7 @@ def faults(draw):
     return where, draw(st.integers(0, 3)), draw(st.sets(st.integers(0, 3), min_size=1))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(faults(), st.sampled_from([1, 6, None]), st.sampled_from([(), (1,), (1, 1), (2,)]), st.integers(0, 3))
 def test_wherever_a_stack_fails_the_others_are_what_they_would_have_been(fault, max_stack, epochs, stopped):

@@ -17,6 +17,8 @@ from torch import nn
 from sklr import LostWorkerWarning, LRGridSearchCV, NeuralNetClassifier
 from sklr.engines.workers import can_travel, spread
 
+pytestmark = pytest.mark.slow
+
 X, Y = load_iris(return_X_y=True)
 
 

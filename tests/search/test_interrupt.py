@@ -19,6 +19,8 @@ from torch import nn
 
 from sklr import LRGridSearchCV
 
+pytestmark = pytest.mark.slow
+
 X32 = X.astype("float32")
 
 

@@ -27,6 +27,8 @@ from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, 
 from sklr.search.storage import open
 from sklr.search.storage.claims import _birth, is_dead
 
+pytestmark = pytest.mark.slow
+
 warnings.simplefilter("error")
 FILES = ["lr.db", "lr.log"]
 

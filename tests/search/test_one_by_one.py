@@ -109,6 +109,7 @@ BATCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning", "ignore::sklr.DivergedWarning")
 @pytest.mark.parametrize(("engine", "pruner"), [("auto", None), ("stacked", None), (StackedEngine(), "median")])
 @pytest.mark.parametrize("batches", BATCHES)

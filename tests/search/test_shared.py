@@ -14,7 +14,10 @@ from sqlalchemy.pool import NullPool
 if find("initdb") is None:
     pytest.skip("PostgreSQL's initdb is not there: apt-get install postgresql", allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of Optuna's heartbeat
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),  # of Optuna's heartbeat
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
