@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of an estimator, all of them, for the three searches over our nets and over its models."""
+"""scikit-learn's own checks of an estimator, all of them, for searches over our nets and over its models."""
 
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -16,7 +16,6 @@ OVER_NETS = {"lr_range": (0.05, 0.1), **FEW}
 def searches():
     net = NeuralNetClassifier(MLP, **QUICK)
     yield LRGridSearchCV(net, n_lrs=2, **OVER_NETS)
-    yield BayesSearchCV(net, n_iter=2, **OVER_NETS)
     yield OptunaSearchCV(net, n_trials=2, **OVER_NETS)
     yield LRGridSearchCV(NeuralNetRegressor(MLP, **QUICK), n_lrs=2, **OVER_NETS)
     model, space = LogisticRegression(), {"C": [0.1, 1.0]}
