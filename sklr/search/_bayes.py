@@ -177,8 +177,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates; True
             ends the search of the space at hand, as in scikit-optimize.
         **params : dict
-            `validation` and `eval_dataset` as in `LRGridSearchCV.fit`; others are passed on as in `GridSearchCV.fit`,
-            such as `sample_weight`.
+            `validation`, `eval_dataset` and `refit_on` as in `LRGridSearchCV.fit`; others are passed on as in
+            `GridSearchCV.fit`, such as `sample_weight`.
 
         Returns
         -------

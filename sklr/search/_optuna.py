@@ -206,8 +206,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         groups : array-like of shape (n_samples,), optional
             For a splitter that keeps groups together.
         **params : dict
-            `validation` and `eval_dataset` as in `LRGridSearchCV.fit`; others are passed on as in `GridSearchCV.fit`,
-            such as `sample_weight`.
+            `validation`, `eval_dataset` and `refit_on` as in `LRGridSearchCV.fit`; others are passed on as in
+            `GridSearchCV.fit`, such as `sample_weight`.
 
         Returns
         -------

@@ -165,6 +165,7 @@ def _stack_kwargs(optimizer: type, kwargs: Mapping[str, Any], like: Tensor) -> d
 
 
 def indices(cells: Sequence[int], candidates: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what indexes the runs of some cells and candidates in a stacked tensor."""
     return (torch.as_tensor(list(cells), device=device).unsqueeze(1), torch.as_tensor(list(candidates), device=device))
 
 
@@ -181,4 +182,5 @@ def _grad(parameter: Tensor) -> Tensor:
 
 
 def copied(value: Any) -> Any:
+    """Return a copy of an entry of an optimizer's state, which is a tensor or a number."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -251,7 +251,8 @@ def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None)
     if is_streamed(net, dataset, training=True):
         if weight is not None:
             raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
-        return streamed_side(net, dataset, cell.seed, stream)
+        first = shared is None or cell is shared.experiment.cells[0]  # all cells read from the same dataset
+        return streamed_side(net, dataset, cell.seed, stream, watched=first)
     x = None if shared is None else shared.of_cell(net, dataset, cell, training=True)
     if x is None:
         rows, targets = all_rows(net, dataset)

@@ -55,10 +55,13 @@ class Ready:
         return caster(self.net)(x), y if self.output is None else targets_of(self.net, y, self.output)
 
 
-def streamed_side(net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager) -> Side:
-    """Return a cell whose batches are read from a stream."""
+def streamed_side(
+    net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager, *, watched: bool = True
+) -> Side:
+    """Return a cell whose batches are read from a stream; if `watched`, the dataset may not draw by itself."""
     stream = CellStream(net, dataset, world, Ready(net))
-    generators = [thing for thing in reached_from((dataset,)) if isinstance(thing, _GENERATORS)]
+    reached = reached_from((dataset,)) if watched else []  # a list of files takes a tenth of a second
+    generators = [thing for thing in reached if isinstance(thing, _GENERATORS)]
     before = [inside(generator) for generator in generators]
     x, y = next(stream.afresh().batches(), (None, None))
     if x is None:
