@@ -1,4 +1,4 @@
-"""Ten tasks that are not digits: tables, a regression, pictures and sequences, and nets as people train them on these.
+"""Tasks that are not digits: tables, a regression, pictures and sequences, and nets as people train them on these.
 
 Where no real data is given they are made to the shape of it: a table of a census, prices of houses, pictures of 28 x 28
 pixels, sequences of 32 words.
@@ -9,17 +9,23 @@ from __future__ import annotations
 import gzip
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import skorch
 import torch
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_digits
 from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
+from skorch.callbacks import EarlyStopping
+from skorch.dataset import ValidSplit
 from torch import Tensor, nn
+
+from sklr import MLP, NeuralNetClassifier
 
 SEED = 0
 N_WORDS, LENGTH = 500, 32
@@ -43,6 +49,16 @@ def census(rng: np.random.Generator, n_rows: int) -> Data:
     hidden = np.tanh(X @ rng.normal(size=(X.shape[1], 12)) / 2)
     score = hidden @ rng.normal(size=12) + rng.normal(size=n_rows)
     return Data("table", X.astype(np.float32), (score > np.quantile(score, 0.76)).astype(np.int64))
+
+
+def mixed(rng: np.random.Generator, n_rows: int) -> Data:
+    """Return the census before its categories are encoded; the last column has some that only a few rows have."""
+    numbers = rng.lognormal(size=(n_rows, 8))
+    categories = rng.integers(0, (9, 16, 7, 15, 6, 5, 2), size=(n_rows, 7))
+    rare = rng.zipf(1.8, size=(n_rows, 1)).clip(max=400)
+    score = np.sin(categories @ rng.normal(size=7)) + np.log(numbers) @ rng.normal(size=8) / 3 + rng.normal(size=n_rows)
+    X = np.hstack([numbers, categories, rare]).astype(np.float32)
+    return Data("mixed", X, (score > np.quantile(score, 0.76)).astype(np.int64))
 
 
 def houses(rng: np.random.Generator, n_rows: int) -> Data:
@@ -75,6 +91,7 @@ def sequences(rng: np.random.Generator, n_rows: int) -> Data:
 
 MADE: dict[str, tuple[Callable[[np.random.Generator, int], Data], int]] = {
     "table": (census, 30_000),
+    "mixed": (mixed, 30_000),
     "numbers": (houses, 20_000),
     "pictures": (pictures, 6_000),
     "sequences": (sequences, 6_000),
@@ -213,7 +230,26 @@ class Task:
     batch_size: int = 128
     max_epochs: int = 5
     draws: bool = False  # dropout: each side draws its own
+    params: dict[str, Any] = field(default_factory=dict)  # of the net
+    around: Callable[[skorch.NeuralNet], Any] = lambda net: net
 
+
+def with_one_hot(net: skorch.NeuralNet) -> Any:
+    """Return a pipeline whose folds have different numbers of columns, with a net that takes as many as there are."""
+    given = {"lr", "max_epochs", "batch_size", "optimizer", "optimizer__momentum", "iterator_train__shuffle"}
+    own = {name: value for name, value in net.get_params().items() if name in given}
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
+    head = ColumnTransformer([("numbers", StandardScaler(), slice(0, 8)), ("categories", encoder, slice(8, 16))])
+    return make_pipeline(head, NeuralNetClassifier(MLP, module__hidden=(128, 128), random_state=SEED, **own))
+
+
+def with_targets(net: skorch.NeuralNet) -> Any:
+    """Return a net whose targets are scaled."""
+    return TransformedTargetRegressor(net, transformer=StandardScaler())
+
+
+SPLIT = {"train_split": ValidSplit(5, stratified=True)}
+STOPS = {**SPLIT, "callbacks": [EarlyStopping(patience=2)]}
 
 TASKS = {
     task.name: task
@@ -229,6 +265,10 @@ TASKS = {
         Task("resnet", "pictures", lambda n, k: resnet(k), 64, 2),
         Task("gru", "sequences", lambda n, k: Recurrent(k), 64, 2),
         Task("transformer", "sequences", lambda n, k: Transformer(k), 64, 2),
+        Task("one-hot", "mixed", lambda n, k: mlp(n, k, 128), around=with_one_hot),
+        Task("scaled targets", "numbers", lambda n, k: mlp(n, k, 64), around=with_targets),
+        Task("own split", "table", lambda n, k: mlp(n, k, 128), params=SPLIT),
+        Task("early stopping", "table", lambda n, k: mlp(n, k, 128), max_epochs=15, params=STOPS),
     )
 }
 
@@ -248,11 +288,13 @@ class Job(NamedTuple):
     lrs: list[float]
     folds: list[tuple[np.ndarray, np.ndarray]]
 
-    def net(self, **params: Any) -> skorch.NeuralNet:
-        """Return skorch's own net."""
+    def estimator(self, **params: Any) -> Any:
+        """Return skorch's own net, with what the task puts around it."""
         kind, arguments, _ = OPTIMIZERS[self.optimizer]
         is_class = self.data.kind != "numbers"
-        return (skorch.NeuralNetClassifier if is_class else skorch.NeuralNetRegressor)(
+        kind_of_net = skorch.NeuralNetClassifier if is_class else skorch.NeuralNetRegressor
+        params = {"train_split": None, **self.task.params, **params}
+        net = kind_of_net(
             build_module,
             module__task=self.task.name,
             module__n_in=self.data.X.shape[1],
@@ -263,10 +305,10 @@ class Job(NamedTuple):
             batch_size=self.task.batch_size,
             max_epochs=self.task.max_epochs,
             iterator_train__shuffle=True,
-            train_split=None,
             verbose=0,
             **params,
         )
+        return self.task.around(net)
 
 
 def job(name: str, optimizer: str, folder: Path | None, quick: bool, n_lrs: int = 8, n_folds: int = 3) -> Job:

@@ -1,4 +1,4 @@
-"""What a search costs on real tasks: ten nets that are not for digits, one search of 8 lrs x 3 folds each.
+"""What a search costs on real tasks: nets that are not for digits, one search of 8 lrs x 3 folds each.
 
     python benchmarks/bench_real.py --quick                    # does it work? a minute or two, numbers mean nothing
     python benchmarks/bench_real.py --tasks mlp-32 lenet       # some tasks; all take an hour on two cores
@@ -31,6 +31,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from sklr import LRGridSearchCV
+from sklr.experiment.lr_param import find_lr_param
 
 STACK, SEQUENTIAL, GRID, ONE = "stack", "sequential", "grid", "one"
 CALM = (
@@ -40,18 +41,22 @@ CALM = (
 
 def by_engine(asked: Job, engine: str) -> dict[str, Any]:
     """Search with one of our engines; return the scores (n_lrs, n_folds) and the last training losses."""
-    search = LRGridSearchCV(asked.net(), lrs=asked.lrs, cv=asked.folds, refit=False, engine=engine, random_state=SEED)
+    search = LRGridSearchCV(
+        asked.estimator(), lrs=asked.lrs, cv=asked.folds, refit=False, engine=engine, random_state=SEED
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where the best lr lies is not the question
         search.fit(asked.data.X, asked.data.y)
-    losses = search.history_["train_loss"].reshape(*search.cell_scores_.shape, -1)[..., -1]
+    last = np.diff(search.history_["epoch"], append=0) <= 0  # of each run: its next row is another's first
+    losses = search.history_["train_loss"][last].reshape(search.cell_scores_.shape)
     found = {"scores": search.cell_scores_.tolist(), "losses": losses.tolist()}
     return {**found, "engine": search.engine_, "reasons": search.engine_reasons_}
 
 
 def grid_search(asked: Job) -> dict[str, Any]:
-    """Search with scikit-learn's GridSearchCV over skorch's net, in two processes."""
-    search = GridSearchCV(asked.net(), {"lr": asked.lrs}, cv=asked.folds, refit=False, n_jobs=2)
+    """Search with scikit-learn's GridSearchCV over the same estimator, in two processes."""
+    estimator = asked.estimator()
+    search = GridSearchCV(estimator, {find_lr_param(estimator): asked.lrs}, cv=asked.folds, refit=False, n_jobs=2)
     found = search.fit(asked.data.X, asked.data.y).cv_results_
     return {"scores": np.stack([found[f"split{k}_test_score"] for k in range(len(asked.folds))], axis=1).tolist()}
 
@@ -59,7 +64,7 @@ def grid_search(asked: Job) -> dict[str, Any]:
 def one_training(asked: Job) -> dict[str, Any]:
     """Train once, on the first fold, at the middle learning rate."""
     rows = asked.folds[0][0]
-    clone(asked.net(lr=asked.lrs[len(asked.lrs) // 2])).fit(asked.data.X[rows], asked.data.y[rows])
+    clone(asked.estimator(lr=asked.lrs[len(asked.lrs) // 2])).fit(asked.data.X[rows], asked.data.y[rows])
     return {}
 
 

@@ -289,7 +289,11 @@ def test_a_net_that_is_unstable_at_the_start_gets_its_warmup():
 
 
 BAD_CALLS = {
-    "a plain net": (SkorchClassifier(MLP), {}, "net must be one of sklr's nets, or a Pipeline that ends in one"),
+    "a plain net": (
+        SkorchClassifier(MLP),
+        {},
+        "net must be one of sklr's nets, or a Pipeline or TransformedTargetRegressor around one",
+    ),
     "one lr": (net(), {"n_lrs": 1}, "n_lrs must be an integer >= 2, got 1."),
     "no seed": (net(), {"n_seeds": 0}, "n_seeds must be an integer >= 1, got 0."),
     "a range": (net(), {"lr_range": (1, 0.1)}, "lr_range must be a tuple (low, high)"),

@@ -362,7 +362,8 @@ def test_reasons_are_told_once_where_asked_for():
         warnings.simplefilter("always")
         cross_val_score(SVC(), X, y)
         cross_val_score(SVC(), X, y)
-    text = "Some fits are not stacked, but run one by one: SVC is not a skorch net, nor a Pipeline that ends in one."
+    reason = "SVC is not a skorch net, nor a Pipeline or TransformedTargetRegressor around one."
+    text = f"Some fits are not stacked, but run one by one: {reason}"
     assert [str(warning.message) for warning in caught] == [text]
 
 

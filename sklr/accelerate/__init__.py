@@ -109,7 +109,7 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
     >>> with stacked() as stacking:
     ...     _ = cross_val_score(SVC(), X, y)
     >>> stacking.n_single, stacking.reasons
-    (5, ['SVC is not a skorch net, nor a Pipeline that ends in one'])
+    (5, ['SVC is not a skorch net, nor a Pipeline or TransformedTargetRegressor around one'])
     """
     engine = StackedEngine() if engine is None else engine
     if not isinstance(engine, StackedEngine):

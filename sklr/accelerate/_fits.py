@@ -15,8 +15,8 @@ from joblib.hashing import NumpyHasher
 from torch import Tensor
 
 from sklr._utils.sklearn import fit_and_score
-from sklr.experiment.cell_data import last_step
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import net_of
 from sklr.results import Outcome
 
 SIGNATURE = inspect.signature(fit_and_score)
@@ -107,7 +107,7 @@ def _positions(rows: Any) -> np.ndarray:
 def _seeds(estimator: Any, n: int) -> list[int]:
     """Return a seed per split, from torch's global generator, where plain fits draw; none where nothing is drawn."""
     states = [v for k, v in estimator.get_params().items() if k.rpartition("__")[2] == "random_state"]
-    if hasattr(last_step(estimator), "random_state") and None not in states:
+    if hasattr(net_of(estimator), "random_state") and None not in states:
         return [0] * n
     return torch.randint(2**31 - 1, (n,)).tolist()
 

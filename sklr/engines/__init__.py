@@ -9,8 +9,8 @@ from sklr.engines.base import Engine
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.exceptions import EngineError
-from sklr.experiment.cell_data import trains_nets
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.wrappers import trains_nets
 
 __all__ = ["Engine", "SequentialEngine", "StackedEngine", "check_engine", "pick_engine", "trains_nets"]
 

@@ -12,6 +12,7 @@ from sklr._utils.sklearn import score_estimator
 from sklr.engines.metrics import quick_metric
 from sklr.experiment.cell_data import CellData, scorers_of
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import changes_predictions
 from sklr.results import Scores, pick_score
 
 
@@ -23,10 +24,12 @@ def is_followed(experiment: Experiment, net: NeuralNet) -> bool:
     """Say whether the score is wanted after each epoch; it depends on no engine, so that their histories are alike.
 
     With `follow="free"` it is where a stack has the scores of all its runs at once, which costs next to nothing:
-    accuracy, log loss and the usual errors of regressors. Other scorers may take any time, and count their calls.
+    accuracy, log loss and the usual errors of regressors. Other scorers may take any time, and count their calls; so
+    may what transforms the net's predictions.
     """
     if experiment.follow == "free":
-        return quick_metric(net, followed_scorer(experiment)) is not None
+        own = not changes_predictions(experiment.estimator)
+        return own and quick_metric(net, followed_scorer(experiment)) is not None
     return experiment.follow == "always"
 
 

@@ -1,4 +1,4 @@
-"""The rows a run trains and is scored on: a plain fold, or a fold behind the fitted head of a pipeline."""
+"""The rows a run trains and is scored on: a plain fold, or a fold behind what is fitted around the net."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sklearn.base import clone
-from sklearn.pipeline import Pipeline
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import get_tags
 from skorch import NeuralNet
 
 from sklr._utils.sklearn import safe_split, take_params, take_rows
 from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import fitted_net, net_name, net_of, rows_for_net
 
 
 class CellData(NamedTuple):
@@ -67,58 +68,57 @@ def seeded_clone(experiment: Experiment, candidate: dict, cell: Cell) -> Any:
     return estimator
 
 
-def is_net(estimator: Any) -> bool:
-    """Say whether `estimator` is a skorch net, which can be trained an epoch at a time."""
-    return isinstance(estimator, NeuralNet)
-
-
-def has_head(estimator: Any) -> bool:
-    """Say whether `estimator` is a plain pipeline ending in a net, whose other steps can be fitted once per fold."""
-    return (
-        type(estimator) is Pipeline
-        and len(estimator.steps) > 1
-        and is_net(estimator.steps[-1][1])
-        and estimator.transform_input is None
-    )
-
-
-def trains_nets(estimator: Any) -> bool:
-    """Say whether an estimator is a skorch net or a pipeline that ends in one, so that there is an engine to choose."""
-    return is_net(estimator) or has_head(estimator)
-
-
-def last_step(estimator: Any) -> Any:
-    """Return the net of a pipeline, or the estimator itself."""
-    return estimator.steps[-1][1] if has_head(estimator) else estimator
-
-
 class Head(NamedTuple):
-    """The fitted steps before a pipeline's net and a fold's rows after them."""
+    """What is around the net of an estimator, fitted on the training rows of a cell.
 
-    steps: list[tuple[str, Any]]
+    Attributes
+    ----------
+    fitted : estimator
+        With a stand-in for the net.
+    data : CellData
+        As the net takes it.
+    scored : CellData
+        The same rows with the targets that predictions are compared with.
+    seconds : float
+    """
+
+    fitted: Any
     data: CellData
+    scored: CellData
     seconds: float
 
 
-def fit_head(pipeline: Pipeline, data: CellData) -> Head:
-    """Fit the steps before the net on the training rows alone, and pass both sets of rows through them."""
+class _StandIn(BaseEstimator):
+    """Stands where a net will be while scikit-learn fits what is around it, and notes what the net would be given."""
+
+    def __init__(self, net: Any = None):
+        self.net = net
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> _StandIn:
+        self.given_ = X, y, fit_params
+        return self
+
+    def predict(self, X: Any) -> Any:
+        raise NotImplementedError  # nobody predicts yet, but wrappers check that what is in them could
+
+    predict_proba = predict
+
+    def get_metadata_routing(self) -> Any:
+        return self.net.get_metadata_routing()
+
+    def __sklearn_tags__(self) -> Any:
+        return get_tags(self.net)
+
+
+def fit_head(estimator: Any, data: CellData) -> Head:
+    """Fit what is around a net on the training rows alone, and pass both sets of rows through it."""
     start = time.time()
-    routed = pipeline._check_method_params(method="fit", props=data.fit_params)
-    X_train, X_test, steps = data.X_train, data.X_test, []
-    for name, step in pipeline.steps[:-1]:
-        if step is not None and step != "passthrough":
-            X_train = _fit_transform(step, X_train, data.y_train, routed[name])
-            X_test = step.transform(X_test, **routed[name].get("transform", {}))
-        steps.append((name, step))
-    tail_params = routed[pipeline.steps[-1][0]].get("fit", {})
-    data = data._replace(X_train=X_train, X_test=X_test, fit_params=tail_params)
-    return Head(steps, data, time.time() - start)
-
-
-def _fit_transform(step: Any, X: Any, y: Any, params: Mapping[str, Any]) -> Any:
-    if hasattr(step, "fit_transform"):
-        return step.fit_transform(X, y, **params.get("fit_transform", {}))
-    return step.fit(X, y, **params.get("fit", {})).transform(X, **params.get("transform", {}))
+    fitted = clone(estimator).set_params(**{str(net_name(estimator)): _StandIn(net_of(estimator))})
+    targets = () if data.y_train is None else (data.y_train,)
+    fitted.fit(data.X_train, *targets, **data.fit_params)
+    X, y, fit_params = vars(fitted_net(fitted)).pop("given_")
+    scored = data._replace(X_train=X, X_test=rows_for_net(fitted, data.X_test), fit_params=fit_params)
+    return Head(fitted, scored._replace(y_train=y), scored, time.time() - start)
 
 
 RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")

@@ -16,8 +16,9 @@ from sklr._utils.random import RandomStream
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
-from sklr.experiment.cell_data import last_step, seeded_clone, trains_nets
+from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._instances import has_hooks
 from sklr.nets._parts import NetParts
@@ -43,7 +44,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     estimator = _set_up(experiment, candidates)
     if estimator is None:
         return []
-    net, without_effect = last_step(estimator), _without_effect(experiment, estimator, candidates)
+    net, without_effect = net_of(estimator), _without_effect(experiment, estimator, candidates)
     said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, said)]:
         warn(message, SettingsWarning)
@@ -71,7 +72,7 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
 def _ready(experiment: Experiment, candidate: dict) -> Any:
     """Return a clone for a candidate, its net ready to train as far as that can be known without training."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
-    net, X, y = last_step(estimator), experiment.X, experiment.y
+    net, X, y = net_of(estimator), experiment.X, experiment.y
     net.set_params(verbose=0)
     check_device(net.device)
     weights = [w for name, w in experiment.fit_params.items() if name.endswith("sample_weight") and w is not None]
@@ -99,8 +100,8 @@ def _initialize_blindly(net: NeuralNet) -> None:
 
 def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:
     """Return a sentence for each parameter that has no effect with any candidate."""
-    net = last_step(estimator)
-    prefix = "" if net is estimator else f"{estimator.steps[-1][0]}__"
+    net = net_of(estimator)
+    prefix = "" if net is estimator else f"{net_name(estimator)}__"
     searched = {name.removeprefix(prefix) for candidate in candidates for name in candidate if name.startswith(prefix)}
     depends = any(name.startswith(CAUSES) or name == "optimizer" for name in searched)
     nets = [net, *(_nets(experiment, candidates) if depends else [])]
@@ -113,14 +114,14 @@ def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence
 def _nets(experiment: Experiment, candidates: Sequence[dict]) -> Iterable[NeuralNet]:
     for candidate in candidates:
         try:
-            yield last_step(_ready(experiment, candidate))
+            yield net_of(_ready(experiment, candidate))
         except MISTAKES:
             continue
 
 
 def _given_instance(experiment: Experiment) -> Any:
     """Return the skorch net that the user has given a module instance; None for other nets, also for ours."""
-    net = last_step(getattr(experiment.caller, "estimator", experiment.estimator))
+    net = net_of(getattr(experiment.caller, "estimator", experiment.estimator))
     return None if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) else net
 
 

@@ -31,10 +31,11 @@ from sklr.engines.stacked.data.index_batches import epoch_positions
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.reasons import raised, warn_of_fallback
 from sklr.engines.stacked.setup.packing import fitting_threads, step_flops
-from sklr.engines.stacked.setup.prepare import Group, Prepared, last_step, prepare
+from sklr.engines.stacked.setup.prepare import Group, Prepared, prepare
 from sklr.exceptions import EngineError, TrainingDiverged
-from sklr.experiment.cell_data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.experiment.cell_data import Head, cell_data, fit_head, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import is_wrapped, net_of
 from sklr.schedules import Schedule
 
 NOT_FOR_A_RAMP = (  # what sets the learning rate itself, needs validation rows, ends a training or reports on it
@@ -99,7 +100,7 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
     Parameters
     ----------
     experiment : Experiment
-        `estimator` is a skorch net or a pipeline that ends in one; it is cloned.
+        `estimator` is a skorch net or what is around one; it is cloned.
     ramp : Ramp
         `low` and `high` as learning rates. A parameter group with a learning rate of its own is raised by the same
         factor as the net's.
@@ -114,7 +115,7 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
         If a loss is not finite before the first step.
     """
     experiment = replace(experiment, estimator=plain(experiment.estimator), scorer=None, caller=None)
-    peak = _peak(last_step(experiment.estimator))
+    peak = _peak(net_of(experiment.estimator))
     lr = np.geomspace(ramp.low, ramp.high, ramp.n_steps)
     ramp = replace(ramp, low=ramp.low / peak, high=ramp.high / peak)
     name = engine.name if isinstance(engine, Engine) else engine
@@ -144,7 +145,7 @@ def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[lis
 def plain(estimator: Any) -> Any:
     """Return a clone whose net trains on all its rows, at no learning rate but the ramp's."""
     estimator = clone(estimator)
-    net = last_step(estimator)
+    net = net_of(estimator)
     net.train_split, net.warm_start, net.verbose = None, False, 0
     net.callbacks = [given for given in _listed(net.callbacks) if not _is_one_of(given, NOT_FOR_A_RAMP)]
     if hasattr(net, "start_fit"):
@@ -172,7 +173,7 @@ def _peak(net: NeuralNet) -> float:
 
 def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
     """Set the nets up in every cell as one stack, with batches enough for the ramp."""
-    net = last_step(experiment.estimator)
+    net = net_of(experiment.estimator)
     n_rows = min(len(cell.train) for cell in experiment.cells)
     n_batches = len(net.get_iterator(range(n_rows), training=True)) if net.iterator_train is DataLoader else 1
     net.max_epochs = -(-(n_steps + 1) // max(n_batches, 1))
@@ -203,9 +204,9 @@ def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:
 
 def _train_one(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None, ramp: Ramp) -> np.ndarray:
     data = cell_data(experiment, cell, estimator)
-    if has_head(estimator):
+    if is_wrapped(estimator):
         data = (head or fit_head(estimator, data)).data
-    net = last_step(estimator)
+    net = net_of(estimator)
     net.max_epochs = ramp.n_steps + 1  # more than enough: an epoch has a step or more
     net.callbacks = [*net.callbacks, ("range_test_ramp", LRSchedule(ramp)), ("range_test_end", _End(ramp.n_steps))]
     with suppress(_RampIsOver, TrainingDiverged):

@@ -13,12 +13,13 @@ from sklearn.utils import check_random_state, indexable
 from sklr._utils.sklearn import count_rows, take_params
 from sklr._utils.validation import check_count, check_is_object, must_be
 from sklr.engines import Engine, check_engine
-from sklr.experiment.cell_data import check_rows, trains_nets
+from sklr.experiment.cell_data import check_rows
 from sklr.experiment.datasets import bring_to
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_lr_range
 from sklr.experiment.settings import check_settings
+from sklr.experiment.wrappers import A_NET, trains_nets
 from sklr.range_test._ramp import Ramp, plain, ramp_losses
 from sklr.range_test._result import RangeTest, read
 
@@ -47,7 +48,7 @@ def lr_range_test(
 
     Parameters
     ----------
-    net : skorch net, or Pipeline that ends in one
+    net : skorch net, or Pipeline or TransformedTargetRegressor around one
         Left as it is: clones are trained. Its optimizer, batch size, loss and gradient clipping count; its `lr` (but
         for its ratio to those of parameter groups with their own), schedule, warmup, `max_epochs` and `train_split`
         do not, nor do callbacks that stop, score, report or set the learning rate.
@@ -134,10 +135,10 @@ def lr_range_test(
 
 
 def check_net(what: str, net: Any, next_step: str = "") -> None:
-    """Raise a TypeError unless `net` is a skorch net or a pipeline that ends in one."""
+    """Raise a TypeError unless `net` is a skorch net or a known wrapper around one."""
     check_is_object(what, net)
     if not trains_nets(net):
-        raise TypeError(must_be(what, "a skorch net, or a Pipeline that ends in one", type(net).__name__, next_step))
+        raise TypeError(must_be(what, A_NET, type(net).__name__, next_step))
 
 
 def _cells(net: Any, X: Any, y: Any, cv: Any, n_seeds: int, random_state: np.random.RandomState) -> list[Cell]:

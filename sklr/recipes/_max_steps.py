@@ -170,7 +170,7 @@ def suggest_max_steps(
     Parameters
     ----------
     net : estimator
-        One of sklr's nets, or a pipeline that ends in one. It is left as it is.
+        One of sklr's nets, or a pipeline or TransformedTargetRegressor around one. It is left as it is.
     X, y : as in `fit`
     lr_range : (float, float), default=(1e-4, 10)
         Lowest and highest learning rate.

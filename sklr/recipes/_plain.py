@@ -12,6 +12,7 @@ from torch import nn
 from sklr._utils.names import resolve_optimizer
 from sklr._utils.validation import must_be
 from sklr.callbacks import BatchSizeSchedule, Resume
+from sklr.experiment import wrappers
 from sklr.nets._parts import NetParts
 
 _CHANGES_TRAINING = (
@@ -25,27 +26,24 @@ _CHANGES_TRAINING = (
 
 
 def net_of(estimator: Any) -> Any:
-    """Return the net that an estimator is or, as a pipeline, ends in.
+    """Return the net that an estimator is, or that it is a known wrapper around.
 
     Raises
     ------
     TypeError
         If that is none of sklr's nets.
     """
-    net = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    net = wrappers.net_of(estimator)
     if not isinstance(net, NetParts):
-        rule = "one of sklr's nets, or a Pipeline that ends in one"
+        rule = "one of sklr's nets, or a Pipeline or TransformedTargetRegressor around one"
         raise TypeError(must_be("net", rule, type(net).__name__, "skorch's own nets have no warmup and no schedule."))
     return net
 
 
 def with_net(estimator: Any, net: Any) -> Any:
     """Return a clone of the estimator around another net."""
-    if not hasattr(estimator, "steps"):
-        return net
-    pipeline = clone(estimator)
-    pipeline.steps[-1] = (pipeline.steps[-1][0], net)
-    return pipeline
+    name = wrappers.net_name(estimator)
+    return clone(estimator).set_params(**{name: net}) if name else net
 
 
 def constant_lr(net: Any) -> tuple[Any, list[str]]:

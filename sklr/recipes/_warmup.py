@@ -156,7 +156,8 @@ def find_warmup(
     Parameters
     ----------
     net : estimator
-        One of sklr's nets, or a pipeline that ends in one. Its schedule and warmup are left out; it stays as it is.
+        One of sklr's nets, or a pipeline or TransformedTargetRegressor around one. Its schedule and warmup are left
+        out; it stays as it is.
     X, y : as in `fit`
     lr_range : (float, float), default=(1e-4, 100)
         Lowest and highest learning rate. The lowest should hardly learn: its first epoch says what an untrained net

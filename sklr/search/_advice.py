@@ -11,8 +11,8 @@ import torch
 
 from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
-from sklr.experiment.cell_data import trains_nets
 from sklr.experiment.lr_param import LR_NAMES, is_number
+from sklr.experiment.wrappers import trains_nets
 from sklr.search.proposals.dimensions import Choices, Dimension, Quantiles, Range
 
 RATIO = 10  # of two numbers: nearer ones are likely to be meant as choices
@@ -153,7 +153,8 @@ def warn_of_idle_pruner(search: Any) -> None:
     if search._prunes() and not trains_nets(search.estimator):
         name = type(search.estimator).__name__
         warn(
-            f"The pruner has no effect: {name} is neither a skorch net nor a Pipeline that ends in one, so there are "
-            "no epochs after which to ask it, and every candidate is trained to the end. Leave the pruner out.",
+            f"The pruner has no effect: {name} is neither a skorch net nor a Pipeline or TransformedTargetRegressor "
+            "around one, so there are no epochs after which to ask it, and every candidate is trained to the end. "
+            "Leave the pruner out.",
             UserWarning,
         )

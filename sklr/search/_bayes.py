@@ -46,7 +46,7 @@ class BayesSearchCV(BaseLRSearchCV):
     Parameters
     ----------
     estimator : estimator
-        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+        A net, a Pipeline or TransformedTargetRegressor around one, or any scikit-learn estimator.
     search_spaces : dict, list of dict or list of (dict, int), optional
         A dimension for each parameter: a scikit-optimize dimension or its tuple `(1e-5, 0.1, "log-uniform")`, a
         list of choices of any type, an Optuna distribution or a frozen scipy distribution. Several dicts are

@@ -14,10 +14,10 @@ from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.engines.base import Training
 from sklr.engines.stacked.reasons import describe
 from sklr.exceptions import StorageError
-from sklr.experiment.cell_data import trains_nets
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.lr_param import check_names
 from sklr.experiment.settings import check_settings
+from sklr.experiment.wrappers import trains_nets
 from sklr.results import OK, STOPPED, Outcome
 from sklr.search._cv_results import Record
 from sklr.search._interrupts import TIMEOUT, Deadline

@@ -11,7 +11,6 @@ from optuna.pruners import BasePruner
 from sklearn.model_selection import ParameterGrid
 
 from sklr._utils.validation import check_count, must_be
-from sklr.experiment.cell_data import trains_nets
 from sklr.experiment.lr_param import (
     between_neighbours,
     check_lr_range,
@@ -22,6 +21,7 @@ from sklr.experiment.lr_param import (
     log_grid,
     lr_names,
 )
+from sklr.experiment.wrappers import A_NET, trains_nets
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
@@ -46,7 +46,7 @@ class LRGridSearchCV(BaseLRSearchCV):
     Parameters
     ----------
     estimator : estimator
-        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+        A net, a Pipeline or TransformedTargetRegressor around one, or any scikit-learn estimator.
     param_grid : dict or list of dict, optional
         Values to try for each parameter, as in `GridSearchCV`. A value may also be a range: a scikit-optimize
         dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution such as
@@ -226,7 +226,7 @@ class LRGridSearchCV(BaseLRSearchCV):
             raise ValueError(must_be("lr_range", f"a tuple where {given} is given", self.lr_range, "Leave one out."))
         if not trains_nets(self.estimator):
             name = type(self.estimator).__name__
-            rule = "a skorch net, or a Pipeline that ends in one, where lr_range='auto'"
+            rule = f"{A_NET}, where lr_range='auto'"
             raise ValueError(must_be("estimator", rule, name, advice))
         if find_lr_param(self.estimator, self.lr_param).rpartition("__")[2] != "lr":
             rule = "the net's lr where lr_range='auto'"

@@ -51,7 +51,7 @@ class OptunaSearchCV(BaseLRSearchCV):
     Parameters
     ----------
     estimator : estimator
-        A net, a Pipeline that ends in one, or any scikit-learn estimator.
+        A net, a Pipeline or TransformedTargetRegressor around one, or any scikit-learn estimator.
     param_distributions : dict, optional
         What to search for each parameter: an Optuna distribution, a list of choices of any type, a scikit-optimize
         dimension or its tuple `(1e-5, 0.1, "log-uniform")`, or a frozen scipy distribution. None searches the

@@ -15,8 +15,9 @@ from sklr.engines.base import Engine
 from sklr.engines.stacked.reasons import describe
 from sklr.engines.stacked.setup.memory import peak_bytes
 from sklr.engines.stacked.setup.packing import pack_members
-from sklr.experiment.cell_data import is_net, last_step, seeded_clone
+from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.wrappers import changes_rows, is_net, net_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int 
 
 def _cost(experiment: Experiment, candidate: dict) -> tuple[int | None, int | None]:
     """Return the epochs and the optimizer steps of one candidate in all cells, None where it does not train in any."""
-    net = last_step(seeded_clone(experiment, candidate, experiment.cells[0]))
+    net = net_of(seeded_clone(experiment, candidate, experiment.cells[0]))
     if not is_net(net):
         return None, None
     batch_size = net.get_params_for("iterator_train").get("batch_size", net.batch_size)
@@ -128,5 +129,5 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
     packs = [pack_members(group, engine.max_stack, n_jobs) for group in groups]
-    copies = max((len(group.places) for group in groups if group.places[0].head_data is not None), default=0)
+    copies = max((len(group.places) for group in groups if changes_rows(group.places[0].estimator)), default=0)
     return sum(map(len, packs)), peak_bytes(groups, packs), copies

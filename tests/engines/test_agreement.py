@@ -33,8 +33,8 @@ from sklr.engines.stacked.setup import devices as _devices
 from sklr.engines.stacked.setup import packing, prepare
 from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import EngineError, OutOfMemoryWarning, StackFallbackWarning
-from sklr.experiment.cell_data import is_net
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import is_net
 from sklr.schedules import Cosine, Plateau, Steps, TorchSchedule, Warmup
 
 X, Y = make_classification(101, 6, n_informative=4, n_classes=3, random_state=0)  # 101: folds of 67, 67 and 68 rows

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from joblib import hash as joblib_hash
-from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from sklr.engines.base import Engine, EpochReport, Training
 from sklr.engines.sequential.run import Run
 from sklr.engines.verbose import Label
 from sklr.engines.workers import Call, spread
-from sklr.experiment.cell_data import Head, cell_data, fit_head, has_head, seeded_clone
+from sklr.experiment.cell_data import Head, cell_data, fit_head, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import around_net, is_wrapped
 from sklr.results import Outcome
 
 
@@ -36,7 +36,7 @@ class SequentialEngine(Engine):
         contexts: Sequence | None = None,
         chosen: Sequence[int] | None = None,
     ) -> SequentialTraining:
-        """Clone the estimator for every run; heads of pipelines are fitted here, once per fold.
+        """Clone the estimator for every run; what is around the net is fitted here, once per fold.
 
         `chosen` are the numbers of the candidates to train, None for all; `contexts` are those of all.
         """
@@ -55,10 +55,10 @@ class SequentialEngine(Engine):
 def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
     """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
     keys = [
-        (cell.fold, _identity(estimator.steps[:-1])) if has_head(estimator) else None
+        (cell.fold, _identity(around_net(estimator))) if is_wrapped(estimator) else None
         for estimator, cell in zip(estimators, cells, strict=True)
     ]
-    tasks: dict[Any, tuple[Pipeline, Cell]] = {}
+    tasks: dict[Any, tuple[Any, Cell]] = {}
     for key, estimator, cell in zip(keys, estimators, cells, strict=True):
         if key is not None:
             tasks.setdefault(key, (estimator, cell))
@@ -69,17 +69,17 @@ def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence
     return [heads.get(key) for key in keys]
 
 
-def _identity(steps: list) -> Any:
-    """Return what is equal for equal heads; one that cannot be pickled is equal to no other."""
+def _identity(settings: list) -> Any:
+    """Return what is equal for equal settings; those that cannot be pickled are equal to no others."""
     try:
-        return joblib_hash(steps)
+        return joblib_hash(settings)
     except Exception:
         return object()
 
 
-def _fit_one_head(experiment: Experiment, pipeline: Pipeline, cell: Cell, n_runs: int) -> Head | None:
+def _fit_one_head(experiment: Experiment, estimator: Any, cell: Cell, n_runs: int) -> Head | None:
     try:
-        head = fit_head(pipeline, cell_data(experiment, cell, pipeline))
+        head = fit_head(estimator, cell_data(experiment, cell, estimator))
     except Exception:
         return None
     return head._replace(seconds=head.seconds / n_runs)

@@ -13,7 +13,8 @@ from skorch.callbacks import Callback
 from sklr._utils.random import RandomStream
 from sklr.engines.sequential.monitor import CatchUp, Guard, Watcher, ctrl_c_comes_through
 from sklr.exceptions import SettingsWarning
-from sklr.experiment.cell_data import CellData, is_net
+from sklr.experiment.cell_data import CellData
+from sklr.experiment.wrappers import is_net, net_in_place
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
 WATCHER = "sklr_watcher"  # its name among the net's callbacks, which must not be one of the user's
@@ -32,10 +33,10 @@ class WholeFit:
         # skorch's own nets draw from the global generators; ours have a stream each, and perhaps a thread each
         seedless = [net for net in nets if not hasattr(net, "random_state")]
         self.world: AbstractContextManager = RandomStream(seed) if seedless else nullcontext()
-        last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+        watched = net_in_place(estimator)
         for net in nets:
             # a net that its owner clones must not take the watcher along, nor the data behind it
-            _add_callbacks(net, *([CatchUp(self.watcher), self.watcher] if net is last else [Guard()]))
+            _add_callbacks(net, *([CatchUp(self.watcher), self.watcher] if net is watched else [Guard()]))
 
     def advance(self, n_epochs: int | None = None) -> None:
         """Fit; there is nothing to pause for."""

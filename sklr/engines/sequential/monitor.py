@@ -20,6 +20,7 @@ from sklr.callbacks import StopOnDivergence, finished_epochs
 from sklr.callbacks._epochs import no_batches
 from sklr.callbacks._net_lr import NetLR
 from sklr.exceptions import TrainingDiverged
+from sklr.experiment.wrappers import fitted_around, fitted_net
 from sklr.nets._parts import _WHILE_TRAINING
 from sklr.results import EpochRow
 
@@ -100,23 +101,19 @@ class Watcher(Guard):
 
 
 def untouchable(estimator: Any) -> Any:
-    """Return a copy of a net in training, or of the pipeline it ends, that shares nothing with the net.
+    """Return a copy of a net in training, or of the estimator around it, that shares nothing with the net.
 
     So what a scorer does to it does not change the training. Pickling, which `copy` would use, is not for modules
     defined within functions.
     """
-    if hasattr(estimator, "steps"):
-        twin = copy.copy(estimator)
-        name, net = estimator.steps[-1]
-        twin.steps = [*estimator.steps[:-1], (name, untouchable(net))]
-        return twin
-    parts = {name: _without_guards(value) for name, value in vars(estimator).items() if name not in _WHILE_TRAINING}
-    twin = object.__new__(type(estimator))
+    net = fitted_net(estimator)
+    parts = {name: _without_guards(value) for name, value in vars(net).items() if name not in _WHILE_TRAINING}
+    twin = object.__new__(type(net))
     try:
         vars(twin).update(copy.deepcopy(parts))
     except Exception:  # of anything the user has put there: a module may keep an output with its gradient
         return estimator
-    return twin
+    return fitted_around(estimator, estimator, twin)
 
 
 def _without_guards(value: Any) -> Any:
@@ -141,8 +138,8 @@ class CatchUp(Callback):
 
 
 def is_lost(estimator: Any) -> bool:
-    """Say whether the fitted net that `estimator` is, or ends in as a pipeline does, has an exploded loss."""
-    net = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    """Say whether the net in a fitted estimator has an exploded loss."""
+    net = fitted_net(estimator)
     losses = _losses(net) if isinstance(net, NeuralNet) else []
     return bool(losses) and bool(exploded(losses[-1], losses[0]))
 

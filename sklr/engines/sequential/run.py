@@ -17,11 +17,11 @@ from sklr.experiment.cell_data import (
     CellData,
     Head,
     cell_data,
-    is_net,
     looks_only_at_predictions,
     predicts_as_its_library,
 )
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import fitted_around, fitted_net, is_net, net_in_place, net_to_fit, without_pipelines
 from sklr.results import DIVERGED, FAILED, OK, STOPPED, EpochRow, Outcome, Scores
 
 
@@ -37,7 +37,7 @@ class Run:
     label : Label
         For what is printed.
     head : Head or None
-        The fitted steps before the net, if `estimator` is a pipeline whose head several runs share.
+        What is around the net, fitted; several runs share it. None for a net, and where that could not be fitted.
     context : CallbackContext or None
         scikit-learn's callback context of this run; the estimator is then fitted as scikit-learn would.
     """
@@ -100,21 +100,21 @@ class Run:
 
     def _make_fit(self) -> WholeFit | EpochFit:
         raw = cell_data(self.experiment, self.cell, self.estimator)
+        net = self.estimator if self.head is None else self._join_head()
         self.train_data = raw if self.head is None else self.head.data
         self.subject, self.score_data = self.estimator, raw
-        net = self.estimator if self.head is None else self._join_head()
         if self.head is not None and looks_only_at_predictions(self.experiment.scorer):
-            self.subject, self.score_data = net, self.head.data
-        last = self.estimator.steps[-1][1] if hasattr(self.estimator, "steps") else self.estimator
-        follow = self._follow if is_net(last) and is_followed(self.experiment, last) else None
+            self.subject, self.score_data = without_pipelines(self.estimator), self.head.scored
+        watched = net if self.head is not None else net_in_place(self.estimator)
+        follow = self._follow if is_net(watched) and is_followed(self.experiment, watched) else None
         if self.context is not None or not is_net(net):
             return WholeFit(self.estimator, raw, self.cell.seed, follow)
         return EpochFit(net, self.train_data, self.cell.seed, follow)
 
     def _join_head(self) -> Any:
         assert self.head is not None
-        name, net = self.estimator.steps[-1]
-        self.estimator.steps = [*self.head.steps, (name, net)]
+        net = net_to_fit(self.estimator)
+        self.estimator = fitted_around(self.estimator, self.head.fitted, net)
         self.seconds += self.head.seconds
         return net
 
@@ -141,8 +141,8 @@ class Run:
     def _follow(self) -> float:
         """Return the present score; what a scorer of the user's is given is a copy, since the training goes on."""
         subject, data = self.subject, self.score_data
-        net = subject.steps[-1][1] if hasattr(subject, "steps") else subject
-        if not (looks_only_at_predictions(followed_scorer(self.experiment)) and predicts_as_its_library(net)):
+        predictions_do = looks_only_at_predictions(followed_scorer(self.experiment))
+        if not (predictions_do and predicts_as_its_library(fitted_net(subject))):
             subject, data = untouchable(subject), self._own_rows()
         return followed_score(self.experiment, self.cell, subject, data)
 

@@ -12,8 +12,9 @@ from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.model.group import Place
 from sklr.engines.stacked.model.pack import Pack, StepRows
-from sklr.experiment.cell_data import has_head, last_step, seeded_clone
+from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.wrappers import fitted_around, net_to_fit
 
 
 def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, place: Place) -> Any:
@@ -28,13 +29,13 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     pack, m, cell
         Where it stands: the pack, which keeps its steps, and the member and the cell in it.
     place : Place
-        The cell's fitted head and rows.
+        What is fitted around the cell's net, and its rows.
     """
     world = experiment.cells[cell]
     estimator = seeded_clone(experiment, candidate, world)
-    net = last_step(estimator)
-    if has_head(estimator):
-        estimator.steps = [*place.estimator.steps[:-1], estimator.steps[-1]]
+    net = net_to_fit(estimator)
+    if place.head is not None:
+        estimator = fitted_around(estimator, place.head.fitted, net)
     start_net(net, place.data, world.seed)
     if hasattr(net, "start_fit"):
         net._batch_order.set_state(_order(pack, cell, place).get_state())

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from skorch.callbacks import LRScheduler
 
-from sklr.experiment.cell_data import last_step, trains_nets
+from sklr.experiment.wrappers import net_of, trains_nets
 from sklr.schedules import resolve_schedule
 
 PATH = "lr_path"  # the attribute of a trial that holds it
@@ -22,7 +22,7 @@ def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarra
     Parameters
     ----------
     estimator : estimator
-        A net, or a Pipeline that ends in one.
+        A net, or a Pipeline or TransformedTargetRegressor around one.
     params : dict
         A candidate's.
     n_rows : int
@@ -44,7 +44,7 @@ def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarra
     """
     if not trains_nets(estimator):
         return None
-    net = last_step(clone(estimator).set_params(**clone(dict(params), safe=False)))
+    net = net_of(clone(estimator).set_params(**clone(dict(params), safe=False)))
     if any(_is_scheduler(callback) for callback in net.callbacks or []):
         return None
     schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))

@@ -33,8 +33,9 @@ from sklr.engines.stacked.model.group import Group, Place
 from sklr.engines.stacked.model.pack import Pack, lr_dtype, valid_batch_size
 from sklr.engines.stacked.model.stream_feed import n_rows, show_once
 from sklr.engines.stacked.scoring.scorer import CellScorer, answering
-from sklr.experiment.cell_data import CellData, last_step, seeded_clone
+from sklr.experiment.cell_data import CellData, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import net_of
 
 MOST_ROWS = 64  # predicted by each run if batches are not larger, and a last batch as the validation rows have it
 MOST_SLIPS = 2  # steps that rounding may have led a little elsewhere; what is wrong is so in most of them
@@ -233,7 +234,7 @@ def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: 
 
 
 def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place, rows: np.ndarray | None) -> PlainRun:
-    return PlainRun(last_step(seeded_clone(experiment, candidate, cell)), place.data, cell.seed, rows)
+    return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), place.data, cell.seed, rows)
 
 
 def _step_alone(plain: PlainRun, n_rows: int) -> float:

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset, default_collate
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
 from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
-from sklr.experiment.cell_data import LIBRARIES, is_net, looks_only_at_predictions, scorers_of
+from sklr.experiment.cell_data import LIBRARIES, looks_only_at_predictions, scorers_of
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.wrappers import is_net
 from sklr.nets._parts import NetParts
 
 OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
@@ -37,7 +38,7 @@ class Unstackable(Exception):
 def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     """Return what can be told from the parameters alone that keeps `net` out of a stack."""
     if not is_net(net):
-        return [f"{type(net).__name__} is not a skorch net, nor a Pipeline that ends in one"]
+        return [f"{type(net).__name__} is not a skorch net, nor a Pipeline or TransformedTargetRegressor around one"]
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
     if not reads_alike(experiment.X):
         reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")

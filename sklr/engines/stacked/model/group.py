@@ -13,7 +13,7 @@ from sklr.engines.stacked.data.index_batches import n_batches
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.model.stack import ModelStack
-from sklr.experiment.cell_data import CellData, cell_data
+from sklr.experiment.cell_data import CellData, Head, cell_data
 from sklr.experiment.experiment import Cell, Experiment
 
 
@@ -23,7 +23,7 @@ class Place(NamedTuple):
     experiment: Experiment
     cell: Cell
     estimator: Any
-    head_data: CellData | None  # after a pipeline's fitted head; other rows are taken when they are asked for
+    head: Head | None  # what is around the net, with the rows behind it; other rows are taken when they are asked for
     subject: Any
     side: Side
     x_test: CellRows
@@ -32,17 +32,19 @@ class Place(NamedTuple):
     @property
     def data(self) -> CellData:
         """The rows as the net takes them, copied out of all rows."""
-        return self._raw(train=True) if self.head_data is None else self.head_data
+        return self._raw(train=True) if self.head is None else self.head.data
 
     @property
     def test_data(self) -> CellData:
         """The same without the rows to train on."""
-        return self._raw(train=False) if self.head_data is None else self.head_data
+        return self._raw(train=False) if self.head is None else self.head.data
 
     @property
     def score_data(self) -> CellData:
-        """The rows as what is scored takes them, without those to train on if no head has been fitted on them."""
-        return self.test_data if self.subject is self.side.net else self._raw(train=True)
+        """The rows as what is scored takes them; without those to train on where the net is all there is."""
+        if self.head is None:
+            return self._raw(train=False)
+        return self._raw(train=True) if self.subject is self.estimator else self.head.scored
 
     def _raw(self, *, train: bool) -> CellData:
         return cell_data(self.experiment, self.cell, self.estimator, train=train)

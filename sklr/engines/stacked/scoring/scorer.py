@@ -16,12 +16,11 @@ from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.experiment.cell_data import (
     CellData,
     cell_data,
-    has_head,
-    last_step,
     looks_only_at_predictions,
     predicts_as_its_library,
 )
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import is_net, is_wrapped, without_pipelines
 from sklr.results import Scores
 
 
@@ -66,7 +65,7 @@ class CellScorer:
     net : NeuralNet
         The cell's net, initialised on its training rows.
     subject : estimator
-        What the scorer is given: the net, or the pipeline it ends.
+        What the scorer is given: the net, or what is around it, with or without the pipelines.
     data : CellData
         The rows for `subject`.
 
@@ -87,7 +86,7 @@ class CellScorer:
         self.follows_by_answers = plain and looks_only_at_predictions(self.followed)
         self.follows = is_followed(experiment, net)
         self.data = unread(data, cell) if self.by_answers and self.follows_by_answers else data
-        quick = self.follows_by_answers and not data.score_test
+        quick = self.follows_by_answers and not data.score_test and is_net(subject)
         self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 
     def exact(self, outputs: Rows) -> np.ndarray | None:
@@ -120,8 +119,8 @@ class CellScorer:
 
     def _own(self, estimator: Any) -> tuple[Any, CellData]:
         """Return a run's own estimator as the scorer is given it, with rows of its own, which it may change."""
-        if self.subject is self.net and has_head(estimator):
-            return last_step(estimator), self.data
+        if is_wrapped(estimator) and looks_only_at_predictions(self.experiment.scorer):
+            return without_pipelines(estimator), self.data
         return estimator, cell_data(self.experiment, self.cell, estimator)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import map_tensors
 from sklr.engines.stacked.setup.prepare import Group, Place
+from sklr.experiment.wrappers import fitted_around, without_pipelines
 
 
 def devices(group: Group) -> list[torch.device]:
@@ -51,15 +52,13 @@ def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> P
             known[id(rows.tensors)] = map_tensors(lambda t: t.to(device), rows.tensors)
         return rows._replace(tensors=known[id(rows.tensors)])
 
-    own, net = place.side.net, _twin(place.side.net, device)
-    estimator = net if place.estimator is own else copy.copy(place.estimator)
-    if estimator is not net:
-        estimator.steps = [*estimator.steps[:-1], (estimator.steps[-1][0], net)]
+    net = _twin(place.side.net, device)
+    estimator = fitted_around(place.estimator, place.estimator, net)
     weight = None if place.side.weight is None else place.side.weight.to(device)
     side = place.side._replace(
         net=net, x=moved(place.side.x), y=map_tensors(lambda t: t.to(device), place.side.y), weight=weight
     )
-    subject = net if place.subject is own else estimator
+    subject = estimator if place.subject is place.estimator else without_pipelines(estimator)
     return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))
 
 

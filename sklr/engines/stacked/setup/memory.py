@@ -64,7 +64,7 @@ def bytes_of_cells(group: Group) -> int:
 def setup_bytes(group: Group) -> int:
     """Return what the audit takes: a cell's rows, as skorch is given them, and the batches that both sides see."""
     row, cell = _row_bytes(group), max(p.side.x.n_rows + p.x_test.n_rows for p in group.places)
-    copied = 0 if group.places[0].head_data is not None or group.places[0].side.stream else cell * row
+    copied = 0 if group.places[0].head is not None or group.places[0].side.stream else cell * row
     looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
     own, shared = step_bytes(group)
     return copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)

@@ -43,13 +43,20 @@ from sklr.experiment.cell_data import (
     Head,
     cell_data,
     fit_head,
-    has_head,
-    is_net,
-    last_step,
     looks_only_at_predictions,
     seeded_clone,
 )
 from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import (
+    changes_rows,
+    fitted_around,
+    is_net,
+    is_wrapped,
+    net_name,
+    net_of,
+    net_to_fit,
+    without_pipelines,
+)
 from sklr.nets import _data as data_module
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
@@ -107,7 +114,7 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
             with _refusing(refused, [i]):
                 firsts[i] = _stackable(experiment, candidate)
     stackable = list(firsts)
-    prefix = next((f"{first.steps[-1][0]}__" for first in firsts.values() if has_head(first)), "")
+    prefix = next((f"{net_name(first)}__" for first in firsts.values() if is_wrapped(first)), "")
     places = group_candidates([candidates[i] for i in stackable], prefix)
     groups = {key: [stackable[place] for place in group] for key, group in places.items()}
     known, ready = _LAST.get(experiment, {}), list[Group]()
@@ -117,7 +124,7 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
         world = known.get(key) or _first_world(experiment, candidates, numbers, f"{prefix}lr", next(makers), refused)
         if world is not None:
             worlds[key] = world
-            nets_ = {i: last_step(firsts[i]) for i in numbers if i not in refused}
+            nets_ = {i: net_of(firsts[i]) for i in numbers if i not in refused}
             ready += _grouped(experiment, candidates, nets_, world, refused)
     return Prepared(ready, refused)
 
@@ -140,7 +147,7 @@ def _set_up_raised(error: Exception) -> str:
 def _stackable(experiment: Experiment, candidate: dict) -> Any:
     """Return a candidate's estimator, unless its parameters alone say that it cannot be stacked."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
-    reasons = static_reasons(experiment, last_step(estimator))
+    reasons = static_reasons(experiment, net_of(estimator))
     if reasons:
         raise Unstackable(*sorted(set(reasons)))
     return estimator
@@ -150,7 +157,7 @@ Maker = Callable[[dict], World]
 
 
 def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
-    """Fit the heads of groups that these candidates stand for; yield what sets a candidate of each group up."""
+    """Fit what is around the nets of these candidates, one of each group; yield what sets a candidate of a group up."""
     cells = experiment.cells
     estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
     heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
@@ -210,8 +217,8 @@ def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
             warnings.simplefilter("ignore")  # the training itself says what is to be said
             estimator = seeded_clone(experiment, candidate, cell)
             data = cell_data(experiment, cell, estimator)
-            data = fit_head(estimator, data).data if has_head(estimator) else data
-            net = last_step(estimator)
+            data = fit_head(estimator, data).data if is_wrapped(estimator) else data
+            net = net_of(estimator)
             if is_net(net):
                 EpochFit(net, data, cell.seed, score=lambda: float("nan")).begin()
     except Exception:  # that is the question
@@ -221,18 +228,17 @@ def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
 
 def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
     raw = cell_data(experiment, cell, estimator)
-    net = last_step(estimator)
-    if head is not None:
-        estimator.steps = [*head.steps, estimator.steps[-1]]
-    elif has_head(estimator):
-        raise Unstackable("the steps before the net could not be fitted")
+    net = net_to_fit(estimator)
+    if is_wrapped(estimator):
+        head = head or fit_head(estimator, raw)  # raises what it has raised before
+        estimator = fitted_around(estimator, head.fitted, net)
     data = raw if head is None else head.data
-    share = shared if head is None else None
+    share = None if changes_rows(estimator) else shared
     side = _side(net, cell, data, share)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
-    subject, seconds = net if predictions_do else estimator, 0.0 if head is None else head.seconds
+    subject = without_pipelines(estimator) if predictions_do else estimator
     x_test = _test_rows(net, cell, data, share)
-    return Place(experiment, cell, estimator, None if head is None else data, subject, side, x_test, seconds)
+    return Place(experiment, cell, estimator, head, subject, side, x_test, 0.0 if head is None else head.seconds)
 
 
 def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> CellRows:
