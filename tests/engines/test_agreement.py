@@ -334,7 +334,7 @@ def spread_over_copies(calls, n_jobs, pre_dispatch):
     """Do what workers do, without any: calls and results are pickled on their way."""
     for place, (function, args, kwargs) in enumerate(calls):
         sent = pickle.loads(pickle.dumps((args, kwargs)))
-        yield place, pickle.loads(pickle.dumps(function(*sent[0], **sent[1])))
+        yield place, pickle.loads(pickle.dumps(function.function(*sent[0], **sent[1])))
 
 
 @pytest.mark.parametrize("how", ["in workers", "halved", "in threads"])

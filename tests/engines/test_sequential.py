@@ -36,6 +36,7 @@ def own(**params):
 
 def start(estimator, candidates=LRS, X=X, cells=CELLS, **params):
     scorer = check_scoring(estimator)
+    params = {"follow": "always", **params}
     return SequentialEngine().start(Experiment(estimator, X, Y, cells, scorer, **params), candidates)
 
 
