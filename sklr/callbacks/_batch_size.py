@@ -46,8 +46,6 @@ class BatchSizeSchedule(Callback):
     that grows by that factor keeps the noise scale `lr x rows / batch` on the same course, with fewer steps. It fails
     where the batch comes near the number of rows, and for Adam the factor is the square of that of the lr.
 
-    A net with this callback is trained one by one, not stacked.
-
     Examples
     --------
     >>> import numpy as np

@@ -45,7 +45,7 @@ class GradientClipping(GradientNormClipping):
     count the present one too). Norms fall as a net learns, so late in a long training few steps are clipped. Norms
     are read from the history, so a training continued by `partial_fit` or from a checkpoint goes on exactly.
 
-    A fixed norm works in stacked trainings as well, without the logs; a percentile is trained one by one.
+    Stacked trainings clip every run by itself, by the norms of its own gradients.
 
     Examples
     --------
@@ -78,7 +78,7 @@ class GradientClipping(GradientNormClipping):
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Check the parameters, and take up the norms of an earlier part of this training."""
         check_count("startup_steps", self.startup_steps)
-        self.percentile_ = _percentile(self.clip)
+        self.percentile_ = percentile_of(self.clip)
         logged = [batch["grad_norm"] for row in net.history for batch in row["batches"] if "grad_norm" in batch]
         self.norms_ = sorted(norm for norm in logged if np.isfinite(norm))
 
@@ -89,6 +89,11 @@ class GradientClipping(GradientNormClipping):
         self.threshold_ = self._threshold()
         parameters = [p for _, p in named_parameters]
         self.norm_ = float(clip_grad_norm_(parameters, max_norm=self.threshold_, norm_type=self.norm_type))
+
+    def repeat(self, net: Any, norm: float) -> None:
+        """Log a step that another training of this net has taken, whose gradient had this norm."""
+        self.threshold_, self.norm_ = self._threshold(), norm
+        self.on_batch_end(net, training=True)
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any) -> None:
         """Log the step's norm."""
@@ -127,7 +132,7 @@ def percentile_of_sorted(values: Sequence[float], percentile: float) -> float:
     return values[below] + (place - below) * (values[above] - values[below])
 
 
-def _percentile(clip: Any) -> float | None:
+def percentile_of(clip: Any) -> float | None:
     """Return the percentile that is meant, None for a number or nothing at all."""
     if isinstance(clip, str):
         found = re.fullmatch(r"p(\d+(?:\.\d+)?)", clip)

@@ -21,11 +21,11 @@ class ScorerError(Exception):
 
 
 def is_followed(experiment: Experiment, net: NeuralNet) -> bool:
-    """Say whether the score is wanted after each epoch; it depends on no engine, so that their histories are alike.
+    """Say whether a stack takes the score after each epoch.
 
-    With `follow="free"` it is where a stack has the scores of all its runs at once, which costs next to nothing:
-    accuracy, log loss and the usual errors of regressors. Other scorers may take any time, and count their calls; so
-    may what transforms the net's predictions.
+    With `follow="free"` it does where it has the scores of all its runs at once, which costs next to nothing: accuracy,
+    log loss and the usual errors of regressors. Other scorers may take any time, and count their calls; so may what
+    transforms the net's predictions. One by one no score is free: it takes another pass over the validation rows.
     """
     if experiment.follow == "free":
         own = not changes_predictions(experiment.estimator)

@@ -30,8 +30,8 @@ class Experiment:
 
     `fit_params` and `score_params` are as scikit-learn routed them, still for all rows; `scorer` is one scorer or
     a multimetric one, `metric` the name of the score that is followed epoch by epoch (None for a single one).
-    `follow` says when: "always", "never", or "free", where a stack has the score of all its runs at once. A scorer is
-    otherwise called once a run, as in scikit-learn's own searches: it may take any time, and count its calls.
+    `follow` says when: "always", "never", or "free", in stacks that have the score of all their runs at once. A scorer
+    is otherwise called once a run, as in scikit-learn's own searches: it may take any time, and count its calls.
     """
 
     estimator: Any

@@ -73,7 +73,8 @@ class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
         The epochs the schedule spans, if not `max_epochs`; for trainings made of several `partial_fit`.
     accumulate_steps : int, default=1
         Parts a step is made of: it has `batch_size * accumulate_steps` rows, `batch_size` of which are in memory at a
-        time. Equal to the larger batch, but for batch norm, which sees the parts, and the draws of dropout.
+        time. Equal to the larger batch, but for batch norm, which sees the parts, and the draws of dropout. Stacked
+        trainings take the larger batch.
     clip : None, float or str, default=None
         The largest norm of a step's gradient, or a percentile of the norms so far such as "p90"; see
         `sklr.callbacks.GradientClipping`.

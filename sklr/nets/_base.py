@@ -251,8 +251,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Return the batches of a dataset, as in skorch."""
         make = partial(super().get_iterator, dataset, training=training)
-        grows = training and self._batch_size_schedule() is not None
-        batches = data.FreshBatches(make) if grows else make()
+        batches = data.FreshBatches(make) if training and self.batches_grow else make()
         return data.WeightedBatches(batches, self._set_batch_weight) if data.carries_weights(dataset) else batches
 
     def _set_batch_weight(self, weight: Tensor) -> None:

@@ -280,6 +280,11 @@ class FreshBatches:
         return iter(self.make())
 
 
+def of_one_epoch(batches: Any) -> Any:
+    """Return batches as the next epoch has them, if they are made anew for each; others as they are."""
+    return batches.make() if isinstance(batches, FreshBatches) else batches
+
+
 class WeightedBatches:
     """Batches of (X, y) whose sample weights are told to `tell` just before each is given out."""
 

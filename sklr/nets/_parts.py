@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from sklearn.utils import check_random_state
 from skorch import NeuralNet
-from skorch.callbacks import GradientNormClipping
 from skorch.dataset import Dataset
 from torch.utils.data import DataLoader
 
@@ -153,20 +152,19 @@ class NetParts(NeuralNet):
         schedule = self._batch_size_schedule()
         return size if schedule is None else schedule.batch_size(size, epoch)
 
+    def rows_in_step(self, epoch: int) -> int | None:
+        """Return how many rows a step is made of in an epoch, counted from 0; None if there is no telling."""
+        rows = self.rows_at_once(epoch)
+        return None if rows is None else rows * self.accumulate_steps
+
+    @property
+    def batches_grow(self) -> bool:
+        """Whether the batches of one epoch may be of another size than those of another."""
+        return self._batch_size_schedule() is not None
+
     def _batch_size_schedule(self) -> BatchSizeSchedule | None:
         callbacks = (callback for _, callback in getattr(self, "callbacks_", []))
         return next((callback for callback in callbacks if isinstance(callback, BatchSizeSchedule)), None)
-
-    def one_by_one_reasons(self) -> list[str]:
-        """Return why this net has to be trained one by one, not stacked with others; empty if it need not."""
-        reasons = []
-        if self.accumulate_steps != 1:
-            reasons.append(f"accumulate_steps={self.accumulate_steps} is to save the memory that a stack would take")
-        if isinstance(self.clip, str):
-            reasons.append(f"clip={self.clip!r} follows the gradient norms of each training")
-        elif self.clip is not None and any(_clips(callback) for callback in self.callbacks or []):
-            reasons.append("clip and GradientNormClipping both clip")
-        return reasons
 
     def initialize(self) -> NetParts:
         """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
@@ -188,10 +186,10 @@ class NetParts(NeuralNet):
             is_loader = isinstance(iterator, type) and issubclass(iterator, DataLoader)
             if is_loader and not params.keys() & {"generator", "sampler", "batch_sampler"}:
                 params["generator"] = stream
-        if prefix == "iterator_train" and (self.accumulate_steps > 1 or self._batch_size_schedule() is not None):
-            rows = self.rows_at_once(len(finished_epochs(self)) if self.initialized_ else 0)
+        if prefix == "iterator_train" and (self.accumulate_steps > 1 or self.batches_grow):
+            rows = self.rows_in_step(len(finished_epochs(self)) if self.initialized_ else 0)
             if rows is not None:
-                params["batch_size"] = rows * self.accumulate_steps
+                params["batch_size"] = rows
         return params
 
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
@@ -347,11 +345,6 @@ def _is_option(name: str) -> bool:
     [True, True, False, False]
     """
     return name == "lr" or (name.startswith("optimizer__") and "__" not in name.removeprefix("optimizer__"))
-
-
-def _clips(callback: Any) -> bool:
-    callback = callback[-1] if isinstance(callback, tuple) else callback
-    return callback is GradientNormClipping or isinstance(callback, GradientNormClipping)
 
 
 def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Generator | None]:

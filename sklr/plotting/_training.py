@@ -22,7 +22,7 @@ from sklr.plotting._axes import (
 
 WHATS = ("train_loss", "valid_score")
 UNFOLLOWED = (  # why there may be none
-    "A scorer that may take long is called once, at the end of a training. "
+    "A scorer that may take long is called once, at the end of a training, as is any of nets trained one by one. "
     "For its score after every epoch search with pruner=optuna.pruners.NopPruner()."
 )
 WIDE = 20.0  # losses whose ratio is beyond this are drawn on a logarithmic axis

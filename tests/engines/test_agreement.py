@@ -1,6 +1,7 @@
 """The stacked engine against the sequential one, the reference: weights, histories, scores, statuses."""
 
 import copy
+import pickle
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from sklr.callbacks import BatchSizeSchedule, GradientClipping
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked import packs as packs_module
 from sklr.engines.stacked.advance import advance
@@ -58,6 +60,8 @@ def experiment(estimator, X=X, y=Y, scoring=None, **kwargs):
         scorer = _MultimetricScorer(scorers={k: check_scoring(estimator, v) for k, v in scoring.items()})
     else:
         scorer = check_scoring(estimator, scoring)
+    free = scoring in (None, "accuracy", "neg_log_loss")  # in a stack; its reference has to ask
+    kwargs = {"follow": "always" if free else "free", **kwargs}
     return Experiment(estimator, X, y, cells_of(X), scorer, keep_estimators=True, **kwargs)
 
 
@@ -270,6 +274,110 @@ def test_parameter_groups_and_clipping():
     groups = [("layers.0.*", {"lr": 0.05, "weight_decay": 0.1}), ("*bias", {"weight_decay": 0.2})]
     clip = ("clip", skorch.callbacks.GradientNormClipping(0.1))
     assert_agree(*both(classifier(optimizer__param_groups=groups, callbacks=[clip]), scoring="neg_log_loss"))
+
+
+EVERY_OTHER = list(range(0, 67, 2))
+GROWING = [BatchSizeSchedule(2, every=1, max_batch_size=40)]
+STEPS = {  # of what a step is made; 67 or 68 rows are 17 steps an epoch in batches of 4
+    "in parts": {"accumulate_steps": 2, "batch_size": 8},
+    "in odd parts": {"accumulate_steps": 3, "batch_size": 7, "iterator_train__drop_last": True},
+    "a class ignored in parts": {"accumulate_steps": 2, "criterion__ignore_index": 1},
+    "percentile": {"clip": "p60", "batch_size": 4},
+    "percentile at once": {"callbacks": [GradientClipping("p30", startup_steps=2, norm_type=np.inf)]},
+    "clipped twice": {"clip": "p80", "batch_size": 4, "callbacks": [skorch.callbacks.GradientNormClipping(0.1)]},
+    "clipped thrice": {"clip": 0.5, "callbacks": [GradientClipping(0.3), GradientClipping("p50", startup_steps=3)]},
+    "only logged": {"clip": np.inf},
+    "growing": {"callbacks": GROWING, "batch_size": 6},
+    "growing once, in order": {"callbacks": [BatchSizeSchedule(3.5, at=(2,))], "iterator_train__shuffle": False},
+    "growing, scheduled": {"callbacks": GROWING, "schedule": "cosine", "warmup_epochs": 0.5, "batch_size": 5},
+    "growing, by a sampler": {
+        "callbacks": GROWING,
+        "iterator_train__shuffle": None,
+        "iterator_train__sampler": EVERY_OTHER,
+    },
+    "all of it": {
+        "callbacks": [*GROWING, skorch.callbacks.GradientNormClipping(0.2)],
+        "clip": "p90",
+        "accumulate_steps": 2,
+        "batch_size": 3,
+        "optimizer": "adam",
+        "schedule": "linear",
+        "schedule_epochs": 8,
+    },
+}
+
+
+def assert_same_histories(a, b, rtol):
+    """Compare all that was written down, but for how long it took."""
+    for ours, theirs in zip(net_of(a).history_, net_of(b).history_, strict=True):
+        assert ours.keys() - {"dur"} == theirs.keys() - {"dur"}
+        rows = [(ours, theirs), *zip(ours["batches"], theirs["batches"], strict=True)]
+        for one, other in rows:
+            assert one.keys() == other.keys()
+            kept = [name for name in other if name not in ("dur", "batches")]
+            np.testing.assert_allclose([one[k] for k in kept], [other[k] for k in kept], rtol=rtol, err_msg=str(kept))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_parts_clipped_or_growing(name):
+    stacked, alone = both(classifier(**STEPS[name]), LRS[1:], scoring="neg_log_loss")
+    assert_agree(stacked, alone)
+    for a, b in zip(stacked[1], alone[1], strict=True):
+        assert_same_histories(a.estimator, b.estimator, 1e-9)
+    rows = cells_of(X)[0].train
+    a, b = (outcomes[1][0].estimator.partial_fit(X[rows], Y[rows]) for outcomes in (stacked, alone))
+    assert_same_weights(a, b, 1e-8)
+    assert_same_histories(a, b, 1e-8)
+
+
+def spread_over_copies(calls, n_jobs, pre_dispatch):
+    """Do what workers do, without any: calls and results are pickled on their way."""
+    for place, (function, args, kwargs) in enumerate(calls):
+        sent = pickle.loads(pickle.dumps((args, kwargs)))
+        yield place, pickle.loads(pickle.dumps(function.function(*sent[0], **sent[1])))
+
+
+@pytest.mark.parametrize("how", ["in workers", "halved", "in threads"])
+def test_what_steps_remember_goes_where_their_runs_go(how, request, monkeypatch):
+    """Of a percentile the norms so far; of batches that grow the epoch."""
+    callbacks = [BatchSizeSchedule(2, at=(3,)), GradientClipping("p30", startup_steps=4)]
+    described = experiment(classifier(max_epochs=4, callbacks=callbacks, optimizer="adam"))
+    stacked = replace(described, n_jobs=2 if how == "in workers" else None)
+    candidates = [*LRS, {"lr": 1e30}, {"lr": 0.03}]
+    step = ModelStack._step
+
+    def scarce(stack, *args):
+        if stack.n_candidates > 1:
+            raise MemoryError
+        return step(stack, *args)
+
+    outcomes = []
+    if how == "in threads":
+        request.getfixturevalue("two_threads")
+    if how == "in workers":
+        monkeypatch.setattr(packs_module, "spread", spread_over_copies)
+    largest = 6 if how == "in workers" else None
+    for engine, given in ((StackedEngine(max_stack=largest), stacked), (SequentialEngine(), described)):
+        training = engine.start(given, candidates)
+        training.advance(2)
+        mask = np.zeros((5, 3), dtype=bool)
+        mask[1], mask[2, :2] = True, True
+        training.stop(mask, "enough")
+        if how == "halved" and not outcomes:
+            monkeypatch.setattr(ModelStack, "_step", scarce)
+            with pytest.warns(OutOfMemoryWarning):
+                training.advance(1)
+        outcomes.append(training.finish())
+        torch.set_num_threads(1)
+    assert_agree(*outcomes)
+    assert_same_histories(outcomes[0][0][0].estimator, outcomes[1][0][0].estimator, 1e-9)
+
+
+def test_a_diverged_run_is_told_its_step_though_batches_have_grown():
+    net = classifier(batch_size=16, schedule=lambda epoch: 1e40 if epoch == 2 else 1.0, callbacks=GROWING)
+    stacked, alone = both(net, [{"lr": 0.01}])
+    assert [a.reason.split(":")[0] for a in stacked[0]] == [b.reason.split(":")[0] for b in alone[0]]
+    assert stacked[0][0].reason.startswith("diverged at step 9")  # after five and three batches, and one more
 
 
 @pytest.mark.parametrize("first", [{"lr_multiplier": 0.1}, {"lr": 0.05}], ids=str)

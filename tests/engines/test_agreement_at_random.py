@@ -11,6 +11,7 @@ from test_agreement import XR, YR, Double, X, Y, assert_agree, experiment
 from torch import nn
 
 from sklr import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
+from sklr.callbacks import BatchSizeSchedule
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked.engine import StackedEngine
 
@@ -73,15 +74,19 @@ def searches(draw):
     optimizer = one_of(OPTIMIZERS)
     # others divide rounding by rounding: before batch norm a bias has no gradient but that
     modules = [*MODULES, NORMED] if optimizer == "sgd" else MODULES
+    batch_size = one_of([3, 16, 33, 34, 67, 500, -1])
+    in_parts, growing = one_of([1, 1, 3]), one_of([None, BatchSizeSchedule(2.5, every=2), BatchSizeSchedule(9, at=[1])])
     net = cls(
         one_of(modules),
         optimizer=optimizer,
-        batch_size=one_of([3, 16, 33, 34, 67, 500, -1]),
+        batch_size=batch_size,
+        accumulate_steps=in_parts if batch_size > 0 else 1,
+        callbacks=[growing] if growing is not None and batch_size > 0 else None,
         max_epochs=draw(st.integers(1, 4)),
         schedule=one_of(SCHEDULES),
         warmup_epochs=one_of([0, 0.4, 1, 2]),
         random_state=one_of([None, 0]),
-        clip=one_of([None, 0.5]),
+        clip=one_of([None, 0.5, "p40"]),
         iterator_train__shuffle=draw(st.booleans()),
         iterator_train__drop_last=draw(st.booleans()),
         **{f"optimizer__{name}": value for name, value in one_of(OPTIMIZERS[optimizer]).items()},

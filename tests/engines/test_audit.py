@@ -23,6 +23,7 @@ from sklr.engines.stacked.kernels import loss as loss_module
 from sklr.engines.stacked.model import loader, pack
 from sklr.engines.stacked.model import stack as stack_module
 from sklr.engines.stacked.model import state as state_module
+from sklr.engines.stacked.optim import clipping as clipping_module
 from sklr.engines.stacked.optim import optimizer as optimizer_module
 from sklr.engines.stacked.replay import replay
 
@@ -129,7 +130,11 @@ MUTATIONS = {
     "a recording without its step": (LONG, wrapped(replay.Replay, "of", a_line_less)),
     "clipping dropped": (
         classifier(clip=0.01),
-        wrapped(stack_module.ModelStack, "_clip_gradients", lambda clip, self: None),
+        wrapped(clipping_module.StackedClip, "_threshold", lambda threshold, self: torch.inf),
+    ),
+    "norms forgotten": (
+        classifier(clip="p20"),
+        wrapped(clipping_module.NormTable, "add", lambda add, self, norms, cells: None),
     ),
     "a loss a little off": (NORMED, wrapped(loss_module.StackedLoss, "__call__", scaled)),
 }

@@ -36,6 +36,7 @@ def own(**params):
 
 def start(estimator, candidates=LRS, X=X, cells=CELLS, **params):
     scorer = check_scoring(estimator)
+    params = {"follow": "always", **params}
     return SequentialEngine().start(Experiment(estimator, X, Y, cells, scorer, **params), candidates)
 
 
@@ -140,6 +141,16 @@ def test_equal_heads_are_fitted_once_per_fold(candidates, n_fits):
     pipeline = Pipeline([("scale", CountsFits()), ("net", net())])
     start(pipeline, [{names[name]: value for name, value in c.items()} for c in candidates]).finish()
     assert CountsFits.fits == n_fits
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+def test_heads_are_fitted_once_per_search(engine):
+    """Though a stack is refused after they were, and candidates come in several batches."""
+    CountsFits.fits = 0
+    pipeline = Pipeline([("scale", CountsFits()), ("net", net(optimizer="rprop", max_epochs=1))])
+    how = {"lr_range": (1e-3, 1e-2), "n_lrs": 2, "rounds": 2, "cv": 2, "refit": False, "random_state": 0}
+    assert LRGridSearchCV(pipeline, **how, engine=engine).fit(X, Y).engine_ == "sequential"
+    assert CountsFits.fits == 2
 
 
 def test_a_head_that_fails_fails_its_runs_alone():

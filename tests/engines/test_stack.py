@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.model.stack import ModelStack
+from sklr.engines.stacked.optim.clipping import Clip
 
 N_CELLS, N_ROWS, N_STEPS = 3, 6, 30
 LRS = (1e-4, 3e-3, 0.05)
@@ -146,6 +148,7 @@ class Alone:
         described = [{**override, "params": [params[n] for n in names]} for names, override in groups]
         self.optimizer = optimizer(described, lr=lr, **kwargs)
         self.lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.met = []
 
     def step(self, loss_of, step, clip=None):
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
@@ -154,7 +157,7 @@ class Alone:
         loss = loss_of(self.module)
         loss.backward()
         if clip is not None:
-            clip(self.module.parameters())
+            clip(self)
         self.optimizer.step()
         return loss.detach()
 
@@ -368,19 +371,23 @@ def test_cells_with_other_numbers_of_rows_and_steps(module):
     assert_same(stack, 0, 2, alone[2, 2].module)
 
 
+def clipped_one_after_the_other(parameters, norm_type, met):
+    """Clip as in PyTorch: at a number, then at a percentile of the norms that were `met`."""
+    nn.utils.clip_grad_norm_(parameters, 0.1, norm_type)
+    threshold = np.percentile(met, 60) if len(met) >= 2 else np.inf
+    met.append(float(nn.utils.clip_grad_norm_(parameters, threshold)))
+
+
 @pytest.mark.parametrize("module", ["mlp", "layer norm"])
 @pytest.mark.parametrize("norm_type", [2.0, torch.inf])
 def test_gradients_are_clipped_run_by_run(module, norm_type):
     modules, (x, y) = cells_of(MODULES[module]), data()
     assert_agrees(
         modules,
-        stack_of(modules, clip_norm=0.1, clip_norm_type=norm_type, clip_value=0.05),
+        stack_of(modules, clips=[Clip(0.1, norm_type=norm_type), Clip(percentile=60, startup_steps=2)]),
         lambda t, c: lambda m: nn.functional.cross_entropy(m(x[t, c] * 10**c), y[t, c]),
         lambda t: [Batch(x[t] * torch.tensor([1.0, 10.0, 100.0]).double()[:, None, None], y[t])],
-        clip=lambda ps: (
-            nn.utils.clip_grad_norm_(ps := list(ps), 0.1, norm_type),
-            nn.utils.clip_grad_value_(ps, 0.05),
-        ),
+        clip=lambda run: clipped_one_after_the_other(list(run.module.parameters()), norm_type, run.met),
     )
 
 
@@ -454,7 +461,7 @@ def test_candidates_that_stay_do_not_notice_the_others_leaving(module):
 def test_a_run_that_diverges_changes_no_bit_of_another(module, optimizer):
     modules, (x, y) = cells_of(MODULES[module]), data()
     cls, kwargs = OPTIMIZERS[optimizer]
-    calm, broken = (stack_of(modules, optimizer=cls, kwargs=kwargs, clip_norm=1.0) for _ in range(2))
+    calm, broken = (stack_of(modules, optimizer=cls, kwargs=kwargs, clips=[Clip(1.0)]) for _ in range(2))
     for t in range(10):
         lr = rates(t)
         calm.step(lr, Batch(x[t], y[t]))

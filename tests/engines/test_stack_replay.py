@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay import cuda_graph, replay
 from sklr.engines.stacked.replay import recorder as recorder_module
@@ -101,9 +102,19 @@ def test_replayed_criteria_take_the_same_steps(criterion):
     compare(cells_of(mlp), SHORT - 3, criterion=criterion)
 
 
-@pytest.mark.parametrize("clipping", [{"clip_norm": 0.5}, {"clip_value": 0.01}])
-def test_replayed_gradients_are_clipped(clipping):
-    compare(cells_of(mlp), SHORT - 3, **clipping)
+@pytest.mark.parametrize("clip", [Clip(0.5), Clip(percentile=50, startup_steps=5)], ids=["norm", "percentile"])
+def test_replayed_gradients_are_clipped(clip):
+    norms, plain = (compare(cells_of(mlp), SHORT - 3, clips=clips) for clips in ([clip], []))
+    assert norms.take_norms().shape == (SHORT, 1, len(LRS), N_CELLS)
+    assert not torch.equal(norms.optimizer.params["0.weight"], plain.optimizer.params["0.weight"])
+
+
+def test_steps_are_recorded_once_though_the_table_of_norms_grows():
+    x, y = data(SHORT)
+    stack = stack_of(cells_of(mlp), clips=[Clip(percentile=50, startup_steps=1)])
+    for n_more in (2 * SHORT, SHORT, 0):
+        stack.steps(lr_of(SHORT), Batch(x, y), n_more)
+    assert stack._replays.n_replayed == 3 * SHORT - 3
 
 
 def test_candidates_may_differ_in_their_optimizers_arguments():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from joblib import hash as joblib_hash
@@ -52,21 +53,30 @@ class SequentialEngine(Engine):
         return SequentialTraining(experiment, list(runs), len(chosen))
 
 
+_LAST: WeakKeyDictionary[Experiment, dict[Any, Head | None]] = WeakKeyDictionary()  # each search's heads
+
+
 def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
-    """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded."""
+    """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded.
+
+    What the same search has asked for last, for another engine or a batch of candidates before, is not fitted again.
+    """
     keys = [
         (cell.fold, _identity(around_net(estimator))) if is_wrapped(estimator) else None
         for estimator, cell in zip(estimators, cells, strict=True)
     ]
+    known = _LAST.get(experiment, {})
     tasks: dict[Any, tuple[Any, Cell]] = {}
     for key, estimator, cell in zip(keys, estimators, cells, strict=True):
-        if key is not None:
+        if key is not None and key not in known:
             tasks.setdefault(key, (estimator, cell))
-    share = {key: keys.count(key) for key in tasks}
     parallel = Parallel(n_jobs=experiment.n_jobs, pre_dispatch=experiment.pre_dispatch)
-    fitted = parallel(delayed(_fit_one_head)(experiment, *task, share[key]) for key, task in tasks.items())
-    heads = dict(zip(tasks, fitted, strict=True))
-    return [heads.get(key) for key in keys]
+    fitted = parallel(delayed(_fit_one_head)(experiment, *task) for task in tasks.values())
+    heads = {key: known[key] for key in keys if key in known} | dict(zip(tasks, fitted, strict=True))
+    if heads:
+        _LAST[experiment] = heads
+    shares = {key: _share_of(head, keys.count(key)) for key, head in heads.items()}
+    return [shares.get(key) for key in keys]
 
 
 def _identity(settings: list) -> Any:
@@ -77,12 +87,15 @@ def _identity(settings: list) -> Any:
         return object()
 
 
-def _fit_one_head(experiment: Experiment, estimator: Any, cell: Cell, n_runs: int) -> Head | None:
+def _fit_one_head(experiment: Experiment, estimator: Any, cell: Cell) -> Head | None:
     try:
-        head = fit_head(estimator, cell_data(experiment, cell, estimator))
+        return fit_head(estimator, cell_data(experiment, cell, estimator))
     except Exception:
         return None
-    return head._replace(seconds=head.seconds / n_runs)
+
+
+def _share_of(head: Head | None, n_runs: int) -> Head | None:
+    return None if head is None else head._replace(seconds=head.seconds / n_runs)
 
 
 class SequentialTraining(Training):

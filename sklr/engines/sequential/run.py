@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from traceback import format_exc
 from typing import Any
 
-from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
+from sklr.engines.scoring import final_scores, followed_score, followed_scorer
 from sklr.engines.sequential.fit import EpochFit, WholeFit
 from sklr.engines.sequential.monitor import untouchable
 from sklr.engines.verbose import Label, print_end, print_start
@@ -106,7 +106,7 @@ class Run:
         if self.head is not None and looks_only_at_predictions(self.experiment.scorer):
             self.subject, self.score_data = without_pipelines(self.estimator), self.head.scored
         watched = net if self.head is not None else net_in_place(self.estimator)
-        follow = self._follow if is_net(watched) and is_followed(self.experiment, watched) else None
+        follow = self._follow if is_net(watched) and self.experiment.follow == "always" else None
         if self.context is not None or not is_net(net):
             return WholeFit(self.estimator, raw, self.cell.seed, follow)
         return EpochFit(net, self.train_data, self.cell.seed, follow)

@@ -146,7 +146,7 @@ class ScoredPack:
                 for cell in range(len(self.places)):
                     ended = self.outcomes.get((member.candidate, cell))
                     new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
-        packs[0].outcomes.update(self.outcomes)
+            new.outcomes.update(self.outcomes)
         return packs
 
     def _let_go(self) -> None:

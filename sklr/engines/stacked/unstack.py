@@ -8,10 +8,11 @@ from typing import Any
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PassthroughScoring
 
-from sklr.callbacks import LRSchedule
+from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.model.group import Place
 from sklr.engines.stacked.model.pack import Pack, StepRows
+from sklr.engines.stacked.optim.clipping import Clip
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import fitted_around, net_to_fit
@@ -79,22 +80,31 @@ def _restore_history(net: NeuralNet, epochs: Sequence[StepRows], seconds: float)
     """Write what a training of its own would have written, an epoch's `seconds` being this run's share."""
     callbacks = [callback for _, callback in net.callbacks_]
     schedules = [callback for callback in callbacks if isinstance(callback, LRSchedule)]
+    clippings = [callback for callback in callbacks if Clip.of(callback) is not None]
+    logging = [(i, callback) for i, callback in enumerate(clippings) if isinstance(callback, GradientClipping)]
     notes_lr, history = bool(schedules), net.history_
+    for _, callback in logging:
+        callback.on_train_begin(net)
     for steps in epochs:
         history.new_epoch()
         history.record("epoch", len(history))
-        for loss, n_rows, lr in zip(*(rows.tolist() for rows in steps[:3]), strict=True):
+        for callback in callbacks:
+            if isinstance(callback, BatchSizeSchedule):
+                callback.on_epoch_begin(net)
+        for loss, n_rows, lr, norms in zip(*(steps[i].tolist() for i in (0, 1, 2, 4)), strict=True):
             history.new_batch()
             row = {"lr": lr} if notes_lr else {}
             for name, value in {**row, "train_loss": loss, "train_batch_size": n_rows}.items():
                 history.record_batch(name, value)
+            for i, callback in logging:
+                callback.repeat(net, norms[i])
         history.record("train_batch_count", len(steps.loss))
         if notes_lr:
             history.record("lr", steps.lr[-1].item())
         for callback in callbacks:
             if isinstance(callback, EpochTimer):
                 history.record("dur", seconds)
-            elif isinstance(callback, PassthroughScoring):
+            elif isinstance(callback, PassthroughScoring | GradientClipping):
                 callback.on_epoch_end(net)
     for callback in schedules if epochs else ():
         callback.on_train_begin(net)

@@ -22,7 +22,7 @@ from torch.utils.data import default_collate
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
 from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan
-from sklr.engines.stacked.audit.plain_run import PlainRun
+from sklr.engines.stacked.audit.plain_run import STARTUP, PlainRun
 from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.explain import explained, first_line
 from sklr.engines.stacked.checks.static import Unstackable
@@ -228,7 +228,9 @@ def _feeds(pack: Pack, orders: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
 
 def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: bool) -> Pack:
     """Return a pack of some members of a group in some of its cells."""
-    small = group._replace(places=[group.places[k] for k in cells])
+    clips = [clip._replace(startup_steps=min(clip.startup_steps, STARTUP)) for clip in group.stack_args["clips"]]
+    args = {**group.stack_args, "clips": clips}
+    small = group._replace(places=[group.places[k] for k in cells], stack_args=args)
     chosen, sides = [group.members[m] for m in members], [place.side for place in small.places]
     return Pack(small.build(members, dropout=dropout), chosen, sides, group.max_epochs)
 

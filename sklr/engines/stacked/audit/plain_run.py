@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from sklr._utils.random import global_state
+from sklr.callbacks import GradientClipping
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import Epoch
 from sklr.experiment.cell_data import CellData
+from sklr.nets._data import WeightedBatches, of_one_epoch
 
 MOST_NUMBERS = 2**22  # kept of a cell's rows; of more, those that are shown
+STARTUP = 1  # step, instead of the usual 20, before gradients are clipped at a percentile: there are few to compare
 
 
 class PlainRun:
@@ -60,6 +63,8 @@ class PlainRun:
         self.trained = {name: p for name, p in net.module_.named_parameters() if p.requires_grad and p.numel()}
         net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, PrintLog)]
         self.criterion_state = _buffers(net.criterion_)
+        for callback in (c for _, c in net.callbacks_ if isinstance(c, GradientClipping)):
+            callback.startup_steps = min(callback.startup_steps, STARTUP)
         with stream:
             net.notify("on_train_begin", X=X, y=y)
 
@@ -70,8 +75,9 @@ class PlainRun:
 
     def batches_of(self, rows: Epoch) -> Iterator[Any]:
         """Yield batches as the net's own DataLoader makes them, of these rows instead of those that it would draw."""
-        batches = self.net.get_iterator(self.dataset, training=True)
-        loader = getattr(batches, "batches", batches)  # sample weights come with a loader inside
+        batches = loader = of_one_epoch(self.net.get_iterator(self.dataset, training=True))
+        if isinstance(batches, WeightedBatches):
+            batches.batches = loader = of_one_epoch(batches.batches)
         places = rows if self.rows is None else [np.searchsorted(self.rows, batch) for batch in rows]
         vars(loader)["batch_sampler"] = [batch.tolist() for batch in places]  # its own __setattr__ refuses this
         loader.num_workers = 0  # a few batches are not worth a worker

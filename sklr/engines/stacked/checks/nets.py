@@ -16,6 +16,7 @@ from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import Rows
 from sklr.engines.stacked.kernels.loss import StackedLoss
 from sklr.engines.stacked.kernels.module_call import call
+from sklr.engines.stacked.kernels.traits import Traits
 from sklr.engines.stacked.model.pack import Side
 from sklr.engines.stacked.replay.purity import difference, own_state
 from sklr.nets._instances import is_hooked
@@ -78,3 +79,14 @@ def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side
     """Refuse sample weights that the loss has no place for."""
     if not loss.takes_weights and any(side.weight is not None for side in sides):
         raise Unstackable(f"{type(net.criterion_).__name__} is a loss of whole batches and takes no sample_weight")
+
+
+def check_parts(traits: Traits, net: NeuralNet) -> None:
+    """Refuse batches in parts where the parts' gradients do not add up to that of the batch, which a stack takes."""
+    n_parts = getattr(net, "accumulate_steps", 1)
+    if n_parts > 1 and traits.mixes_rows:
+        what = "layers like BatchNorm see" if traits.loss.takes_weights else f"{type(net.criterion_).__name__} sees"
+        raise Unstackable(
+            f"accumulate_steps={n_parts}: {what} the rows of a part together, and a stack takes the whole batch at "
+            "once; leave accumulate_steps out, or use LayerNorm or GroupNorm and a loss that is a mean over rows"
+        )

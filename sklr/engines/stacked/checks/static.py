@@ -13,13 +13,14 @@ from torch.utils.data import Dataset, default_collate
 
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
+from sklr.callbacks import BatchSizeSchedule, GradientClipping
 from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
-from sklr.experiment.cell_data import LIBRARIES, looks_only_at_predictions, scorers_of
+from sklr.experiment.cell_data import LIBRARIES, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net
-from sklr.nets._parts import NetParts
 
 OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
+TAKEN_OVER = (GradientNormClipping, GradientClipping, BatchSizeSchedule)  # a stack does what they do
 KNOWN_NETS = (
     nets.NeuralNetClassifier,
     nets.NeuralNetBinaryClassifier,
@@ -43,7 +44,6 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     if not reads_alike(experiment.X):
         reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
     reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
-    reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
     if net.train_split is not None:
         reasons.append("train_split holds rows out of each training")
     if not loads_plainly(net):
@@ -51,12 +51,6 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
         if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
             reasons.append(f"{part}__collate_fn is not torch's default_collate")
-    if getattr(net, "clip", None) is not None and not (
-        experiment.scorer is None or looks_only_at_predictions(experiment.scorer)
-    ):
-        reasons.append(
-            "the scorer may look at the gradient norms, which clip writes into the history; make_scorer's do not"
-        )
     if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
         reasons.append("the scorer reads .grad, and a stack does not keep the gradients of each run")
     if net.compile:
@@ -110,7 +104,7 @@ def _meddlers(net: NeuralNet) -> list[str]:
         return ["setting 'disable'"]
     given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
     classes = [c if isinstance(c, type) else type(c) for c in given]
-    return [c.__name__ for c in classes if c not in (*OBSERVERS, GradientNormClipping)]
+    return [c.__name__ for c in classes if c not in OBSERVERS + TAKEN_OVER]
 
 
 def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:

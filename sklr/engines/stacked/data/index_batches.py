@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from sklr._utils.random import global_generators_kept
 from sklr._utils.sklearn import count_rows, take_rows
 from sklr.experiment.datasets import DatasetRows
+from sklr.nets._data import of_one_epoch
 
 Rows = Any  # a tensor, or a dict or list of tensors, whose first axis counts rows
 
@@ -155,16 +156,25 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
     world : context manager
         Entered to draw, for nets whose order comes from the global generator.
     """
-    loader = net.get_iterator(_Positions(n), training=True)
+    loader = of_one_epoch(net.get_iterator(_Positions(n), training=True))
     loader.collate_fn = _row_numbers
     loader.num_workers = 0  # there is nothing to load
-    draw = _quickly if _is_plain(loader) else list
+    sizes = _batch_sizes(net, loader, n_epochs)
+    draw = _quickly if _is_plain(loader) else _as_it_does
     with world:
         if draw is _quickly and type(loader.sampler) is SequentialSampler:
-            return [draw(loader)] * n_epochs  # the same each time; the skipped draws decide nothing else
+            once = {size: draw(loader, size) for size in set(sizes)}
+            return [once[size] for size in sizes]  # the same each time; the skipped draws decide nothing else
         if draw is _quickly and n * n_epochs > MOST_KEPT:
-            return RedrawnEpochs(loader, n_epochs)
-        return [draw(loader) for _ in range(n_epochs)]
+            return RedrawnEpochs(loader, [size or 1 for size in sizes])  # all have one: the loader is plain
+        return [draw(loader, size) for size in sizes]
+
+
+def _batch_sizes(net: NeuralNet, loader: DataLoader, n_epochs: int) -> list[int | None]:
+    """Return the batch size of each epoch; None where the loader's batches have no size in common."""
+    if getattr(net, "batches_grow", False):
+        return [net.rows_in_step(epoch) for epoch in range(n_epochs)]
+    return [loader.batch_size] * n_epochs
 
 
 MOST_KEPT = 2**22  # row numbers: the orders of longer trainings are drawn again for each epoch
@@ -176,22 +186,27 @@ class RedrawnEpochs(Sequence[Epoch]):
     Kept, the orders of twenty epochs of narrow rows take more memory than the rows.
 
     >>> loader = DataLoader(range(5), batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(0))
-    >>> epochs = RedrawnEpochs(loader, 3)
+    >>> epochs = RedrawnEpochs(loader, [2, 2, 2])
     >>> [len(batch) for batch in epochs[2]], np.array_equal(epochs[0][0], epochs[0][0]), len(epochs)
     ([2, 2, 1], True, 3)
     """
 
-    def __init__(self, loader: DataLoader, n_epochs: int):
-        self.n, self.batch_size, self.drop_last = len(loader.sampler), loader.batch_size, loader.drop_last  # type: ignore[arg-type]
+    def __init__(self, loader: DataLoader, sizes: Sequence[int]):
+        self.n, self.sizes, self.drop_last = len(loader.sampler), sizes, loader.drop_last  # type: ignore[arg-type]
         self.is_own = loader.generator is not None
-        self.states = [self._state_before_drawing(loader) for _ in range(n_epochs)]
+        self.states = [self._state_before_drawing(loader, size) for size in sizes]
         self._last: tuple[int, Epoch] | None = None
 
     @staticmethod
-    def _state_before_drawing(loader: DataLoader) -> Tensor:
+    def _state_before_drawing(loader: DataLoader, size: int) -> Tensor:
         state = torch.get_rng_state() if loader.generator is None else loader.generator.get_state()
-        _quickly(loader)
+        _quickly(loader, size)
         return state
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many batches each epoch has."""
+        return [self.n // size if self.drop_last else -(-self.n // size) for size in self.sizes]
 
     def __len__(self) -> int:
         return len(self.states)
@@ -200,27 +215,41 @@ class RedrawnEpochs(Sequence[Epoch]):
         if isinstance(epoch, slice):
             return [self[i] for i in range(*epoch.indices(len(self)))]
         if self._last is None or self._last[0] != epoch:
-            self._last = epoch, self._drawn(self.states[epoch])
+            self._last = epoch, self._drawn(self.states[epoch], self.sizes[epoch])
         return self._last[1]
 
-    def _drawn(self, state: Tensor) -> Epoch:
+    def _drawn(self, state: Tensor, size: int) -> Epoch:
         generator = torch.Generator().set_state(state) if self.is_own else None
-        loader = DataLoader(
-            _Positions(self.n), self.batch_size, shuffle=True, drop_last=self.drop_last, generator=generator
-        )
+        loader = DataLoader(_Positions(self.n), shuffle=True, drop_last=self.drop_last, generator=generator)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(state)
-            return _quickly(loader)
+            return _quickly(loader, size)
 
 
 def different(epochs: Sequence[Epoch]) -> Sequence[Epoch]:
     """Return the epochs whose batches may be of different sizes."""
-    return epochs[:1] if isinstance(epochs, RedrawnEpochs) else epochs
+    if not isinstance(epochs, RedrawnEpochs):
+        return epochs
+    return [epochs[epochs.sizes.index(size)] for size in dict.fromkeys(epochs.sizes)]
 
 
-def n_batches(epochs: Sequence[Epoch]) -> int:
-    """Return how many batches there are in all epochs."""
-    return len(epochs) * len(epochs[0]) if isinstance(epochs, RedrawnEpochs) else sum(map(len, epochs))
+def n_batches(epochs: Sequence[Epoch], end: int | None = None) -> int:
+    """Return how many batches there are in all epochs, or in those before `end`."""
+    return sum(_lengths(epochs)[:end])
+
+
+def alike_after(epochs: Sequence[Epoch], epoch: int) -> int:
+    """Return how many of the epochs after this one have as many batches."""
+    return _lengths(epochs)[epoch + 1 :].count(_lengths(epochs)[epoch])
+
+
+def _lengths(epochs: Sequence[Epoch]) -> list[int]:
+    return epochs.lengths if isinstance(epochs, RedrawnEpochs) else list(map(len, epochs))
+
+
+def widest(epochs: Sequence[Epoch]) -> Epoch:
+    """Return the epoch with the largest batches."""
+    return max(different(epochs), key=lambda epoch: len(epoch[0]))
 
 
 def outside(epochs: Sequence[Epoch], n: int) -> int | None:
@@ -244,11 +273,17 @@ def _is_plain(loader: DataLoader) -> bool:
     return type(loader.batch_sampler) is BatchSampler and type(loader.sampler) in (RandomSampler, SequentialSampler)
 
 
-def _quickly(loader: DataLoader) -> Epoch:
+def _as_it_does(loader: DataLoader, size: int | None) -> Epoch:
+    if size is not None:  # its batch sampler is PyTorch's
+        vars(loader.batch_sampler)["batch_size"] = size
+    return list(loader)
+
+
+def _quickly(loader: DataLoader, size: int | None) -> Epoch:
     # iterating a DataLoader first draws a seed for its workers, whether it has any or not
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
-    assert loader.batch_size is not None
-    order, size = np.fromiter(loader.sampler, np.int64), loader.batch_size
+    assert size is not None
+    order = np.fromiter(loader.sampler, np.int64)
     end = len(order) - len(order) % size if loader.drop_last else len(order)
     return [order[start : start + size] for start in range(0, end, size)]
 

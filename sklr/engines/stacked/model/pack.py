@@ -19,6 +19,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.data.index_batches import (
     Epoch,
     Rows,
+    alike_after,
     epoch_positions,
     epoch_sizes,
     map_tensors,
@@ -60,12 +61,13 @@ class Member(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), and those of parameter groups."""
+    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), lrs of groups, norms of gradients."""
 
     loss: np.ndarray
     n_rows: np.ndarray
     lr: np.ndarray
     group_lrs: np.ndarray  # shape (n_steps, n_groups)
+    norms: np.ndarray  # shape (n_steps, n_clips)
 
 
 class Pack:
@@ -150,7 +152,7 @@ class Pack:
         multipliers = self.epoch_multipliers(feed.sizes)
         with self.world if own_stream else nullcontext():
             lr = torch.from_numpy(self.lrs(multipliers))
-            losses = self.steps(feed, lr, self.max_epochs - self.epoch - 1)
+            losses = self.steps(feed, lr, alike_after(self.sides[0].epochs, self.epoch))
         if isinstance(feed, StreamFeed):
             self._last = [feed.last[cell] for cell in sorted(feed.last)]
         self.end_epoch(losses, feed.sizes, multipliers)
@@ -167,10 +169,11 @@ class Pack:
 
     def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Take the epoch's losses down, and go on to the next one."""
-        known = losses.cpu().double().numpy()  # MPS has no float64
+        known, norms = _numbers(losses), self.stack.take_norms()
         self._judge(known, sizes, multipliers)
         if self.keeps_steps:
-            self._keep_steps(known, sizes, multipliers)
+            no_norms = np.empty((len(known), 0, *known.shape[1:]))
+            self._keep_steps(known, sizes, multipliers, no_norms if norms is None else _numbers(norms))
         self.epoch += 1
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
@@ -240,20 +243,20 @@ class Pack:
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):
                 if bad[:, i, cell].any():
-                    step = int(bad[:, i, cell].argmax())
-                    self._diverge(m, cell, self.epoch * int(n_steps[cell]) + step, float(losses[step, i, cell]))
+                    step, before = int(bad[:, i, cell].argmax()), n_batches(self.sides[cell].epochs, self.epoch)
+                    self._diverge(m, cell, before + step, float(losses[step, i, cell]))
                 else:
                     lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
                     self.history[m][cell].append(EpochRow(self.epoch, lr, float(means[i, cell]), float("nan")))
 
-    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
+    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray, norms: np.ndarray) -> None:
         """Write the epoch's steps down for the runs that came through it."""
         lrs = self.lrs(multipliers)
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):
                 steps = slice((sizes[:, cell] > 0).sum())
                 lr = self.members[m].lr * multipliers[steps, i, cell]
-                rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell]
+                rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell], norms[steps, :, i, cell]
                 self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole table
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
@@ -283,6 +286,10 @@ class Pack:
 def lr_dtype(stack: ModelStack) -> torch.dtype:
     """Return the floating-point dtype the stack computes in."""
     return next(iter(stack.optimizer.params.values())).dtype
+
+
+def _numbers(found: Tensor) -> np.ndarray:
+    return found.cpu().double().numpy()  # MPS has no float64
 
 
 def valid_batch_size(net: NeuralNet, n_rows: int) -> int:

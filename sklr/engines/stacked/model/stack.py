@@ -21,6 +21,7 @@ from sklr.engines.stacked.kernels.mlp import MLPKernel
 from sklr.engines.stacked.kernels.module_call import Named
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
+from sklr.engines.stacked.optim.clipping import Clip, StackedClip
 from sklr.engines.stacked.optim.optimizer import Groups, StackedOptimizer
 from sklr.engines.stacked.replay.replay import Replays
 
@@ -46,8 +47,8 @@ class ModelStack:
         Parameter groups; together they name every trained parameter once.
     transform : callable, optional
         Applied to the output before the criterion.
-    clip_norm, clip_norm_type, clip_value : float, optional
-        Gradient clipping, run by run: total norm, which norm, largest absolute value.
+    clips : sequence of Clip, optional
+        How gradients are clipped, run by run, one after the other.
     traits : Traits, optional
         What another stack of such modules, with this criterion, has found out on such an example.
     seed : int, optional
@@ -81,9 +82,7 @@ class ModelStack:
         example: tuple[Any, Any],
         groups: Groups | None = None,
         transform: Transform | None = None,
-        clip_norm: float | None = None,
-        clip_norm_type: float = 2.0,
-        clip_value: float | None = None,
+        clips: Sequence[Clip] = (),
         traits: Traits | None = None,
         seed: int | None = None,
     ):
@@ -94,7 +93,8 @@ class ModelStack:
         self._state = FixedState(modules, n_candidates)
         params = {name: stacked([m.get_parameter(name) for m in modules], n_candidates) for name in trained}
         self.optimizer = StackedOptimizer(params, optimizer, per_candidate, groups)
-        self._clip = (clip_norm, clip_norm_type, clip_value)
+        self._clips = [StackedClip(clip, next(iter(params.values()))) for clip in clips]
+        self._norms: list[Tensor] = []  # of the gradients since someone asked for them, (n_steps, n_clips, ...)
         self.traits = traits or examine(self.module, example, criterion, transform)
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: no stack counts another's
         self.mixes_rows = self.traits.mixes_rows
@@ -140,11 +140,16 @@ class ModelStack:
         losses : Tensor (n_candidates, n_cells)
             Each run's loss before the step, detached; NaN for cells that took none.
         """
+        self._make_room(1)
+        return self._noted(self._step(lr, *batches).unsqueeze(0))[0]
+
+    def _step(self, lr: Any, *batches: Batch) -> Tensor:
+        """Take a step; return the losses, and where gradients are clipped their norms below, (1 + n_clips, ...)."""
         cells, losses = self._gradients(batches)
-        self._clip_gradients()
+        norms = self._clip_gradients(cells)
         if self.optimizer.step(self._rates(lr), cells):
             self.rest()
-        return losses.mT
+        return (torch.stack([losses, *(each.to(losses) for each in norms)]) if norms else losses).mT
 
     def steps(self, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
         """Take several steps of all cells on batches of one shape, without Python in between where that is possible.
@@ -163,7 +168,33 @@ class ModelStack:
         """
         if not self._is_replayed:
             return torch.stack([self.step(lr[i], batches.of_steps(i)) for i in range(len(lr))])
-        return self._replays.steps(self.step, lr, batches, n_more)
+        self._make_room(len(lr), n_more)
+        return self._noted(self._replays.steps(self._step, lr, batches, n_more))
+
+    def _make_room(self, n_steps: int, n_more: int = 0) -> None:
+        """Prepare for so many steps, and about `n_more` after them."""
+        tables = [clip.norms for clip in self._clips if clip.norms is not None]
+        moved = [table.make_room(n_steps, n_more) for table in tables]
+        if any(moved):
+            self._replays.forget()
+
+    def _noted(self, found: Tensor) -> Tensor:
+        """Keep the norms among what steps have returned; return their losses."""
+        if not self._clips:
+            return found
+        self._norms.append(found[:, 1:])
+        return found[:, 0]
+
+    def take_norms(self) -> Tensor | None:
+        """Return the norms of the gradients of all steps since this was asked last; None where none are clipped.
+
+        Returns
+        -------
+        norms : Tensor (n_steps, n_clips, n_candidates, n_cells)
+            As each clipping has met them.
+        """
+        norms, self._norms = self._norms, []
+        return torch.cat(norms) if norms else None
 
     @torch.no_grad()
     def outputs(self, x: Any) -> Any:
@@ -184,7 +215,11 @@ class ModelStack:
         """Let only these candidates stay, in this order; their optimizer's state stays with them."""
         candidates = [int(k) for k in candidates]
         self.optimizer.keep(candidates)
-        self._state.keep(torch.as_tensor(candidates, device=self.device))
+        index = torch.as_tensor(candidates, device=self.device)
+        self._state.keep(index)
+        for clip in self._clips:
+            if clip.norms is not None:
+                clip.norms.keep(index)
         self.rest()
 
     @torch.no_grad()
@@ -240,16 +275,7 @@ class ModelStack:
         self._state.update(buffers, index)
         return losses
 
-    @torch.no_grad()
-    def _clip_gradients(self) -> None:
-        """As `torch.nn.utils` does it, for each run by itself."""
-        clip_norm, norm_type, clip_value = self._clip
+    def _clip_gradients(self, cells: Sequence[int] | None) -> list[Tensor]:
+        """Clip the gradients of the `cells` that take this step; return the norms before, (n_cells, n_candidates)."""
         grads = list(self.optimizer.grads.values())
-        if clip_norm is not None:
-            norms = torch.stack([torch.linalg.vector_norm(g.flatten(2), norm_type, dim=2) for g in grads])
-            share = clip_norm / (torch.linalg.vector_norm(norms, norm_type, dim=0) + 1e-6)
-            for grad in grads:
-                grad.mul_(share.clamp(max=1.0).reshape(*share.shape, *[1] * (grad.dim() - 2)))
-        if clip_value is not None:
-            for grad in grads:
-                grad.clamp_(-clip_value, clip_value)
+        return [clip.apply(grads, cells) for clip in self._clips]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
-from sklr.engines.stacked.data.index_batches import RedrawnEpochs
+from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
 from sklr.engines.stacked.kernels.module_call import NUMBERS
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.loader import SMALL
@@ -76,9 +76,9 @@ def pack_bytes(group: Group, n_members: int) -> int:
     row, n_train = _row_bytes(group), max(side.x.n_rows for side in sides)
     n_test = max(place.x_test.n_rows for place in group.places)
     own, shared = step_bytes(group)
-    sizes = {len(batch) for side in sides for batch in side.epochs[0]}
+    sizes = {len(batch) for side in sides for batch in widest(side.epochs)}
     step = n_cells * max(sizes) * row
-    at_once = 1 if sides[0].stream is not None else len(sides[0].epochs[0])
+    at_once = 1 if sides[0].stream is not None else len(widest(sides[0].epochs))
     chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
     # a kernel keeps the batch in its own order, for every size of batch; the odd one is cut out besides
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)

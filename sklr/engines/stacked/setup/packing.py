@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from sklr.engines.stacked.data.index_batches import widest
 from sklr.engines.stacked.kernels.attention import attention_by_steps
 from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.model.stack import ModelStack
@@ -118,7 +119,7 @@ def step_bytes(group: Group) -> tuple[int, int]:
 def _few_rows(group: Group) -> tuple[Any, Any, float]:
     """Return the first cell's module, in evaluation mode, a few rows for it, and how many times more a batch has."""
     side = group.places[0].side
-    size = max(map(len, side.epochs[0]))
+    size = max(map(len, widest(side.epochs)))
     few = min(size, 8)
     module = copy.deepcopy(side.net.module_)  # it may keep what it computes
     return module.eval(), side.x.take(slice(few)), size / few

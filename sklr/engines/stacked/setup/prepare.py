@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from joblib import hash as joblib_hash
 from skorch import NeuralNet
-from skorch.callbacks import GradientNormClipping
 from torch import Tensor
 
 from sklr._utils.precision import full_precision
@@ -27,13 +26,14 @@ from sklr.engines.stacked.audit.audit import audit, kinds_of
 from sklr.engines.stacked.checks.explain import first_line
 from sklr.engines.stacked.checks.module_probe import probe
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimizer
-from sklr.engines.stacked.checks.nets import check_sample_weights, predicted, state_reasons
+from sklr.engines.stacked.checks.nets import check_parts, check_sample_weights, predicted, state_reasons
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
+from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.shared_rows import SharedRows, as_predicted, caster
@@ -298,9 +298,10 @@ def _world(places: list[Place]) -> World:
         "groups": optimizer.groups,
         "transform": transform,
         "traits": traits,
-        **_clipping(net),
+        "clips": [clip for _, callback in net.callbacks_ if (clip := Clip.of(callback)) is not None],
     }
     check_sample_weights(traits.loss, net, [place.side for place in places])
+    check_parts(traits, net)
     return World(places, stack_args, set())
 
 
@@ -383,11 +384,3 @@ def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
         if not np.array_equal(once, again, equal_nan=True):
             raise Unstackable("the schedule gives other values each time that it is asked")
     return Member(candidate, peak, lrs, schedule, horizon)
-
-
-def _clipping(net: NeuralNet) -> dict[str, Any]:
-    for _, callback in net.callbacks_:
-        if isinstance(callback, GradientNormClipping) and callback.gradient_clip_value is not None:
-            norm_type = callback.gradient_clip_norm_type
-            return {"clip_norm": callback.gradient_clip_value, "clip_norm_type": norm_type}
-    return {}

@@ -59,6 +59,8 @@ def streamed_side(
     net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager, *, watched: bool = True
 ) -> Side:
     """Return a cell whose batches are read from a stream; if `watched`, the dataset may not draw by itself."""
+    if getattr(net, "batches_grow", False):
+        raise Unstackable("BatchSizeSchedule changes the DataLoader of a Dataset that is read batch by batch")
     stream = CellStream(net, dataset, world, Ready(net))
     reached = reached_from((dataset,)) if watched else []  # a list of files takes a tenth of a second
     generators = [thing for thing in reached if isinstance(thing, _GENERATORS)]
