@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs
 from sklr.engines.stacked.kernels.module_call import NUMBERS
-from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.model.group import Group, Place
 from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import state_bytes, step_bytes
 
@@ -36,7 +36,8 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]
     packs : sequence over groups of sequences over packs of sequences of members
         As `pack_members` deals them.
     """
-    held, setup = sum(map(bytes_of_cells, groups)), max(map(setup_bytes, groups), default=0)
+    held = bytes_of_cells(_distinct(place for group in groups for place in group.places))
+    setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(pack)) for group, dealt in zip(groups, packs, strict=True) for pack in dealt)
     n_threads = min(sum(map(len, packs)), torch.get_num_threads())
     kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
@@ -48,17 +49,17 @@ def has_copies(groups: Sequence[Group]) -> bool:
     return any(len({id(place.side.x.tensors) for place in group.places}) > 1 for group in groups)
 
 
-def bytes_of_cells(group: Group) -> int:
+def bytes_of_cells(places: Sequence[Place]) -> int:
     """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
     held = 0
-    for place in group.places:
+    for place in places:
         side = place.side
         epochs = side.epochs.states if isinstance(side.epochs, RedrawnEpochs) else _distinct(side.epochs)
         orders = [rows for epoch in epochs for rows in (epoch if isinstance(epoch, list) else [epoch])]
         held += sum(a.nbytes for a in (side.x.numbers, place.x_test.numbers, *orders))
         held += _bytes(tree_leaves(side.y))  # the loss's own dtype and shape
-    rows = tree_leaves([part.tensors for place in group.places for part in (place.side.x, place.x_test)])
-    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, group.places[0].experiment.X)))
+    rows = tree_leaves([part.tensors for place in places for part in (place.side.x, place.x_test)])
+    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, places[0].experiment.X)))
 
 
 def setup_bytes(group: Group) -> int:
