@@ -181,8 +181,7 @@ def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
 
 
 def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
-    """Return each cell's batch losses, by its number; one batch more than the ramp has steps shows what the last did.
-    """
+    """Return each cell's batch losses, by its number; a batch more than the ramp has steps shows what the last did."""
     (member,), sides = group.members, [place.side for place in group.places]
     orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
     positions, sizes = epoch_positions(orders)

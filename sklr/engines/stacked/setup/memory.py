@@ -44,11 +44,6 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]
     return held + max(setup, training + kept)
 
 
-def has_copies(groups: Sequence[Group]) -> bool:
-    """Say whether each fold has rows of its own: a pipeline's steps are fitted on each, and give each its own."""
-    return any(len({id(place.side.x.tensors) for place in group.places}) > 1 for group in groups)
-
-
 def bytes_of_cells(places: Sequence[Place]) -> int:
     """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
     held = 0
@@ -63,12 +58,17 @@ def bytes_of_cells(places: Sequence[Place]) -> int:
 
 
 def setup_bytes(group: Group) -> int:
-    """Return what the audit takes: a cell's rows, as skorch is given them, and the batches that both sides see."""
+    """Return what it takes to set a group up: to lay rows of a pipeline's folds end to end, or to audit a stack.
+
+    The audit has a cell's rows, as skorch is given them, and the batches that both sides see.
+    """
+    laid = _bytes(_distinct(tree_leaves([(place.side.x.tensors, place.x_test.tensors) for place in group.places])))
     row, cell = _row_bytes(group), max(p.side.x.n_rows + p.x_test.n_rows for p in group.places)
     copied = 0 if group.places[0].head_data is not None or group.places[0].side.stream else cell * row
     looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
     own, shared = step_bytes(group)
-    return copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    audit = copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    return audit if group.places[0].head_data is None else max(laid, audit)
 
 
 def pack_bytes(group: Group, n_members: int) -> int:
@@ -85,9 +85,8 @@ def pack_bytes(group: Group, n_members: int) -> int:
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
     # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
     tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(_bytes(tree_leaves(side.y)) for side in sides)
-    copies = 0 if not has_copies([group]) else n_cells * row * (n_train + n_test)  # side by side, in each pack
     evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, as it is and as the kernel wants it
-    return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables + copies
+    return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables
 
 
 def _row_bytes(group: Group) -> int:

@@ -36,8 +36,9 @@ from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
-from sklr.engines.stacked.setup.shapes import by_shape
-from sklr.engines.stacked.setup.shared_rows import SharedRows, as_predicted, caster
+from sklr.engines.stacked.setup.dense import check_fits_dense
+from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
+from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import (
     CellData,
@@ -169,11 +170,14 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
 def _worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[World]:
     estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
     experiment = replace(experiment)  # places are kept for as long as the search's own is there: not because of them
-    shared = SharedRows(experiment)
-    places = [
-        _place(experiment, number, *pair, shared) for number, pair in enumerate(zip(estimators, heads, strict=True))
-    ]
-    return [_world(alike) for alike in by_shape(places)]
+    check_fits_dense(experiment, heads)
+    shares = {id(head): SharedRows(experiment) if head is None else FoldRows(experiment) for head in heads}
+    triples = zip(estimators, heads, (shares[id(head)] for head in heads), strict=True)
+    shapes, worlds = by_shape([_place(experiment, k, *triple) for k, triple in enumerate(triples)]), list[World]()
+    del shares
+    while shapes:  # of which the rows are let go as soon as they are laid end to end
+        worlds.append(_world(with_shared_rows(shapes.pop(0))))
+    return worlds
 
 
 def _first_worlds(
@@ -239,11 +243,10 @@ def _place(experiment: Experiment, number: int, estimator: Any, head: Head | Non
     elif has_head(estimator):
         raise Unstackable("the steps before the net could not be fitted")
     data = raw if head is None else head.data
-    share = shared if head is None else None
-    side = _side(net, cell, data, share)
+    side = _side(net, cell, data, shared)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject, seconds = net if predictions_do else estimator, 0.0 if head is None else head.seconds
-    x_test = _test_rows(net, cell, data, share)
+    x_test = _test_rows(net, cell, data, shared)
     return Place(experiment, number, estimator, None if head is None else data, subject, side, x_test, seconds)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from sklr.engines.stacked.checks.nets import kind_of
+from sklr.engines.stacked.data.cell_rows import laid_end_to_end
 from sklr.engines.stacked.data.index_batches import Rows
 from sklr.engines.stacked.model.group import Place
 
@@ -19,6 +20,17 @@ def by_shape(places: Sequence[Place]) -> list[list[Place]]:
     for place in places:
         groups.setdefault(repr(list(_shapes(place))), []).append(place)
     return list(groups.values())
+
+
+def with_shared_rows(places: Sequence[Place]) -> list[Place]:
+    """Return cells of one shape with rows that lie in the same tensors: each pack of them then needs no copies."""
+    streamed = places[0].side.stream is not None
+    x = [place.side.x for place in places] if streamed else laid_end_to_end([place.side.x for place in places])
+    tests = laid_end_to_end([place.x_test for place in places])
+    return [
+        place._replace(side=place.side._replace(x=own), x_test=test)
+        for place, own, test in zip(places, x, tests, strict=True)
+    ]
 
 
 def _shapes(place: Place) -> Iterator[Any]:
