@@ -129,5 +129,5 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
     packs = [pack_members(group, engine.max_stack, n_jobs) for group in groups]
-    copies = max((len(group.places) for group in groups if changes_rows(group.places[0].estimator)), default=0)
-    return sum(map(len, packs)), peak_bytes(groups, packs), copies
+    copied = {place.number for group in groups for place in group.places if changes_rows(place.estimator)}
+    return sum(map(len, packs)), peak_bytes(groups, packs), len(copied)

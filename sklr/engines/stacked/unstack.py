@@ -30,9 +30,9 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     pack, m, cell
         Where it stands: the pack, which keeps its steps, and the member and the cell in it.
     place : Place
-        What is fitted around the cell's net, and its rows.
+        The cell, what is fitted around its net, and its rows.
     """
-    world = experiment.cells[cell]
+    world = place.cell
     estimator = seeded_clone(experiment, candidate, world)
     net = net_to_fit(estimator)
     if place.head is not None:
