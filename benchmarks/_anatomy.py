@@ -25,7 +25,7 @@ Methods = Sequence[tuple[type, str]]
 
 PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
     "replayed steps": [(Replay, "__call__")],
-    "gradients": [(ModelStack, "step")],
+    "gradients": [(ModelStack, "_step")],
     "optimizer": [(StackedOptimizer, "step")],
     "loss": [(PreparedCrossEntropy, "__call__"), (PreparedAutograd, "__call__"), (StackedLoss, "__call__")],
     "recording": [(Replays, "_recorded")],

@@ -86,14 +86,14 @@ def journal_repaired(make, tmp_path, monkeypatch):
 
 
 def out_of_memory(make, tmp_path, monkeypatch):
-    step = ModelStack.step
+    step = ModelStack._step
 
     def scarce(stack, *args):
         if stack.n_candidates > 2:  # the set-up takes two
             raise torch.OutOfMemoryError("none left")
         return step(stack, *args)
 
-    monkeypatch.setattr(ModelStack, "step", scarce)
+    monkeypatch.setattr(ModelStack, "_step", scarce)
     LRGridSearchCV(NET, lrs=[0.01, 0.03, 0.1], cv=2, engine="stacked").fit(X, Y)
 
 

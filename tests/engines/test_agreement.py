@@ -693,7 +693,7 @@ def test_a_stack_that_does_not_fit_is_halved(monkeypatch):
     candidates = [*LRS, {"lr": 1e30}, {"lr": 0.2}]
     described = experiment(classifier())
     whole = StackedEngine().start(described, candidates).finish()
-    step = ModelStack.step
+    step = ModelStack._step
 
     def scarce(stack, *args):
         if stack.n_candidates > 2:
@@ -705,13 +705,13 @@ def test_a_stack_that_does_not_fit_is_halved(monkeypatch):
     mask = np.zeros((5, 3), dtype=bool)
     mask[4] = True
     training.stop(mask, "enough")
-    monkeypatch.setattr(ModelStack, "step", scarce)
+    monkeypatch.setattr(ModelStack, "_step", scarce)
     with pytest.warns(OutOfMemoryWarning, match=r"halved, to at most 6 runs.*max_stack=6"):
         outcomes = training.finish()
     assert_agree(outcomes[:4], whole[:4])
     assert {o.status for o in outcomes[4]} == {"stopped"}
     training = StackedEngine().start(described, candidates)
-    monkeypatch.setattr(ModelStack, "step", lambda *args: (_ for _ in ()).throw(MemoryError("none at all")))
+    monkeypatch.setattr(ModelStack, "_step", lambda *args: (_ for _ in ()).throw(MemoryError("none at all")))
     with pytest.warns(StackFallbackWarning, match="MemoryError: none at all"):
         outcomes = training.finish()
     assert_agree(outcomes, SequentialEngine().start(described, candidates).finish())
