@@ -116,10 +116,6 @@ ONE_BY_ONE = {
     "clip='p90' follows the gradient norms": {"clip": "p90"},
     "the callback BatchSizeSchedule may change the training": {"callbacks": [BatchSizeSchedule(2, every=1)]},
     "the callback GradientClipping may change the training": {"callbacks": [GradientClipping("p90")]},
-    "the callback EarlyStopping may change the training; train_split": {
-        "callbacks": [EarlyStopping()],
-        "train_split": ValidSplit(3),
-    },
 }
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, PassthroughScoring
+from skorch.callbacks import LRScheduler
 
 from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
+from sklr.engines.stacked.data.index_batches import draw_epochs
 from sklr.engines.stacked.model.group import Place
-from sklr.engines.stacked.model.pack import Pack, StepRows
+from sklr.engines.stacked.model.pack import Pack, Side
+from sklr.engines.stacked.model.record import StepRows
 from sklr.experiment.cell_data import has_head, last_step, seeded_clone
 from sklr.experiment.experiment import Experiment
 
@@ -26,7 +29,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     experiment, candidate
         What was trained.
     pack, m, cell
-        Where it stands: the pack, which keeps its steps, and the member and the cell in it.
+        Where it stands: the pack, which keeps records, and the member and the cell in it.
     place : Place
         The cell's fitted head and rows.
     """
@@ -35,31 +38,46 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     net = last_step(estimator)
     if has_head(estimator):
         estimator.steps = [*place.estimator.steps[:-1], estimator.steps[-1]]
-    start_net(net, place.data, world.seed)
+    record = pack.records[m][cell] if pack.records else None
+    X, y, stream = start_net(net, place.data, world.seed)
+    if net.train_split is not None:
+        with stream:  # it may draw
+            net.get_split_datasets(X, y)
     if hasattr(net, "start_fit"):
-        net._batch_order.set_state(_order(pack, cell, place).get_state())
+        _restore_order(net, pack, cell, place.side, 0 if record is None else len(record.history))
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
-    net._set_training(True)  # as its last step has left it
+    net._set_training(place.side.held is None)  # as its last step has left it
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
-    steps = pack.step_rows[m][cell]
-    _restore_lrs(net, pack.members[m].lrs, steps)
-    _restore_history(net, steps, pack.seconds / max(1, pack.epoch) / pack.alive.size)
+    _restore_lrs(net, pack.members[m].lrs, None if record is None else record.last)
+    if record is not None:
+        record.hand_over(net)
     return estimator
 
 
-def _order(pack: Pack, cell: int, place: Place) -> Any:
-    """Return the generator that has drawn the order of a cell's rows."""
-    return pack.streams[cell].generator if pack.streams else place.side.net._batch_order
+def _restore_order(net: NeuralNet, pack: Pack, cell: int, side: Side, n_epochs: int) -> None:
+    """Let the generator of a net's batches stand where that of its training stood after some epochs."""
+    if pack.streams:
+        drawn: Any = pack.streams[cell].generator
+        net._batch_order.set_state(drawn.get_state())
+    elif n_epochs == pack.max_epochs:
+        net._batch_order.set_state(side.net._batch_order.get_state())
+    else:
+        draw_epochs(net, side.x.n_rows, n_epochs, nullcontext())
 
 
-def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: Sequence[StepRows]) -> None:
-    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak."""
-    scheduled = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
-    last = steps[-1].group_lrs[-1].tolist() if steps else peaks
+def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: StepRows | None) -> None:
+    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak.
+
+    Where skorch's scheduler moves them it is the peak, from which the scheduler itself is to go on.
+    """
+    callbacks = [callback for _, callback in net.callbacks_]
+    scheduled = any(isinstance(c, LRSchedule) and (c.schedule is not None or c.warmup_epochs) for c in callbacks)
+    is_last = steps is not None and not any(isinstance(callback, LRScheduler) for callback in callbacks)
+    last = steps.group_lrs[-1].tolist() if steps is not None and is_last else peaks
     for group, peak, lr in zip(net.optimizer_.param_groups, peaks, last, strict=True):
         group["lr"] = lr
-        if scheduled and steps:
+        if scheduled and steps is not None:
             group["initial_lr"], group["scheduled_lr"] = peak, lr
 
 
@@ -72,29 +90,3 @@ def _with_frozen(net: NeuralNet, state: dict) -> dict:
         "state": {trained[i]: entry for i, entry in state["state"].items()},
         "param_groups": [{**g, "params": o["params"]} for g, o in zip(state["param_groups"], own, strict=True)],
     }
-
-
-def _restore_history(net: NeuralNet, epochs: Sequence[StepRows], seconds: float) -> None:
-    """Write what a training of its own would have written, an epoch's `seconds` being this run's share."""
-    callbacks = [callback for _, callback in net.callbacks_]
-    schedules = [callback for callback in callbacks if isinstance(callback, LRSchedule)]
-    notes_lr, history = bool(schedules), net.history_
-    for steps in epochs:
-        history.new_epoch()
-        history.record("epoch", len(history))
-        for loss, n_rows, lr in zip(*(rows.tolist() for rows in steps[:3]), strict=True):
-            history.new_batch()
-            row = {"lr": lr} if notes_lr else {}
-            for name, value in {**row, "train_loss": loss, "train_batch_size": n_rows}.items():
-                history.record_batch(name, value)
-        history.record("train_batch_count", len(steps.loss))
-        if notes_lr:
-            history.record("lr", steps.lr[-1].item())
-        for callback in callbacks:
-            if isinstance(callback, EpochTimer):
-                history.record("dur", seconds)
-            elif isinstance(callback, PassthroughScoring):
-                callback.on_epoch_end(net)
-    for callback in schedules if epochs else ():
-        callback.on_train_begin(net)
-        callback.lr_ = epochs[-1].lr[-1].item()

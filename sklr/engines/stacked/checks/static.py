@@ -8,17 +8,16 @@ from typing import Any
 
 import skorch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
 from torch.utils.data import Dataset, default_collate
 
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
+from sklr.engines.stacked.checks.callbacks import class_reasons
 from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
 from sklr.experiment.cell_data import LIBRARIES, is_net, looks_only_at_predictions, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.nets._parts import NetParts
 
-OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
 KNOWN_NETS = (
     nets.NeuralNetClassifier,
     nets.NeuralNetBinaryClassifier,
@@ -41,10 +40,8 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
     if not reads_alike(experiment.X):
         reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
-    reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
+    reasons += class_reasons(net)
     reasons += net.one_by_one_reasons() if isinstance(net, NetParts) else []
-    if net.train_split is not None:
-        reasons.append("train_split holds rows out of each training")
     if not loads_plainly(net):
         reasons.append("iterator_train is not torch's DataLoader")
     for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
@@ -102,14 +99,6 @@ def _overridden(net: NeuralNet) -> list[str]:
     return sorted(
         n for n in own if hasattr(NeuralNet, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
     )
-
-
-def _meddlers(net: NeuralNet) -> list[str]:
-    if net.callbacks == "disable":
-        return ["setting 'disable'"]
-    given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
-    classes = [c if isinstance(c, type) else type(c) for c in given]
-    return [c.__name__ for c in classes if c not in (*OBSERVERS, GradientNormClipping)]
 
 
 def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:

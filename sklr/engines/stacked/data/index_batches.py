@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -142,7 +142,13 @@ class _Positions(torch.utils.data.Dataset):
 Epoch = Sequence[np.ndarray]  # one epoch's batches: int64 arrays of row numbers
 
 
-def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> Sequence[Epoch]:
+def draw_epochs(
+    net: NeuralNet,
+    n: int,
+    n_epochs: int,
+    world: AbstractContextManager,
+    between: Callable[[], object] = lambda: None,
+) -> Sequence[Epoch]:
     """Return the batches of all epochs of a training, as the net's own DataLoader draws them.
 
     Parameters
@@ -154,6 +160,8 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
     n_epochs : int
     world : context manager
         Entered to draw, for nets whose order comes from the global generator.
+    between : callable
+        Called after each epoch, to draw what comes between the orders of two.
     """
     loader = net.get_iterator(_Positions(n), training=True)
     loader.collate_fn = _row_numbers
@@ -163,8 +171,8 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
         if draw is _quickly and type(loader.sampler) is SequentialSampler:
             return [draw(loader)] * n_epochs  # the same each time; the skipped draws decide nothing else
         if draw is _quickly and n * n_epochs > MOST_KEPT:
-            return RedrawnEpochs(loader, n_epochs)
-        return [draw(loader) for _ in range(n_epochs)]
+            return RedrawnEpochs(loader, n_epochs, between)
+        return list(_each(lambda: draw(loader), between, n_epochs))
 
 
 MOST_KEPT = 2**22  # row numbers: the orders of longer trainings are drawn again for each epoch
@@ -181,10 +189,10 @@ class RedrawnEpochs(Sequence[Epoch]):
     ([2, 2, 1], True, 3)
     """
 
-    def __init__(self, loader: DataLoader, n_epochs: int):
+    def __init__(self, loader: DataLoader, n_epochs: int, between: Callable[[], object] = lambda: None):
         self.n, self.batch_size, self.drop_last = len(loader.sampler), loader.batch_size, loader.drop_last  # type: ignore[arg-type]
         self.is_own = loader.generator is not None
-        self.states = [self._state_before_drawing(loader) for _ in range(n_epochs)]
+        self.states = list(_each(lambda: self._state_before_drawing(loader), between, n_epochs))
         self._last: tuple[int, Epoch] | None = None
 
     @staticmethod
@@ -213,14 +221,22 @@ class RedrawnEpochs(Sequence[Epoch]):
             return _quickly(loader)
 
 
+def _each(draw: Callable[[], Any], between: Callable[[], object], n_epochs: int) -> Iterator[Any]:
+    """Yield what is drawn for each epoch, and draw what comes after it."""
+    for _ in range(n_epochs):
+        yield draw()
+        between()
+
+
 def different(epochs: Sequence[Epoch]) -> Sequence[Epoch]:
     """Return the epochs whose batches may be of different sizes."""
     return epochs[:1] if isinstance(epochs, RedrawnEpochs) else epochs
 
 
-def n_batches(epochs: Sequence[Epoch]) -> int:
-    """Return how many batches there are in all epochs."""
-    return len(epochs) * len(epochs[0]) if isinstance(epochs, RedrawnEpochs) else sum(map(len, epochs))
+def n_batches(epochs: Sequence[Epoch], n_epochs: int | None = None) -> int:
+    """Return how many batches there are in all epochs, or in the first ones."""
+    n_epochs = len(epochs) if n_epochs is None else n_epochs
+    return n_epochs * len(epochs[0]) if isinstance(epochs, RedrawnEpochs) else sum(map(len, epochs[:n_epochs]))
 
 
 def outside(epochs: Sequence[Epoch], n: int) -> int | None:
