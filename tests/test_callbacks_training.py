@@ -114,12 +114,7 @@ def test_bad_values_are_refused_before_training(params, message):
 ONE_BY_ONE = {
     "accumulate_steps=2: layers like BatchNorm see the rows of a part together": {
         "accumulate_steps": 2,
-        "batch_size": 5,  # 13 rows: no part of a single one
         "module__batch_norm": True,
-    },
-    "the callback EarlyStopping may change the training; train_split": {
-        "callbacks": [EarlyStopping()],
-        "train_split": ValidSplit(3),
     },
 }
 

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring
 from skorch.dataset import Dataset, ValidSplit
 from skorch.exceptions import DeviceWarning
-from skorch.helper import SliceDataset, SliceDict
+from skorch.helper import SliceDataset, SliceDict, predefined_split
 from torch import nn
 
 from sklr._utils.random import RandomStream
@@ -523,6 +523,14 @@ class TestSampleWeight:
         net = classifier(iterator_train__shuffle=True, train_split=split, max_epochs=30).fit(X, y, sample_weight=copies)
         assert set(net.predict(X)) == {0, 1}
         assert net.score(X, y, sample_weight=copies) > 0.9
+
+    def test_rows_held_out_without_weights_all_weigh_the_same(self, blobs):
+        X, y = blobs
+        split = predefined_split(Dataset(X[:20].astype("float32"), y[:20]))
+        given = {"train_split": split, "batch_size": 20, "max_epochs": 1, "random_state": 0}
+        net = classifier(**given).fit(X, y, sample_weight=np.linspace(0, 2, 60))
+        expected = torch.nn.functional.cross_entropy(net.forward(X[:20]), torch.as_tensor(y[:20]))
+        assert net.history_[-1, "valid_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
     def test_a_batch_whose_rows_all_weigh_nothing_teaches_nothing(self, blobs):
         X, y = np.vstack([blobs[0], blobs[0]]), np.r_[blobs[1], blobs[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import skorch.callbacks
@@ -132,3 +133,15 @@ def _first_loss(net: Any, otherwise: float) -> float:
 
 def _n_steps(net: Any) -> int:
     return sum(1 for _ in _training_losses(net))
+
+
+def best_weights(callbacks: Iterable[tuple[str, Callback]]) -> list[Any]:
+    """Return what callbacks keep to put back in the end; skorch's `EarlyStopping` leaves it out when it is pickled."""
+    return [vars(callback).get("best_model_weights_") for _, callback in callbacks]
+
+
+def remember_best(callbacks: Iterable[tuple[str, Callback]], weights: Iterable[Any]) -> None:
+    """Let callbacks that have been pickled have again what `best_weights` has returned for them."""
+    for (_, callback), best in zip(callbacks, weights, strict=True):
+        if best is not None:
+            vars(callback)["best_model_weights_"] = best

@@ -289,6 +289,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def run_single_epoch(self, iterator: Any, training: bool, *args: Any, **kwargs: Any) -> None:
         """Train or validate for an epoch, as in skorch; one without a batch to train on is an error."""
         super().run_single_epoch(iterator, training, *args, **kwargs)
+        self._batch_weight = None  # the weights of its last batch are not for held-out rows that come without any
         if training and not self.history[-1].get("train_batch_count"):
             raise no_batches(self, len(self.history), iterator)
 

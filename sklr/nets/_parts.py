@@ -28,6 +28,7 @@ _WHILE_TRAINING = (  # what a copy made in the middle of a training must not tak
     "_by_number",
     "_callback_fit_ctx",
     "_skl_callbacks_to_teardown",
+    "get_split_datasets",  # of an engine that pauses
 )
 
 

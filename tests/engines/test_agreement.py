@@ -744,10 +744,9 @@ REFUSALS = {
     "asgd": (classifier(optimizer="asgd"), "ASGD"),
     "rprop": (classifier(optimizer="rprop"), "Rprop"),
     "step": (OwnStep(Double, module__hidden=(8,)), "OwnStep overrides train_step"),
-    "split": (classifier(train_split=skorch.dataset.ValidSplit(5)), "train_split"),
     "callback": (
-        classifier(callbacks=[skorch.callbacks.EarlyStopping(monitor="train_loss")]),
-        "the callback EarlyStopping may change the training",
+        classifier(callbacks=[skorch.callbacks.Freezer("layers.0.*")]),
+        "the callback Freezer may change the training",
     ),
     "svc": (__import__("sklearn.svm").svm.SVC(), "SVC is not a skorch net"),
 }

@@ -10,6 +10,8 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch.callbacks import EarlyStopping
+from skorch.dataset import ValidSplit
 from torch import nn
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
@@ -57,8 +59,10 @@ def test_every_score_is_cross_val_scores():
         net(schedule="cosine", warmup_epochs=1),
         own(callbacks=[skorch.callbacks.LRScheduler("CosineAnnealingLR", T_max=8, step_every="batch")], verbose=0),
         net(iterator_train__shuffle=True),
+        net(train_split=ValidSplit(0.3), iterator_train__shuffle=True),
+        own(train_split=ValidSplit(0.3), callbacks=[EarlyStopping(load_best=True, patience=2)], verbose=0, lr=0.5),
     ],
-    ids=["schedule and warmup", "skorch's own scheduler per batch", "shuffled"],
+    ids=["schedule and warmup", "skorch's own scheduler per batch", "shuffled", "a drawn split", "early stopping"],
 )
 def test_epoch_by_epoch_gives_what_one_go_gives(estimator):
     X32 = X.astype("float32")

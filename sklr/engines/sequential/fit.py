@@ -11,6 +11,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback
 
 from sklr._utils.random import RandomStream
+from sklr.callbacks._stop import best_weights, remember_best
 from sklr.engines.sequential.monitor import CatchUp, Guard, Watcher, ctrl_c_comes_through
 from sklr.exceptions import SettingsWarning
 from sklr.experiment.cell_data import CellData
@@ -85,6 +86,14 @@ class EpochFit:
         self.net, self.data, self.done = net, data, False
         self.watcher = Watcher(score)
         self.seed, self.began = seed, False
+        self.parts: tuple[Any, Any] | None = None  # what `train_split` has made of the rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "best": best_weights(getattr(self.net, "callbacks_", []))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state.items() if name != "best"})
+        remember_best(getattr(self.net, "callbacks_", []), state["best"])
 
     def advance(self, n_epochs: int | None = None) -> None:
         """Train `n_epochs` more epochs, or all that are left."""
@@ -92,7 +101,7 @@ class EpochFit:
             self.begin()
         left = self.net.max_epochs - len(self.net.history_)
         epochs = left if n_epochs is None else min(n_epochs, left)
-        self._train(epochs)
+        self._train(epochs, paused=epochs < left)
         if self.done or epochs == left:
             self._end()
 
@@ -107,7 +116,9 @@ class EpochFit:
             net.notify("on_train_begin", X=self.X, y=self.y)
         self.began = True
 
-    def _train(self, epochs: int) -> None:
+    def _train(self, epochs: int, *, paused: bool) -> None:
+        if self.net.train_split and (paused or self.parts is not None):
+            vars(self.net)["get_split_datasets"] = self._split
         try:
             with self.world:
                 self.net.fit_loop(self.X, self.y, epochs=epochs, **self.data.fit_params)
@@ -115,6 +126,14 @@ class EpochFit:
             if self.watcher.interrupted or not raised_by_callback(error):
                 raise
             self.done = True  # the user's own early stopping
+        finally:
+            vars(self.net).pop("get_split_datasets", None)
+
+    def _split(self, *data: Any, **params: Any) -> tuple[Any, Any]:
+        """Split the rows once: a split that draws would hold others out after each pause."""
+        if self.parts is None:
+            self.parts = type(self.net).get_split_datasets(self.net, *data, **params)
+        return self.parts
 
     def _end(self) -> None:
         self.done = True

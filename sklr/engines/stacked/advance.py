@@ -122,6 +122,8 @@ def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Trou
     """Return what a pack has come to; None where memory has run out, and its halves may have enough."""
     if error is None:
         return scored
+    if isinstance(error, ScorerError):
+        raise (error.__cause__ or error) from None  # as in `attempt`
     if not isinstance(error, Exception):
         raise error  # the end of the program, say
     return None if out_of_memory(error) and len(scored.going) > 1 else trouble(scored, error)

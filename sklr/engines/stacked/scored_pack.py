@@ -36,7 +36,7 @@ class PackProgress(NamedTuple):
     pack: dict[str, Any]
     outcomes: dict[tuple[int, int], Outcome]
     score_seconds: float
-    seen: tuple[int, Rows]
+    seen: tuple[Any, Rows]
 
 
 class ScoredPack:
@@ -73,16 +73,26 @@ class ScoredPack:
         self.by_answers = self.scorers[0].by_answers  # as those of all cells
         if self.pack.streams and experiment.return_train_score:
             self.by_answers = False  # the rows to train on are not at hand
-        self.pack.keeps_steps = experiment.keep_estimators or not self.by_answers
+        self.pack.keeps_records = experiment.keep_estimators or not self.by_answers
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
-        self._seen: tuple[int, Rows] = (-1, None)
+        self._seen: tuple[Any, Rows] = (None, None)
 
     def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
-        """Train an epoch, and fill in its validation scores, if anyone wants them, within the context `scoring`."""
+        """Train an epoch, and fill in its validation scores, if anyone wants them; score the runs that end with it.
+
+        Scorers are called within the context `scoring`.
+        """
         self.pack.train_epoch(own_stream=own_stream)
-        if not self.scorers[0].follows:
-            return
+        if self.scorers[0].follows:
+            self._follow_epoch(scoring)
+        ended = self.pack.close()
+        if ended.any() and self.pack.epoch < self.pack.max_epochs:  # else `finish` scores them
+            with scoring or nullcontext(), attention_as_usual():
+                self._score(ended, OK, "")
+            self.pack.alive &= ~ended
+
+    def _follow_epoch(self, scoring: AbstractContextManager | None) -> None:
         start = time.time()
         outputs = self._test_outputs() if self.scorers[0].follows_by_answers else None
         self.score_seconds += time.time() - start
@@ -111,10 +121,10 @@ class ScoredPack:
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
-        epoch, outputs = self._seen
-        if epoch != self.pack.epoch:
+        (seen, outputs), now = self._seen, (self.pack.epoch, self.pack.n_restored)
+        if seen != now:
             outputs = self._outputs(self.test_rows)
-            self._seen = (self.pack.epoch, outputs) if _is_small(outputs) else (-1, None)
+            self._seen = (now, outputs) if _is_small(outputs) else (None, None)
         return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
@@ -230,7 +240,7 @@ class ScoredPack:
             raise
 
     def _train_outputs(self) -> Rows | None:
-        return self._outputs(self.pack.rows) if self.experiment.return_train_score else None
+        return self._outputs(self.pack.fold[0]) if self.experiment.return_train_score else None
 
     def _record(
         self,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, PassthroughScoring
+from skorch.callbacks import LRScheduler
 
-from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule
+from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
+from sklr.engines.stacked.data.index_batches import draw_epochs
 from sklr.engines.stacked.model.group import Place
-from sklr.engines.stacked.model.pack import Pack, StepRows
-from sklr.engines.stacked.optim.clipping import Clip
+from sklr.engines.stacked.model.pack import Pack, Side
+from sklr.engines.stacked.model.record import StepRows
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import fitted_around, net_to_fit
@@ -28,7 +30,7 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     experiment, candidate
         What was trained.
     pack, m, cell
-        Where it stands: the pack, which keeps its steps, and the member and the cell in it.
+        Where it stands: the pack, which keeps records, and the member and the cell in it.
     place : Place
         The cell, what is fitted around its net, and its rows.
     """
@@ -37,31 +39,46 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     net = net_to_fit(estimator)
     if place.head is not None:
         estimator = fitted_around(estimator, place.head.fitted, net)
-    start_net(net, place.data, world.seed)
+    record = pack.records[m][cell] if pack.records else None
+    X, y, stream = start_net(net, place.data, world.seed)
+    if net.train_split is not None:
+        with stream:  # it may draw
+            net.get_split_datasets(X, y)
     if hasattr(net, "start_fit"):
-        net._batch_order.set_state(_order(pack, cell, place).get_state())
+        _restore_order(net, pack, cell, place.side, 0 if record is None else len(record.history))
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
-    net._set_training(True)  # as its last step has left it
+    net._set_training(place.side.held is None)  # as its last step has left it
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
-    steps = pack.step_rows[m][cell]
-    _restore_lrs(net, pack.members[m].lrs, steps)
-    _restore_history(net, steps, pack.seconds / max(1, pack.epoch) / pack.alive.size)
+    _restore_lrs(net, pack.members[m].lrs, None if record is None else record.last)
+    if record is not None:
+        record.hand_over(net)
     return estimator
 
 
-def _order(pack: Pack, cell: int, place: Place) -> Any:
-    """Return the generator that has drawn the order of a cell's rows."""
-    return pack.streams[cell].generator if pack.streams else place.side.net._batch_order
+def _restore_order(net: NeuralNet, pack: Pack, cell: int, side: Side, n_epochs: int) -> None:
+    """Let the generator of a net's batches stand where that of its training stood after some epochs."""
+    if pack.streams:
+        drawn: Any = pack.streams[cell].generator
+        net._batch_order.set_state(drawn.get_state())
+    elif n_epochs == pack.max_epochs:
+        net._batch_order.set_state(side.net._batch_order.get_state())
+    else:
+        draw_epochs(net, side.x.n_rows, n_epochs, nullcontext())
 
 
-def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: Sequence[StepRows]) -> None:
-    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak."""
-    scheduled = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
-    last = steps[-1].group_lrs[-1].tolist() if steps else peaks
+def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: StepRows | None) -> None:
+    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak.
+
+    Where skorch's scheduler moves them it is the peak, from which the scheduler itself is to go on.
+    """
+    callbacks = [callback for _, callback in net.callbacks_]
+    scheduled = any(isinstance(c, LRSchedule) and (c.schedule is not None or c.warmup_epochs) for c in callbacks)
+    is_last = steps is not None and not any(isinstance(callback, LRScheduler) for callback in callbacks)
+    last = steps.group_lrs[-1].tolist() if steps is not None and is_last else peaks
     for group, peak, lr in zip(net.optimizer_.param_groups, peaks, last, strict=True):
         group["lr"] = lr
-        if scheduled and steps:
+        if scheduled and steps is not None:
             group["initial_lr"], group["scheduled_lr"] = peak, lr
 
 
@@ -74,38 +91,3 @@ def _with_frozen(net: NeuralNet, state: dict) -> dict:
         "state": {trained[i]: entry for i, entry in state["state"].items()},
         "param_groups": [{**g, "params": o["params"]} for g, o in zip(state["param_groups"], own, strict=True)],
     }
-
-
-def _restore_history(net: NeuralNet, epochs: Sequence[StepRows], seconds: float) -> None:
-    """Write what a training of its own would have written, an epoch's `seconds` being this run's share."""
-    callbacks = [callback for _, callback in net.callbacks_]
-    schedules = [callback for callback in callbacks if isinstance(callback, LRSchedule)]
-    clippings = [callback for callback in callbacks if Clip.of(callback) is not None]
-    logging = [(i, callback) for i, callback in enumerate(clippings) if isinstance(callback, GradientClipping)]
-    notes_lr, history = bool(schedules), net.history_
-    for _, callback in logging:
-        callback.on_train_begin(net)
-    for steps in epochs:
-        history.new_epoch()
-        history.record("epoch", len(history))
-        for callback in callbacks:
-            if isinstance(callback, BatchSizeSchedule):
-                callback.on_epoch_begin(net)
-        for loss, n_rows, lr, norms in zip(*(steps[i].tolist() for i in (0, 1, 2, 4)), strict=True):
-            history.new_batch()
-            row = {"lr": lr} if notes_lr else {}
-            for name, value in {**row, "train_loss": loss, "train_batch_size": n_rows}.items():
-                history.record_batch(name, value)
-            for i, callback in logging:
-                callback.repeat(net, norms[i])
-        history.record("train_batch_count", len(steps.loss))
-        if notes_lr:
-            history.record("lr", steps.lr[-1].item())
-        for callback in callbacks:
-            if isinstance(callback, EpochTimer):
-                history.record("dur", seconds)
-            elif isinstance(callback, PassthroughScoring | GradientClipping):
-                callback.on_epoch_end(net)
-    for callback in schedules if epochs else ():
-        callback.on_train_begin(net)
-        callback.lr_ = epochs[-1].lr[-1].item()

@@ -102,15 +102,29 @@ class StepComparison:
             run.plain.begin_epoch(order if self.pack.streams else run.plain.batches_of(order))
         for i, feed in enumerate(feeds):
             losses.append(self._compare_step(feed, sizes[i : i + 1], lr[i : i + 1]))
-        self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
         for run in self._going():
             run.plain.end_epoch()
+        self._compare_held_losses()
+        self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
+
+    def _compare_held_losses(self) -> None:
+        """Compare the losses of the rows that are held out of the training, batch by batch."""
+        if (held := self.pack.held) is None:
+            return
+        with _stacking(self.pack.stack.module):
+            losses = held.losses(self.pack.stack, held.outputs(self.pack.stack))
+        for run in self._going():
+            for mine, own in zip(losses[:, run.member, run.cell], run.plain.held_losses, strict=False):
+                found, expected = torch.tensor([mine, own], dtype=torch.float64)
+                if not self.tolerance.same(found, expected, abs(run.plain.first_loss)):
+                    raise Unstackable(_differs("the loss of the rows held out by train_split", mine, own))
 
     def _compare_step(self, feed: Any, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
         """Take one step both ways; return the stack's losses."""
         training = [run for run in self._going() if sizes[0, run.cell]]
         before = [run.plain.parameters() for run in training]
-        expected = [_step_alone(run.plain, sizes[0, run.cell]) for run in training]
+        lrs = [lr[0, :, run.member, run.cell] for run in training]
+        expected = [_step_alone(r.plain, sizes[0, r.cell], own) for r, own in zip(training, lrs, strict=True)]
         with _stacking(self.pack.stack.module):
             losses = self.pack.steps(feed, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
@@ -240,9 +254,9 @@ def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place
     return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), place.data, cell.seed, rows)
 
 
-def _step_alone(plain: PlainRun, n_rows: int) -> float:
+def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:
     try:
-        return plain.step()
+        return plain.step(lrs.tolist())
     except Unstackable:
         raise
     except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it

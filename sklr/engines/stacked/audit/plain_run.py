@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import PrintLog
+from skorch.callbacks import EarlyStopping, LRScheduler, PrintLog
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
@@ -51,17 +51,20 @@ class PlainRun:
         X, y, stream = start_net(net, data, seed)
         if (weight := data.fit_params.get("sample_weight")) is not None:
             net._sample_weight = np.asarray(weight)
-        dataset, _ = net.get_split_datasets(X, y)
+        with stream:  # the split may draw
+            dataset, self.held = net.get_split_datasets(X, y)
         self.n_batches = len(net.get_iterator(dataset, training=True))  # as the DataLoader says; schedules rely on it
         self.dataset, self.rows = dataset, None
-        if rows is not None and type(dataset) is Dataset and _is_large(dataset):
+        if rows is not None and _is_plain(dataset) and _is_large(dataset):
             items = [copy.deepcopy(dataset[int(row)]) for row in rows]  # a row alone would hold on to all
             self.dataset, self.rows = Items(items, len(dataset)), rows
         self.batches: Iterator[Any] = iter(())
         self.first_loss = float("nan")
         self.noise: Tensor | None = None
         self.trained = {name: p for name, p in net.module_.named_parameters() if p.requires_grad and p.numel()}
-        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, PrintLog)]
+        self.is_scheduled = any(isinstance(c, LRScheduler) for _, c in net.callbacks_)
+        left_out = PrintLog, EarlyStopping, LRScheduler  # the last steps as often as its own training has batches
+        net.callbacks_ = [(name, c) for name, c in net.callbacks_ if not isinstance(c, left_out)]
         self.criterion_state = _buffers(net.criterion_)
         for callback in (c for _, c in net.callbacks_ if isinstance(c, GradientClipping)):
             callback.startup_steps = min(callback.startup_steps, STARTUP)
@@ -70,7 +73,7 @@ class PlainRun:
 
     def begin_epoch(self, batches: Iterable[Any]) -> None:
         """Begin an epoch of these batches, as a DataLoader makes them."""
-        self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=None)
+        self.net.notify("on_epoch_begin", dataset_train=self.dataset, dataset_valid=self.held)
         self.batches = iter(batches)
 
     def batches_of(self, rows: Epoch) -> Iterator[Any]:
@@ -83,8 +86,10 @@ class PlainRun:
         loader.num_workers = 0  # a few batches are not worth a worker
         yield from batches
 
-    def step(self) -> float:
+    def step(self, lrs: Sequence[float]) -> float:
         """Take the step on the next batch; return its loss.
+
+        `lrs` are the learning rates of the parameter groups where skorch's `LRScheduler` is to give them.
 
         Raises
         ------
@@ -92,6 +97,8 @@ class PlainRun:
             If the step draws random numbers, or leaves a parameter out.
         """
         net, batch, before = self.net, next(self.batches), _random_states()
+        for group, lr in zip(net.optimizer_.param_groups, lrs, strict=True) if self.is_scheduled else ():
+            group["lr"] = lr
         net.run_single_epoch([batch], training=True, prefix="train", step_fn=net.train_step)
         if _random_states() != before:
             raise self.unfit(
@@ -109,7 +116,7 @@ class PlainRun:
         return Unstackable(f"module {type(self.net.module_).__name__}: it {what}")
 
     def end_epoch(self) -> None:
-        """End the epoch, so that schedules move on.
+        """End the epoch, so that schedules move on; held-out rows are evaluated before.
 
         Raises
         ------
@@ -119,7 +126,10 @@ class PlainRun:
         for name, value in self.net.criterion_.named_buffers():
             if not torch.equal(value, self.criterion_state.get(name, value)):
                 raise Unstackable(f"{type(self.net.criterion_).__name__} changes its buffer {name!r} at every call")
-        self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=None)
+        if self.held is not None:
+            batches = self.net.get_iterator(self.held, training=False)
+            self.net.run_single_epoch(batches, training=False, prefix="valid", step_fn=self.net.validation_step)
+        self.net.notify("on_epoch_end", dataset_train=self.dataset, dataset_valid=self.held)
 
     def gradient_noise(self, tolerance: Tolerance) -> Tensor:
         """Return how much of each gradient may have been rounding up to now, in the order of `trained`."""
@@ -132,6 +142,11 @@ class PlainRun:
         return Flat(self.trained)
 
     @property
+    def held_losses(self) -> list[float]:
+        """The loss of each batch of held-out rows in the last epoch."""
+        return [batch["valid_loss"] for batch in self.net.history[-1, "batches"] if "valid_loss" in batch]
+
+    @property
     def lrs(self) -> list[float]:
         """The learning rate of each parameter group in the last step."""
         return [float(group["lr"]) for group in self.net.optimizer_.param_groups]
@@ -142,7 +157,13 @@ class PlainRun:
         return [parts[0] if parts[0].dim() == 0 else torch.cat(parts) for parts in zip(*batches, strict=True)]
 
 
-def _is_large(dataset: Dataset) -> bool:
+def _is_plain(dataset: Any) -> bool:
+    """Say whether a dataset is skorch's own, or some rows of one."""
+    whole = dataset.dataset if type(dataset) is torch.utils.data.Subset else dataset
+    return type(whole) is Dataset
+
+
+def _is_large(dataset: Any) -> bool:
     in_a_row = (part.numel() if isinstance(part, Tensor) else np.size(part) for part in tree_flatten(dataset[0])[0])
     return len(dataset) * sum(in_a_row) > MOST_NUMBERS
 

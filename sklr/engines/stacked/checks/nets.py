@@ -77,7 +77,10 @@ def kind_of(layer: nn.Module) -> type:
 
 def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side]) -> None:
     """Refuse sample weights that the loss has no place for."""
-    if not loss.takes_weights and any(side.weight is not None for side in sides):
+    weights = [
+        weight for side in sides for weight in (side.weight, side.held and side.held.weight) if weight is not None
+    ]
+    if not loss.takes_weights and weights:
         raise Unstackable(f"{type(net.criterion_).__name__} is a loss of whole batches and takes no sample_weight")
 
 

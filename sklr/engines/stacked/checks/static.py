@@ -8,19 +8,16 @@ from typing import Any
 
 import skorch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, GradientNormClipping, PassthroughScoring, PrintLog, ProgressBar
 from torch.utils.data import Dataset, default_collate
 
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
-from sklr.callbacks import BatchSizeSchedule, GradientClipping
+from sklr.engines.stacked.checks.callbacks import class_reasons
 from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
 from sklr.experiment.cell_data import LIBRARIES, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net
 
-OBSERVERS = (EpochTimer, PassthroughScoring, PrintLog, ProgressBar)
-TAKEN_OVER = (GradientNormClipping, GradientClipping, BatchSizeSchedule)  # a stack does what they do
 KNOWN_NETS = (
     nets.NeuralNetClassifier,
     nets.NeuralNetBinaryClassifier,
@@ -43,9 +40,7 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
     if not reads_alike(experiment.X):
         reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
-    reasons += [f"the callback {name} may change the training" for name in _meddlers(net)]
-    if net.train_split is not None:
-        reasons.append("train_split holds rows out of each training")
+    reasons += class_reasons(net)
     if not loads_plainly(net):
         reasons.append("iterator_train is not torch's DataLoader")
     for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
@@ -97,14 +92,6 @@ def _overridden(net: NeuralNet) -> list[str]:
     return sorted(
         n for n in own if hasattr(NeuralNet, n) and n not in harmless and not n.startswith(("__", "_abc", "_sklearn"))
     )
-
-
-def _meddlers(net: NeuralNet) -> list[str]:
-    if net.callbacks == "disable":
-        return ["setting 'disable'"]
-    given = [c[-1] if isinstance(c, tuple) else c for c in net.callbacks or []]
-    classes = [c if isinstance(c, type) else type(c) for c in given]
-    return [c.__name__ for c in classes if c not in OBSERVERS + TAKEN_OVER]
 
 
 def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:

@@ -40,6 +40,10 @@ class CellRows(NamedTuple):
         """How many there are."""
         return len(self.numbers)
 
+    def pick(self, rows: Any) -> CellRows:
+        """Return some of the rows, by their numbers in the cell."""
+        return CellRows(self.tensors, self.numbers[rows])
+
     def take(self, rows: Any = slice(None)) -> Rows:
         """Return rows, by their numbers in the cell, as tensors of their own."""
         numbers = torch.from_numpy(self.numbers[rows])

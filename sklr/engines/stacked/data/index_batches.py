@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,13 @@ class _Positions(torch.utils.data.Dataset):
 Epoch = Sequence[np.ndarray]  # one epoch's batches: int64 arrays of row numbers
 
 
-def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextManager) -> Sequence[Epoch]:
+def draw_epochs(
+    net: NeuralNet,
+    n: int,
+    n_epochs: int,
+    world: AbstractContextManager,
+    between: Callable[[], object] = lambda: None,
+) -> Sequence[Epoch]:
     """Return the batches of all epochs of a training, as the net's own DataLoader draws them.
 
     Parameters
@@ -160,6 +167,8 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
     n_epochs : int
     world : context manager
         Entered to draw, for nets whose order comes from the global generator.
+    between : callable
+        Called after each epoch, to draw what comes between the orders of two.
     """
     loader = of_one_epoch(net.get_iterator(_Positions(n), training=True))
     loader.collate_fn = _row_numbers
@@ -171,8 +180,8 @@ def draw_epochs(net: NeuralNet, n: int, n_epochs: int, world: AbstractContextMan
             once = {size: draw(loader, size) for size in set(sizes)}
             return [once[size] for size in sizes]  # the same each time; the skipped draws decide nothing else
         if draw is _quickly and n * n_epochs > MOST_KEPT:
-            return RedrawnEpochs(loader, [size or 1 for size in sizes])  # all have one: the loader is plain
-        return [draw(loader, size) for size in sizes]
+            return RedrawnEpochs(loader, [size or 1 for size in sizes], between)  # all have one: the loader is plain
+        return list(_each(partial(draw, loader), between, sizes))
 
 
 def _batch_sizes(net: NeuralNet, loader: DataLoader, n_epochs: int) -> list[int | None]:
@@ -196,10 +205,10 @@ class RedrawnEpochs(Sequence[Epoch]):
     ([2, 2, 1], True, 3)
     """
 
-    def __init__(self, loader: DataLoader, sizes: Sequence[int]):
+    def __init__(self, loader: DataLoader, sizes: Sequence[int], between: Callable[[], object] = lambda: None):
         self.n, self.sizes, self.drop_last = len(loader.sampler), sizes, loader.drop_last  # type: ignore[arg-type]
         self.is_own = loader.generator is not None
-        self.states = [self._state_before_drawing(loader, size) for size in sizes]
+        self.states = list(_each(partial(self._state_before_drawing, loader), between, sizes))
         self._last: tuple[int, Epoch] | None = None
 
     @staticmethod
@@ -229,6 +238,13 @@ class RedrawnEpochs(Sequence[Epoch]):
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(state)
             return _quickly(loader, size)
+
+
+def _each(draw: Callable[[Any], Any], between: Callable[[], object], sizes: Sequence[Any]) -> Iterator[Any]:
+    """Yield what is drawn for each epoch, and draw what comes after it."""
+    for size in sizes:
+        yield draw(size)
+        between()
 
 
 def different(epochs: Sequence[Epoch]) -> Sequence[Epoch]:

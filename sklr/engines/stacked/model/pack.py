@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from skorch import NeuralNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklr._utils.divergence import exploded
 from sklr._utils.random import RandomStream
@@ -27,7 +28,9 @@ from sklr.engines.stacked.data.index_batches import (
     stack_rows,
 )
 from sklr.engines.stacked.data.stream import CellStream, Shown
+from sklr.engines.stacked.model.held import Held, HeldRows
 from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.record import Record, RunModule, StepRows, listeners
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.model.stream_feed import StreamFeed, are_alike, stacked_batches
 from sklr.results import EpochRow
@@ -38,7 +41,8 @@ class Side(NamedTuple):
     """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
     `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random stream. Where batches
-    are read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone.
+    are read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone. `held` is
+    what the net's `train_split` holds out of the cell's rows.
     """
 
     net: NeuralNet
@@ -48,6 +52,7 @@ class Side(NamedTuple):
     weight: Tensor | None
     seed: int
     stream: CellStream | None = None
+    held: Held | None = None
 
 
 class Member(NamedTuple):
@@ -60,14 +65,8 @@ class Member(NamedTuple):
     schedule_epochs: int
 
 
-class StepRows(NamedTuple):
-    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), lrs of groups, norms of gradients."""
-
-    loss: np.ndarray
-    n_rows: np.ndarray
-    lr: np.ndarray
-    group_lrs: np.ndarray  # shape (n_steps, n_groups)
-    norms: np.ndarray  # shape (n_steps, n_clips)
+# what a pickled pack goes without
+_MADE_AGAIN = ("rows", "y", "weight", "held", "fold", "_scratch", "_last", "_begun")
 
 
 class Pack:
@@ -89,10 +88,12 @@ class Pack:
         The members that are in the stack now, in its order.
     history : list over members of lists over cells of lists of EpochRow
         Validation scores are not known here and stay NaN.
-    keeps_steps : bool
-        Whether `step_rows` are kept: off, unless set before the training.
-    step_rows : list over members of lists over cells of lists of StepRows
-        The steps of each epoch in `history`.
+    stopping : ndarray of bool, shape (n_members, n_cells)
+        Runs that a callback has ended, and that `close` is to close.
+    keeps_records : bool
+        Whether every run has a whole record, to be made a net of its own: off, unless set before the training.
+    records : list over members of lists over cells of Record
+        Empty if nobody reads them.
     diverged : dict from (member, cell) to (step, loss)
     """
 
@@ -107,24 +108,34 @@ class Pack:
         self.in_stack = list(range(len(members)))
         self.first_loss = np.full(self.alive.shape, np.nan)
         self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
-        self.keeps_steps = False
-        self.step_rows: list[list[list[StepRows]]] = [[[] for _ in sides] for _ in members]
+        self.stopping = np.zeros_like(self.alive)
+        self.keeps_records = False
+        self.records: list[list[Record]] = []
+        self.n_restored = 0
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("rows", "y", "weight", "_last")}
+        return {name: value for name, value in vars(self).items() if name not in _MADE_AGAIN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.go_on(state)
         self._stack_rows()
 
     def _stack_rows(self) -> None:
+        self.held: HeldRows | None = None
+        self._scratch: nn.Module | None = None  # what `RunModule` writes to
+        self._begun = time.time()
         if self.streams:
             return
         self.rows = PackRows([side.x for side in self.sides])
         self.y = stack_rows([side.y for side in self.sides])
         weights = [side.weight for side in self.sides if side.weight is not None]
         self.weight = stack_rows(weights) if weights else None
+        held = [side.held for side in self.sides if side.held is not None]
+        self.fold = self.rows, self.y
+        if held:
+            self.held = HeldRows(held)
+            self.fold = PackRows([own.fold[0] for own in held]), stack_rows([own.fold[1] for own in held])
 
     def progress(self) -> dict[str, Any]:
         """Return what training has changed, without what it was trained on: all that a worker need send back."""
@@ -146,7 +157,7 @@ class Pack:
 
         Without a random stream of its own it can be called in several threads, if the stack's traits are thread-safe.
         """
-        start = time.time()
+        self._begun = time.time()
         self._compact()
         feed = self.feed_epoch()
         multipliers = self.epoch_multipliers(feed.sizes)
@@ -156,9 +167,7 @@ class Pack:
         if isinstance(feed, StreamFeed):
             self._last = [feed.last[cell] for cell in sorted(feed.last)]
         self.end_epoch(losses, feed.sizes, multipliers)
-        if self.epoch == self.max_epochs:
-            self._check_last_step()
-        self.seconds += time.time() - start
+        self.seconds += time.time() - self._begun
 
     def _compact(self) -> None:
         """Let members none of whose runs is alive leave the stack."""
@@ -171,9 +180,8 @@ class Pack:
         """Take the epoch's losses down, and go on to the next one."""
         known, norms = _numbers(losses), self.stack.take_norms()
         self._judge(known, sizes, multipliers)
-        if self.keeps_steps:
-            no_norms = np.empty((len(known), 0, *known.shape[1:]))
-            self._keep_steps(known, sizes, multipliers, no_norms if norms is None else _numbers(norms))
+        no_norms = np.empty((len(known), 0, *known.shape[1:]))
+        self._tell_callbacks(known, sizes, multipliers, no_norms if norms is None else _numbers(norms))
         self.epoch += 1
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
@@ -197,10 +205,16 @@ class Pack:
         member = self.members[m]
         if member.schedule == Constant():
             return np.ones(n_steps)
-        losses = [row.train_loss for row in self.history[m][cell]] if member.schedule.monitored() else []
+        losses = self._followed(m, cell, member.schedule.monitored())
         return member.schedule.epoch_multipliers(
-            self.epoch, n_steps, member.schedule_epochs, lr=member.lr, losses=tuple(losses)
+            self.epoch, n_steps, member.schedule_epochs, lr=member.lr, losses=losses
         )
+
+    def _followed(self, m: int, cell: int, name: str | None) -> tuple[float, ...]:
+        """Return the column of a run's history that its schedule follows."""
+        if name == "train_loss":
+            return tuple(row.train_loss for row in self.history[m][cell])
+        return () if name is None or not self.records else tuple(row[name] for row in self.records[m][cell].history)
 
     def steps(self, feed: Iterable[tuple[slice, Batch | list[Batch]]], lr: Tensor, n_more: int = 0) -> Tensor:
         """Take these steps; return the losses, shape (n_steps, n_in_stack, n_cells).
@@ -249,37 +263,79 @@ class Pack:
                     lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
                     self.history[m][cell].append(EpochRow(self.epoch, lr, float(means[i, cell]), float("nan")))
 
-    def _keep_steps(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray, norms: np.ndarray) -> None:
-        """Write the epoch's steps down for the runs that came through it."""
-        lrs = self.lrs(multipliers)
+    def _tell_callbacks(
+        self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray, norms: np.ndarray
+    ) -> None:
+        """Write the epoch down for the runs that came through it, and find out which of them a callback ends."""
+        if self.epoch == 0:
+            self.records = self._new_records()
+        if not self.records:
+            return
+        held = None if self.held is None else self.held.epoch(self.stack)
+        lrs, seconds = self.lrs(multipliers), (time.time() - self._begun) / self.alive.size
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):
                 steps = slice((sizes[:, cell] > 0).sum())
                 lr = self.members[m].lr * multipliers[steps, i, cell]
                 rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell], norms[steps, :, i, cell]
-                self.step_rows[m][cell].append(StepRows(*map(np.copy, rows)))  # a view would keep the whole table
+                found = StepRows(*map(np.copy, rows))  # a view would keep the whole table
+                of_held = None if held is None else held(i, cell)
+                net, module = self.sides[cell].net, self._module_of(i, cell)
+                self.stopping[m, cell] = self.records[m][cell].end_epoch(net, module, found, of_held, seconds)
+
+    def _new_records(self) -> list[list[Record]]:
+        """Return a record of each run, or none at all if nobody reads them."""
+        read = {name for member in self.members if (name := member.schedule.monitored()) not in (None, "train_loss")}
+        told = [listeners(side.net, read, whole=self.keeps_records) for side in self.sides]
+        if not self.keeps_records and not any(told):
+            return []
+        pairs = list(zip(self.sides, told, strict=True))
+        return [[Record(side.net, own, whole=self.keeps_records) for side, own in pairs] for _ in self.members]
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False
         self.diverged[m, int(cell)] = int(step), float(loss)
 
-    def _check_last_step(self) -> None:
-        """End the runs that the very last steps blew up, which no training loss has seen."""
+    def close(self) -> np.ndarray:
+        """End the training of runs that a callback has ended, or that have no epoch left; return which these are.
+
+        Callbacks may load the weights of an earlier epoch into them. They stay in the stack until `alive` says that
+        they are to leave.
+        """
+        over = self.alive & (self.stopping | (self.epoch == self.max_epochs))
+        if not over.any():
+            return over
+        for m, cell in np.argwhere(over).tolist() if self.records else ():
+            module = self._module_of(self.in_stack.index(m), cell)
+            self.records[m][cell].end_training(self.sides[cell].net, module)
+            self.n_restored += module.is_changed
+        self._check_last_step(over)
+        return over & self.alive
+
+    def _module_of(self, i: int, cell: int) -> RunModule:
+        if self._scratch is None:
+            self._scratch = copy.deepcopy(self.sides[0].net.module_)
+        return RunModule(self.stack, i, cell, self._scratch)
+
+    def _check_last_step(self, over: np.ndarray) -> None:
+        """End the runs of these that their very last steps blew up, which no training loss has seen."""
         if (rows := self._some_rows()) is None:
             return
         x, y = rows
         outputs = self.stack.outputs(x)
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
-        for i, cell in np.argwhere(bad & self.alive[self.in_stack]):
-            n_steps = n_batches(self.sides[cell].epochs)
+        for i, cell in np.argwhere(bad & over[self.in_stack]):
+            n_steps = n_batches(self.sides[cell].epochs, self.epoch)
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
 
     def _some_rows(self) -> tuple[Rows, Rows] | None:
         """Return rows of all cells to evaluate after the last step; None of streams whose last batches differ."""
         if not self.streams:
-            size = min(valid_batch_size(side.net, len(side.y)) for side in self.sides)
-            return self.rows.first(size), map_tensors(lambda rows: rows[:, :size], self.y)
+            rows, y = self.fold
+            n_rows = [side.x.n_rows if side.held is None else side.held.fold[0].n_rows for side in self.sides]
+            size = min(valid_batch_size(side.net, n) for side, n in zip(self.sides, n_rows, strict=True))
+            return rows.first(size), map_tensors(lambda t: t[:, :size], y)
         return stacked_batches(self._last) if self._last and are_alike(self._last) else None
 
 

@@ -230,6 +230,13 @@ class ModelStack:
             state[name].copy_(tensor)
         return module
 
+    @torch.no_grad()
+    def store_run(self, candidate: int, cell: int, module: nn.Module) -> None:
+        """Copy the parameters and buffers of `module` into one run."""
+        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name, tensor in self.run_state(candidate, cell).items():
+            tensor.copy_(state[name])
+
     def run_state(self, candidate: int, cell: int) -> Named:
         """Return views of one run's parameters and buffers, by name."""
         trained = {name: p[cell, candidate] for name, p in self.optimizer.params.items()}

@@ -55,8 +55,16 @@ def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> P
     net = _twin(place.side.net, device)
     estimator = fitted_around(place.estimator, place.estimator, net)
     weight = None if place.side.weight is None else place.side.weight.to(device)
+    held = place.side.held
+    if held is not None:
+        held = held._replace(
+            x=moved(held.x),
+            y=map_tensors(lambda t: t.to(device), held.y),
+            weight=None if held.weight is None else held.weight.to(device),
+            fold=(moved(held.fold[0]), map_tensors(lambda t: t.to(device), held.fold[1])),
+        )
     side = place.side._replace(
-        net=net, x=moved(place.side.x), y=map_tensors(lambda t: t.to(device), place.side.y), weight=weight
+        net=net, x=moved(place.side.x), y=map_tensors(lambda t: t.to(device), place.side.y), weight=weight, held=held
     )
     subject = estimator if place.subject is place.estimator else without_pipelines(estimator)
     return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))

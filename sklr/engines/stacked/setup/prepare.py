@@ -19,10 +19,10 @@ from skorch import NeuralNet
 from torch import Tensor
 
 from sklr._utils.precision import full_precision
-from sklr.callbacks._schedule import schedule_of
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit, start_net
 from sklr.engines.stacked.audit.audit import audit, kinds_of
+from sklr.engines.stacked.checks.callbacks import columns_of, followed_reasons
 from sklr.engines.stacked.checks.explain import first_line
 from sklr.engines.stacked.checks.module_probe import probe
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimizer
@@ -30,15 +30,17 @@ from sklr.engines.stacked.checks.nets import check_parts, check_sample_weights, 
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
 from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.dense import check_fits_dense
+from sklr.engines.stacked.setup.schedulers import moving_lr
 from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
 from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
+from sklr.engines.stacked.setup.split import NOT_SPLIT, split_side
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import (
     CellData,
@@ -59,7 +61,6 @@ from sklr.experiment.wrappers import (
     net_to_fit,
     without_pipelines,
 )
-from sklr.nets import _data as data_module
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
 
@@ -268,31 +269,21 @@ def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | 
 def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> Side:
     net.set_params(verbose=0)
     X, y, stream = start_net(net, data, cell.seed)
-    dataset, _ = net.get_split_datasets(X, y)
-    weight = data.fit_params.get("sample_weight")
+    dataset, weight = net.get_dataset(X, y), data.fit_params.get("sample_weight")
     if is_streamed(net, dataset, training=True):
+        if net.train_split:
+            raise Unstackable(NOT_SPLIT)
         if weight is not None:
             raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
         first = shared is None or cell is shared.experiment.cells[0]  # all cells read from the same dataset
         return streamed_side(net, dataset, cell.seed, stream, watched=first)
-    x = None if shared is None else shared.of_cell(net, dataset, cell, training=True)
-    if x is None:
-        rows, targets = all_rows(net, dataset)
-        x = CellRows.all_of(map_tensors(caster(net), rows))
-    else:
-        targets = all_targets(net, dataset)
-    if weight is not None:
-        weight = torch.as_tensor(np.asarray(weight), dtype=data_module.float_dtype(net.module_), device=net.device)
-    epochs = draw_epochs(net, len(dataset), net.max_epochs, stream)
-    if not len(epochs) or not all(epochs):
-        raise Unstackable("there is no batch to train on in some epoch")
-    if (row := outside(epochs, len(dataset))) is not None:
-        raise Unstackable(f"the sampler asks for row {row} of a fold of {len(dataset)} rows")
-    return Side(net, epochs, x, targets, weight, getattr(stream, "seed", cell.seed))
+    return split_side(net, cell, X, y, weight, stream, shared)
 
 
 def _world(places: list[Place]) -> World:
     net = places[0].side.net
+    if reasons := followed_reasons(net, has_held=places[0].side.held is not None):
+        raise Unstackable(*reasons)
     if reasons := state_reasons([place.side.net for place in places]):
         raise Unstackable(*reasons)
     few = _spread(places[0].side.x.n_rows, 8)
@@ -325,7 +316,11 @@ def _with_targets(side: Side, net: NeuralNet, output: Rows) -> Side:
     """Return a cell whose targets are those that the net's loss sees."""
     if side.stream is not None:
         side.stream.ready = Ready(net, output)
-    return side._replace(y=targets_of(net, side.y, output))
+    held = side.held
+    if held is not None:
+        x, y = held.fold
+        held = held._replace(y=targets_of(net, held.y, output), fold=(x, targets_of(net, y, output)))
+    return side._replace(y=targets_of(net, side.y, output), held=held)
 
 
 def _grouped(
@@ -341,7 +336,7 @@ def _grouped(
     for i, net in nets_.items():
         with _refusing(refused, [i]):
             optimizer = _shared_optimizer(net, world)
-            members.append(_member(i, net, optimizer.lrs))
+            members.append(_member(i, net, optimizer, [place.side for place in world.places]))
             kwargs.append(optimizer.kwargs)
     if not members:
         return []
@@ -390,13 +385,14 @@ def _spread(n_rows: int, n: int) -> Tensor:
     return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
 
 
-def _member(candidate: int, net: NeuralNet, lrs: tuple[float, ...]) -> Member:
-    schedule, horizon = schedule_of(net, net.max_epochs)
-    if schedule.monitored() not in (None, "train_loss"):
+def _member(candidate: int, net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -> Member:
+    schedule, horizon = moving_lr(net, optimizer, sides)
+    known = columns_of(sides[0].net, has_held=sides[0].held is not None)
+    if schedule.monitored() not in (None, "train_loss", *known):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
     peak = float(net.get_params_for("optimizer").get("lr", net.lr))
     if schedule.monitored() is None:
         once, again = (schedule.epoch_multipliers(0, 2, horizon, lr=peak, losses=()) for _ in range(2))
         if not np.array_equal(once, again, equal_nan=True):
             raise Unstackable("the schedule gives other values each time that it is asked")
-    return Member(candidate, peak, lrs, schedule, horizon)
+    return Member(candidate, peak, optimizer.lrs, schedule, horizon)

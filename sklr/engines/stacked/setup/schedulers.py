@@ -1,0 +1,152 @@
+"""How a candidate's learning rate moves: by its net's own schedule, or by a callback that is translated into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import LRScheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from sklr.callbacks import LRSchedule
+from sklr.callbacks._schedule import schedule_of
+from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer
+from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.data.index_batches import RedrawnEpochs, n_batches
+from sklr.engines.stacked.model.pack import Side
+from sklr.nets._parts import NetParts
+from sklr.schedules import Plateau
+from sklr.schedules._base import By, Schedule
+
+
+@dataclass(frozen=True, repr=False)
+class Tabulated(Schedule):
+    """Multipliers that are known one by one.
+
+    >>> Tabulated((1.0, 0.5), by="epoch").epoch_multipliers(1, steps_per_epoch=3, n_epochs=2)
+    array([0.5, 0.5, 0.5])
+    """
+
+    multipliers: tuple[float, ...]
+    by: By = "step"
+
+    def __call__(self, step: float, total: float) -> float:
+        return self.multipliers[int(step)]
+
+
+def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -> tuple[Schedule, int]:
+    """Return the schedule of a candidate, and its horizon in epochs.
+
+    Parameters
+    ----------
+    net : NeuralNet
+        The candidate's, not initialised.
+    optimizer : MadeOptimizer
+        That it makes.
+    sides : sequence of Side
+        The cells, with nets that have the same callbacks, initialised; but for the schedule that a net itself has.
+
+    Raises
+    ------
+    Unstackable
+        If a callback does to the optimizer what no schedule does, or there are several.
+    """
+    own = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
+    movers = [callback for name, callback in sides[0].net.callbacks_ if _moves(sides[0].net, name, callback)]
+    if own + len(movers) > 1:
+        raise Unstackable("two schedules, or callbacks, move the learning rate: leave one of them out")
+    if not movers:
+        return schedule_of(net, net.max_epochs)
+    (mover,) = movers
+    if isinstance(mover, LRSchedule):
+        return schedule_of(mover, net.max_epochs)
+    if mover.policy_ is ReduceLROnPlateau:
+        return _plateau(mover, optimizer.lrs), net.max_epochs
+    return _tabulated(mover, optimizer, sides), net.max_epochs
+
+
+def _moves(net: NeuralNet, name: str, callback: Any) -> bool:
+    if isinstance(callback, LRSchedule):
+        is_default = isinstance(net, NetParts) and name == "lr_schedule"
+        return not is_default and (callback.schedule is not None or callback.warmup_epochs > 0)
+    return isinstance(callback, LRScheduler)
+
+
+def _plateau(callback: LRScheduler, lrs: Sequence[float]) -> Plateau:
+    if len(set(lrs)) > 1:
+        raise Unstackable(
+            "ReduceLROnPlateau reduces the learning rates of parameter groups one by one: take schedule=Plateau() of "
+            "sklr.schedules, which keeps their ratios"
+        )
+    arguments = {name: value for name, value in callback.kwargs.items() if name != "verbose"}
+    if isinstance(floor := arguments.get("min_lr"), list | tuple):
+        arguments["min_lr"] = floor[0]
+    return Plateau(**arguments, monitor=callback.monitor)
+
+
+def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, sides: Sequence[Side]) -> Tabulated:
+    by_step = callback.step_every == "batch"
+    if by_step and any(_varies(side) for side in sides):
+        raise Unstackable("LRScheduler(step_every='batch') meets epochs of different lengths: set step_every='epoch'")
+    n_times = max(n_batches(side.epochs) if by_step else len(side.epochs) for side in sides)
+    lrs, peaks = simulated_lrs(callback, optimizer, n_times), np.array(optimizer.lrs)
+    ratios = np.divide(lrs, peaks, out=np.ones_like(lrs), where=peaks > 0)
+    first = ratios[:, np.flatnonzero(peaks)[:1]] if peaks.any() else ratios[:, :1]
+    if not np.allclose(lrs, first * peaks, rtol=1e-9, atol=0):
+        raise Unstackable(
+            f"LRScheduler({_name(callback)}) gives parameter groups learning rates that do not keep their ratios: name "
+            "none in its arguments (max_lr, eta_min), or leave optimizer__param_groups out"
+        )
+    if not np.all(np.isfinite(first) & (first >= 0)):
+        raise Unstackable(f"LRScheduler({_name(callback)}) gives learning rates that are negative or not finite")
+    return Tabulated(tuple(first[:, 0].tolist()), by="step" if by_step else "epoch")
+
+
+def _varies(side: Side) -> bool:
+    return not isinstance(side.epochs, RedrawnEpochs) and len(set(map(len, side.epochs))) > 1
+
+
+def simulated_lrs(callback: LRScheduler, optimizer: MadeOptimizer, n_times: int) -> np.ndarray:
+    """Return the learning rates that a callback gives to an idle optimizer, shape (n_times, n_groups).
+
+    Raises
+    ------
+    Unstackable
+        If it changes more than these.
+    """
+    given = [
+        {"params": [torch.nn.Parameter(torch.zeros(1))], **own, "lr": lr}
+        for lr, (_, own) in zip(optimizer.lrs, optimizer.groups, strict=True)
+    ]
+    idle = optimizer.kind(given, **optimizer.kwargs)
+    before = [_options(group) for group in idle.param_groups]
+    asking = SimpleNamespace(history=[], optimizer_=idle)
+    scheduler = callback._get_scheduler(asking, callback.policy_, **callback.kwargs)
+    rows = []
+    for _ in range(n_times):
+        rows.append([float(group["lr"]) for group in idle.param_groups])
+        if changed := _changed(before, [_options(group) for group in idle.param_groups]):
+            advice = "set cycle_momentum=False" if changed in ("momentum", "betas") else "leave it out"
+            raise Unstackable(f"LRScheduler({_name(callback)}) moves {changed} as well as the learning rate: {advice}")
+        idle.step()  # without gradients: schedulers warn if there was none
+        scheduler.step()
+    return np.array(rows)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def _changed(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
+    """Return the first option that has another value now; those that schedulers add are theirs."""
+    pairs = zip(before, after, strict=True)
+    return next((name for old, new in pairs for name, value in old.items() if new[name] != value), "")
+
+
+def _name(callback: LRScheduler) -> str:
+    return getattr(callback.policy_, "__name__", type(callback.policy_).__name__)
