@@ -105,6 +105,7 @@ class RunModule:
     like : nn.Module
         A module of the same kind, which is written to.
 
+    >>> import torch
     >>> example = torch.ones(2, 1), torch.ones(2, 1)
     >>> stack = ModelStack([nn.Linear(1, 1)], 2, nn.MSELoss(), torch.optim.SGD, {}, example=example)
     >>> module = RunModule(stack, 1, 0, nn.Linear(1, 1))
