@@ -135,7 +135,8 @@ def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[lis
     if refused:
         return None, tuple(refused[0])
     try:
-        return _ramp_in_stack(groups[0], ramp), ()
+        runs = {k: losses for group in groups for k, losses in _ramp_in_stack(group, ramp).items()}
+        return [runs[k] for k in range(len(experiment.cells))], ()
     except Exception as error:  # whatever it is, training one by one does without, or raises what is not the stack's
         warn_of_fallback(in_words(error), "all runs")
         return None, (raised(in_words(error)),)
@@ -179,8 +180,8 @@ def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
     return prepare(experiment, [{}])
 
 
-def _ramp_in_stack(group: Group, ramp: Ramp) -> list[np.ndarray]:
-    """Return every run's batch losses; one batch more than the ramp has steps, to see what the last one did."""
+def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
+    """Return each cell's batch losses, by its number; a batch more than the ramp has steps shows what the last did."""
     (member,), sides = group.members, [place.side for place in group.places]
     orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
     positions, sizes = epoch_positions(orders)
@@ -189,7 +190,7 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> list[np.ndarray]:
     pack = Pack(group.build([0]), [member], sides, group.max_epochs)
     with fitting_threads(step_flops(group, pack.stack)), pack.world:
         losses = pack.steps(pack.feed(positions, sizes), torch.from_numpy(lr))
-    return list(losses[:, 0].cpu().double().numpy().T)
+    return dict(zip((place.number for place in group.places), losses[:, 0].cpu().double().numpy().T, strict=True))
 
 
 def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:

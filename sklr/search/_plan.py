@@ -128,5 +128,5 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
     packs = [pack_members(group, engine.max_stack, n_jobs) for group in groups]
-    copies = max((len(group.places) for group in groups if group.places[0].head_data is not None), default=0)
-    return sum(map(len, packs)), peak_bytes(groups, packs), copies
+    copied = {place.number for group in groups for place in group.places if place.head_data is not None}
+    return sum(map(len, packs)), peak_bytes(groups, packs), len(copied)

@@ -63,12 +63,14 @@ class Packs:
             return [Trouble([member.candidate for member in group.members], in_words(error), {})]
 
     def _keep(self, found: Sequence[ScoredPack | Trouble]) -> None:
-        """Go on with these packs, without those in trouble."""
+        """Go on with these packs, without those in trouble, and without their candidates in other cells."""
         for lost in found:
             if isinstance(lost, Trouble):
                 self.failed |= dict.fromkeys(lost.candidates, lost.error)
                 self._left |= lost.outcomes
         self.packs = [scored for scored in found if isinstance(scored, ScoredPack)]
+        for scored in self.packs:
+            scored.give_up(self.failed)
 
     @property
     def done(self) -> bool:

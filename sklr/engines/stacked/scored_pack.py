@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class ScoredPack:
     Attributes
     ----------
     outcomes : dict from (candidate, cell) to Outcome
-        Of the runs that have ended.
+        Of the runs that have ended, by their numbers among all candidates and all cells.
     """
 
     def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
@@ -65,10 +65,10 @@ class ScoredPack:
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
         self.step_flops = step_flops(group, self.pack.stack)
         self.test_rows = PackRows([place.x_test for place in group.places])
-        self.n_test = [len(cell.test) for cell in experiment.cells]
+        self.n_test = [len(place.cell.test) for place in group.places]
         self.scorers = [
-            CellScorer(experiment, cell, place.side.net, place.subject, place.score_data)
-            for cell, place in zip(experiment.cells, group.places, strict=True)
+            CellScorer(experiment, place.cell, place.side.net, place.subject, place.score_data)
+            for place in group.places
         ]
         self.by_answers = self.scorers[0].by_answers  # as those of all cells
         if self.pack.streams and experiment.return_train_score:
@@ -126,9 +126,9 @@ class ScoredPack:
     def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
         """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
         for member, cells in zip(self.pack.members, self.pack.history, strict=True):
-            for cell, history in enumerate(cells):
+            for place, history in zip(self.places, cells, strict=True):
                 for row in history[epoch:]:
-                    yield member.candidate, cell, row
+                    yield member.candidate, place.number, row
 
     @property
     def going(self) -> list[int]:
@@ -143,8 +143,8 @@ class ScoredPack:
         packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(going)]
         for new in packs:
             for m, member in enumerate(new.pack.members):
-                for cell in range(len(self.places)):
-                    ended = self.outcomes.get((member.candidate, cell))
+                for cell, place in enumerate(self.places):
+                    ended = self.outcomes.get((member.candidate, place.number))
                     new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
         packs[0].outcomes.update(self.outcomes)
         return packs
@@ -172,10 +172,16 @@ class ScoredPack:
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
         candidates = [member.candidate for member in self.pack.members]
-        stopping = mask[candidates] & self.pack.alive
+        stopping = mask[np.ix_(candidates, [place.number for place in self.places])] & self.pack.alive
         if stopping.any() and not self.pack.done:
             self._score(stopping, STOPPED, reason)
             self.pack.alive &= ~stopping
+
+    def give_up(self, candidates: Container[int]) -> None:
+        """End the runs of these candidates without a score: they are trained one by one in all cells."""
+        for m, member in enumerate(self.pack.members):
+            if member.candidate in candidates:
+                self.pack.alive[m] = False
 
     def finish(self) -> dict[tuple[int, int], Outcome]:
         """Score the runs that came to the end, and return the outcomes of all."""
@@ -197,7 +203,7 @@ class ScoredPack:
             None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)
         ]
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
-        n_train = [len(cell.train) for cell in self.experiment.cells]
+        n_train = [len(place.cell.train) for place in self.places]
         for m, cell in np.argwhere(mask).tolist():
             i, known, kept = self.pack.in_stack.index(m), quick[cell], None
             if self.experiment.keep_estimators or not self.by_answers:
@@ -237,7 +243,7 @@ class ScoredPack:
         score_time: float,
         estimator: Any = None,
     ) -> None:
-        self.outcomes[self.pack.members[m].candidate, cell] = Outcome(
+        self.outcomes[self.pack.members[m].candidate, self.places[cell].number] = Outcome(
             test_scores=test,
             status=status,
             reason=reason,

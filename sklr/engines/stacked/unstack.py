@@ -28,9 +28,9 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     pack, m, cell
         Where it stands: the pack, which keeps its steps, and the member and the cell in it.
     place : Place
-        The cell's fitted head and rows.
+        The cell, its fitted head and rows.
     """
-    world = experiment.cells[cell]
+    world = place.cell
     estimator = seeded_clone(experiment, candidate, world)
     net = last_step(estimator)
     if has_head(estimator):

@@ -40,7 +40,7 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
         If a stack trains something else than skorch does, or either raises an error; the reason says what differs.
     """
     members = choose_candidates([candidates[member.candidate] for member in group.members])
-    cells = choose_cells(experiment.cells, [place.side for place in group.places])
+    cells = choose_cells([place.cell for place in group.places], [place.side for place in group.places])
     draws = group.stack_args["traits"].draws
     with RandomStream(0), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself gives them

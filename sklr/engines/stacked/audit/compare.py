@@ -56,8 +56,9 @@ class StepComparison:
         self, experiment: Experiment, candidates: Sequence[dict], group: Group, members: list[int], cells: list[int]
     ):
         traits = group.stack_args["traits"]
-        self.experiment, self.cells = experiment, [experiment.cells[k] for k in cells]
-        self.places, self.n_steps = [group.places[k] for k in cells], group.n_steps
+        self.experiment, self.n_steps = experiment, group.n_steps
+        self.places = [group.places[k] for k in cells]
+        self.cells = [place.cell for place in self.places]
         self.pack = _small_pack(group, members, cells, dropout=not traits.draws)
         self.sides = self.pack.sides
         make = read_plan if self.pack.streams else plan

@@ -60,7 +60,7 @@ def _differing(modules: Sequence[nn.Module]) -> str:
     known = {id(p) for module in modules for p in module.parameters()}
     for (name, one), *others in zip(*(module.named_modules() for module in modules), strict=False):
         for _, other in others:
-            if _kind(one) is not _kind(other):
+            if kind_of(one) is not kind_of(other):
                 return f"the layer {name!r}"
             path = difference(own_state(one), own_state(other), known)
             if path is not None:
@@ -69,7 +69,7 @@ def _differing(modules: Sequence[nn.Module]) -> str:
     return ""
 
 
-def _kind(layer: nn.Module) -> type:
+def kind_of(layer: nn.Module) -> type:
     """Return the class of a layer, without the one that `torch.nn.utils.parametrize` makes for each layer."""
     return type(layer).__mro__[1] if is_parametrized(layer) else type(layer)
 

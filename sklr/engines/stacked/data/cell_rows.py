@@ -46,6 +46,22 @@ class CellRows(NamedTuple):
         return map_tensors(lambda t: t[numbers.to(t.device)], self.tensors)
 
 
+def laid_end_to_end(cells: Sequence[CellRows]) -> list[CellRows]:
+    """Return the same rows of cells in tensors that all of them share.
+
+    >>> first, second = laid_end_to_end([CellRows.all_of(torch.zeros(2)), CellRows.all_of(torch.ones(2))])
+    >>> first.tensors is second.tensors, second.numbers.tolist(), second.take().tolist()
+    (True, [2, 3], [1.0, 1.0])
+    """
+    parts = list({id(cell.tensors): cell.tensors for cell in cells}.values())
+    if len(parts) == 1:
+        return list(cells)
+    starts = np.cumsum([0, *(len(tree_leaves(part)[0]) for part in parts)])
+    places = dict(zip(map(id, parts), starts.tolist(), strict=False))
+    tensors = map_tensors(lambda *each: torch.cat(each), *parts)
+    return [CellRows(tensors, cell.numbers + places[id(cell.tensors)]) for cell in cells]
+
+
 class PackRows:
     """The rows of several cells, side by side.
 
@@ -65,16 +81,11 @@ class PackRows:
     """
 
     def __init__(self, cells: Sequence[CellRows]):
-        first = cells[0].tensors
-        if all(cell.tensors is first for cell in cells):
-            self.tensors, starts = first, [0] * len(cells)
-        else:
-            self.tensors = map_tensors(lambda *parts: torch.cat(parts), *(cell.take() for cell in cells))
-            cells = [CellRows(None, np.arange(cell.n_rows)) for cell in cells]
-            starts = np.cumsum([0, *(cell.n_rows for cell in cells[:-1])]).tolist()
+        cells = laid_end_to_end(cells)
+        self.tensors = cells[0].tensors
         table = np.zeros((len(cells), max(cell.n_rows for cell in cells)), dtype=np.int64)
-        for row, cell, start in zip(table, cells, starts, strict=True):
-            row[: cell.n_rows] = cell.numbers + start
+        for row, cell in zip(table, cells, strict=True):
+            row[: cell.n_rows] = cell.numbers
         self.numbers = torch.from_numpy(table).to(tree_leaves(self.tensors)[0].device)
 
     @property

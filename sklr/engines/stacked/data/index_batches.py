@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import hash as joblib_hash
-from scipy.sparse import issparse
+from scipy.sparse import csc_matrix, csr_matrix, issparse
 from skorch import NeuralNet
 from skorch.dataset import Dataset, unpack_data
 from skorch.helper import SliceDataset, SliceDict
@@ -94,7 +94,7 @@ def _is_data(value: Any) -> bool:
 
 def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
     """Return X and y of a dataset as the net's DataLoader would collate them, all rows at once, on the net's device."""
-    X = getattr(dataset, "X", None)
+    X = _dense(getattr(dataset, "X", None))
     y = getattr(dataset, "y", None)
     loader = net.get_iterator(dataset, training=False)
     known = _are_arrays(X) and (y is None or _is_array(y))
@@ -104,6 +104,11 @@ def all_rows(net: NeuralNet, dataset: Any) -> tuple[Rows, Rows]:
     else:
         rows = unpack_data(loader.collate_fn([dataset[i] for i in range(len(dataset))]))
     return tuple(map_tensors(lambda t: t.to(net.device), part) for part in rows)
+
+
+def _dense(X: Any) -> Any:
+    """Return a sparse matrix as an array, all rows at once: skorch's dataset makes each an array when it is read."""
+    return X.toarray() if isinstance(X, csr_matrix | csc_matrix) else X
 
 
 def all_targets(net: NeuralNet, dataset: Any) -> Rows:

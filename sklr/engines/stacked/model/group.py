@@ -18,16 +18,21 @@ from sklr.experiment.experiment import Cell, Experiment
 
 
 class Place(NamedTuple):
-    """One cell of a group: the estimator that stands for it, its rows, and how it enters the stack."""
+    """One cell of a group, by its number: the estimator that stands for it, its rows, and how it enters the stack."""
 
     experiment: Experiment
-    cell: Cell
+    number: int
     estimator: Any
     head_data: CellData | None  # after a pipeline's fitted head; other rows are taken when they are asked for
     subject: Any
     side: Side
     x_test: CellRows
     seconds: float
+
+    @property
+    def cell(self) -> Cell:
+        """The fold and the seed."""
+        return self.experiment.cells[self.number]
 
     @property
     def data(self) -> CellData:
@@ -49,7 +54,7 @@ class Place(NamedTuple):
 
 
 class World(NamedTuple):
-    """What all candidates of a group find: the cells, and how stacks are to be built in them."""
+    """What all candidates of a group find: cells of the same shapes, and how stacks are to be built in them."""
 
     places: list[Place]
     stack_args: dict[str, Any]
@@ -57,7 +62,7 @@ class World(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Candidates that can share stacks; `steady` if their optimizer does the same in every step."""
+    """Candidates that can share stacks in the cells of one shape; `steady` if their optimizer always does the same."""
 
     members: list[Member]
     optimizer_kwargs: list[dict[str, Any]]
@@ -88,9 +93,9 @@ class Group(NamedTuple):
         seed = self.places[0].side.seed  # the same in all packs: how candidates are packed changes nothing
         return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, seed=seed, **args)
 
-    def only(self, places: Sequence[int]) -> Group:
+    def only(self, chosen: Sequence[int]) -> Group:
         """Return the group of some of the members, by their places in this one."""
-        members, kwargs = [self.members[i] for i in places], [self.optimizer_kwargs[i] for i in places]
+        members, kwargs = [self.members[i] for i in chosen], [self.optimizer_kwargs[i] for i in chosen]
         return self._replace(members=members, optimizer_kwargs=kwargs)
 
 

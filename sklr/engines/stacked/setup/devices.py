@@ -12,7 +12,7 @@ from torch import nn
 
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import map_tensors
-from sklr.engines.stacked.setup.prepare import Group, Place
+from sklr.engines.stacked.model.group import Group, Place
 
 
 def devices(group: Group) -> list[torch.device]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs
 from sklr.engines.stacked.kernels.module_call import NUMBERS
-from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.model.group import Group, Place
 from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import state_bytes, step_bytes
 
@@ -36,38 +36,39 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]
     packs : sequence over groups of sequences over packs of sequences of members
         As `pack_members` deals them.
     """
-    held, setup = sum(map(bytes_of_cells, groups)), max(map(setup_bytes, groups), default=0)
+    held = bytes_of_cells(_distinct(place for group in groups for place in group.places))
+    setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(pack)) for group, dealt in zip(groups, packs, strict=True) for pack in dealt)
     n_threads = min(sum(map(len, packs)), torch.get_num_threads())
     kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
     return held + max(setup, training + kept)
 
 
-def has_copies(groups: Sequence[Group]) -> bool:
-    """Say whether each fold has rows of its own: a pipeline's steps are fitted on each, and give each its own."""
-    return any(len({id(place.side.x.tensors) for place in group.places}) > 1 for group in groups)
-
-
-def bytes_of_cells(group: Group) -> int:
+def bytes_of_cells(places: Sequence[Place]) -> int:
     """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
     held = 0
-    for place in group.places:
+    for place in places:
         side = place.side
         epochs = side.epochs.states if isinstance(side.epochs, RedrawnEpochs) else _distinct(side.epochs)
         orders = [rows for epoch in epochs for rows in (epoch if isinstance(epoch, list) else [epoch])]
         held += sum(a.nbytes for a in (side.x.numbers, place.x_test.numbers, *orders))
         held += _bytes(tree_leaves(side.y))  # the loss's own dtype and shape
-    rows = tree_leaves([part.tensors for place in group.places for part in (place.side.x, place.x_test)])
-    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, group.places[0].experiment.X)))
+    rows = tree_leaves([part.tensors for place in places for part in (place.side.x, place.x_test)])
+    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, places[0].experiment.X)))
 
 
 def setup_bytes(group: Group) -> int:
-    """Return what the audit takes: a cell's rows, as skorch is given them, and the batches that both sides see."""
+    """Return what it takes to set a group up: to lay rows of a pipeline's folds end to end, or to audit a stack.
+
+    The audit has a cell's rows, as skorch is given them, and the batches that both sides see.
+    """
+    laid = _bytes(_distinct(tree_leaves([(place.side.x.tensors, place.x_test.tensors) for place in group.places])))
     row, cell = _row_bytes(group), max(p.side.x.n_rows + p.x_test.n_rows for p in group.places)
     copied = 0 if group.places[0].head_data is not None or group.places[0].side.stream else cell * row
     looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
     own, shared = step_bytes(group)
-    return copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    audit = copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    return audit if group.places[0].head_data is None else max(laid, audit)
 
 
 def pack_bytes(group: Group, n_members: int) -> int:
@@ -84,9 +85,8 @@ def pack_bytes(group: Group, n_members: int) -> int:
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
     # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
     tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(_bytes(tree_leaves(side.y)) for side in sides)
-    copies = 0 if not has_copies([group]) else n_cells * row * (n_train + n_test)  # side by side, in each pack
     evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, as it is and as the kernel wants it
-    return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables + copies
+    return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables
 
 
 def _row_bytes(group: Group) -> int:

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines.stacked.kernels.attention import attention_by_steps
 from sklr.engines.stacked.kernels.module_call import call
+from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.recorder import can_replay
 from sklr.engines.stacked.setup.devices import devices
-from sklr.engines.stacked.setup.prepare import Group
 
 STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
 SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
@@ -41,7 +41,7 @@ def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[
         Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
     """
     n_cells, n_members = len(group.places), len(group.members)
-    runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group)) // max(1, run_bytes(group))
+    runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group.device)) // max(1, run_bytes(group))
     at_once = max(1, runs // n_cells)
     n_packs = min(n_members, max(-(-n_members // at_once), n_jobs if n_jobs > 1 else _n_threads(group)))
     return deal(n_members, n_packs)
@@ -79,11 +79,11 @@ def _n_threads(group: Group) -> int:
     return max(1, min(torch.get_num_threads(), int(share)))
 
 
-def free_bytes(group: Group) -> int:
-    """Return the memory that is free on the group's device, in bytes."""
-    if group.device.type == "cuda":  # PyTorch keeps what it no longer uses, and takes from that first
-        kept = torch.cuda.memory_reserved(group.device) - torch.cuda.memory_allocated(group.device)
-        return torch.cuda.mem_get_info(group.device)[0] + kept
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that is free on a device, in bytes."""
+    if device.type == "cuda":  # PyTorch keeps what it no longer uses, and takes from that first
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's

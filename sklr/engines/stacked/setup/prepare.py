@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,9 @@ from sklr.engines.stacked.model.group import Group, Place, Prepared, World
 from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.replay.shared_state import shared_state_kept
-from sklr.engines.stacked.setup.shared_rows import SharedRows, as_predicted, caster
+from sklr.engines.stacked.setup.dense import check_fits_dense
+from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
+from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import (
     CellData,
@@ -82,7 +84,7 @@ def _key(params: Mapping[str, Any]) -> Hashable:
         return object()
 
 
-_LAST: WeakKeyDictionary[Experiment, dict[Hashable, World]] = WeakKeyDictionary()  # of each search's last batch
+_LAST: WeakKeyDictionary[Experiment, dict[Hashable, list[World]]] = WeakKeyDictionary()  # of a search's last batch
 
 
 def prepare(
@@ -111,15 +113,22 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
     places = group_candidates([candidates[i] for i in stackable], prefix)
     groups = {key: [stackable[place] for place in group] for key, group in places.items()}
     known, ready = _LAST.get(experiment, {}), list[Group]()
-    makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if key not in known])
-    _LAST[experiment] = worlds = dict[Hashable, World]()
+    makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if not known.get(key)])
+    _LAST[experiment] = worlds = dict[Hashable, list[World]]()
     for key, numbers in groups.items():
-        world = known.get(key) or _first_world(experiment, candidates, numbers, f"{prefix}lr", next(makers), refused)
-        if world is not None:
-            worlds[key] = world
+        worlds[key] = known.get(key) or _first_worlds(
+            experiment, candidates, numbers, f"{prefix}lr", next(makers), refused
+        )
+        for world in worlds[key]:
             nets_ = {i: last_step(firsts[i]) for i in numbers if i not in refused}
             ready += _grouped(experiment, candidates, nets_, world, refused)
-    return Prepared(ready, refused)
+    return Prepared(_without(ready, refused), refused)
+
+
+def _without(groups: Sequence[Group], refused: Container[int]) -> list[Group]:
+    """Leave candidates out that are refused in other cells: they are trained one by one in all."""
+    kept = [[i for i, member in enumerate(group.members) if member.candidate not in refused] for group in groups]
+    return [group.only(chosen) for group, chosen in zip(groups, kept, strict=True) if chosen]
 
 
 @contextmanager
@@ -146,7 +155,7 @@ def _stackable(experiment: Experiment, candidate: dict) -> Any:
     return estimator
 
 
-Maker = Callable[[dict], World]
+Maker = Callable[[dict], list[World]]
 
 
 def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
@@ -155,25 +164,31 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
     estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
     heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
     for start in range(0, len(estimators), len(cells)):
-        yield partial(_world_of, experiment, heads[start : start + len(cells)])
+        yield partial(_worlds_of, experiment, heads[start : start + len(cells)])
 
 
-def _world_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> World:
+def _worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[World]:
     estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
     experiment = replace(experiment)  # places are kept for as long as the search's own is there: not because of them
-    shared = SharedRows(experiment)
-    return _world([_place(experiment, *one, shared) for one in zip(experiment.cells, estimators, heads, strict=True)])
+    check_fits_dense(experiment, heads)
+    shares = {id(head): SharedRows(experiment) if head is None else FoldRows(experiment) for head in heads}
+    triples = zip(estimators, heads, (shares[id(head)] for head in heads), strict=True)
+    shapes, worlds = by_shape([_place(experiment, k, *triple) for k, triple in enumerate(triples)]), list[World]()
+    del shares
+    while shapes:  # of which the rows are let go as soon as they are laid end to end
+        worlds.append(_world(with_shared_rows(shapes.pop(0))))
+    return worlds
 
 
-def _first_world(
+def _first_worlds(
     experiment: Experiment,
     candidates: Sequence[dict],
     numbers: Sequence[int],
     lr: str,
     make: Maker,
     refused: dict[int, list[str]],
-) -> World | None:
-    """Return what a group finds, set up by the first of its candidates for which that can be done.
+) -> list[World]:
+    """Return what a group finds, by the shape of cells, set up by the first of its candidates that can be set up.
 
     A candidate that no engine could train is refused alone. Another refusal concerns all that differ from it in
     nothing but the lr, and the whole group if candidates that differ in more are refused for the same reasons.
@@ -196,10 +211,10 @@ def _first_world(
             concerned = numbers if reasons == last else kind
             refused.update({k: reasons for k in concerned if k not in refused})
             if concerned is numbers:
-                return None
+                return []
             last = reasons
             break
-    return None
+    return []
 
 
 def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
@@ -219,7 +234,8 @@ def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
     return False
 
 
-def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
+def _place(experiment: Experiment, number: int, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
+    cell = experiment.cells[number]
     raw = cell_data(experiment, cell, estimator)
     net = last_step(estimator)
     if head is not None:
@@ -227,12 +243,11 @@ def _place(experiment: Experiment, cell: Cell, estimator: Any, head: Head | None
     elif has_head(estimator):
         raise Unstackable("the steps before the net could not be fitted")
     data = raw if head is None else head.data
-    share = shared if head is None else None
-    side = _side(net, cell, data, share)
+    side = _side(net, cell, data, shared)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject, seconds = net if predictions_do else estimator, 0.0 if head is None else head.seconds
-    x_test = _test_rows(net, cell, data, share)
-    return Place(experiment, cell, estimator, None if head is None else data, subject, side, x_test, seconds)
+    x_test = _test_rows(net, cell, data, shared)
+    return Place(experiment, number, estimator, None if head is None else data, subject, side, x_test, seconds)
 
 
 def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> CellRows:

@@ -56,6 +56,16 @@ class SharedRows:
         return tensors if _are_rows(tensors, own, torch.from_numpy(numbers)) else None
 
 
+class FoldRows(SharedRows):
+    """Tensors of a fold's rows behind the fitted head of a pipeline: the same for all seeds of the fold."""
+
+    def of_cell(self, net: NeuralNet, dataset: Any, cell: Cell, *, training: bool) -> CellRows:
+        """Return the rows of a cell, of which `dataset` is what the net makes."""
+        if training not in self._known:
+            self._known[training] = map_tensors(caster(net), all_rows(net, dataset)[0])
+        return CellRows.all_of(self._known[training])
+
+
 def _are_rows(everything: Rows, own: Rows, numbers: Tensor) -> bool:
     """Say whether tensors are these rows of others; some at a time are looked at, so that no copy of all is made."""
     for a, b in zip(tree_leaves(everything), tree_leaves(own), strict=True):
