@@ -40,6 +40,9 @@ from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
 from sklr.search.storage.stages import Stages, left_in_stage
 
 BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search
+# proposed at a time by TPE for several parameters: it draws at random from a region, and finds as much as one by one,
+# while stacks of different shapes keep every core at work
+SEVERAL = 4
 
 
 class OptunaSearchCV(BaseLRSearchCV):
@@ -67,8 +70,8 @@ class OptunaSearchCV(BaseLRSearchCV):
         A sampler object is copied before use; it is seeded by its own seed.
     n_points : int, optional
         How many candidates to propose, and train, at a time. None trains the even start together, then few enough
-        at a time that each proposal knows what it needs to; one at a time where callbacks or a timeout may end the
-        search. Samplers that do not learn propose all at once.
+        at a time that each proposal knows what it needs to: with TPE and several parameters that is four. One at a
+        time where callbacks or a timeout may end the search. Samplers that do not learn propose all at once.
     study : optuna.Study, optional
         A study that maximizes, to be continued by `n_trials` more: its own sampler proposes, its pruner prunes.
         None makes a fresh one in memory for every `fit`.
@@ -336,14 +339,14 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         while (done := ledger.n_opened) < n_trials:
             first = len(ledger.study.get_trials(deepcopy=False))
             left = left_in_stage(stages, 0, done)
-            n = min(n_trials - done, left, self._batch(done, self._n_start(stages), left))
+            n = min(n_trials - done, left, self._batch(done, self._n_start(stages), left, len(space)))
             raws = ledger.ask(distributions, n=int(n))
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
             stopped = self._call_callbacks(ledger.study, first) or ledger.stopped
             if stopped or (deadline is not None and time.monotonic() >= deadline):
                 return
 
-    def _batch(self, n_done: int, n_start: int, left: float) -> float:
+    def _batch(self, n_done: int, n_start: int, left: float, n_parameters: int) -> float:
         """Return how many trials to ask at a time: the fewer, the more is known when the next are asked."""
         if self.catch:
             return 1
@@ -354,7 +357,10 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         if self.n_points is not None or blind:
             return self.n_points or BLIND_BATCH
         ours = self.study is None and isinstance(self.sampler, str)
-        return batch_size(n_done, n_start, left) if ours and not stops_early else 1
+        if not ours or stops_early:
+            return 1
+        least = SEVERAL if self.sampler == "tpe" and n_parameters > 1 and n_done >= n_start else 1
+        return max(batch_size(n_done, n_start, left), least)
 
     def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
         """Call the user's callbacks on the trials from number `first` on; return whether one has stopped the study."""

@@ -14,7 +14,7 @@ from sklr.engines import SequentialEngine, StackedEngine, engine_names, pick_eng
 from sklr.engines.base import Engine
 from sklr.engines.stacked.reasons import describe
 from sklr.engines.stacked.setup.memory import peak_bytes
-from sklr.engines.stacked.setup.packing import pack_members
+from sklr.engines.stacked.setup.packing import divide, shares
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import changes_rows, is_net, net_of
@@ -128,6 +128,7 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
         return None, None, 0
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
-    packs = [pack_members(group, engine.max_stack, n_jobs) for group in groups]
+    dealt = [divide(*pair, engine.max_stack, n_jobs) for pair in zip(groups, shares(groups), strict=True)]
+    packs = [pack for of_group in dealt for pack in of_group]
     copied = {place.number for group in groups for place in group.places if changes_rows(place.estimator)}
-    return sum(map(len, packs)), peak_bytes(groups, packs), len(copied)
+    return len(packs), peak_bytes(groups, packs), len(copied)

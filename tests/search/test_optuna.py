@@ -65,6 +65,14 @@ def test_every_sampler_by_name_proposes_inside_the_range(sampler):
     assert candidates == run(search, hill)[1]
 
 
+@pytest.mark.parametrize(("sampler", "sizes"), [("tpe", [6, 4, 2]), ("gp", [6, 1, 1, 1, 1, 1, 1])])
+def test_tpe_proposes_several_candidates_at_a_time_where_several_parameters_are_searched(sampler, sizes):
+    space = {"eta0": (1e-5, 1.0, "log-uniform"), "alpha": (1e-6, 1e-2, "log-uniform")}
+    batches, candidates, _ = run(OptunaSearchCV(SGDClassifier(), space, n_trials=12, sampler=sampler), hill)
+    assert [len(batch) for batch in batches] == sizes
+    assert len({tuple(candidate.values()) for candidate in candidates}) == 12
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_the_start_is_even_and_nothing_is_repeated(sampler):
     _, candidates, _ = run(OptunaSearchCV(SGDClassifier(), n_trials=20, sampler=sampler), hill)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import count
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -11,10 +11,10 @@ from sklearn.utils.parallel import delayed
 
 from sklr._utils.warnings import warn
 from sklr.engines.stacked.advance import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
+from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
-from sklr.engines.stacked.setup.devices import on_each_device
-from sklr.engines.stacked.setup.packing import pack_members
-from sklr.engines.stacked.setup.prepare import Group
+from sklr.engines.stacked.setup.devices import on_devices
+from sklr.engines.stacked.setup.packing import divide, shares
 from sklr.engines.workers import can_travel, spread
 from sklr.exceptions import OutOfMemoryWarning
 from sklr.experiment.experiment import Experiment
@@ -53,14 +53,16 @@ class Packs:
         self.failed: dict[int, str] = {}
         self._left: dict[tuple[int, int], Outcome] = {}  # outcomes in packs that are no more
         self._warned = False
-        self._keep([found for group in groups for found in self._dealt(group, max_stack)])
+        self._keep(list(self._built(groups, max_stack)))
 
-    def _dealt(self, group: Group, max_stack: int | None) -> Sequence[ScoredPack | Trouble]:
-        try:
-            dealt = zip(pack_members(group, max_stack, self.n_jobs), cycle(on_each_device(group)))
-            return [ScoredPack(self.experiment, self.candidates, home, chosen) for chosen, home in dealt]
-        except Exception as error:  # as in `attempt`
-            return [Trouble([member.candidate for member in group.members], in_words(error), {})]
+    def _built(self, groups: Sequence[Group], max_stack: int | None) -> Iterator[ScoredPack | Trouble]:
+        turns = count()  # a device after the other
+        for group, share in zip(groups, shares(groups), strict=True):
+            try:
+                packs = on_devices(divide(group, share, max_stack, self.n_jobs), turns)
+                yield from [ScoredPack(self.experiment, self.candidates, *home) for home in packs]
+            except Exception as error:  # as in `attempt`
+                yield Trouble([member.candidate for member in group.members], in_words(error), {})
 
     def _keep(self, found: Sequence[ScoredPack | Trouble]) -> None:
         """Go on with these packs, without those in trouble, and without their candidates in other cells."""
@@ -91,13 +93,14 @@ class Packs:
             self._warn_of_halves()
 
     def _advanced(self, epoch: int) -> Sequence[ScoredPack | Trouble]:
+        self.packs.sort(key=lambda scored: -scored.work)  # what takes longest is begun first
         n_jobs = min(self.n_jobs, len(self.packs))  # one worker means this process, where nothing is copied
         if n_jobs > 1:
             return self._advanced_away(epoch, n_jobs)
-        if self._train_in_threads():
-            return advance_together(self.packs, epoch)
-        alone = len(self.packs) == 1
-        return [found for scored in self.packs for found in advance(scored, epoch, alone)]
+        together = self._in_threads()
+        found = advance_together(together, epoch) if together else []
+        others, alone = [scored for scored in self.packs if scored not in together], len(self.packs) == 1
+        return [*found, *(one for scored in others for one in advance(scored, epoch, alone))]
 
     def _advanced_away(self, epoch: int, n_jobs: int) -> Sequence[ScoredPack | Trouble]:
         calls = (delayed(advance_away)(scored, epoch) for scored in self.packs)
@@ -109,12 +112,13 @@ class Packs:
             found += [[trouble(scored, error)] for scored in self.packs[len(found) :]]
         return [one for each in found for one in each]
 
-    def _train_in_threads(self) -> bool:
-        """Whether packs gain from threads: on the CPU, or on several devices, which one thread would use in turn."""
-        if len(self.packs) < 2 or not all(scored.group.thread_safe for scored in self.packs):
-            return False
-        where = {scored.group.device for scored in self.packs}
-        return len(where) > 1 or where.pop().type == "cpu"
+    def _in_threads(self) -> list[ScoredPack]:
+        """Return the packs that gain from threads: on the CPU, or on several devices, which one would use in turn."""
+        safe = [scored for scored in self.packs if scored.group.thread_safe and not scored.pack.done]
+        where = {scored.group.device for scored in safe}
+        if len(safe) < 2 or (len(where) == 1 and where.pop().type != "cpu"):
+            return []
+        return safe
 
     def _warn_of_halves(self) -> None:
         if not self._warned:

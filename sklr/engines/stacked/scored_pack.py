@@ -22,7 +22,7 @@ from sklr.engines.stacked.kernels.module_call import has_rows, in_blocks
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scoring.scorer import CellScorer
-from sklr.engines.stacked.setup.packing import halves, step_flops
+from sklr.engines.stacked.setup.packing import halves, step_flops, work_of
 from sklr.engines.stacked.unstack import fitted_estimator
 from sklr.exceptions import TrainingDiverged
 from sklr.experiment.experiment import Experiment
@@ -64,6 +64,7 @@ class ScoredPack:
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
         self.step_flops = step_flops(group, self.pack.stack)
+        self._work_of_one = work_of(group, 1)
         self.test_rows = PackRows([place.x_test for place in group.places])
         self.n_test = [len(place.cell.test) for place in group.places]
         self.scorers = [
@@ -139,6 +140,11 @@ class ScoredPack:
             for place, history in zip(self.places, cells, strict=True):
                 for row in history[epoch:]:
                     yield member.candidate, place.number, row
+
+    @property
+    def work(self) -> float:
+        """How much it has to compute, beside other packs; members that have left the stack do no more."""
+        return self._work_of_one * float(self.pack.alive.any(axis=1).sum())
 
     @property
     def going(self) -> list[int]:

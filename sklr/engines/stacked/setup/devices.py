@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -28,11 +28,21 @@ def devices(group: Group) -> list[torch.device]:
     return [own, *(torch.device("cuda", i) for i in range(torch.cuda.device_count()) if i != current)]
 
 
-def on_each_device(group: Group) -> Iterator[Group]:
-    """Yield the group as it is, then a copy on every other device it may be trained on, made when it is asked for."""
-    yield group
-    for device in devices(group)[1:]:
-        yield _moved(group, device)
+def on_devices(packs: Iterable[tuple[Group, list[int]]], turns: Iterator[int]) -> Iterator[tuple[Group, list[int]]]:
+    """Yield packs of a group, each on the device whose turn it is among those it may be trained on.
+
+    On the first of them it is the group as it is, on another a copy, made when it is asked for.
+    """
+    moved: dict[tuple[int, torch.device], Group] = {}
+    for (group, chosen), turn in zip(packs, turns, strict=False):
+        places = devices(group)
+        device = places[turn % len(places)]
+        if device == places[0]:
+            yield group, chosen
+            continue
+        if (id(group), device) not in moved:
+            moved[id(group), device] = _moved(group, device)
+        yield moved[id(group), device], chosen
 
 
 def _moved(group: Group, device: torch.device) -> Group:

@@ -19,7 +19,7 @@ from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
 from sklr.engines.stacked.kernels.module_call import NUMBERS
 from sklr.engines.stacked.model.group import Group, Place
 from sklr.engines.stacked.model.loader import SMALL
-from sklr.engines.stacked.setup.packing import state_bytes, step_bytes
+from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
 # what glibc's malloc does not give back of memory that was freed: up to twice its largest M_MMAP_THRESHOLD; and of a
@@ -27,19 +27,12 @@ AUDITED = 2  # cells: see `choose_cells`
 KEPT = 2**26
 
 
-def peak_bytes(groups: Sequence[Group], packs: Sequence[Sequence[Sequence[int]]]) -> int:
-    """Return the peak: while nets are set up and compared, or while all packs train.
-
-    Parameters
-    ----------
-    groups : sequence of Group
-    packs : sequence over groups of sequences over packs of sequences of members
-        As `pack_members` deals them.
-    """
+def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
+    """Return the peak: while nets of these groups are set up and compared, or while all packs of them train."""
     held = bytes_of_cells(_distinct(place for group in groups for place in group.places))
     setup = max(map(setup_bytes, groups), default=0)
-    training = sum(pack_bytes(group, len(pack)) for group, dealt in zip(groups, packs, strict=True) for pack in dealt)
-    n_threads = min(sum(map(len, packs)), torch.get_num_threads())
+    training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)
+    n_threads = min(len(packs), torch.get_num_threads())
     kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
     return held + max(setup, training + kept)
 

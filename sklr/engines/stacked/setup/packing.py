@@ -1,4 +1,7 @@
-"""How many runs go into one stack: as many as memory and workers allow, all cells of a candidate together."""
+"""How many runs go into one stack: as many as memory, workers and threads allow.
+
+The cells of a candidate stay together, unless there are too few candidates to keep every thread at work.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +33,58 @@ THREAD_WORK = 1e7  # floating-point operations of a product that pay for a threa
 THREAD_TRAINING = 4e9  # of a thread's whole training, where steps are replayed and it does not wait
 
 
-def pack_members(group: Group, max_stack: int | None, n_jobs: int) -> list[list[int]]:
-    """Divide a group's members into packs of about equal size.
+Chosen = tuple[Group, list[int]]  # what a pack is made of: some of a group's members, by their places in it
+
+
+def shares(groups: Sequence[Group]) -> list[float]:
+    """Return which part of all the work each group is."""
+    work = [work_of(group, len(group.members)) for group in groups]
+    return [own / sum(work) for own in work]
+
+
+def divide(group: Group, share: float, max_stack: int | None, n_jobs: int) -> list[Chosen]:
+    """Divide a group into packs of about equal size.
 
     Parameters
     ----------
     group : Group
+    share : float
+        Of all the work: of that many of the workers, devices or threads each is to have a pack.
     max_stack : int or None
-        Most runs in a stack; None for as many as half of the free memory holds.
+        Most runs in a stack; None for as many as half of the free memory holds beside those trained at the same time.
     n_jobs : int
         Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
     """
-    n_cells, n_members = len(group.places), len(group.members)
-    runs = max_stack if max_stack is not None else int(SHARE * free_bytes(group.device)) // max(1, run_bytes(group))
-    at_once = max(1, runs // n_cells)
-    n_packs = min(n_members, max(-(-n_members // at_once), n_jobs if n_jobs > 1 else _n_threads(group)))
-    return deal(n_members, n_packs)
+    wanted = max(1, round(share * (n_jobs if n_jobs > 1 else _n_threads(group))))
+    n_parts = min(-(-wanted // len(group.members)), len(group.places)) if _may_part(group, n_jobs) else 1
+    parts = [
+        group._replace(places=[group.places[k] for k in places])
+        for places in np.array_split(np.arange(len(group.places)), n_parts)
+    ]
+    return [(part, chosen) for part in parts for chosen in _dealt(part, max_stack, n_jobs, -(-wanted // n_parts))]
+
+
+def _dealt(group: Group, max_stack: int | None, n_jobs: int, wanted: int) -> list[list[int]]:
+    """Deal the members of a group out to about so many packs as are wanted, more if they would be too large."""
+    n_members = len(group.members)
+    if max_stack is None:
+        beside = n_jobs if n_jobs > 1 else torch.get_num_threads() if group.thread_safe else 1
+        free = free_bytes(group.device) // (beside if group.device.type == "cpu" else 1)
+        max_stack = int(SHARE * free) // max(1, run_bytes(group))
+    at_once = max(1, max_stack // len(group.places))
+    return deal(n_members, min(n_members, max(-(-n_members // at_once), wanted)))
+
+
+def work_of(group: Group, n_members: int) -> float:
+    """Return about how much a pack has to compute, to compare packs: the numbers that all its steps multiply."""
+    side = group.places[0].side
+    n_numbers = sum(p.numel() for p in side.net.module_.parameters())
+    return n_members * len(group.places) * group.n_steps * max(map(len, side.epochs[0])) * n_numbers
+
+
+def _may_part(group: Group, n_jobs: int) -> bool:
+    """Say whether threads may take some of a group's cells each: dropout is drawn for all cells of a stack at once."""
+    return n_jobs == 1 and group.device.type == "cpu" and not group.stack_args["traits"].draws
 
 
 def deal(n_members: int, n_packs: int) -> list[list[int]]:
