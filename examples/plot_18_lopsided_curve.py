@@ -3,9 +3,9 @@
 ====================
 
 A trained net's score falls in its own way on each side of the best learning rate: here it levels off below, and drops
-steeply and noisily above. A quadratic misses such scores by far more than their noise, so where its top comes to lie is
-luck. ``select="fit"`` takes the best learning rate and its neighbours alone, and asks how far their top moves with the
-noise.
+steeply and noisily above. A quadratic misses the scores below by far more than their noise, so where its top comes to
+lie is luck. ``select="fit"`` takes the best learning rate and its neighbours alone, and asks how far their top moves
+with the noise.
 """
 
 # %%

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sklr.selection import choose, corrected_score, edge, indistinguishable, lr_curve, max_stable_lr, verdict
+from sklr.selection._neighbours import vertices
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,29 @@ def test_next_to_a_cliff_the_top_is_at_the_last_lr_and_the_interval_within_the_s
     assert not choice.refused
     assert abs(np.log10(choice.lr) + 2.0) < 0.1
     assert 10**-2.5 < choice.interval[0] < 10**-2.0 < choice.interval[1] < 10**-1.5, choice
+
+
+@given(st.lists(st.permutations(range(7)), min_size=1, max_size=5), st.sampled_from([0.5, 1, 3]), st.booleans())
+def test_the_vertices_of_a_mirrored_curve_are_the_mirrored_vertices(ranks, power, diverged):
+    """Law, but for ties, of which the lower lr counts: neither side is favoured."""
+    scores = np.array(ranks, dtype=float) ** power
+    u, wall = np.array([-3.0, -2.6, -2.0, -1.5, -1.0, -0.5, 0.0]), 0.5 if diverged else np.inf
+    tops = vertices(u, scores, (-np.inf, wall))
+    np.testing.assert_allclose(vertices(-u[::-1], scores[:, ::-1], (-wall, np.inf)), -tops, atol=1e-9)
+    inside = np.isfinite(tops)
+    best = u[scores.argmax(axis=1)]
+    assert (np.abs(tops - best)[inside] <= 0.3 + 1e-9).all(), "within half of the larger spacing"
+
+
+@pytest.mark.parametrize("select", ["best", "one_se", "fit"])
+def test_the_score_without_luck_is_on_average_that_of_the_chosen_lr(select):
+    off = []
+    for seed in range(60):
+        curve = curve_of(basin(-2.2, curvature=0.01), noise=0.01, seed=seed)
+        choice = choose(curve, select)
+        easy = np.mean(curve.cell_scores - np.broadcast_to(basin(-2.2, curvature=0.01), len(U))[:, None])
+        off.append(choice.corrected - easy - basin(-2.2, curvature=0.01, u=np.log10(choice.lr)))
+    assert abs(np.mean(off)) < 0.002, (np.mean(off), np.std(off) / 60**0.5)
 
 
 def test_two_tops_are_both_in_the_interval():
