@@ -112,6 +112,23 @@ def test_selection():
     assert "coverage" in run_quickly("bench_selection.py").lower()
 
 
+def test_truth(tmp_path):
+    folder, path = tmp_path / "tables", tmp_path / "truth.json"
+    folder.mkdir()
+    u, generator = np.linspace(-4, 1, 41), np.random.default_rng(0)
+    world = np.repeat(np.arange(4), 5)
+    scores = -((u + 1.3)[:, None] ** 2) + 0.02 * generator.normal(size=(41, 20))
+    scores[u > 0] = np.nan  # there all runs diverge
+    np.savez(folder / "made.npz", u=u, world=world, s_ll=scores, g_ll=-9.0)
+    printed = run_quickly("bench_truth.py", folder, "--json", path)
+    found = {row["rule"]: row for row in json.loads(path.read_text())["results"]}
+    assert abs(found["fit"]["bias"]) < 0.05 < found["best"]["error"]
+    assert found["fit"]["known"]
+    assert found["fit"]["regret"] < found["best"]["regret"] < 1
+    assert found["fit"]["coverage"] >= 75
+    assert "coverage 87 to 97 %" in printed
+
+
 def test_replay(tmp_path):
     recorded, path = tmp_path / "curves.json", tmp_path / "replay.json"
     accuracies = [0.1, 0.2, 0.4, 0.7, 0.9, 0.6, 0.2, None]  # at 1e-6, 1e-5, ..., 10: the last one diverges

@@ -151,6 +151,14 @@ def check_augmented(names):
     assert "in this one fold" in search.summary()
 
 
+def check_lopsided(names):
+    low, high = names["search"].lr_interval_
+    assert low < names["truth"].best_lr_ < high
+    curve, quadratic = names["curve"], [names[part] for part in ("square", "linear", "constant")]
+    misses = np.abs(np.polyval(quadratic, np.log10(curve.lr)) - curve.mean) / curve.se
+    assert np.median(misses[: curve.best + 1]) > 3, misses
+
+
 CHECKS = {
     "plot_01_first_search": check_first_search,
     "plot_02_schedules": check_schedules,
@@ -169,6 +177,7 @@ CHECKS = {
     "plot_15_several_processes": check_several_processes,
     "plot_16_accelerate": check_accelerate,
     "plot_17_augmented_images": check_augmented,
+    "plot_18_lopsided_curve": check_lopsided,
 }
 
 

@@ -10,17 +10,16 @@ from sklearn.utils.validation import check_is_fitted
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name, vary_in_others
 from sklr.selection import Choice, LRCurve
-from sklr.selection._fit import HALF_WIDTH, MIN_POINTS, basin
-from sklr.selection._smooth import smooth, summarize
+from sklr.selection._fit import Top, find_top
 
-FITTED = ("quadratic", "gaussian_process")
+FITTED = ("quadratic", "neighbours")
 N_FIT_POINTS = 101
 OFF_SCALE = 100  # a score that would shrink all others to a hundredth of the picture is marked at its foot instead
 INTERVAL_COLOR, CHOICE_COLOR, FIT_COLOR = "#dca01e", "#c97b00", "#1f9e9a"
 
 
 class FittedCurve(NamedTuple):
-    """A smooth curve through the basin, with the band of one standard error; arrays of shape (n_points,).
+    """The curve that an lr was chosen on, with the band of one standard error; arrays of shape (n_points,).
 
     With one cell the noise is not known, and the band is the curve itself.
     """
@@ -49,7 +48,7 @@ class LRCurveData(NamedTuple):
         The score's name.
     choice : Choice or None
         The learning rate chosen, and its interval if the scores tell one.
-    fit : Fit or None
+    fit : FittedCurve or None
         The curve the choice was made on, if it was made on one.
     off_scale : ndarray of shape (n_off_scale,)
         Learning rates whose score is far below all others; they are not in `lr`.
@@ -119,7 +118,7 @@ def lr_curve_data(
         n_cells=curve.cell_scores.shape[1],
         score=score,
         choice=choice,
-        fit=_fit(curve, choice) if choice is not None and choice.method in FITTED else None,
+        fit=_fit(curve, choice, drawn) if choice is not None and choice.method in FITTED else None,
         off_scale=curve.lr[curve.usable & ~drawn],
         joined=joined and curve.joined,
         others_varied=others_varied,
@@ -136,15 +135,14 @@ def _far_below(mean: np.ndarray) -> np.ndarray:
     return np.nan_to_num(mean, nan=best) < best - OFF_SCALE * spread
 
 
-def _fit(curve: LRCurve, choice: Choice) -> FittedCurve:
-    """Fit the stretch around the chosen lr again, as `find_top` did, to draw it."""
-    u, near = np.log10(curve.lr), basin(curve)
-    distance = np.abs(u[near] - np.log10(choice.lr))
-    n = max(int((distance <= HALF_WIDTH).sum()), MIN_POINTS)
-    part = np.sort(near[np.argsort(distance, kind="stable")[:n]])
-    model = smooth(summarize(u[part], curve.cell_scores[part]))
-    at = np.linspace(u[part[0]], u[part[-1]], N_FIT_POINTS)
-    mean, se = np.transpose([model.value(point) for point in at])
+def _fit(curve: LRCurve, choice: Choice, drawn: np.ndarray) -> FittedCurve | None:
+    """Return the curve the choice was made on, over the learning rates that it was made from and that are drawn."""
+    top = find_top(curve, choice.confidence)
+    if not isinstance(top, Top):
+        return None
+    u, scores = np.log10(curve.lr[drawn]), top.model.scores
+    at = np.linspace(max(scores.u[0], u[0]), min(scores.u[-1], u[-1]), N_FIT_POINTS)
+    mean, se = top.model.value(at)
     se = se if curve.has_noise else np.zeros_like(se)
     return FittedCurve(10**at, mean, mean - se, mean + se)
 

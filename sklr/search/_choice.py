@@ -13,7 +13,8 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.results import OK
 from sklr.search._cv_results import Record
-from sklr.selection import Choice, LRCurve, corrected_score, lr_curve
+from sklr.selection import Choice, LRCurve, lr_curve
+from sklr.selection._luck import luck_of_best
 from sklr.selection.curve import distinct_seeds, edges
 
 FEW = 3  # learning rates: with fewer than these every best is at an end, and a range has hardly been searched
@@ -75,11 +76,22 @@ def _curve_of(record: Record, lr_param: str | None, places: list[int], joined: b
     return replace(curve, candidate=np.array(places, dtype=int)[curve.candidate])
 
 
-def without_luck(record: Record) -> float:
-    """Return what the best of all candidates is worth, see `corrected_score`; NaN where the scores do not tell."""
+def without_luck(record: Record, choice: Choice, lr_param: str | None, *limits: float) -> float:
+    """Return what the chosen learning rate is worth, never above its score or the limits; NaN where scores do not tell.
+
+    Where other parameters vary too, and where the user's function chose, it is the luck of the best of all candidates.
+    """
     scores, _ = distinct_seeds(record.cell_scores(), record.n_seeds)
     scores = scores[[status == OK for status in record.statuses()]]
-    return corrected_score(scores, random_state=0) if len(scores) else np.nan
+    if not len(scores):
+        return np.nan
+    if choice.method == "refit":
+        corrected = float(scores.mean(axis=1).max()) - luck_of_best(scores)
+    elif all(differ_in_lr_alone(one, record.candidates[0], lr_param) for one in record.candidates):
+        corrected = choice.corrected
+    else:
+        corrected = choice.score - luck_of_best(scores)
+    return float(corrected if np.isnan(corrected) else min(corrected, choice.score, *limits))
 
 
 def at_candidate(choice: Choice, curve: LRCurve, candidate: int, lr: float, score: float, method: str) -> Choice:

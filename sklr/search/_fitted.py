@@ -129,8 +129,8 @@ class ConcludingSearchCV(BaseSearchCV):
             score, method = record.score(record.outcomes[self.best_index_]), "refit" if callable(self.refit) else "best"
             choice = at_candidate(self.lr_choice_, curve, self.best_index_, self.best_lr_, score, method)
             self.lr_choice_ = choice
-        self.best_score_corrected_ = _no_more_than(
-            without_luck(record), self.lr_choice_.score, getattr(self, "best_score_", np.inf)
+        self.best_score_corrected_ = without_luck(
+            record, self.lr_choice_, self.lr_param_, getattr(self, "best_score_", np.inf)
         )
         self.lr_interval_ = self.lr_choice_.interval
         self.lr_edge_, self.max_stable_lr_ = edge(curve), max_stable_lr(curve)
@@ -186,12 +186,3 @@ class ConcludingSearchCV(BaseSearchCV):
         """
         check_is_fitted(self, "cv_results_")
         return write_report(self, path)
-
-
-def _no_more_than(score: float, *limits: float) -> float:
-    """Return the lowest of a score and its limits; NaN where the score is.
-
-    >>> _no_more_than(0.9, 0.88, np.inf), _no_more_than(np.nan, 0.9)
-    (0.88, nan)
-    """
-    return float(score if np.isnan(score) else min(score, *limits))

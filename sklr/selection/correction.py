@@ -14,6 +14,9 @@ def corrected_score(
 ) -> float:
     r"""Estimate the score of the best candidate on new data, free of the luck that made it the best.
 
+    For any candidates. On an LR curve `Choice.corrected` is less biased, and of the lr that was chosen; a search takes
+    its `best_score_corrected_` from there.
+
     Parameters
     ----------
     cell_scores : ndarray of shape (n_candidates, n_cells)
