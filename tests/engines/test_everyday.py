@@ -1,4 +1,4 @@
-"""What people write, one row each of the table in docs/guide/stacked.rst: is it stacked, with the results of one by one?"""
+"""What people write, one row each of the table in docs/guide/stacked.rst: stacked or not, with equal results."""
 
 import re
 from functools import partial
@@ -51,7 +51,7 @@ SETUPS = {
     "convolutions": net(module=Convolution),
     "transformers": net(module=Transformer),
     "GRU and LSTM": net(module=Recurrent),
-    "L-BFGS": net(optimizer="lbfgs"),
+    "L-BFGS": net(optimizer="lbfgs", max_epochs=1, batch_size=-1),
     "a train_step of your own": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
         partial(Double, hidden=(8,))
     ),
