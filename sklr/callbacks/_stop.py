@@ -58,7 +58,7 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):
     one part and stops by its loss on the other; the search's validation fold is for the score alone, and the training
     never sees a row of it. Stopping by the validation fold would choose the epoch on the rows that are to judge it,
     and every score would come out too good. The price is that part of each training fold is not trained on, in all
-    candidates alike; and that such nets are trained one by one, not stacked.
+    candidates alike.
 
     The best learning rate of a net that may stop is one for *that* net: refitted, it stops by its `train_split` of all
     rows.
