@@ -32,7 +32,7 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.scored_pack import ScoredPack
 from sklr.engines.stacked.scoring.scorer import CellScorer
 from sklr.engines.stacked.setup import devices as _devices
-from sklr.engines.stacked.setup import packing, prepare
+from sklr.engines.stacked.setup import packing, prepare, world
 from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import EngineError, OutOfMemoryWarning, StackFallbackWarning
 from sklr.experiment.experiment import Cell, Experiment
@@ -591,7 +591,7 @@ def test_a_net_that_names_no_device_may_use_them_all(asked, found, monkeypatch):
 def test_a_later_batch_starts_where_the_first_one_did(monkeypatch):
     described = experiment(classifier(), scoring=weight_norm)
     StackedEngine().start(described, LRS).finish()
-    monkeypatch.setattr(prepare, "_place", lambda *args: pytest.fail("these cells are set up already"))
+    monkeypatch.setattr(world, "_place", lambda *args: pytest.fail("these cells are set up already"))
     later = [{"lr": 0.03}, {"lr": 0.3, "optimizer__momentum": 0.9}]
     stacked = StackedEngine().start(described, later).finish()
     monkeypatch.undo()

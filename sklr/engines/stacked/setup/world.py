@@ -1,0 +1,162 @@
+"""The cells of a search as stacks find them: nets made ready in each, their rows, and what all stacks in them share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor
+
+from sklr._utils.precision import full_precision
+from sklr.engines.sequential.fit import start_net
+from sklr.engines.stacked.checks.callbacks import followed_reasons
+from sklr.engines.stacked.checks.module_probe import probe
+from sklr.engines.stacked.checks.net_optimizer import made_optimizer
+from sklr.engines.stacked.checks.nets import check_parts, check_sample_weights, predicted, state_reasons
+from sklr.engines.stacked.checks.static import Unstackable
+from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
+from sklr.engines.stacked.model.group import Place, World
+from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.optim.clipping import Clip
+from sklr.engines.stacked.replay.shared_state import shared_state_kept
+from sklr.engines.stacked.setup.dense import check_fits_dense
+from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
+from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
+from sklr.engines.stacked.setup.split import NOT_SPLIT, split_side
+from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
+from sklr.experiment.cell_data import (
+    CellData,
+    Head,
+    cell_data,
+    fit_head,
+    looks_only_at_predictions,
+    seeded_clone,
+)
+from sklr.experiment.experiment import Cell, Experiment
+from sklr.experiment.wrappers import (
+    changes_rows,
+    fitted_around,
+    is_wrapped,
+    net_to_fit,
+    without_pipelines,
+)
+
+
+def worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[World]:
+    """Set a candidate's nets up in all cells, up to the first step; return the cells of each shape together.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    heads : sequence of Head or None, one per cell
+        What is around the net, fitted.
+    candidate : dict
+
+    Raises
+    ------
+    Unstackable
+        If nothing that differs from the candidate in the learning rate alone can be stacked.
+    """
+    estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
+    experiment = replace(experiment)  # places are kept for as long as the search's own is there: not because of them
+    check_fits_dense(experiment, heads)
+    of_all, of_folds = SharedRows(experiment), {id(head): FoldRows(experiment) for head in heads}
+    shares = [of_folds[id(head)] if changes_rows(e) else of_all for e, head in zip(estimators, heads, strict=True)]
+    triples = zip(estimators, heads, shares, strict=True)
+    shapes, worlds = by_shape([_place(experiment, k, *triple) for k, triple in enumerate(triples)]), list[World]()
+    del shares
+    while shapes:  # of which the rows are let go as soon as they are laid end to end
+        worlds.append(_world(with_shared_rows(shapes.pop(0))))
+    return worlds
+
+
+def _place(experiment: Experiment, number: int, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
+    cell = experiment.cells[number]
+    raw = cell_data(experiment, cell, estimator)
+    net = net_to_fit(estimator)
+    if is_wrapped(estimator):
+        head = head or fit_head(estimator, raw)  # raises what it has raised before
+        estimator = fitted_around(estimator, head.fitted, net)
+    data = raw if head is None else head.data
+    side = _side(net, cell, data, shared)
+    predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
+    subject = without_pipelines(estimator) if predictions_do else estimator
+    x_test = _test_rows(net, cell, data, shared)
+    return Place(experiment, number, estimator, head, subject, side, x_test, 0.0 if head is None else head.seconds)
+
+
+def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> CellRows:
+    validation = net.get_dataset(as_predicted(net, data.X_test))
+    if is_streamed(net, validation, training=False):
+        return CellRows.all_of(map_tensors(caster(net), predicted_rows(net, validation, cell.seed)))
+    known = None if shared is None else shared.of_cell(net, validation, cell, training=False)
+    return known or CellRows.all_of(map_tensors(caster(net), all_rows(net, validation)[0]))
+
+
+def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> Side:
+    net.set_params(verbose=0)
+    X, y, stream = start_net(net, data, cell.seed)
+    dataset, weight = net.get_dataset(X, y), data.fit_params.get("sample_weight")
+    if is_streamed(net, dataset, training=True):
+        if net.train_split:
+            raise Unstackable(NOT_SPLIT)
+        if weight is not None:
+            raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
+        first = shared is None or cell is shared.experiment.cells[0]  # all cells read from the same dataset
+        return streamed_side(net, dataset, cell.seed, stream, watched=first)
+    return split_side(net, cell, X, y, weight, stream, shared)
+
+
+def _world(places: list[Place]) -> World:
+    net = places[0].side.net
+    if reasons := followed_reasons(net, has_held=places[0].side.held is not None):
+        raise Unstackable(*reasons)
+    if reasons := state_reasons([place.side.net for place in places]):
+        raise Unstackable(*reasons)
+    few = _spread(places[0].side.x.n_rows, 8)
+    x = places[0].side.x.take(few)
+    transform = transform_of(net)
+    with shared_state_kept(net.module_, net.criterion_):
+        with full_precision():
+            output = as_inferred(net, predicted(net.module_, x))
+        places = [place._replace(side=_with_targets(place.side, net, output)) for place in places]
+        y = map_tensors(lambda rows: rows[few], places[0].side.y)
+        reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
+    if traits is None:
+        raise Unstackable(*dict.fromkeys(reasons))
+    optimizer = made_optimizer(net, net.module_)
+    stack_args = {
+        "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
+        "optimizer": optimizer.kind,
+        "example": (x, y),
+        "groups": optimizer.groups,
+        "transform": transform,
+        "traits": traits,
+        "clips": [clip for _, callback in net.callbacks_ if (clip := Clip.of(callback)) is not None],
+    }
+    check_sample_weights(traits.loss, net, [place.side for place in places])
+    check_parts(traits, net)
+    return World(places, stack_args, set())
+
+
+def _with_targets(side: Side, net: NeuralNet, output: Rows) -> Side:
+    """Return a cell whose targets are those that the net's loss sees."""
+    if side.stream is not None:
+        side.stream.ready = Ready(net, output)
+    held = side.held
+    if held is not None:
+        x, y = held.fold
+        held = held._replace(y=targets_of(net, held.y, output), fold=(x, targets_of(net, y, output)))
+    return side._replace(y=targets_of(net, side.y, output), held=held)
+
+
+def _spread(n_rows: int, n: int) -> Tensor:
+    """Return the numbers of `n` rows, evenly spread: rows in order of their class are then of several."""
+    n = min(n, n_rows)
+    return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
