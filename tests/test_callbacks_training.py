@@ -115,6 +115,7 @@ ONE_BY_ONE = {
     "accumulate_steps=2: layers like BatchNorm see the rows of a part together": {
         "accumulate_steps": 2,
         "module__batch_norm": True,
+        "iterator_train__drop_last": True,
     },
 }
 

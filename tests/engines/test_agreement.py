@@ -60,8 +60,7 @@ def experiment(estimator, X=X, y=Y, scoring=None, **kwargs):
         scorer = _MultimetricScorer(scorers={k: check_scoring(estimator, v) for k, v in scoring.items()})
     else:
         scorer = check_scoring(estimator, scoring)
-    free = scoring in (None, "accuracy", "neg_log_loss")  # in a stack; its reference has to ask
-    kwargs = {"follow": "always" if free else "free", **kwargs}
+    kwargs = {"follow": "free" if callable(scoring) else "always", **kwargs}  # scores one by one have to be asked for
     return Experiment(estimator, X, y, cells_of(X), scorer, keep_estimators=True, **kwargs)
 
 
@@ -93,9 +92,16 @@ def assert_agree(stacked, alone, rtol=1e-9):
             assert a.test_scores == pytest.approx(b.test_scores, rel=rtol, nan_ok=True)
             if b.train_scores is not None:
                 assert a.train_scores == pytest.approx(b.train_scores, rel=rtol, nan_ok=True)
-            np.testing.assert_allclose(np.array(a.history), np.array(b.history), rtol=rtol)
+            assert_same_epochs(a.history, b.history, rtol)
             if b.status == "ok":
                 assert_same_weights(net_of(a.estimator), net_of(b.estimator), rtol)
+
+
+def assert_same_epochs(ours, theirs, rtol):
+    """Compare what epochs have come to; validation scores that only a stack has for nothing are left out."""
+    ours, theirs = np.array(ours), np.array(theirs)
+    kept = slice(None) if len(theirs) == 0 or np.isfinite(theirs[:, 3]).any() else slice(3)
+    np.testing.assert_allclose(ours[..., kept], theirs[..., kept], rtol=rtol)
 
 
 def assert_same_weights(a, b, rtol):

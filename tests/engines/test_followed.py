@@ -193,9 +193,9 @@ def test_pauses_pruning_and_workers_change_nothing(estimator):
 
 
 def test_a_run_that_has_stopped_is_stepped_no_more(monkeypatch):
-    n_candidates, step = [], ModelStack.step
+    n_candidates, step = [], ModelStack._step
     monkeypatch.setattr(
-        ModelStack, "step", lambda stack, *a: n_candidates.append(stack.n_candidates) or step(stack, *a)
+        ModelStack, "_step", lambda stack, *a: n_candidates.append(stack.n_candidates) or step(stack, *a)
     )
     outcomes(StackedEngine(), experiment(stopping(EarlyStopping("train_loss", patience=1, threshold=0.5))), STRIDES, [])
     assert min(n_candidates) < 3

@@ -429,7 +429,7 @@ def test_there_is_no_path_where_there_is_no_telling():
 def test_a_trial_that_is_ended_for_getting_no_better_keeps_its_score(engine, resumed, tmp_path):
     lrs = [1e-9, 0.05, 0.1]
     given = {"engine": engine, "estimator": clone(NET).set_params(schedule=None, max_epochs=12)}
-    whole = grid(None, lrs, **given).fit(X, Y)
+    whole = grid(None, lrs, **{**given, "engine": "stacked"}).fit(X, Y)  # whose epochs have scores
     if resumed:
         given |= {"storage": tmp_path / "s.db", "study_name": "s", "resume": True}
         grid(PatientPruner(None, patience=1), lrs, **given).fit(X, Y)

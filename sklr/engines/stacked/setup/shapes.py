@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten
 
 from sklr.engines.stacked.checks.nets import kind_of
@@ -42,9 +44,13 @@ def _shapes(place: Place) -> Iterator[Any]:
 
 
 def _layers(module: nn.Module) -> list[Any]:
-    parameters = [(name, p.shape, p.dtype, p.requires_grad) for name, p in module.named_parameters()]
-    buffers = [(name, b.shape, b.dtype) for name, b in module.named_buffers()]
+    parameters = [(name, _shape(p), p.dtype, p.requires_grad) for name, p in module.named_parameters()]
+    buffers = [(name, _shape(b), b.dtype) for name, b in module.named_buffers()]
     return [*parameters, *buffers, *((name, kind_of(layer)) for name, layer in module.named_modules())]
+
+
+def _shape(tensor: Tensor) -> torch.Size | None:
+    return None if is_lazy(tensor) else tensor.shape
 
 
 def _items(rows: Rows) -> list[Any]:
