@@ -36,7 +36,7 @@ for number, places in enumerate(search.rounds_, start=1):
     print(f"round {number}: {len(lrs):2} learning rates, {lrs.min():.2g} to {lrs.max():.2g}, best score {best:.4f}")
 
 # %%
-# As many learning rates in one even grid lie too far apart to say as much.
+# As many learning rates in one even grid lie further apart, and the best of them further from the top.
 grid = LRGridSearchCV(net, n_lrs=18, **shared).fit(X, y)
 for name, one in {"10 + 4 + 4": search, "18 at once": grid}.items():
     low, high = one.lr_interval_
