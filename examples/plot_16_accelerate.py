@@ -61,6 +61,7 @@ difference = np.abs(fast["mean_test_score"] - plain["mean_test_score"]).max()
 print(f"largest difference between mean scores: {difference:.4f}")
 print(f"plain {plain_seconds:.2f} s, stacked {fast_seconds:.2f} s: {plain_seconds / fast_seconds:.0f} times as fast")
 
+
 # %%
 # What cannot be stacked is fitted as ever, and the reasons are there to read. A callback of one's own may do anything.
 class Own(skorch.callbacks.Callback):

@@ -88,7 +88,7 @@ def test_cells_of_a_shape_share_a_stack(encoding, scoring):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=5)
 @given(st.data())
 def test_whatever_the_folds_hold(data):
     rare = data.draw(st.dictionaries(st.integers(0, 29), st.sampled_from(["rare", "seldom", "odd"]), max_size=6))

@@ -133,7 +133,7 @@ LAYERS = {
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.sampled_from(list(LAYERS)), min_size=1, max_size=3), st.booleans())
 def test_whatever_is_put_around_a_net(layers, follows):
     estimator = regressor()
