@@ -71,7 +71,7 @@ def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence
         if key is not None and key not in known:
             tasks.setdefault(key, (estimator, cell))
     parallel = Parallel(n_jobs=experiment.n_jobs, pre_dispatch=experiment.pre_dispatch)
-    fitted = parallel(delayed(_fit_one_head)(experiment, *task) for task in tasks.values())
+    fitted = parallel(delayed(_fit_one_head)(experiment, *task) for task in tasks.values()) if tasks else []
     heads = {key: known[key] for key in keys if key in known} | dict(zip(tasks, fitted, strict=True))
     if heads:
         _LAST[experiment] = heads

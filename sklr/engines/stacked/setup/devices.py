@@ -11,7 +11,7 @@ from skorch import NeuralNet
 from torch import nn
 
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import map_tensors
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.model.group import Group, Place
 from sklr.experiment.wrappers import fitted_around, without_pipelines
 
@@ -62,20 +62,15 @@ def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> P
             known[id(rows.tensors)] = map_tensors(lambda t: t.to(device), rows.tensors)
         return rows._replace(tensors=known[id(rows.tensors)])
 
-    net = _twin(place.side.net, device)
+    def there(rows: Rows) -> Rows:
+        return None if rows is None else map_tensors(lambda t: t.to(device), rows)
+
+    net, side, held = _twin(place.side.net, device), place.side, place.side.held
     estimator = fitted_around(place.estimator, place.estimator, net)
-    weight = None if place.side.weight is None else place.side.weight.to(device)
-    held = place.side.held
     if held is not None:
-        held = held._replace(
-            x=moved(held.x),
-            y=map_tensors(lambda t: t.to(device), held.y),
-            weight=None if held.weight is None else held.weight.to(device),
-            fold=(moved(held.fold[0]), map_tensors(lambda t: t.to(device), held.fold[1])),
-        )
-    side = place.side._replace(
-        net=net, x=moved(place.side.x), y=map_tensors(lambda t: t.to(device), place.side.y), weight=weight, held=held
-    )
+        fold = moved(held.fold[0]), there(held.fold[1])
+        held = held._replace(x=moved(held.x), y=there(held.y), weight=there(held.weight), fold=fold)
+    side = side._replace(net=net, x=moved(side.x), y=there(side.y), weight=there(side.weight), held=held)
     subject = estimator if place.subject is place.estimator else without_pipelines(estimator)
     return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))
 

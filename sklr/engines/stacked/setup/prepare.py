@@ -26,18 +26,9 @@ from sklr.engines.stacked.model.pack import Member, Side
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.setup.schedulers import moving_lr
 from sklr.engines.stacked.setup.world import worlds_of
-from sklr.experiment.cell_data import (
-    cell_data,
-    fit_head,
-    seeded_clone,
-)
+from sklr.experiment.cell_data import cell_data, fit_head, seeded_clone
 from sklr.experiment.experiment import Experiment
-from sklr.experiment.wrappers import (
-    is_net,
-    is_wrapped,
-    net_name,
-    net_of,
-)
+from sklr.experiment.wrappers import is_net, is_wrapped, net_name, net_of
 
 PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
 

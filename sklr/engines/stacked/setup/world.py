@@ -30,22 +30,9 @@ from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
 from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.split import NOT_SPLIT, split_side
 from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
-from sklr.experiment.cell_data import (
-    CellData,
-    Head,
-    cell_data,
-    fit_head,
-    looks_only_at_predictions,
-    seeded_clone,
-)
+from sklr.experiment.cell_data import CellData, Head, cell_data, fit_head, looks_only_at_predictions, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
-from sklr.experiment.wrappers import (
-    changes_rows,
-    fitted_around,
-    is_wrapped,
-    net_to_fit,
-    without_pipelines,
-)
+from sklr.experiment.wrappers import changes_rows, fitted_around, is_wrapped, net_to_fit, without_pipelines
 
 
 def worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[World]:
