@@ -2,7 +2,7 @@
 
 A step at lr=1 is taken for all runs and scaled by each run's own learning rate. That is exact for an optimizer whose
 step is elementwise and proportional to the learning rate, and whose weight decay is a term of the gradient or of the
-step. `tests/engines/test_optimizers.py` holds the table to PyTorch; the audit compares each search.
+step. `tests/engines/stacked/test_optimizers.py` holds the table to PyTorch; the audit compares each search.
 """
 
 from __future__ import annotations

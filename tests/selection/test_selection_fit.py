@@ -16,7 +16,7 @@ from sklr.selection._neighbours import vertices
 
 pytestmark = pytest.mark.slow
 
-BENCH = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "bench_selection.py"))
+BENCH = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "bench_selection.py"))
 U = np.arange(-5.0, 0.01, 0.5)
 
 
