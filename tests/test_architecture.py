@@ -17,7 +17,7 @@ FLOORS = [  # low to high: a room imports from those on floors below it, and fro
     ["experiment"],
     ["engines"],  # what all engines have in common; `engines/__init__.py` is on a floor of its own
     ["engines.sequential"],
-    ["engines.stacked.data"],
+    ["engines.stacked.data", "engines.stacked.purity"],
     ["engines.stacked.replay"],
     ["engines.stacked.kernels"],
     ["engines.stacked.optim"],

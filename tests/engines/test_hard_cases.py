@@ -18,7 +18,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.model.stack import ModelStack
-from sklr.engines.stacked.replay.purity import Untouched
+from sklr.engines.stacked.purity.untouched import Untouched
 
 SMALL = partial(classifier, module__hidden=(8,))
 

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.utils.checkpoint import checkpoint
 
 from sklr.engines.stacked.checks.explain import explained, first_line
-from sklr.engines.stacked.replay.purity import Untouched
+from sklr.engines.stacked.purity.untouched import Untouched
 
 X, Y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
 

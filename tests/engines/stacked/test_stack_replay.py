@@ -28,10 +28,10 @@ from torch.nn import functional as F
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.optim.known import is_steady
+from sklr.engines.stacked.purity.untouched import Untouched
 from sklr.engines.stacked.replay import cuda_graph, replay
 from sklr.engines.stacked.replay import recorder as recorder_module
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay
-from sklr.engines.stacked.replay.purity import Untouched
 from sklr.engines.stacked.replay.recorder import Recorder, read
 from sklr.engines.stacked.replay.replay import MET_BEFORE_GRAPH, Replay, Replays
 from sklr.engines.stacked.setup.packing import out_of_memory

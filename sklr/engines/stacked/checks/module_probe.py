@@ -15,7 +15,7 @@ from sklr.engines.stacked.kernels.loss import Transform
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder
 from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
 from sklr.engines.stacked.kernels.traits import Traits, examine
-from sklr.engines.stacked.replay.purity import Untouched
+from sklr.engines.stacked.purity.untouched import Untouched
 
 
 def probe(

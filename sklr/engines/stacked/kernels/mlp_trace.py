@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, LinearLayer, Operation
-from sklr.engines.stacked.replay.purity import Untouched, is_hooked
+from sklr.engines.stacked.purity.untouched import Untouched, is_hooked
 
 
 def record(module: nn.Module, x: Any) -> Chain | None:

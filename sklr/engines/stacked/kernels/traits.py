@@ -15,7 +15,7 @@ from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
 from sklr.engines.stacked.kernels.mlp_chain import Chain
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
 from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
-from sklr.engines.stacked.replay.purity import Untouched
+from sklr.engines.stacked.purity.untouched import Untouched
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.purity.untouched import Untouched
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay, Step, in_graphs
-from sklr.engines.stacked.replay.purity import Untouched
 from sklr.engines.stacked.replay.recorder import Recorder, Script, read
 
 WORTH_STEPS = 40  # about as many cost as much in Python as a recording does

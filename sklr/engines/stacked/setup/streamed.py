@@ -21,8 +21,8 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import Side
-from sklr.engines.stacked.replay.purity import reached_from
-from sklr.engines.stacked.replay.reach import inside
+from sklr.engines.stacked.purity.reach import inside
+from sklr.engines.stacked.purity.untouched import reached_from
 from sklr.engines.stacked.setup.shared_rows import caster
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)

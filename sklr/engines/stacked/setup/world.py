@@ -24,7 +24,7 @@ from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
 from sklr.engines.stacked.model.group import Place, World
 from sklr.engines.stacked.model.pack import Side
 from sklr.engines.stacked.optim.clipping import Clip
-from sklr.engines.stacked.replay.shared_state import shared_state_kept
+from sklr.engines.stacked.purity.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.dense import check_fits_dense
 from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
 from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from sklr.engines.stacked.replay.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, OF_TORCH, Unknown, inside
+from sklr.engines.stacked.purity.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, OF_TORCH, Unknown, inside
 
 Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
 MOST = 20_000  # objects to look at; who has more is not untouched for certain

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from sklr.engines.stacked.replay.purity import reached_from
-from sklr.engines.stacked.replay.reach import NUMBERS, globals_of, inside
+from sklr.engines.stacked.purity.reach import NUMBERS, globals_of, inside
+from sklr.engines.stacked.purity.untouched import reached_from
 
 
 @contextmanager
