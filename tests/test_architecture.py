@@ -126,6 +126,7 @@ def modules_after(statements):
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_importing_sklr_costs_little_more_than_what_it_stands_on():
     below = modules_after("import torch, skorch, sklearn.model_selection, sklearn.callback")
     added = modules_after("import torch, skorch, sklearn.model_selection, sklearn.callback, sklr") - below

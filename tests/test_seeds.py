@@ -51,6 +51,7 @@ def test_warmup_must_be_shorter_than_the_training():
         net(warmup_epochs=5).fit(X, Y)
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore::sklr.DivergedWarning")
 @pytest.mark.parametrize(
     ("optimizer", "criterion"),
@@ -63,6 +64,7 @@ def test_any_optimizer_and_any_criterion(optimizer, criterion):
     assert search.best_score_ > 0.4
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     "search",
     [
@@ -106,6 +108,7 @@ def test_train_and_test_mse_of_every_epoch(polynomial):
     assert losses[-1, 0] < losses[0, 0]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -121,6 +124,7 @@ def test_five_percent_less_each_epoch(polynomial, schedule):
     np.testing.assert_allclose(fitted.history_[:, "lr"], 0.05 * 0.95 ** np.arange(60), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_stages_by_hand_are_the_stages_of_a_schedule(polynomial):
     by_hand = regressor(lr=0.03, max_epochs=30).fit(*polynomial).set_params(lr=0.01).partial_fit(*polynomial)
     planned = regressor(lr=0.03, schedule=Steps({30: 1 / 3})).fit(*polynomial)

@@ -127,6 +127,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("search", "n_fits"), SEARCHES, ids=[f"{i}-{type(s).__name__}" for i, (s, _) in enumerate(SEARCHES)]
 )
@@ -134,6 +135,7 @@ def test_a_search_gives_what_it_gives_without(search, n_fits):
     assert assert_search_agrees(search) == sklr.accelerate.Stacking(n_stacked=n_fits)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize(
     "search",
@@ -204,6 +206,7 @@ def test_functions_that_fit_and_score(function, n_fits):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("search", "n_stacked", "n_single", "reason"),
     [
@@ -416,6 +419,7 @@ MODULES = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("kind", ["sklr", "skorch"])
 @pytest.mark.parametrize("module", MODULES)
 def test_clones_of_a_module_instance_share_a_stack(kind, module):

@@ -135,6 +135,7 @@ CASES = [(case, make, kind) for case, kind in OF_ALL_STRATEGIES.items() for make
 ]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("case", "make", "kind"), CASES)
 def test_a_warning_points_at_the_users_line(case, make, kind, tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as caught:

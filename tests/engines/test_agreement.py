@@ -179,11 +179,13 @@ class TwoInputs(nn.Module):
         return self.a(left) * torch.sigmoid(self.b(right))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", [Convolution, Normed, Transformer], ids=lambda m: m.__name__)
 def test_modules(module):
     assert_agree(*both(classifier(module), scoring="neg_log_loss"))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", [Convolution, Normed, Transformer], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("n_cells", [1, 2])
 def test_one_or_two_runs_are_a_stack_too(module, n_cells):
@@ -253,6 +255,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("name", "params"), OPTIMIZERS.items(), ids=OPTIMIZERS)
 def test_optimizers(name, params):
     assert_agree(*both(classifier(optimizer=name, **params), scoring="neg_log_loss"), rtol=1e-8)
@@ -269,6 +272,7 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: getattr(schedule, "__name__", str(schedule)))
 def test_schedules(schedule):
     stacked, alone = both(classifier(schedule=schedule, warmup_epochs=0.5), scoring="neg_log_loss")
@@ -324,6 +328,7 @@ def assert_same_histories(a, b, rtol):
             np.testing.assert_allclose([one[k] for k in kept], [other[k] for k in kept], rtol=rtol, err_msg=str(kept))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_of_parts_clipped_or_growing(name):
     stacked, alone = both(classifier(**STEPS[name]), LRS[1:], scoring="neg_log_loss")
@@ -343,6 +348,7 @@ def spread_over_copies(calls, n_jobs, pre_dispatch):
         yield place, pickle.loads(pickle.dumps(function.function(*sent[0], **sent[1])))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("how", ["in workers", "halved", "in threads"])
 def test_what_steps_remember_goes_where_their_runs_go(how, request, monkeypatch):
     """Of a percentile the norms so far; of batches that grow the epoch."""
@@ -386,6 +392,7 @@ def test_a_diverged_run_is_told_its_step_though_batches_have_grown():
     assert stacked[0][0].reason.startswith("diverged at step 9")  # after five and three batches, and one more
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("first", [{"lr_multiplier": 0.1}, {"lr": 0.05}], ids=str)
 @pytest.mark.parametrize("second", [{"lr_multiplier": 3}, {"lr": 0.02}, {}], ids=str)
 @pytest.mark.parametrize("schedule", [None, "absolute", Plateau(patience=0, threshold=10.0, min_lr=0.02)], ids=str)
@@ -427,6 +434,7 @@ def test_two_classes():
     assert is_classifier(net)
 
 
+@pytest.mark.slow
 def test_criteria():
     weight = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     net = classifier(criterion__weight=weight, criterion__label_smoothing=0.1)
@@ -441,12 +449,14 @@ def test_sample_weight():
     assert_agree(*both(classifier(), fit_params=fit_params, score_params=fit_params))
 
 
+@pytest.mark.slow
 def test_loader_settings_count():
     assert_agree(*both(classifier(iterator_train__drop_last=True)))
     assert_agree(*both(classifier(batch_size=-1)))
     assert_agree(*both(classifier(iterator_train__shuffle=False)))
 
 
+@pytest.mark.slow
 def test_candidates_that_differ_in_more_than_the_lr():
     candidates = [
         {"lr": 0.1, "batch_size": 16, "optimizer__weight_decay": 0.1},
@@ -472,6 +482,7 @@ CLASSIFIER_SCORES = [None, "accuracy", "neg_log_loss"]
 REGRESSOR_SCORES = ["r2", "neg_mean_squared_error", "neg_root_mean_squared_error", "neg_mean_absolute_error"]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("scoring", [*CLASSIFIER_SCORES, *REGRESSOR_SCORES])
 def test_common_scores_are_followed_for_all_runs_at_once(scoring, monkeypatch):
     monkeypatch.setattr(CellScorer, "_follow_one", lambda *args: pytest.fail("one by one"))
@@ -522,6 +533,7 @@ def two_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_packs_in_threads_are_the_packs_of_one(two_threads, monkeypatch):
     told = []
 
@@ -572,6 +584,7 @@ def test_a_pack_that_runs_out_of_memory_in_a_thread_is_halved(two_threads, monke
     assert_agree(outcomes, whole)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("estimator", [classifier(), SCALED], ids=["net", "pipeline"])
 @pytest.mark.parametrize("scoring", [None, weight_norm], ids=["predictions", "weights"])
 def test_packs_take_several_devices_in_turn(estimator, scoring, monkeypatch):
@@ -684,6 +697,7 @@ def test_a_net_handed_back_can_be_trained_on():
     assert [row["lr"] for row in a.history_] == [row["lr"] for row in b.history_]
 
 
+@pytest.mark.slow
 def test_how_runs_are_packed_changes_nothing():
     net = classifier(partial(Double, dropout=0.3), module__hidden=(8,))
     described = experiment(net)
@@ -695,6 +709,7 @@ def test_how_runs_are_packed_changes_nothing():
     assert_agree(StackedEngine().start(in_workers, LRS).finish(), whole)
 
 
+@pytest.mark.slow
 def test_a_stack_that_does_not_fit_is_halved(monkeypatch):
     candidates = [*LRS, {"lr": 1e30}, {"lr": 0.2}]
     described = experiment(classifier())
@@ -781,6 +796,7 @@ def test_libraries_and_drivers_say_in_words_that_memory_has_run_out(words):
     assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("in_threads", [False, True])
 def test_a_stack_is_gone_with_all_it_has_computed_before_its_halves_are_made(in_threads, monkeypatch):
     train, alive, left = Pack.train_epoch, [], []

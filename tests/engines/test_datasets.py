@@ -243,6 +243,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", CASES)
 def test_a_stack_reads_what_each_net_would_read(name):
     estimator, data, fit = CASES[name]
@@ -252,6 +253,7 @@ def test_a_stack_reads_what_each_net_would_read(name):
     np.testing.assert_allclose(stacked.cell_scores_, alone.cell_scores_, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_are_the_users_own():
     data = DataLoader(Augmented(24), batch_size=8, shuffle=True, num_workers=2)
     stacked, alone = (searched(net(max_epochs=2), data, engine, n_seeds=1) for engine in ("auto", "sequential"))
@@ -259,6 +261,7 @@ def test_workers_of_a_loader_are_the_users_own():
     np.testing.assert_allclose(stacked.history_["train_loss"], alone.history_["train_loss"], rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_workers_of_a_loader_work_in_workers_of_a_search():
     estimator = net(max_epochs=1, iterator_train__num_workers=1)
     search = LRGridSearchCV(estimator, lrs=[0.1], engine="sequential", n_jobs=2, refit=False, error_score="raise")
@@ -297,6 +300,7 @@ def test_a_fixed_validation_set_is_a_predefined_split_to_the_last_bit():
         assert ours.best_estimator_.predict_proba(x).tolist() == alone.predict_proba(x).tolist()
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("kind", [LRGridSearchCV, BayesSearchCV, OptunaSearchCV])
 def test_every_search_takes_datasets_and_says_that_one_fold_has_no_noise(kind):
     train, held = TensorDataset(X[:40], Y[:40]), DataLoader(TensorDataset(X[40:], Y[40:]), batch_size=7)
@@ -339,6 +343,7 @@ def test_the_best_candidate_is_trained_on_the_validation_rows_as_well_where_that
         OptunaSearchCV(net(), subsample=20, n_trials=2).fit(sampled, validation=Plain(20))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("data", [TensorDataset(X, Y), Faced(), Foreign(), OwnKind(), DataLoader(Faced(), 7)])
 def test_what_can_be_fitted_can_be_predicted_and_scored(data):
     module = Normed if isinstance(data, TensorDataset | OwnKind) else Two

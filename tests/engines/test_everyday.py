@@ -66,6 +66,7 @@ def rows_of_the_table():
     return {name: said == "yes" for name, said in rows}
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_set_up_is_stacked_as_the_page_says(name):
     estimator = SETUPS[name]

@@ -158,6 +158,7 @@ def test_the_pack_that_failed_alone_is_trained_one_by_one():
     assert_agree(found, SequentialEngine().start(described, candidates).finish())
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("n_jobs", [1, 2], ids=["one process", "workers"])
 @pytest.mark.parametrize("at", [0, 2])
 def test_one_warning_for_several_packs_in_workers_too(n_jobs, at):
@@ -174,6 +175,7 @@ def test_one_warning_for_several_packs_in_workers_too(n_jobs, at):
     assert {0, 1} <= training.reasons().keys() < set(range(5))
 
 
+@pytest.mark.slow
 def test_in_threads_the_other_packs_go_on(monkeypatch):
     monkeypatch.setattr(packing, "THREAD_WORK", 1.0)
     candidates = [*LRS, {"lr": 0.02, "schedule": Stumbling()}]
@@ -270,6 +272,7 @@ NAMED = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", NAMED)
 def test_named_faults(name):
     net, data, y = NAMED[name]
@@ -296,6 +299,7 @@ BAD = {  # among others that are stacked; fails anyway?
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("name", BAD)
 def test_one_bad_candidate_leaves_the_others_stacked(name, place, audited):

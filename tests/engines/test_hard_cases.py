@@ -58,6 +58,7 @@ def test_what_a_custom_mean_divides_by_is_its_own_affair():
     assert_agree(*both(SMALL(criterion=OwnWeights), X=X[order], y=Y[order]))
 
 
+@pytest.mark.slow
 def test_a_batch_of_rows_that_weigh_nothing():
     weight = np.ones(len(X))
     weight[::2] = weight[1:60:4] = 0
@@ -182,6 +183,7 @@ def test_what_nobody_can_tell_is_no_change_unless_asked_strictly():
 SEEN = []
 
 
+@pytest.mark.slow
 def test_a_module_with_a_large_vocabulary_or_a_watcher_is_no_less_stackable():
     def with_words(m):
         two_layers(m)
@@ -285,6 +287,7 @@ def test_a_scorer_that_reads_gradients_is_given_them(scoring):
     assert "the scorer reads .grad" in reason
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     "look",
     [

@@ -89,6 +89,7 @@ NETS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=12)
 @given(NETS, st.lists(CANDIDATES, min_size=1, max_size=3), st.sets(st.sampled_from(sorted(LOOKS)), min_size=1))
 def test_whatever_a_scorer_looks_at_it_sees_the_candidates_own_net(params, candidates, names):
@@ -100,6 +101,7 @@ def test_whatever_a_scorer_looks_at_it_sees_the_candidates_own_net(params, candi
     assert stacked.n_calls == alone.n_calls == 2 * 3 * len(candidates)  # training rows and three folds
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(NETS, st.lists(CANDIDATES, min_size=2, max_size=3), st.sets(st.sampled_from(sorted(LOOKS)), min_size=1))
 def test_so_it_does_in_scikit_learns_own_searches(params, candidates, names):
@@ -115,6 +117,7 @@ def test_so_it_does_in_scikit_learns_own_searches(params, candidates, names):
     assert scorers[0].n_calls == scorers[1].n_calls == 2 * len(candidates)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
 @pytest.mark.parametrize(
     ("scoring", "pruner", "n_calls", "is_followed"),
@@ -153,6 +156,7 @@ class Plain(NeuralNetClassifier):
     """A net of the user's that does nothing its own way."""
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("follow", ["free", "always"])
 @pytest.mark.parametrize("scoring", [None, "accuracy", "f1_macro"])
 @pytest.mark.parametrize("scaled", [False, True])
@@ -195,6 +199,7 @@ def meddle(estimator, X, y):
     return score
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("estimator", [classifier(schedule="cosine"), SCALED])
 @pytest.mark.parametrize("follow", ["free", "always"])
 def test_what_a_scorer_does_to_its_net_and_rows_touches_no_training_and_no_other_run(estimator, follow):
@@ -240,6 +245,7 @@ def several(net, X, y):
     return {"lr": net.lr, "accuracy": float((net.predict(X) == y).mean())}
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore:Scoring failed")
 @pytest.mark.parametrize("scoring", [picky, {"a": picky, "b": "accuracy"}, {"a": "neg_log_loss", "b": picky}, several])
 @pytest.mark.parametrize("error_score", [np.nan, -1.0])
@@ -266,6 +272,7 @@ def drawn(net, X, y):
     return net.lr + float(torch.rand(1)) + np.random.rand() + random.random()
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("net", [classifier(), classifier(random_state=3)])
 @pytest.mark.parametrize("scoring", [drawn, make_scorer(lambda y, predicted: np.random.rand())])
 def test_what_is_drawn_for_a_score_repeats(net, scoring):
@@ -302,6 +309,7 @@ def test_searches_over_data_that_is_augmented_repeat():
     np.testing.assert_array_equal(search(), search())
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("clip", [0.5, "p60"])
 def test_a_scorer_may_look_at_the_gradient_norms_that_clipping_writes_into_the_history(clip):
     assert_agree(*both(classifier(clip=clip), scoring=lambda net, X, y: net.history_[-1, "grad_norm"]))
@@ -318,6 +326,7 @@ def test_half_precision_takes_the_nets_own_way_to_its_predictions(dtype, scoring
     assert quick.rounded(outputs.to(dtype)) is None
 
 
+@pytest.mark.slow
 def test_two_classes_are_scored_at_once():
     data, y = make_classification(60, 6, random_state=0)
     y = np.where(y == 0, "no", "yes")
@@ -333,6 +342,7 @@ def test_two_classes_are_scored_at_once():
         assert found == [accuracy_score(targets, fitted.predict(data.astype(np.float64)))]
 
 
+@pytest.mark.slow
 def test_scores_of_other_scorers_have_no_epochs_to_draw(tmp_path):
     search = LRGridSearchCV(classifier(), lrs=[0.01, 0.1], cv=2, scoring=Looking("lr"), random_state=0).fit(X, Y)
     assert Counter(np.isfinite(search.history_["train_loss"])) == {True: 2 * 2 * 3}

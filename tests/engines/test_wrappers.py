@@ -101,6 +101,7 @@ def assert_same_results(ours, theirs, rtol):
             np.testing.assert_allclose(ours[name], values, rtol=rtol, err_msg=name)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("scoring", [None, looks_around], ids=["own", "looks around"])
 @pytest.mark.parametrize("estimator", WRAPPED.values(), ids=WRAPPED)
 def test_both_engines_do_what_grid_search_does(estimator, scoring):
@@ -174,6 +175,7 @@ def kept(estimator, engine, X, y):
     return [outcome.estimator for row in rows for outcome in row]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", ["targets", "both", "threshold"])
 def test_a_run_is_handed_back_with_all_that_is_around_its_net(name):
     estimator = WRAPPED[name]
@@ -237,6 +239,7 @@ def test_targets_that_cannot_be_transformed_fail_in_their_runs():
         searched(broken, "auto", XR, TARGET)
 
 
+@pytest.mark.slow
 def test_range_test_recipes_and_pruners_find_the_net():
     model = with_log(scaled(regressor(batch_size=8)))
     few = {"n_seeds": 1, "random_state": 0}

@@ -321,6 +321,7 @@ OVERRIDDEN = [
 VALUES = {"warmup_epochs": [0, 1], "schedule_epochs": [3, 4], "batch_size": [8, 16]}
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("name", "params", "reason"), OVERRIDDEN, ids=lambda value: label(value)[:30])
 def test_a_parameter_that_is_searched_without_effect_is_said_before_and_in_the_summary(name, params, reason):
     candidates = {name: VALUES.get(name, [0.01, 0.3])}
@@ -350,6 +351,7 @@ EFFECTIVE = [
 ]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("name", "params"), EFFECTIVE, ids=lambda value: label(value)[:30])
 def test_one_that_has_an_effect_is_not(name, params):
     candidates = {name: VALUES.get(name, [0.01, 0.3])}
@@ -409,6 +411,7 @@ class TestOutputs:
         ]
         np.testing.assert_array_equal(*scores)
 
+    @pytest.mark.one_fast
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
     @pytest.mark.parametrize("kind", [NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor])
     def test_of_any_precision(self, kind, dtype):

@@ -370,6 +370,7 @@ class Flat(nn.Module):
 
 
 class TestRegression:
+    @pytest.mark.one_fast
     @pytest.mark.parametrize("module", [Flat, MLP])
     @pytest.mark.parametrize("columns", [None, 1])
     def test_targets_meet_outputs_row_by_row(self, blobs, module, columns):
@@ -406,6 +407,7 @@ class TestRegression:
 class TestRandomState:
     PARAMS = {"module__dropout": 0.3, "iterator_train__shuffle": True}  # noqa: RUF012
 
+    @pytest.mark.one_fast
     @pytest.mark.parametrize("net", NETS)
     def test_a_seed_repeats_bit_for_bit_and_leaves_the_global_generators(self, blobs, net):
         X, y = blobs
@@ -423,6 +425,7 @@ class TestRandomState:
         other = classifier(net=net, **self.PARAMS, random_state=1).fit(X, y > 0)
         assert not torch.equal(weights(first), weights(other))
 
+    @pytest.mark.one_fast
     @pytest.mark.parametrize("net", NETS)
     @pytest.mark.parametrize("schedule", [None, "cosine", "onecycle"])
     def test_fit_of_k_epochs_is_k_times_partial_fit_of_one(self, blobs, net, schedule):

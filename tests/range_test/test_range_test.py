@@ -164,6 +164,7 @@ def test_a_loss_belongs_to_the_lr_that_caused_it(engine):
     assert found.engine == engine
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("net", "folds"),
     [

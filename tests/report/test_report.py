@@ -71,6 +71,7 @@ def case(request, tmp_path_factory):
     return search, text, Page(text)
 
 
+@pytest.mark.one_fast
 def test_the_page_is_one_small_file_that_loads_nothing(case):
     _, text, page = case
     assert len(text.encode()) < 1_000_000
@@ -149,6 +150,7 @@ def test_without_javascript_no_button_is_left_without_use(case):
     assert page.count("thead") == 3
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("search", "titles"),
     [
@@ -166,6 +168,7 @@ def test_each_search_has_the_pictures_it_can_have(search, titles):
         assert f'aria-label="{picture.title}"' in picture.svg
 
 
+@pytest.mark.slow
 def test_the_pictures_are_the_same_every_time():
     assert pictures(searches.in_rounds()) == pictures(searches.in_rounds())
 
@@ -217,6 +220,7 @@ def enlarged(search, times):
     return big
 
 
+@pytest.mark.slow
 def test_a_page_about_thousands_of_candidates_is_still_small(tmp_path):
     search = enlarged(searches.diverging(), 600)
     text = write_report(search, tmp_path / "lr.html").read_text(encoding="utf-8")

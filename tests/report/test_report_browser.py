@@ -28,6 +28,7 @@ def browser():
         yield browser
 
 
+@pytest.mark.slow
 def test_nothing_is_complained_about_and_nothing_is_fetched(browser, page):
     browser.log("performance")
     browser.open(page)

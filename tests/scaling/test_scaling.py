@@ -48,6 +48,7 @@ def best_lr(batch_size, momentum=0.0):
     return 10**found.x
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_sgd_linear_rule_gives_the_optimum_of_the_noisy_quadratic_model(momentum):
     old = best_lr(1, momentum)
@@ -57,6 +58,7 @@ def test_sgd_linear_rule_gives_the_optimum_of_the_noisy_quadratic_model(momentum
     assert abs(math.log(old * 2 / best_lr(4, momentum))) > 0.5, "the square root would be far off"
 
 
+@pytest.mark.slow
 def test_sgd_linear_rule_ends_where_the_noise_scale_warns():
     big = 500
     with pytest.warns(TransferWarning, match="grows 500 times"):
@@ -78,6 +80,7 @@ def simulate(lr, batch_size, kind, params, seed=0):
     return float((w.detach() ** 2).mean())
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("name", "params"),
     [
@@ -98,6 +101,7 @@ def test_square_root_rule_ends_at_the_same_loss(name, params):
     assert abs(linear / before - 1) > 0.3, "the linear rule would be far off"
 
 
+@pytest.mark.slow
 def test_square_root_rule_gives_the_optimum():
     lrs = 10 ** np.arange(-2.6, -1.2, 0.1)
     params = {"betas": (0.9, 0.999)}

@@ -87,6 +87,7 @@ def test_skorchs_own_nets_work_unchanged(make):
     assert len(searches[0].history_["epoch"]) == searches[0].cell_scores_.size * 4
 
 
+@pytest.mark.one_fast
 def test_nested_cross_validation_starts_afresh_each_time(make):
     search = make(net(max_epochs=2), cv=2, random_state=0)
     scores = cross_val_score(search, X, Y, cv=CV)
@@ -201,6 +202,7 @@ def test_random_folds_are_drawn_once(make):
         assert len({tuple(row) for row in search.cell_scores_[lrs == lr]}) == 1
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("backend", ["loky", "threading"])
 def test_workers_change_nothing(backend):
     from joblib import parallel_config

@@ -238,6 +238,7 @@ MIXED = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning")
 @pytest.mark.parametrize("select", ["best", "one_se", "fit"])
 @pytest.mark.parametrize("kind", MIXED)
@@ -275,6 +276,7 @@ def test_scores_that_do_not_depend_on_the_lr_have_no_edge(extend):
     assert not re.findall("lies between|settled|search lower|search higher", text)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("select", ["best", "one_se", "fit"])
 @pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning")
 def test_the_corrected_score_is_never_above_the_best(select):
@@ -315,6 +317,7 @@ SEARCHES = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the")
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
 @pytest.mark.parametrize("kind", SEARCHES)

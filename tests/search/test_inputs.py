@@ -53,6 +53,7 @@ class TwoInputs(nn.Module):
         return self.linear(torch.cat([left, right], dim=1))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     "data",
     [X.tolist(), pd.DataFrame(X, columns=list("abcd")), sparse.csr_matrix(X), X32, torch.tensor(X32), X[:, ::-1]],
@@ -118,6 +119,7 @@ def test_without_targets(make):
     make(KernelDensity(), "bandwidth", [0.1, 1.0], cv=3, random_state=0).fit(X).score_samples(X)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(
     ("name", "values"),
     [

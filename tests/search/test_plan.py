@@ -15,6 +15,7 @@ from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, Optuna
 from sklr.engines import StackedEngine
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
 def test_it_counts_what_is_then_trained(make, engine):
     search = make(net(), cv=CV, n_seeds=2, random_state=0, engine=engine, refit=False)
@@ -97,6 +98,7 @@ FOLDS = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("folds", FOLDS.values(), ids=FOLDS)
 def test_it_changes_nothing(make, folds):
     def fit(plan, random_state):

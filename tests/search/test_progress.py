@@ -8,6 +8,7 @@ from strategies import CV, X, Y, net
 from sklr.search import _progress
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
 def test_it_ends_with_all_trials_and_the_best_score(make, engine, capsys):
     search = make(net(), cv=CV, random_state=0, engine=engine, refit=False, progress=True).fit(X, Y)
@@ -42,6 +43,7 @@ _ = LRGridSearchCV(NeuralNetClassifier(MLP), lrs=[0.01, 0.1, 0.2], cv=3, random_
 """
 
 
+@pytest.mark.slow
 def test_it_shows_in_a_notebook_without_ipywidgets():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_NOTEBOOK)])
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

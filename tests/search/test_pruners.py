@@ -181,6 +181,7 @@ def test_only_what_differs_by_the_lr_alone_is_compared():
 
 
 # ------------------------------------------------------------------------------------------ in a search
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", PRUNERS)
 def test_what_is_pruned_is_marked_and_ranks_last(fitted, name):
     search, results = fitted[name], fitted[name].cv_results_
@@ -231,6 +232,7 @@ def test_all_are_judged_at_once_whatever_their_order(fitted, name):
     assert np.array_equal(backwards.cv_results_["n_epochs"][::-1], fitted[name].cv_results_["n_epochs"])
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", ["lr", "hyperband"])
 def test_both_engines_prune_alike_and_every_fit(name):
     short, fold = clone(NET).set_params(max_epochs=9), [(np.arange(0, 150, 2), np.arange(1, 150, 2))]
@@ -240,6 +242,7 @@ def test_both_engines_prune_alike_and_every_fit(name):
     assert min(epochs[0]) < 9
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("Search", [BayesSearchCV, OptunaSearchCV])
 def test_strategies_that_learn_go_on_from_what_was_pruned(Search):
     size = {"n_iter": 8} if Search is BayesSearchCV else {"n_trials": 8}
@@ -323,6 +326,7 @@ JUDGES = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("make", JUDGES.values(), ids=JUDGES)
 @settings(max_examples=12, deadline=None)
@@ -423,6 +427,7 @@ def test_there_is_no_path_where_there_is_no_telling():
     assert lr_path(make_pipeline(StandardScaler(), NET), {"neuralnetclassifier__max_epochs": 2}, 100).shape == (2,)
 
 
+@pytest.mark.one_fast
 @pytest.mark.filterwarnings("ignore::sklr.EdgeOfRangeWarning", "ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("engine", ["stacked", "sequential"])
 @pytest.mark.parametrize("resumed", [False, True])

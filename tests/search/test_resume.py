@@ -118,6 +118,7 @@ def test_a_value_that_has_changed_in_the_middle_is_another(wrap):
     assert candidate_key({"lr": 0.1, "x": wrap(first)}) != candidate_key({"lr": 0.1, "x": wrap(second)})
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.one_of(st.integers(), st.floats(allow_nan=False), st.text(), st.booleans(), st.none(), st.binary()),
@@ -227,6 +228,7 @@ def lrs_of(search):
     return [params["lr"] for params in search.cv_results_["params"]]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("make", [optuna_of, bayes_of])
 @pytest.mark.parametrize("counts", [(3, 5), (4, 6), (6, 20, 26), (5, 3)], ids=str)
 @pytest.mark.parametrize("file", ["s.db", "s.log"])
@@ -241,6 +243,7 @@ def test_more_trials_go_on_from_those_there_are(tmp_path, make, counts, file):
         assert len(search.study_.trials) == len(kept)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("make", [optuna_of, bayes_of])
 def test_broken_off_while_going_on_it_ends_the_same(tmp_path, make):
     path = tmp_path / "s.log"
@@ -255,6 +258,7 @@ def test_broken_off_while_going_on_it_ends_the_same(tmp_path, make):
         assert repr(comparable(again.cv_results_)) == repr(comparable(whole.cv_results_))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("file", ["s.db", "s.log"])
 def test_a_grid_grows_at_any_place(tmp_path, file):
     def fits(**params):
@@ -298,6 +302,7 @@ def test_what_may_change_does_and_the_guide_says_so(tmp_path):
 JUNK = ["garbage", "[]", "{}", "[[1]]", '[["a",null,"ok","",0,0,0,null,[]]]', 3, None, ["x"]]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("junk", JUNK, ids=repr)
 @pytest.mark.parametrize("key", ["sklr:outcome", "sklr:claim"])
 def test_a_trial_that_was_changed_by_hand_is_named(tmp_path, key, junk):

@@ -25,6 +25,7 @@ def rows_by_task(monitor, **kwargs):
     return dict(list(table.groupby("task_name")))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_monitor_on_the_net_has_a_row_per_epoch_with_its_lineage(n_jobs):
     monitor = ScoringMonitor(scoring="accuracy")

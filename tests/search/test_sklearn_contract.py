@@ -49,6 +49,7 @@ def routing():
         yield
 
 
+@pytest.mark.one_fast
 @pytest.mark.usefixtures("routing")
 def test_routing_brings_weights_and_groups_where_they_were_asked_for(make):
     weight, groups = np.where(Y == 0, 1.0, 1e-6), np.arange(len(X)) % 5
@@ -267,6 +268,7 @@ def test_the_html_shows_search_and_estimator(make):
         assert "NeuralNetClassifier" in html
 
 
+@pytest.mark.one_fast
 def test_a_search_within_a_search(make):
     inner = make(short(random_state=0), values=[0.01], cv=2, random_state=0)
     outer = GridSearchCV(inner, {"estimator__batch_size": [16, 64]}, cv=2).fit(X, Y)

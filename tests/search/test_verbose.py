@@ -20,6 +20,7 @@ def printed(search, capsys, n_jobs=1):
     return sorted(re.sub(r"\.{2,}", "..", re.sub(r"[\d.]+(s|min)\n", "T\n", out)).splitlines())
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("return_train_score", [False, True])
 @pytest.mark.parametrize("verbose", [0, 1, 2, 3, 10])
 @pytest.mark.parametrize("several", [{}, SEVERAL], ids=["one metric", "several"])

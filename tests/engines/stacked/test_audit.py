@@ -140,6 +140,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize(("net", "mutate"), MUTATIONS.values(), ids=MUTATIONS)
 def test_a_stack_that_is_wrong_in_one_place_is_found_out(net, mutate, monkeypatch):
     assert StackedEngine().unsupported(experiment(net), LRS) == []
@@ -300,6 +301,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     st.sets(st.sampled_from(HABITS), max_size=2),
@@ -337,6 +339,7 @@ OWN_GROUPS = (in_own_groups, with_a_fixed_lr, without_decay_of_vectors, by_the_l
 STACKED |= {make.__name__: classifier(optimizer=make, schedule="cosine", warmup_epochs=0.5) for make in OWN_GROUPS}
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("net", STACKED.values(), ids=STACKED)
 def test_what_a_stack_can_do_is_not_refused(net):
     rows = {"X": TOKENS, "y": LABELS} if "Quirky" in repr(net.module) else {}
@@ -350,6 +353,7 @@ def convolutions():
     return nn.Sequential(*first, *then, nn.Flatten(), nn.Linear(64, 10))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "rmsprop"])
 def test_gradients_that_are_rounding_alone_are_no_reason(optimizer):
     digits = load_digits()

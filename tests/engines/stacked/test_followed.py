@@ -90,6 +90,7 @@ SPLITS = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("split", SPLITS)
 def test_whatever_a_net_holds_out(split):
     stacked, _ = assert_same_runs(classifier(train_split=SPLITS[split]), return_train_score=True)
@@ -156,6 +157,7 @@ def stopping(callback, **params):
     return classifier(callbacks=[("stop", callback)], **given)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("case", STOPPING)
 def test_each_run_stops_at_its_own_epoch(case):
     stacked, _ = assert_same_runs(
@@ -239,6 +241,7 @@ LOOKING = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("case", LOOKING)
 def test_callbacks_that_only_look(case, capsys):
     assert_same_runs(classifier(train_split=ValidSplit(4), callbacks=LOOKING[case]))
@@ -276,6 +279,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("case", SCHEDULERS)
 def test_callbacks_that_move_the_lr(case):
     make = classifier if list(SCHEDULERS).index(case) % 2 else skorchs_own

@@ -166,6 +166,7 @@ def test_a_candidate_that_fails_in_one_of_its_packs_falls_back_in_all_cells(at, 
     assert_agree(ours[1], alone[1])
 
 
+@pytest.mark.slow
 def test_workers_train_packs_of_any_shape_and_what_fails_keeps_the_cells_that_were_stopped(unforeseen):
     candidates = [LRS[0], {**LRS[1], "net__schedule": Stumbling(2)}, LRS[2]]
     mask = np.array([[True] * 3, [False, True, False], [False] * 3])

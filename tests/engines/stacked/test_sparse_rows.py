@@ -21,6 +21,7 @@ X = np.where(np.abs(DENSE) > 1, DENSE, 0.0)
 KINDS = [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array]
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_sparse_table_is_its_dense_one(kind):
     stacked, alone = both(classifier(), X=kind(X), return_train_score=True)

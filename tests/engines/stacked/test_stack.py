@@ -207,6 +207,7 @@ def plain_agreement(modules, optimizer, kwargs, **options):
     return stack, alone, x
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("optimizer", ["SGD, all of it", "AdamW"])
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_train_as_one_by_one(name, optimizer):
@@ -217,6 +218,7 @@ def test_modules_train_as_one_by_one(name, optimizer):
         assert torch.allclose(outputs[k, c], run.module.eval()(x[0, c]), rtol=1e-8)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("module", ["mlp", "batch norm"])
 def test_optimizers_step_as_one_by_one(module, name):
@@ -291,6 +293,7 @@ CRITERIA = {
 }
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", ["mlp", "layer norm"])
 @pytest.mark.parametrize("name", CRITERIA)
 def test_padded_rows_are_left_out(name, module):
@@ -307,6 +310,7 @@ def test_padded_rows_are_left_out(name, module):
     )
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", ["mlp", "layer norm"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_sample_weights_make_a_weighted_mean(module, smoothing):
@@ -333,6 +337,7 @@ TARGETS = {
 }  # fmt: skip
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", ["mlp", "layer norm"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_criteria_and_targets(name, module):
@@ -378,6 +383,7 @@ def clipped_one_after_the_other(parameters, norm_type, met):
     met.append(float(nn.utils.clip_grad_norm_(parameters, threshold)))
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("module", ["mlp", "layer norm"])
 @pytest.mark.parametrize("norm_type", [2.0, torch.inf])
 def test_gradients_are_clipped_run_by_run(module, norm_type):

@@ -56,6 +56,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", MODULES)
 def test_convolutions_train_as_one_by_one(name):
     stack, alone, x = plain_agreement(cells_of(made(name)), torch.optim.SGD, {"momentum": 0.9})

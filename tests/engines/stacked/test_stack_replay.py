@@ -83,11 +83,13 @@ def compare(modules, n_replayed, lr=None, batches=None, **options):
     return replaying
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", MODULES)
 def test_replayed_modules_take_the_same_steps(name):
     compare(cells_of(MODULES[name]), SHORT - 3, optimizer=torch.optim.SGD, kwargs={"momentum": 0.9})
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("module", ["mlp", "batch norm"])
 def test_replayed_optimizers_take_the_same_steps(module, name):
@@ -477,6 +479,7 @@ GRAPH_STEPS = 60
 N_CAPTURED = GRAPH_STEPS - MET_BEFORE_GRAPH - 2
 
 
+@pytest.mark.one_fast
 @pytest.mark.parametrize("name", MODULES)
 def test_steps_in_graphs_are_shown_each_batch_once(name, graphs):
     compare(cells_of(MODULES[name]), N_CAPTURED, batches=Batch(*data(GRAPH_STEPS)), kwargs={"momentum": 0.9})
