@@ -22,7 +22,7 @@ from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, Range, to_dimension
+from sklr.search.proposals.dimensions import Dimension, Range, ranges_of, to_dimension
 from sklr.search.proposals.skopt_optimizer import Surrogate
 from sklr.search.storage.stages import left_in_stage
 
@@ -235,6 +235,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         for name in filter(partial(is_lr, lr_param=self.lr_param), named):
             check_lr_dimension(f"search_spaces[{name!r}]", named[name], lr_now(self.estimator, name, named))
         return Subspace(named, n_iter)
+
+    def _ranges(self) -> dict[str, Range]:
+        return ranges_of([space.dimensions for space in self._check_space()])
 
     def _advise(self) -> None:
         super()._advise()

@@ -25,7 +25,7 @@ from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._interrupts import stoppable
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimensions import Range, ranges_of
 from sklr.search.proposals.even_cover import batch_size, start_size
 from sklr.search.proposals.optuna_args import (
     Asked,
@@ -283,6 +283,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             now = lr_now(self.estimator, name, asked)
             check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension, now)
         return asked
+
+    def _ranges(self) -> dict[str, Range]:
+        return ranges_of([{name: asked.dimension for name, asked in self._asked().items()}])
 
     def _advise(self) -> None:
         super()._advise()

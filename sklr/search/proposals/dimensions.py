@@ -225,6 +225,24 @@ def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
     return only if len(dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size) else None
 
 
+def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
+    """Return the parameters of which any number of a range may be a value; over several spaces the range of all.
+
+    >>> ranges_of([{"decay": Range(0.1, 1.0), "width": Choices((8, 16))}, {"decay": Range(0.5, 3.0)}])
+    {'decay': Range(low=0.1, high=3.0, log=False, integer=False, step=None)}
+    """
+    found: dict[str, list[Dimension]] = {}
+    for space in spaces:
+        for name, dimension in space.items():
+            found.setdefault(name, []).append(dimension)
+    whole = {name: [d for d in dimensions if isinstance(d, Range)] for name, dimensions in found.items()}
+    return {
+        name: Range(min(r.low for r in ranges), max(r.high for r in ranges), log=all(r.log for r in ranges))
+        for name, ranges in whole.items()
+        if len(ranges) == len(found[name])
+    }
+
+
 def to_dimension(what: str, given: Any, *, tuples_are_choices: bool = False) -> Dimension:
     """Return the dimension that a user wrote down in any of the ways known here.
 
