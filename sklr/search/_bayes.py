@@ -177,7 +177,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates; True
             ends the search of the space at hand, as in scikit-optimize.
         **params : dict
-            `validation`, `eval_dataset` and `refit_on` as in `LRGridSearchCV.fit`; others are passed on as in
+            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others are passed on as in
             `GridSearchCV.fit`, such as `sample_weight`.
 
         Returns
@@ -271,6 +271,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             own = random_state if seed is None else np.random.RandomState(seed)
             surrogate = self._surrogate(subspace, stages[0][i], own)
             self.optimizers_.append(surrogate.optimizer)
+            surrogate.recall(*ledger.known)
             yield from self._explore(surrogate, subspace.n_iter, partial(left_in_stage, stages, i))
 
     def _explore(
