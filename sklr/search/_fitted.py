@@ -20,7 +20,7 @@ from sklr.search._cv_results import Record
 from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
 from sklr.search.proposals.dimensions import Range
-from sklr.selection import choose, edge, max_stable_lr, verdict
+from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
 
 
 class _NotRefitted:
@@ -161,6 +161,14 @@ class ConcludingSearchCV(BaseSearchCV):
         metric = self.refit if self.multimetric_ else "score"
         self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
 
+    @property
+    def search_variance_(self) -> SearchVariance:
+        """What this search would have chosen with other seeds and folds: how far the lr moves, and what it costs."""
+        check_is_fitted(self, "lr_choice_")
+        if self.lr_choice_.method == "refit":  # the user's function cannot be asked again
+            return SearchVariance(np.nan, (np.nan, np.nan), np.nan)
+        return search_variance(self.lr_curve_, self.select)
+
     def summary(self) -> str:
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
@@ -176,7 +184,9 @@ class ConcludingSearchCV(BaseSearchCV):
         if hasattr(self, "lr_choice_"):
             others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
             text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
-            return text + self._repeated_seeds()
+            variance = self.search_variance_
+            repeated = f"\nRepeated: {variance}.".replace(",\n", ", ") if np.isfinite(variance.decades) else ""
+            return text + repeated + self._repeated_seeds()
         score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
         lr = "" if self.lr_param_ in self.best_params_ else " No learning rate was searched."
         return f"Chosen: {self.best_params_}{score}.{lr}"
