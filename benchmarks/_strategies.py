@@ -32,6 +32,23 @@ def _plain_tpe(n: int, seed: int, rest: dict) -> Any:
     return OptunaSearchCV(n_trials=n, sampler=optuna.samplers.TPESampler(seed=seed), random_state=seed, **rest)
 
 
+@dataclass(frozen=True)
+class _InPhases:
+    """A search that covers, and one that goes on from it."""
+
+    first: Any
+    then: Any
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Any:
+        return self.then.fit(X, y, start=self.first.fit(X, y))
+
+
+def _after_sobol(n: int, seed: int, rest: dict) -> Any:
+    """Half of the evaluations cover the range, the other half goes where the score is high."""
+    first = OptunaSearchCV(n_trials=n // 2, sampler="sobol", random_state=seed, **rest)
+    return _InPhases(first, BayesSearchCV(n_iter=n - n // 2, random_state=seed, **rest))
+
+
 def _grid(**more: Any) -> Make:
     return lambda n, seed, rest: LRGridSearchCV(n_lrs=n, random_state=seed, **more, **rest)
 
@@ -45,6 +62,7 @@ STRATEGIES: dict[str, Make] = {
     "random": _optuna("random"),
     TWICE: lambda n, seed, rest: OptunaSearchCV(n_trials=2 * n, sampler="random", random_state=seed, **rest),
     "Sobol": _optuna("sobol"),
+    "Sobol, then default": _after_sobol,
     "TPE": _optuna("tpe"),
     "TPE as Optuna has it": _plain_tpe,
     "Optuna's GP": _optuna("gp"),

@@ -13,7 +13,8 @@ Give the folder of the tables, one .npz each: `u` (n_lrs,) log10 of the lr; `wor
 
 Coverage: how often `lr_interval_` holds the top; width in decades, median; bias and error: chosen minus top, in
 decades, mean and mean size; regret in percent of the way from a guess to the best; corrected: mean of the corrected
-score minus what the chosen lr scores in truth, in the same percent, +- twice its standard error over worlds.
+score minus what the chosen lr scores in truth, in the same percent, +- twice its standard error over worlds; moves: by
+how many decades the chosen lr scatters from world to world on one grid, as `search_variance` tells / really.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from _common import environment, print_environment, table, tell, write_json
 
-from sklr.selection import Choice, LRCurve, choose, lr_curve
+from sklr.selection import Choice, LRCurve, choose, lr_curve, search_variance
 from sklr.selection import _fit as fit
 from sklr.selection import _neighbours as neighbours
 from sklr.selection import _noise as noise
@@ -150,9 +151,18 @@ def judge(truth: TrueTable, rule: str, searches: Sequence[Search]) -> dict[str, 
         "regret": float(np.mean((best - worth) / way)),
         "refused": float(100 * np.mean([bool(choice.refused) for choice in choices])),
         "quadratic": float(100 * np.mean([choice.method == "quadratic" for choice in choices])),
+        **dict(zip(("moves told", "moves"), moves(searches, at, rule), strict=True)),
         "corrected": float(by_world.mean()),
         "corrected se": float(by_world.std(ddof=1) / np.sqrt(len(by_world))) if len(by_world) > 1 else np.nan,
     }
+
+
+def moves(searches: Sequence[Search], at: np.ndarray, rule: str) -> tuple[float, float]:
+    """Return by how much the chosen lr scatters over the worlds of one grid: as told, in the median, and really."""
+    grids = np.array([f"{len(search.curve)} from {search.curve.lr[0]:.6g}" for search in searches])
+    really = np.mean([at[grids == grid].var(ddof=1) for grid in np.unique(grids)])
+    told = [search_variance(search.curve, rule).decades for search in searches]
+    return float(np.median(told)), float(np.sqrt(really))
 
 
 def _corrected(search: Search, choice: Choice) -> float:
@@ -161,11 +171,12 @@ def _corrected(search: Search, choice: Choice) -> float:
 
 def show(results: Sequence[dict[str, Any]]) -> str:
     """Return a line for each table and rule."""
-    header = ["table", "rule", "known", "coverage", "width", "bias", "error", "regret", "refused", "corrected"]
+    header = ["table", "rule", "known", "coverage", "width", "bias", "error", "regret", "refused", "moves", "corrected"]
     rows = [
         [
             r["table"], r["rule"], "yes" if r["known"] else "no", f"{r['coverage']:.0f} %", f"{r['width']:.2f}",
             f"{r['bias']:+.2f}", f"{r['error']:.2f}", f"{r['regret']:.2f}", f"{r['refused']:.0f} %",
+            f"{r['moves told']:.2f} / {r['moves']:.2f}",
             f"{r['corrected']:+.2f} +- {2 * r['corrected se']:.2f}",
         ]
         for r in results

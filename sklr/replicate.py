@@ -204,7 +204,7 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     -------
     comparison : Comparison
         Its `verdict` is "adopt", "do not adopt" or "not enough evidence", and `more_seeds` says how many more would
-        settle it. Nadeau and Bengio's corrected resampled t, see `sklr.selection.compare_scores`.
+        probably settle it. A t test, corrected for folds that overlap, see `sklr.selection.compare_scores`.
 
     Raises
     ------

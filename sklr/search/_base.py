@@ -40,6 +40,7 @@ from sklr.search._interrupts import TIMEOUT, Deadline, check_timeout, sigterm_is
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
 from sklr.search._sklearn_callbacks import SearchTasks
+from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import lr_path
 from sklr.search.pruning.pruners import check_pruner, make_pruner
@@ -56,7 +57,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
     """
 
     # data, not metadata that scikit-learn could route
-    __metadata_request__fit = {"validation": UNUSED, "eval_dataset": UNUSED, "refit_on": UNUSED}  # noqa: RUF012
+    __metadata_request__fit = {"validation": UNUSED, "eval_dataset": UNUSED, "refit_on": UNUSED, "start": UNUSED}  # noqa: RUF012
 
     def __init__(
         self,
@@ -156,6 +157,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         validation: Any = None,
         eval_dataset: Any = None,
         refit_on: str = "train",
+        start: Any = None,
         **params: Any,
     ) -> BaseLRSearchCV:
         """Search, then train the best candidate on all rows.
@@ -178,6 +180,11 @@ class BaseLRSearchCV(ConcludingSearchCV):
             What the best candidate is trained on in the end, where there is a validation set. ``"train"``: `X` alone,
             so that `best_score_` is the score of such a net. ``"all"``: the validation rows as well, shuffled with
             those of `X`; in `sample_weight` they count 1.
+        start : fitted search, optional
+            A search of any of the three kinds, on the same data, from which to go on: with a strategy that learns after
+            one that covers the space, or in a smaller space. Its folds and seeds are taken over. What it has tried is
+            not trained again, stands first in `cv_results_`, and is known to the strategy where it lies in the new
+            space; `n_iter`, `n_trials` and the grid come on top.
         **params : dict
             ``groups`` goes to the splitter; the rest, such as ``sample_weight``, to the estimator's `fit` and to the
             scorer, row by row, as in scikit-learn's searches.
@@ -198,11 +205,13 @@ class BaseLRSearchCV(ConcludingSearchCV):
         """
         data = self._bring(X, y, validation, eval_dataset)
         check_refit_on(refit_on, data)
+        if start is not None:
+            check_start(start, self)
         space = self._check(data.y)
         self._advise()
         self._forget()
         with sigterm_is_ctrl_c():
-            self._fit(space, data, params, refit_on)
+            self._fit(space, data, params, refit_on, start)
         return self
 
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
@@ -217,28 +226,33 @@ class BaseLRSearchCV(ConcludingSearchCV):
             raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
         return bring_validation(data, validation, self.estimator)
 
-    def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str) -> None:
+    def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str, start: Any = None) -> None:
         deadline = Deadline(self.timeout)
         data = indexed(data)
         params = take_params(data.X, params=for_all_rows(params, data))
         book = None if self.storage is None else Book(self.storage, self.study_name, self.resume)
         random_state = check_random_state(self.random_state) if book is None else book.random_state(self.random_state)
         tasks = SearchTasks(self, data.X, data.y, params)
-        experiment = self._experiment(data, params, random_state, steady_folds=book is not None)
+        cells = None if start is None else start.cells_
+        experiment = self._experiment(data, params, random_state, steady_folds=book is not None, cells=cells)
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
-        ledger = self._open_ledger(book, experiment, params, np.random.RandomState(for_study))
+        head = header(self, experiment, params)
+        if start is not None:
+            check_same(head, json.loads(start.study_.user_attrs[HEAD]))
+        ledger = self._open_ledger(book, experiment, head, np.random.RandomState(for_study))
         with Progress(self.progress, None if self.extend else self._n_candidates(space)) as progress:
             evaluator = self._evaluator(experiment, tasks, ledger, deadline, progress)
+            if start is not None:
+                self._start_from(start, evaluator, space)
             self._search(evaluator, space, np.random.RandomState(for_proposals))
         if self.refit:
             self._refit(experiment, tasks, for_refit, data.n_train if refit_on == "train" else None)
         tasks.end()
 
     def _open_ledger(
-        self, book: Book | None, experiment: Experiment, params: dict[str, Any], random_state: np.random.RandomState
+        self, book: Book | None, experiment: Experiment, head: dict[str, Any], random_state: np.random.RandomState
     ) -> Ledger:
         """Set `study_`, and say in it what the search is about."""
-        head = header(self, experiment, params)
         stages: Stages = [self._counts()]
         if book is not None:
             book.agree(head)
@@ -251,6 +265,17 @@ class BaseLRSearchCV(ConcludingSearchCV):
             study.set_user_attr(HEAD, json.dumps(head))
         self.study_ = study if book is None else book.study
         return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric, stages)
+
+    def _start_from(self, start: Any, evaluator: Evaluator, space: Any) -> None:
+        """Count what a fitted search has tried."""
+        candidates, rows = tried_by(start)
+        in_study = evaluator.ledger.study is start.study_
+        if not in_study:
+            self._place(space, evaluator.ledger, candidates)
+        evaluator.recall(candidates, rows, start.engine_, in_study)
+
+    def _place(self, space: Any, ledger: Ledger, candidates: list[dict]) -> None:
+        """Open trials for candidates that are known, where the study's sampler is to learn from them."""
 
     def plan(self, X: Any, y: Any = None, *, validation: Any = None, eval_dataset: Any = None, **params: Any) -> Plan:
         """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.
@@ -329,7 +354,12 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return find_lr_param(self.estimator, self.lr_param)
 
     def _experiment(
-        self, data: Brought, params: dict[str, Any], random_state: np.random.RandomState, steady_folds: bool = False
+        self,
+        data: Brought,
+        params: dict[str, Any],
+        random_state: np.random.RandomState,
+        steady_folds: bool = False,
+        cells: list[Cell] | None = None,
     ) -> Experiment:
         X, y = data.X, data.y
         scorer, _ = self._get_scorers()
@@ -344,7 +374,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
             cv = seeded(cv, random_state) if steady_folds else cv
         else:
             cv, rows = check_cv([fixed_fold(data, rows)]), None
-        self.cells_ = self._draw_cells(cv, X, y, split_params, rows, random_state)
+        self.cells_ = cells or self._draw_cells(cv, X, y, split_params, rows, random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(

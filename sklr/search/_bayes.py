@@ -22,7 +22,7 @@ from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, Range, to_dimension
+from sklr.search.proposals.dimensions import Dimension, Range, ranges_of, to_dimension
 from sklr.search.proposals.skopt_optimizer import Surrogate
 from sklr.search.storage.stages import left_in_stage
 
@@ -177,7 +177,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates; True
             ends the search of the space at hand, as in scikit-optimize.
         **params : dict
-            `validation`, `eval_dataset` and `refit_on` as in `LRGridSearchCV.fit`; others are passed on as in
+            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others are passed on as in
             `GridSearchCV.fit`, such as `sample_weight`.
 
         Returns
@@ -236,6 +236,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             check_lr_dimension(f"search_spaces[{name!r}]", named[name], lr_now(self.estimator, name, named))
         return Subspace(named, n_iter)
 
+    def _ranges(self) -> dict[str, Range]:
+        return ranges_of([space.dimensions for space in self._check_space()])
+
     def _advise(self) -> None:
         super()._advise()
         if self.search_spaces is None:
@@ -268,6 +271,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             own = random_state if seed is None else np.random.RandomState(seed)
             surrogate = self._surrogate(subspace, stages[0][i], own)
             self.optimizers_.append(surrogate.optimizer)
+            surrogate.recall(*ledger.known)
             yield from self._explore(surrogate, subspace.n_iter, partial(left_in_stage, stages, i))
 
     def _explore(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.results import OK
 from sklr.search._cv_results import Record
+from sklr.search.proposals.dimensions import is_same
 from sklr.selection import Choice, LRCurve, lr_curve
 from sklr.selection._luck import luck_of_best
 from sklr.selection.curve import distinct_seeds, edges
@@ -59,11 +59,7 @@ def differ_in_lr_alone(one: Mapping[str, Any], other: Mapping[str, Any], lr_para
     False
     """
     names = (one.keys() | other.keys()) - {lr_param}
-    return all(name in one and name in other and _same(one[name], other[name]) for name in names)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)
+    return all(name in one and name in other and is_same(one[name], other[name]) for name in names)
 
 
 def _curve_of(record: Record, lr_param: str | None, places: list[int], joined: bool) -> LRCurve | None:

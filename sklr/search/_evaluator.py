@@ -23,6 +23,7 @@ from sklr.search._cv_results import Record
 from sklr.search._interrupts import TIMEOUT, Deadline
 from sklr.search._progress import Progress
 from sklr.search._sklearn_callbacks import SearchTasks
+from sklr.search._start import Known
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import PATH, lr_path
 from sklr.search.pruning.pruners import ends_early
@@ -132,6 +133,19 @@ class Evaluator:
                 self._keep(batch, {})  # should it have come while they were being handed in
             raise
         return self._write_down(batch)
+
+    def recall(self, candidates: list[dict], rows: list[list[Outcome]], engine: str, in_study: bool) -> None:
+        """Write down candidates that another search has trained; `in_study`: the study has them already."""
+        self.without_effect = check_settings(self.experiment, candidates, self.n_seeds)
+        if in_study:
+            self.record.add(candidates, rows)
+            self.ledger.n_opened += len(candidates)
+        else:
+            batch = CandidateBatch(candidates, engines=dict.fromkeys(range(len(rows)), engine))
+            self._open(batch)
+            self._keep(batch, dict(enumerate(rows)))
+            self._write_down(batch)
+        self.ledger.known = Known(candidates, self.record.lessons(len(candidates)))
 
     def _share(self, batch: CandidateBatch, book: Book) -> None:
         """Take from the book what it has, train what is nobody's, wait for what is another worker's."""

@@ -17,8 +17,10 @@ from sklr.experiment.datasets import labels_to_score, rows_to_predict
 from sklr.report import write_report
 from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_at_edge, without_luck
 from sklr.search._cv_results import Record
+from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
-from sklr.selection import choose, edge, max_stable_lr, verdict
+from sklr.search.proposals.dimensions import Range
+from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
 
 
 class _NotRefitted:
@@ -80,9 +82,20 @@ class ConcludingSearchCV(BaseSearchCV):
         self.multimetric_ = isinstance(first, dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(first)
+        self.param_edges_ = self._param_edges()
         if (self.refit or not self.multimetric_) and self._has_scores(record):
             self._choose()
             self._decide(record)
+        warn_of_param_edges(self.param_edges_)
+
+    def _ranges(self) -> dict[str, Range]:
+        """Return the parameters of which any number in a range may be tried."""
+        return {}
+
+    def _param_edges(self) -> dict[str, ParamEdge]:
+        """Return the parameters beside the lr that are best at an end; of several scores by that of `refit`."""
+        scores = self.cv_results_.get(f"mean_test_{self.refit if self.multimetric_ else 'score'}")
+        return {} if scores is None else param_edges(self.cv_results_["params"], scores, self._ranges(), self.lr_param_)
 
     def _has_scores(self, record: Record) -> bool:
         """Say whether there is something to choose from; an error where it was to be refitted."""
@@ -148,10 +161,19 @@ class ConcludingSearchCV(BaseSearchCV):
         metric = self.refit if self.multimetric_ else "score"
         self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
 
+    @property
+    def search_variance_(self) -> SearchVariance:
+        """What this search would have chosen with other seeds and folds: how far the lr moves, and what it costs."""
+        check_is_fitted(self, "lr_choice_")
+        if self.lr_choice_.method == "refit":  # the user's function cannot be asked again
+            return SearchVariance(np.nan, (np.nan, np.nan), np.nan)
+        return search_variance(self.lr_curve_, self.select)
+
     def summary(self) -> str:
         """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
         check_is_fitted(self, "cv_results_")
-        return "\n".join([self._conclusion(), *(f"Note: {sentence}" for sentence in self.without_effect_)])
+        at_edge = [f"Edge of other parameters: {edges_text(self.param_edges_)}."] if self.param_edges_ else []
+        return "\n".join([self._conclusion(), *at_edge, *(f"Note: {sentence}" for sentence in self.without_effect_)])
 
     def _conclusion(self) -> str:
         if not hasattr(self, "best_params_"):
@@ -162,7 +184,9 @@ class ConcludingSearchCV(BaseSearchCV):
         if hasattr(self, "lr_choice_"):
             others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
             text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
-            return text + self._repeated_seeds()
+            variance = self.search_variance_
+            repeated = f"\nRepeated: {variance}.".replace(",\n", ", ") if np.isfinite(variance.decades) else ""
+            return text + repeated + self._repeated_seeds()
         score = f", score {self.best_score_:.4f}" if hasattr(self, "best_score_") else ""
         lr = "" if self.lr_param_ in self.best_params_ else " No learning rate was searched."
         return f"Chosen: {self.best_params_}{score}.{lr}"

@@ -30,6 +30,7 @@ from sklr.search._choice import differ_in_lr_alone
 from sklr.search._evaluator import Evaluator
 from sklr.search._study import Ledger
 from sklr.search.proposals.dimensions import Dimension, to_dimension
+from sklr.search.storage.fingerprint import candidate_key
 from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first
@@ -301,8 +302,13 @@ class LRGridSearchCV(BaseLRSearchCV):
     def _propose(
         self, space: list[dict[str, Any]], ledger: Ledger, random_state: np.random.RandomState
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
-        tried, scores = list(space), (yield space)
-        self.rounds_ = [np.arange(len(space))]
+        tried, scores = list(ledger.known.candidates), ledger.known.scores
+        keys = {candidate_key(candidate) for candidate in tried}
+        new = [candidate for candidate in space if candidate_key(candidate) not in keys] if keys else space
+        self.rounds_ = [np.arange(len(tried), len(tried) + len(new))]
+        if new:
+            tried += new
+            scores = np.append(scores, (yield new))
         for _ in range(self.rounds - 1):
             finer = _finer(tried, scores, find_lr_param(self.estimator, self.lr_param))
             if not finer:

@@ -25,7 +25,7 @@ from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._interrupts import stoppable
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimensions import Range, ranges_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, start_size
 from sklr.search.proposals.optuna_args import (
     Asked,
@@ -209,7 +209,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         groups : array-like of shape (n_samples,), optional
             For a splitter that keeps groups together.
         **params : dict
-            `validation`, `eval_dataset` and `refit_on` as in `LRGridSearchCV.fit`; others are passed on as in
+            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others are passed on as in
             `GridSearchCV.fit`, such as `sample_weight`.
 
         Returns
@@ -284,6 +284,9 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension, now)
         return asked
 
+    def _ranges(self) -> dict[str, Range]:
+        return ranges_of([{name: asked.dimension for name, asked in self._asked().items()}])
+
     def _advise(self) -> None:
         super()._advise()
         if self.param_distributions is not None:
@@ -329,6 +332,11 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     def _prunes(self) -> bool:
         return bool(self.enable_pruning) or super()._prunes()
 
+    def _place(self, space: dict[str, Asked], ledger: Ledger, candidates: list[dict]) -> None:
+        dimensions = {name: asked.dimension for name, asked in space.items()}
+        raws = [raw_point(candidate, dimensions) for candidate in candidates]
+        ledger.place(raws, {name: asked.distribution for name, asked in space.items()})
+
     def _propose(
         self, space: dict[str, Asked], ledger: Ledger, random_state: np.random.RandomState
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
@@ -336,10 +344,11 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         distributions = {name: asked.distribution for name, asked in space.items()}
         (n_trials,) = self._counts()
         stages = ledger.stages or [[n_trials]]
-        while (done := ledger.n_opened) < n_trials:
+        n_known = len(ledger.known.candidates)
+        while (done := ledger.n_opened - n_known) < n_trials:
             first = len(ledger.study.get_trials(deepcopy=False))
             left = left_in_stage(stages, 0, done)
-            n = min(n_trials - done, left, self._batch(done, self._n_start(stages), left, len(space)))
+            n = min(n_trials - done, left, self._batch(done + n_known, self._n_start(stages), left, len(space)))
             raws = ledger.ask(distributions, n=int(n))
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
             stopped = self._call_callbacks(ledger.study, first) or ledger.stopped

@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 from sklr.experiment.lr_param import is_number
 from sklr.results import DIVERGED, FAILED, STOPPED, Outcome, candidate_status, has_status
 from sklr.search._interrupts import stoppable
+from sklr.search._start import NOTHING, Known
 from sklr.search.pruning.pruners import ask_pruner
 from sklr.search.storage.claims import Entry
 from sklr.search.storage.codec import epoch_means, outcome_attrs
@@ -45,6 +46,8 @@ class Ledger:
     ----------
     n_opened : int
         How many candidates have been opened; they are numbered from 0 in the order of their proposal.
+    known : Known
+        What another search, from which this one starts, has tried.
     stopped : bool
         Whether the sampler, a pruner or a callback has called ``study.stop()``.
     """
@@ -64,6 +67,7 @@ class Ledger:
         self.stages = stages
         self.n_opened = 0
         self.stopped = False
+        self.known: Known = NOTHING
         self._turns: Counter[str] = Counter()
         self._asked: list[Trial] = []
         self._open: list[Trial] = []
@@ -75,6 +79,13 @@ class Ledger:
         with self._stoppable():
             self._asked = [self._ask(dict(distributions), known.get(self.n_opened + i)) for i in range(n)]
         return [dict(trial.params) for trial in self._asked]
+
+    def place(self, raws: Sequence[Mapping[str, Any] | None], distributions: Mapping[str, BaseDistribution]) -> None:
+        """Open trials that the sampler is to know of, as the next candidates; None is one outside of its space."""
+        for raw in raws:
+            if raw is not None:
+                self.study.enqueue_trial(dict(raw))
+            self._asked.append(self.study.ask({} if raw is None else dict(distributions)))
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:

@@ -308,6 +308,15 @@ def _loss_to_best(curve: LRCurve) -> tuple[np.ndarray, np.ndarray]:
 
 def _around(curve: LRCurve, inside: np.ndarray, position: int) -> np.ndarray:
     """Return the consecutive positions around this one where `inside` holds; NaN compares as outside."""
-    gaps = np.flatnonzero(~(inside & curve.usable))
+    return stretch_around(inside & curve.usable, position)
+
+
+def stretch_around(inside: np.ndarray, position: int) -> np.ndarray:
+    """Return the consecutive positions around this one where `inside` holds.
+
+    >>> stretch_around(np.array([True, False, True, True]), 2).tolist()
+    [2, 3]
+    """
+    gaps = np.flatnonzero(~inside)
     first = np.max(gaps[gaps < position], initial=-1) + 1
-    return np.arange(first, np.min(gaps[gaps > position], initial=len(curve)))
+    return np.arange(first, np.min(gaps[gaps > position], initial=len(inside)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 
 import numpy as np
@@ -16,6 +17,9 @@ ADOPT, REJECT, UNDECIDED = "adopt", "do not adopt", "not enough evidence"
 OF_ONE_FOLD = "seeds make in this one fold; other folds may say otherwise"
 ONE_CELL = "one fold with one seed does not tell how noisy the scores are; train more folds, or more seeds that differ"
 MAX_SEEDS = 1000  # a plan beyond this is no plan
+CHANCE = (
+    0.3  # of a seed's variance in the mean of a fold: what folds that are alike seem to vary by, where they do at all
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Comparison:
     n_folds, n_seeds : int
         What was compared; seeds per fold.
     more_seeds : int or None
-        Seeds per fold to add so that a difference as large as the one seen would settle it; 0 where it is settled,
-        None where seeds alone would not (more folds or data might).
+        Seeds per fold to add so that it is probably settled, one way or the other; 0 where it is settled, None where
+        seeds alone would not settle it (more folds or data might).
     confidence : float
         Of the interval and the verdict.
     reason : str
@@ -85,12 +89,13 @@ def compare_scores(
 ) -> Comparison:
     r"""Compare two configurations that were scored in the same cells.
 
-    The scores of a fold's seeds are averaged, and the differences :math:`d_j` of the `J` folds tested with the
-    corrected resampled t of Nadeau and Bengio 2003 (Machine Learning 52, section 4.1, eq. 9):
-    :math:`t = \bar d / \sqrt{(1/J + n_{test}/n_{train}) s_d^2}` with `J - 1` degrees of freedom. Training sets of
-    different folds overlap, which the plain paired t test overlooks. Their correction stands for a correlation of
-    n_test / (n_train + n_test) between folds, a good guess rather than a theorem, and is cautious where training does
-    not depend much on which rows it sees.
+    A difference has a part :math:`F_j` that all seeds of fold `j` share, of variance :math:`\sigma_F^2`, and a part of
+    each seed in each fold, of variance :math:`\sigma_e^2`. The mean over `J` folds of `S` seeds is taken to vary by
+    :math:`(1/J + n_{test}/n_{train}) \sigma_F^2 + \sigma_e^2 / (JS)`. The first term is that of the corrected resampled
+    t of Nadeau and Bengio 2003 (Machine Learning 52, section 4.1, eq. 9): training sets of different folds overlap,
+    which the plain paired t test overlooks. Seeds do not overlap, so their part needs no correction. Both variances are
+    estimated by the method of moments, none below 0, and the degrees of freedom are Satterthwaite's, at least `J - 1`.
+    With one seed per fold nothing tells the two apart, and all of it counts as the folds'.
 
     Parameters
     ----------
@@ -119,11 +124,14 @@ def compare_scores(
 
     Notes
     -----
-    With one fold the seeds are the units, the correction is left out, and the verdict is about that one split; seeds
-    that never differ count as one, and one cell is no evidence. The plan
-    takes the variance of a fold's difference as :math:`\sigma_F^2 + \sigma_e^2 / n_{seeds}`; more seeds shrink the
-    second term only. With one seed per fold the two cannot be told apart and all of it counts as the second, so the
-    plan is the least that could do.
+    The correction stands for a correlation of n_test / (n_train + n_test) between folds, a good guess rather than a
+    theorem, and is cautious where training does not depend much on which rows it sees. With one fold the seeds are the
+    units, the correction is left out, and the verdict is about that one split; seeds that never differ count as one,
+    and one cell is no evidence.
+
+    The plan does not take the difference seen for the true one, which would promise too much: the mean of all seeds is
+    expected where it is now, give or take what `m` further ones may add, :math:`\sigma_e^2 / J \, (1/S - 1/(S + m))`.
+    How often verdicts and plans hold on real trainings is counted by benchmarks/bench_compare.py.
 
     Examples
     --------
@@ -145,12 +153,9 @@ def compare_scores(
     if n_folds == 1:
         (new, old), n_seeds = distinct_seeds(np.stack([new, old]), n_seeds)
     differences = (new - old).reshape(n_folds, n_seeds)
-    # the seeds of one fold are units that share their training set, whatever is compared
-    units, overlap = (differences, n_test / n_train) if n_folds > 1 else (differences.T, 0.0)
-    spread = _spread(differences)
-    test = _Test(units.mean(axis=1), overlap, confidence, "seeds and folds make" if n_folds > 1 else OF_ONE_FOLD)
+    test = _Test(differences, n_test / n_train if n_folds > 1 else 0.0, confidence)
     verdict, reason = test.judge(min_effect)
-    more = 0 if verdict != UNDECIDED else _more_seeds(test, spread, n_folds, n_seeds, power)
+    more = 0 if verdict != UNDECIDED else _more_seeds(test, power)
     if verdict == UNDECIDED:
         reason = _advice(more) if differences.size > 1 else ONE_CELL
     return Comparison(
@@ -168,51 +173,66 @@ def compare_scores(
     )
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Variances of the difference: of a fold, alike for all its seeds, and of a seed in a fold."""
-
-    fold: float
-    seed: float
-
-
-def _spread(differences: np.ndarray) -> _Spread:
-    n_folds, n_seeds = differences.shape
-    if differences.size == 1:
-        return _Spread(0.0, 0.0)
-    if n_folds == 1 or n_seeds == 1:
-        return _Spread(0.0, float(differences.var(ddof=1)))
-    seed = float(differences.var(axis=1, ddof=1).mean())
-    return _Spread(max(float(differences.mean(axis=1).var(ddof=1)) - seed / n_seeds, 0.0), seed)
-
-
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """The corrected t test of units, each a difference; one unit alone tests nothing. `noise` says what makes it."""
+    """The t test of differences (n_folds, n_seeds), corrected for folds that overlap; one difference tests nothing."""
 
-    units: np.ndarray
+    differences: np.ndarray
     overlap: float
     confidence: float
-    noise: str
+
+    @property
+    def noise(self) -> str:
+        return "seeds and folds make" if len(self.differences) > 1 else OF_ONE_FOLD
 
     @property
     def mean(self) -> float:
-        return float(self.units.mean())
+        return float(self.differences.mean())
+
+    @cached_property
+    def seed(self) -> float:
+        """Variance of a seed in a fold; 0 where one seed per fold does not tell it."""
+        return float(self.differences.var(axis=1, ddof=1).mean()) if self.differences.shape[1] > 1 else 0.0
+
+    @cached_property
+    def fold(self) -> float:
+        """Variance of what all seeds of a fold share; 0 where one fold does not tell it."""
+        n_folds, n_seeds = self.differences.shape
+        if n_folds == 1:
+            return 0.0
+        return max(float(self.differences.mean(axis=1).var(ddof=1)) - self.seed / n_seeds, 0.0)
+
+    @property
+    def dof(self) -> float:
+        n_folds, n_seeds = self.differences.shape
+        of_seeds = n_folds * (n_seeds - 1)
+        if n_folds == 1:
+            return of_seeds
+        if not self.fold:  # as in `se`
+            return n_folds * n_seeds - 1
+        of_folds = (1 / n_folds + self.overlap) * (self.fold + self.seed / n_seeds)
+        of_overlap = self.overlap * self.seed / n_seeds
+        spread = of_folds**2 / (n_folds - 1) + (of_overlap**2 / of_seeds if of_seeds else 0.0)
+        return max((of_folds - of_overlap) ** 2 / spread, n_folds - 1)
 
     @property
     def se(self) -> float:
-        n, spread = len(self.units), float(np.ptp(self.units))
-        if n < 2:
+        if self.differences.size < 2:
             return np.inf
         # Equal differences differ in the last digit only; that is rounding, not evidence.
         rounding = 1e-12 * max(abs(self.mean), 1.0)
-        return float(np.sqrt((1 / n + self.overlap) * self.units.var(ddof=1))) if spread > rounding else 0.0
+        if np.ptp(self.differences) <= rounding:
+            return 0.0
+        if self.differences.shape[0] > 1 and not self.fold:  # then all differences are alike, whatever their fold
+            return float(np.sqrt(self.differences.var(ddof=1) / self.differences.size))
+        n_folds = len(self.differences)
+        return float(np.sqrt((1 / n_folds + self.overlap) * self.fold + self.seed / self.differences.size))
 
     @property
     def interval(self) -> tuple[float, float]:
         if not np.isfinite(self.se):
             return -np.inf, np.inf
-        reach = float(stats.t.ppf((1 + self.confidence) / 2, len(self.units) - 1)) * self.se
+        reach = float(stats.t.ppf((1 + self.confidence) / 2, self.dof)) * self.se
         return self.mean - reach, self.mean + reach
 
     @property
@@ -221,7 +241,7 @@ class _Test:
             return np.nan
         if self.se == 0:
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / self.se, len(self.units) - 1))
+        return float(2 * stats.t.sf(abs(self.mean) / self.se, self.dof))
 
     def judge(self, min_effect: float) -> tuple[str, str]:
         low, high = self.interval
@@ -234,27 +254,32 @@ class _Test:
         return UNDECIDED, ""
 
 
-def _more_seeds(test: _Test, spread: _Spread, n_folds: int, n_seeds: int, power: float) -> int | None:
-    """Return how many seeds per fold to add for the difference seen to be found with this power."""
-    total = np.arange(max(n_seeds, 2) if n_folds == 1 else n_seeds, MAX_SEEDS + 1)
-    if n_folds == 1:
-        variance, dof = spread.seed / total, total - 1
-    else:
-        variance, dof = (
-            (1 / n_folds + test.overlap) * (spread.fold + spread.seed / total),
-            np.full(len(total), n_folds - 1),
-        )
-    if n_folds == n_seeds == 1:
+def _more_seeds(test: _Test, power: float) -> int | None:
+    """Return how many seeds per fold to add for the test to be settled with this power; None where seeds do not help.
+
+    The seeds there are stay: the mean of all will be where it is now, give or take what the further ones add, as it is
+    if nothing else is known of the true difference.
+    """
+    n_folds, n_seeds = test.differences.shape
+    if test.differences.size == 1:
         return None  # a single difference tells no variance to plan with
-    needed = stats.t.ppf((1 + test.confidence) / 2, dof) + stats.t.ppf(power, dof)
-    enough = np.flatnonzero(abs(test.mean) >= needed * np.sqrt(variance))
-    return max(int(total[enough[0]]) - n_seeds, 1) if len(enough) else None
+    # with one seed per fold all may be the seeds' noise: then the plan is the least that could do
+    fold, seed = (test.fold, test.seed) if n_seeds > 1 else (0.0, test.fold)
+    total = np.arange(n_seeds + 1, MAX_SEEDS + 1)
+    dof = total - 1 if n_folds == 1 else min(test.dof, 2 * (n_folds - 1))
+    folds = np.maximum(fold, CHANCE * seed / total) if n_folds > 1 else 0.0
+    reach = stats.t.ppf((1 + test.confidence) / 2, dof)
+    reach = reach * np.sqrt((1 / n_folds + test.overlap) * folds + seed / (n_folds * total))
+    moves = np.sqrt(seed / n_folds * (1 / n_seeds - 1 / total)) + 1e-300
+    settled = stats.norm.cdf((test.mean - reach) / moves) + stats.norm.cdf((-test.mean - reach) / moves)
+    enough = np.flatnonzero(settled >= power)
+    return int(total[enough[0]]) - n_seeds if len(enough) else None
 
 
 def _advice(more: int | None) -> str:
     if more is None:
         return "more seeds alone would not settle it; more folds, or more data, might"
-    return f"about {more} more seeds per fold would settle a difference as large as this one"
+    return f"about {more} more seeds per fold would probably settle it"
 
 
 def _effect_size(differences: np.ndarray) -> float:

@@ -10,12 +10,14 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import ParameterGrid
 from sklearn.svm import SVC
 
+from sklr._utils.quiet_optuna import quiet_study
 from sklr.search._grid import LRGridSearchCV
+from sklr.search._study import Ledger
 
 
 def candidates(estimator, *args, **kwargs):
     search = LRGridSearchCV(estimator, *args, **kwargs)
-    (batch,) = search._propose(search._check_space(), None, np.random.RandomState(0))
+    (batch,) = search._propose(search._check_space(), Ledger(quiet_study()), np.random.RandomState(0))
     assert search._n_candidates(batch) == len(batch)
     return batch
 
@@ -64,7 +66,7 @@ def test_the_learning_rate_can_be_named():
 def rounds(search, score):
     """Drive the strategy as the base does; return the candidates of each round."""
     space, found, scores = search._check_space(), [], None
-    proposals = search._propose(space, None, np.random.RandomState(0))
+    proposals = search._propose(space, Ledger(quiet_study()), np.random.RandomState(0))
     try:
         while True:
             found.append(proposals.send(scores))

@@ -44,7 +44,7 @@ def test_shared_cells_cancel():
         ([0.02, 0.021, 0.019, 0.022, 0.018], {}, "adopt", "more than seeds and folds make"),
         ([-0.02, -0.021, -0.019, -0.022, -0.018], {}, "do not adopt", "it is worse"),
         ([0.02, 0.021, 0.019, 0.022, 0.018], {"min_effect": 0.05}, "do not adopt", "not above 0.05"),
-        ([0.02, -0.01, 0.015, -0.02, 0.01], {}, "not enough evidence", "would not|would settle"),
+        ([0.02, -0.01, 0.015, -0.02, 0.01], {}, "not enough evidence", "would not|would probably settle"),
         ([0.0] * 5, {}, "do not adopt", "not above 0"),
         ([0.01] * 5, {}, "adopt", "more than"),
         ([np.nan, 0, 0, 0, 0], {}, "do not adopt", "the new one diverged in 1, the old one in 0 of 5 cells"),
@@ -79,17 +79,30 @@ def test_seldom_wrong_where_nothing_differs():
     assert 0.03 < wrong < 0.07, wrong
 
 
-def test_the_plan_settles_it_about_as_often_as_promised():
-    # True difference 0.5, seeds vary by 1, folds do not; one split, so the seeds are the units. A t test then needs 34
-    # seeds for power 0.8 (Cohen 1988, d = 0.5, two-sided 0.05).
-    exact = np.sqrt(9 / 10) * np.array([1.5, -0.5] * 5) + 0.5 * (1 - np.sqrt(9 / 10))
-    plan = compare_scores(exact, np.zeros(10), n_seeds=10, **SIZES)
-    assert plan.difference == pytest.approx(0.5)
-    assert 22 <= plan.more_seeds <= 26, plan.more_seeds
-    n = 10 + plan.more_seeds
-    draws = np.random.default_rng(3).normal(0.5, 1, size=(400, n))
-    settled = np.mean([compare_scores(d, np.zeros(n), n_seeds=n, **SIZES).verdict == "adopt" for d in draws])
-    assert 0.72 < settled < 0.88, settled
+@pytest.mark.parametrize("n_folds", [1, 4])
+def test_the_plan_settles_it_about_as_often_as_promised(n_folds):
+    # Whatever the true difference, seeds vary by 1. Of those that are not settled by five seeds, and for which more are
+    # advised, 80 % are to be settled by these; the variance, which the plan has from few seeds, costs some of them.
+    generator, settled = np.random.default_rng(3), []
+    for difference in generator.uniform(-1.2, 1.2, size=300) / n_folds**0.5:
+        drawn = generator.normal(difference, 1, size=(n_folds, 200))
+        plan = compare_scores(drawn[:, :5].ravel(), np.zeros(5 * n_folds), n_seeds=5, **SIZES)
+        if plan.more_seeds is not None and 0 < plan.more_seeds <= 195:
+            n = 5 + plan.more_seeds
+            after = compare_scores(drawn[:, :n].ravel(), np.zeros(n * n_folds), n_seeds=n, **SIZES)
+            settled.append(after.verdict != "not enough evidence")
+    assert len(settled) > 30
+    assert 0.65 < np.mean(settled) < 0.95, np.mean(settled)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
+def test_seeds_are_not_corrected_as_folds_are(part):
+    # No difference; folds vary by `part` of what seeds do, and are independent. Half of the 5 % would be adopted by an
+    # exact test; the one that corrects seeds as well adopts 0.7 %.
+    generator = np.random.default_rng(4)
+    drawn = np.sqrt(part) * generator.normal(size=(1500, 5, 1)) + generator.normal(size=(1500, 5, 3))
+    verdicts = [compare_scores(d.ravel(), np.zeros(15), n_seeds=3, **SIZES).verdict for d in drawn]
+    assert 0.009 < np.mean(np.array(verdicts) == "adopt") < 0.028
 
 
 def test_more_seeds_do_not_help_where_folds_disagree():

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class Dimension(ABC):
     @abstractmethod
     def decode(self, raw: Any) -> Any:
         """Return the value an estimator gets for a raw value."""
+
+    @abstractmethod
+    def encode(self, value: Any) -> Any:
+        """Return the raw value for which an estimator gets this one; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,9 @@ class Choices(Dimension):
 
     def decode(self, raw: Any) -> Any:
         return self.values[self.labels.index(raw)]
+
+    def encode(self, value: Any) -> Any:
+        return next((label for label, own in zip(self.labels, self.values, strict=True) if is_same(own, value)), None)
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,10 @@ class Range(Dimension):
             value = self.low + index * self.step
         return round(value) if self.integer else float(value)
 
+    def encode(self, value: Any) -> Any:
+        inside = is_number(value) and self.low <= value <= self.high
+        return self.decode(value) if inside and math.isclose(self.decode(value), value) else None
+
 
 @dataclass(frozen=True)
 class Quantiles(Dimension):
@@ -214,6 +225,10 @@ class Quantiles(Dimension):
         value = self.distribution.ppf(float(raw))
         return int(value) if self.integer else float(value)
 
+    def encode(self, value: Any) -> Any:
+        share = float(self.distribution.cdf(value)) if is_number(value) else -1.0
+        return share if TAIL <= share <= 1 - TAIL else None
+
 
 def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
     """Return the one dimension there is, if any number of a range may be its value; None otherwise.
@@ -223,6 +238,42 @@ def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
     """
     only = next(iter(dimensions.values()))
     return only if len(dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size) else None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Say whether two values are the same; what is neither number nor text nor tuple only if it is the same object."""
+    return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)
+
+
+def raw_point(candidate: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> dict[str, Any] | None:
+    """Return the raw values of a candidate in the order of the dimensions; None where it lies outside of them.
+
+    >>> space = {"lr": Range(1e-4, 1.0, log=True), "sizes": Choices(((64,), (64, 32)))}
+    >>> raw_point({"sizes": (64, 32), "lr": 0.1}, space), raw_point({"sizes": (8,), "lr": 0.1}, space)
+    ({'lr': 0.1, 'sizes': '(64, 32)'}, None)
+    """
+    if candidate.keys() != dimensions.keys():
+        return None
+    raw = {name: dimension.encode(candidate[name]) for name, dimension in dimensions.items()}
+    return None if any(value is None for value in raw.values()) else raw
+
+
+def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
+    """Return the parameters of which any number of a range may be a value; over several spaces the range of all.
+
+    >>> ranges_of([{"decay": Range(0.1, 1.0), "width": Choices((8, 16))}, {"decay": Range(0.5, 3.0)}])
+    {'decay': Range(low=0.1, high=3.0, log=False, integer=False, step=None)}
+    """
+    found: dict[str, list[Dimension]] = {}
+    for space in spaces:
+        for name, dimension in space.items():
+            found.setdefault(name, []).append(dimension)
+    whole = {name: [d for d in dimensions if isinstance(d, Range)] for name, dimensions in found.items()}
+    return {
+        name: Range(min(r.low for r in ranges), max(r.high for r in ranges), log=all(r.log for r in ranges))
+        for name, ranges in whole.items()
+        if len(ranges) == len(found[name])
+    }
 
 
 def to_dimension(what: str, given: Any, *, tuples_are_choices: bool = False) -> Dimension:

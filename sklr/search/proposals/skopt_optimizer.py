@@ -13,7 +13,7 @@ import numpy as np
 from skopt import Optimizer
 
 from sklr.search.proposals.acquisition import bounded, propose
-from sklr.search.proposals.dimensions import Choices, Dimension, Range, line_of
+from sklr.search.proposals.dimensions import Choices, Dimension, Range, line_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, even_cover, keep_apart, start_size
 from sklr.search.proposals.gp import LineGP, fit_line
 
@@ -121,6 +121,13 @@ class Surrogate:
         self.optimizer.yi = losses[: -len(points)]  # what counts as the worst may have changed
         with _narrowly_quiet():
             return self.optimizer.tell(list(points), losses[-len(points) :])
+
+    def recall(self, candidates: Sequence[Mapping[str, Any]], scores: np.ndarray) -> None:
+        """Learn the scores of candidates that were tried before, those that lie in the space."""
+        points = [raw_point(candidate, self.dimensions) for candidate in candidates]
+        inside = [i for i, point in enumerate(points) if point is not None]
+        if inside:
+            self.tell([list((points[i] or {}).values()) for i in inside], scores[inside])
 
     def _renew(self, point: Point, taken: list[Point]) -> Point | None:
         """Return `point` itself if it is new, another one if it is not, None if nothing is left."""
