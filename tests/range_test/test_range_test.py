@@ -292,7 +292,8 @@ def test_the_result_says_what_it_found(result):
     assert result.agree == (result.disagreement <= 10)
     assert all(type(lr) is float for lr in numbers)
     assert result.run_suggestions["steep"].shape == (3,)
-    lines = str(result).splitlines()
+    first, *lines = str(result).splitlines()
+    assert first == result.conclusion()
     assert lines[0] == "Range test: 200 learning rates from 1e-07 to 10, 3 runs (stacked)."
     assert f"Edge: {result.edge:.3g}; 3 of 3 runs broke" in lines[1]
     assert f"steep {result.suggestions['steep']:.3g}" in lines[2]
