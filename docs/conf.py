@@ -7,6 +7,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from public import CANONICAL
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxRole
 
 import sklr
@@ -132,9 +133,31 @@ def copy_examples(app, config):
     shutil.copy2(HERE / "gallery.rst", target / "GALLERY_HEADER.rst")
 
 
+_ELSEWHERE = {"benchmarks/README.md": "benchmarks", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
+
+
+def link_to_pages(app, doctree):
+    """Turn links to files, which read well on a code host, into links to the pages that are made of them."""
+    here = app.env.doc2path(app.env.docname)
+    for node in list(doctree.findall(nodes.reference)):
+        path = node.get("refuri", "")
+        if ":" in path or not path.endswith((".rst", ".md", ".py")):
+            continue
+        file = (Path(here).parent / path).resolve()
+        page = _ELSEWHERE.get(file.relative_to(ROOT).as_posix())
+        if file.suffix == ".py":
+            page = f"examples/{file.stem}"
+        elif page is None:
+            page = file.relative_to(HERE).with_suffix("").as_posix()
+        link = addnodes.pending_xref(refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=True)
+        link += nodes.inline("", node.astext())
+        node.replace_self(link)
+
+
 def setup(app):
     """Register what is defined here."""
     app.add_role("code-or-link", CodeOrLink())
     app.add_html_math_renderer("mathml", inline_renderers=(show_math, None), block_renderers=(show_math, None))
     app.connect("autodoc-skip-member", skip_foreign)
+    app.connect("doctree-read", link_to_pages)
     app.connect("config-inited", copy_examples, priority=1)

@@ -31,7 +31,6 @@ net = NeuralNetClassifier(
 )
 result = suggest_max_steps(net, X / 16, y, lr_range=(1e-3, 1.0), n_lrs=7, random_state=0)
 print(result)
-print(result.summary())
 
 # %%
 # Now the same with a range that is too low: the fastest of these is the highest, and the answer is not to be believed.

@@ -45,7 +45,6 @@ net = NeuralNetClassifier(PostNormNet, optimizer="adam", batch_size=64, max_epoc
 # rate; a net this small does not stand that, with any warmup.
 result = find_warmup(net, X, y, lr_range=(1e-3, 1.0), n_lrs=7, factors=(3, 1), n_warmups=7, random_state=0)
 print(result)
-print(result.summary())
 
 # %%
 # Each dot is a training; the filled ones were unstable. With a warmup it is not the same net any more: search its

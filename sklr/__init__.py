@@ -38,7 +38,7 @@ from sklr.plotting import (
 from sklr.range_test import RangeTest, lr_range_test
 from sklr.recipes import MaxSteps, NeededWarmup, find_warmup, suggest_max_steps, weight_decay_by_layer
 from sklr.replicate import Characterization, characterize, compare
-from sklr.scaling import adamw_timescale, mup_param_groups, suggest_center, transfer_lr
+from sklr.scaling import adamw_timescale, mup_param_groups, suggest_center, transfer_lr, transfer_lr_depth
 from sklr.search import BayesSearchCV, LRGridSearchCV, LRPruner, OptunaSearchCV
 from sklr.transfer import coordinate_check, gradient_noise_scale, verify_transfer
 
@@ -93,6 +93,7 @@ __all__ = [
     "suggest_center",
     "suggest_max_steps",
     "transfer_lr",
+    "transfer_lr_depth",
     "verify_transfer",
     "weight_decay_by_layer",
 ]

@@ -24,7 +24,7 @@ REPEATED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Characterization(ShownAsText):
     """The scores of one configuration over folds and seeds, and where their spread comes from.
 
@@ -62,7 +62,7 @@ class Characterization(ShownAsText):
 
     def __str__(self) -> str:
         n_folds, n_seeds = self.scores.shape
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items()) or "as it is"
         folds = f"{n_folds} fold{'s' * (n_folds > 1)}"
         said = f"{given}: mean score {self.mean:.4f} over {folds} x {n_seeds} seeds; {self.components}"
         return f"{said}. {REPEATED}" if self.repeated else said

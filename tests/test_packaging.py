@@ -1,6 +1,7 @@
 """What is built can be installed and used: the wheel, the sdist, the versions both ask for; and shown in a notebook."""
 
 import ast
+import dataclasses
 import os
 import re
 import shutil
@@ -217,6 +218,12 @@ RESULTS = {  # what a user is handed, and so what a notebook shows
 def test_a_notebook_shows_a_result_as_it_prints(result):
     assert issubclass(result, ShownAsText)
     assert result.__str__ is not object.__str__
+
+
+@pytest.mark.parametrize("result", sorted(RESULTS, key=lambda result: result.__name__))
+def test_a_result_with_arrays_is_a_line_in_a_list(result):
+    holds_arrays = any("ndarray" in field.type for field in dataclasses.fields(result))
+    assert not holds_arrays or result.__repr__ in (ShownAsText.__repr__, sklr.RangeTest.__repr__)
 
 
 def test_a_notebook_shows_a_rule_with_its_numbers():

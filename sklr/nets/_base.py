@@ -48,6 +48,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _two_columns = False  # whether one such output a row gives predictions for two classes
     _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
     _brought_along = 0  # epochs of this training that came out of a file
+    lr_find: Any  # set by `sklr.range_test`, which stands above the nets
     _begins_fit = False  # whether `initialize` is called at the start of a training
 
     def initialize(self) -> BaseNet:

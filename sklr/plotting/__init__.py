@@ -9,6 +9,7 @@ from sklr.plotting._coordinate_check import (
     plot_coordinate_check,
 )
 from sklr.plotting._lr_curve import LRCurveData, LRCurveDisplay, lr_curve_data, plot_lr_curve
+from sklr.plotting._net_curves import NetCurvesData, net_curves_data
 from sklr.plotting._params import ParamPanel, ParamsData, params_data, plot_params
 from sklr.plotting._range_test import RangeTestData, plot_range_test, range_test_data
 from sklr.plotting._rounds import RoundsData, plot_rounds, rounds_data
@@ -27,6 +28,7 @@ __all__ = [
     "CoordinateCheckData",
     "LRCurveData",
     "LRCurveDisplay",
+    "NetCurvesData",
     "ParamPanel",
     "ParamsData",
     "RangeTestData",
@@ -36,6 +38,7 @@ __all__ = [
     "best_epochs_data",
     "coordinate_check_data",
     "lr_curve_data",
+    "net_curves_data",
     "params_data",
     "plot_best_epochs",
     "plot_coordinate_check",

@@ -14,6 +14,7 @@ from sklr._utils.validation import must_be
 # Blue, teal, gold: told apart by the colour-blind, brighter with the lr also in grey, readable on white and on black.
 LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")
 DIVERGED_COLOR = "#e5383b"
+LABEL_ROOM = 44.0  # points that a number takes on an axis, with what keeps it from the next one
 LABEL_WIDTH = 24  # characters; a longer value is cut
 
 
@@ -46,6 +47,38 @@ def _mappable(scale: Any) -> Any:
     colors = require("matplotlib.colors", extra="plot")
     cm = require("matplotlib.cm", extra="plot")
     return cm.ScalarMappable(scale, colors.LinearSegmentedColormap.from_list("sklr", LR_COLORS))
+
+
+def label_log_axis(ax: Any) -> None:
+    """Label a logarithmic x axis whose limits are known so that there are two numbers at least, and none overlap.
+
+    Matplotlib labels up to eight numbers in a decade, whether there is room for them or not. Here a decade has three,
+    two or one, by the room there is; less than a decade may have any round numbers.
+    """
+    low, high = ax.get_xlim()
+    decades = np.log10(high / low)
+    ticker = require("matplotlib.ticker", extra="plot")
+    room = 0.85 * ax.bbox.width * 72 / ax.figure.dpi  # the layout still takes some
+    digits: tuple[int, ...]
+    for digits, closest in (((1, 2, 5), np.log10(2)), ((1, 3), np.log10(3)), ((1,), 1.0)):
+        shown = sum(low <= digit * 10.0**power <= high for digit in digits for power in _powers(low, high))
+        if room * closest / decades >= LABEL_ROOM and shown >= 2:
+            break
+    else:
+        digits = ()
+    if digits == (1,) or (not digits and decades > 2):
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+        return
+    if digits:
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=digits, numticks=100))
+    else:
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(max(2, int(room / LABEL_ROOM / 1.5))))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _powers(low: float, high: float) -> range:
+    return range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
 
 
 def count_epochs(ax: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import below, explain, get_axes, mark_diverged, score_name, vary_in_others
+from sklr.plotting._axes import below, explain, get_axes, label_log_axis, mark_diverged, score_name, vary_in_others
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import Top, find_top
 
@@ -248,6 +248,7 @@ class LRCurveDisplay:
         ax.set_xlabel("peak learning rate" + (", other parameters as chosen" if self.data.others_varied else ""))
         n = self.data.n_cells
         ax.set_ylabel(f"{self.data.score}, mean of {n} cells" if n > 1 else f"{self.data.score}, one cell")
+        label_log_axis(ax)
         explain(ax)
         return self
 

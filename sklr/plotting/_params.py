@@ -8,7 +8,16 @@ import numpy as np
 
 from sklr._utils.optional import require
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import below, diverged, explain, mark_diverged, mean_scores, score_name, short
+from sklr.plotting._axes import (
+    below,
+    diverged,
+    explain,
+    label_log_axis,
+    mark_diverged,
+    mean_scores,
+    score_name,
+    short,
+)
 
 PANELS_PER_ROW = 3
 LOG_RATIO = 30.0  # positive values must span more than this to be drawn on a logarithmic axis
@@ -193,4 +202,6 @@ def _draw_panel(ax: Any, panel: ParamPanel, data: ParamsData) -> None:
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
         if sum(map(len, panel.ticks)) > 30:
             ax.tick_params(axis="x", rotation=30)
+    if panel.is_log:
+        label_log_axis(ax)
     ax.set_xlabel(panel.name)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, order_colors
+from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, label_log_axis, order_colors
 
 HEADROOM = 0.15  # of the height of the curve, left above the loss at the start
 MARKERS = "osD^vP*X"
@@ -112,5 +112,6 @@ def plot_range_test(source: Any, *, ax: Any = None) -> Any:
     ax.set_ylim(*data.ylim)
     ax.set_xlabel("learning rate of the step")
     ax.set_ylabel("training loss after it" + (f", {data.n_runs} runs" if data.n_runs > 1 else ", one run"))
+    label_log_axis(ax)
     explain(ax)
     return ax

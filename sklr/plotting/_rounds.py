@@ -13,6 +13,7 @@ from sklr.plotting._axes import (
     diverged,
     explain,
     get_axes,
+    label_log_axis,
     mark_diverged,
     mean_scores,
     order_colors,
@@ -108,6 +109,7 @@ def plot_rounds(source: Any, *, ax: Any = None) -> Any:
     mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), below(data.score)))
     ax.set_xlabel("peak learning rate")
     ax.set_ylabel(f"{data.label}, mean over cells")
+    label_log_axis(ax)
     explain(ax)
     return ax
 

@@ -19,6 +19,7 @@ from sklr.plotting._axes import (
     order_colors,
     score_name,
 )
+from sklr.plotting._net_curves import NetCurvesData, history_of, net_curves_data, plot_net_curves
 
 WHATS = ("train_loss", "valid_score")
 UNFOLLOWED = (  # why there may be none
@@ -43,7 +44,7 @@ class TrainingCurvesData(NamedTuple):
     epochs : ndarray of shape (n_epochs,)
         How many epochs were trained, from 1.
     values : ndarray of shape (n_candidates, n_epochs)
-        Mean over the cells; NaN once one of them has ended.
+        Mean over the cells; one that stopped early counts with its last value, one that diverged with NaN.
     diverged : ndarray of bool of shape (n_candidates,)
         Which candidates diverged.
     """
@@ -81,7 +82,7 @@ def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurve
         label="training loss" if what == "train_loss" else f"validation {score_name(search)}",
         lr=candidate_lrs(search),
         epochs=np.arange(1, cells.shape[2] + 1),
-        values=cells.mean(axis=1),
+        values=_held(cells, diverged(search)).mean(axis=1),
         diverged=diverged(search),
     )
 
@@ -102,15 +103,32 @@ def _by_cell(search: Any, what: str) -> np.ndarray:
     return values
 
 
+def _held(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Let what a run had at its end stand until the candidate's longest run ends, unless it is `lost`.
+
+    >>> cells = np.array([[[3.0, 2.0, 1.0, np.nan], [3.0, 4.0, np.nan, np.nan]]])
+    >>> _held(cells, np.array([False])).mean(axis=1)
+    array([[3. , 3. , 2.5, nan]])
+    """
+    seen, epochs = np.isfinite(cells), np.arange(cells.shape[2])
+    last = np.where(seen, epochs, -1).max(axis=2)
+    after = (epochs > last[..., None]) & (epochs <= last.max(axis=1)[:, None, None]) & (last >= 0)[..., None]
+    ends = np.take_along_axis(cells, np.maximum(last, 0)[..., None], axis=2)
+    return np.where(after & ~lost[:, None, None], ends, cells)
+
+
 def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = None) -> Any:
-    """Draw the training of all candidates, coloured by learning rate; a red cross is where one diverged.
+    """Draw the training of all candidates, coloured by learning rate, or that of one fitted net.
+
+    A red cross is where a candidate diverged.
 
     Parameters
     ----------
-    source : fitted search or TrainingCurvesData
-        Whose curves to draw.
-    what : {"train_loss", "valid_score"}, default="train_loss"
-        What to draw, where `source` is a search.
+    source : fitted search, fitted net, TrainingCurvesData or NetCurvesData
+        Whose curves to draw; a net may be within a Pipeline or a TransformedTargetRegressor.
+    what : str, default="train_loss"
+        Of a search ``"train_loss"`` or ``"valid_score"``. Of a net any column of its history, with its other half
+        where there is one: the validation loss beside the training loss.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -118,6 +136,8 @@ def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = Non
     -------
     ax : matplotlib Axes
     """
+    if isinstance(source, NetCurvesData) or history_of(source) is not None:
+        return plot_net_curves(source if isinstance(source, NetCurvesData) else net_curves_data(source, what), ax)
     data = source if isinstance(source, TrainingCurvesData) else training_curves_data(source, what)
     ax = get_axes(ax)
     colors, key, name = _coloring(data)
@@ -182,7 +202,7 @@ class BestEpochsData(NamedTuple):
     cells : ndarray of shape (n_cells, n_epochs)
         Scores; NaN where a cell has ended.
     mean : ndarray of shape (n_epochs,)
-        Over the cells; NaN once one of them has ended.
+        Over the cells; one that has ended counts with its last score.
     """
 
     label: str
@@ -217,7 +237,8 @@ def best_epochs_data(search: Any) -> BestEpochsData:
     best = cells[search.best_index_]
     best = best[:, : np.flatnonzero(np.isfinite(best).any(axis=0)).max(initial=0) + 1]
     params = search.cv_results_["params"][search.best_index_]
-    return BestEpochsData(score_name(search), params, np.arange(1, best.shape[1] + 1), best, best.mean(axis=0))
+    mean = _held(best[None], np.array([False]))[0].mean(axis=0)
+    return BestEpochsData(score_name(search), params, np.arange(1, best.shape[1] + 1), best, mean)
 
 
 def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
@@ -240,9 +261,9 @@ def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
     for i, cell in enumerate(data.cells):
         label = f"each of {len(data.cells)} cells" if i == 0 else None
         ax.plot(data.epochs, cell, color=line.get_color(), linewidth=0.7, alpha=0.45, label=label)
-    ended = np.isfinite(data.mean)
-    low, high = data.cells[:, ended].min(axis=0), data.cells[:, ended].max(axis=0)
-    ax.fill_between(data.epochs[ended], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    known = np.isfinite(data.cells).any(axis=0)
+    low, high = np.nanmin(data.cells[:, known], axis=0), np.nanmax(data.cells[:, known], axis=0)
+    ax.fill_between(data.epochs[known], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     count_epochs(ax)
     ax.set_ylabel(f"validation {data.label}")
     explain(ax)

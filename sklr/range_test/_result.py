@@ -19,7 +19,7 @@ SEARCH_BELOW = (1e4, 3.0)  # the edge, factors: a whole training breaks a little
 
 @dataclass(frozen=True, eq=False)
 class RangeTest(ShownAsText):
-    """The result of a range test; the number of a rule is ``suggestions["steep"]``, no picture needed.
+    """The result of a range test; `suggestion` is the number, no picture needed.
 
     Parameters
     ----------
@@ -62,6 +62,11 @@ class RangeTest(ShownAsText):
     engine_reasons: tuple[str, ...] = ()
 
     @property
+    def suggestion(self) -> float | None:
+        """The one learning rate to start from, that of the rule `midway`; None if the loss never fell."""
+        return self.suggestions.get("midway")
+
+    @property
     def disagreement(self) -> float:
         """The highest suggestion over the lowest; NaN where there are none."""
         found = list(self.suggestions.values())
@@ -98,7 +103,15 @@ class RangeTest(ShownAsText):
 
     def summary(self) -> str:
         """Return the result in plain words: the edge, the suggestions, whether they agree, what to search."""
-        return "\n".join([self._what(), self._about_edge(), self._about_suggestions(), self._advice()])
+        return "\n".join(
+            [self.conclusion(), self._what(), self._about_edge(), self._about_suggestions(), self._advice()]
+        )
+
+    def conclusion(self) -> str:
+        """Return the first line of the summary: the learning rate to start from."""
+        if self.suggestion is None:
+            return "No learning rate to start from: the loss never fell."
+        return f"Start from lr {self.suggestion:.3g}" + ("." if self.agree else ", though the rules do not agree.")
 
     def __str__(self) -> str:
         return self.summary()

@@ -22,7 +22,7 @@ from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
 STILL_FALLING = 0.05  # share of its loss that a run loses in the last quarter of its epochs, if time is what it lacks
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaxSteps(ShownAsText):
     """How long to train, and what was seen.
 
@@ -100,6 +100,10 @@ class MaxSteps(ShownAsText):
         return "\n".join(line for line in lines if line)
 
     def __str__(self) -> str:
+        return f"{self.summary()}\n\n{self.table()}"
+
+    def table(self) -> str:
+        """Return what each learning rate took, a line each."""
         rows = [f"{'lr':>10}  steps to fit, per seed"]
         fastest = None if self.n_steps is None else self.lr
         for lr, steps in zip(self.lrs, self.fit_steps, strict=True):

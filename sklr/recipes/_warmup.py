@@ -21,7 +21,7 @@ FALLEN_BACK = 0.25  # share of what a run had gained in loss that it may lose ag
 GAINED = 0.5  # share of what the best run gained that it must come to, or it is no training
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeededWarmup(ShownAsText):
     """Where a net becomes unstable, how much warmup it needs beyond, and what was seen.
 
@@ -121,9 +121,20 @@ class NeededWarmup(ShownAsText):
         )
 
     def __str__(self) -> str:
+        return f"{self.summary()}\n\n{self.table(all_factors=False)}"
+
+    def table(self, *, all_factors: bool = True) -> str:
+        """Return the figures, a line for each lr and each warmup.
+
+        Parameters
+        ----------
+        all_factors : bool, default=True
+            Whether those of each factor, or of the one that counts alone: `factor`, else the lowest.
+        """
         rows = _rows("lr, no warmup", self.lrs, self.lr_loss, self.lr_unstable)
         for factor, loss, unstable in zip(self.factors, self.warmup_loss, self.warmup_unstable, strict=True):
-            rows += _rows(f"steps, {factor:g} x lr", self.warmup_steps, loss, unstable)
+            if all_factors or factor == (self.factor or self.factors[-1]):
+                rows += _rows(f"steps, {factor:g} x lr", self.warmup_steps, loss, unstable)
         return "\n".join(rows)
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.optional import require
 from sklr.report._pictures import pictures
-from sklr.report._settings import cells_drawn, parameters, representation, versions
+from sklr.report._settings import cells_drawn, cut, parameters, representation, versions
 from sklr.report._tables import candidates_table, cells_table
 
 __all__ = ["write_report"]
@@ -90,9 +90,19 @@ def _page(search: Any) -> str:
 
 
 def _headline(search: Any) -> str:
+    """Return all that was chosen, the learning rate first; the verdict below says it again with its noise."""
     if hasattr(search, "lr_choice_"):
-        return f"Learning rate {search.lr_choice_.lr:.3g}"
+        chosen = getattr(search, "best_params_", {})
+        others = [f"{name} {_short(value)}" for name, value in chosen.items() if name != search.lr_param_]
+        return ", ".join([f"Learning rate {search.lr_choice_.lr:.3g}", *others])
+    if getattr(search, "best_params_", None):
+        return "Best: " + ", ".join(f"{name} {_short(value)}" for name, value in search.best_params_.items())
     return "A search's best candidate" if hasattr(search, "best_index_") else "A search that chose nothing"
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or str(value)
+    return cut(text, 40)
 
 
 def _about(search: Any) -> list[str]:

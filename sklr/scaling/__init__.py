@@ -7,6 +7,7 @@ return the range of a new search. `sklr.transfer` checks them on your own data.
 from sklr.scaling._batch import Transfer, transfer_lr
 from sklr.scaling._center import SearchCenter, suggest_center
 from sklr.scaling._decay import adamw_timescale, adamw_weight_decay
+from sklr.scaling._depth import transfer_lr_depth
 from sklr.scaling._mup import MupGroups, MupParam, ScaledInit, mup_param_groups
 from sklr.scaling._noise import NoiseScale, noise_scale
 
@@ -23,4 +24,5 @@ __all__ = [
     "noise_scale",
     "suggest_center",
     "transfer_lr",
+    "transfer_lr_depth",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,10 +62,11 @@ class Transfer(ShownAsText):
 
 
 def transfer_lr(
-    lr: float,
+    lr: float | None = None,
     *,
-    optimizer: Any,
-    batch_size: tuple[int, int],
+    net: Any = None,
+    optimizer: Any = None,
+    batch_size: tuple[int, int] | int,
     noise_scale: float | None = None,
     **optimizer_params: Any,
 ) -> Transfer:
@@ -81,16 +83,21 @@ def transfer_lr(
 
     Parameters
     ----------
-    lr : float
-        Peak learning rate at the old batch size.
-    optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class
-    batch_size : tuple of int, (old, new)
-        Rows in a step.
-    noise_scale : float, optional
+    lr : float, default=None
+        Peak learning rate at the old batch size; None takes that of the net.
+    net : skorch net, default=None
+        Whose optimizer, hyper-parameters and batch size these are. The result then also has what changes in its
+        parameter groups: ``net.set_params(**transfer.as_params())``.
+    optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class, default=None
+        Where no net is given.
+    batch_size : tuple of int, (old, new), or int
+        Rows in a step; of a net the new `batch_size` alone, its `accumulate_steps` unchanged.
+    noise_scale : float, default=None
         The gradient noise scale, in rows, as `sklr.transfer.gradient_noise_scale` measures it. Larger batches average
         over more noise than there is, and neither rule holds beyond: the transfer stops there, with a warning.
     **optimizer_params
-        The optimizer's hyper-parameters at the old batch size, such as `betas`; torch's defaults otherwise.
+        The optimizer's hyper-parameters at the old batch size, such as `betas`; those of the net, else torch's
+        defaults, otherwise.
 
     Returns
     -------
@@ -99,8 +106,9 @@ def transfer_lr(
     Raises
     ------
     ValueError
-        If the optimizer has no rule, a value is not what it must be, or a coefficient would become negative:
-        :math:`k (1 - \beta) < 1` must hold, so with beta1 = 0.9 the batch can grow less than ten times.
+        If there is neither a net nor what it would say, the optimizer has no rule, a value is not what it must be, or a
+        coefficient would become negative: :math:`k (1 - \beta) < 1` must hold, so with beta1 = 0.9 the batch can grow
+        less than ten times.
 
     Warns
     -----
@@ -127,10 +135,19 @@ def transfer_lr(
     {'lr': 0.002, 'batch_size': 128, 'optimizer__eps': 5e-09, 'optimizer__weight_decay': 0.2}
     >>> [round(beta, 6) for beta in adam.params["optimizer__betas"]]
     [0.6, 0.996]
+    >>> from sklr import MLP, NeuralNetClassifier
+    >>> net = NeuralNetClassifier(MLP, lr=0.1, optimizer="sgd", optimizer__momentum=0.9, batch_size=64)
+    >>> transfer_lr(net=net, batch_size=256).as_params()
+    {'lr': 0.4, 'batch_size': 256}
     >>> transfer_lr(0.001, optimizer="adam", batch_size=(32, 320))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: batch_size must be (old, new) with new/old < 10 for beta1=0.9, got (32, 320). Grow it less, or lower ...
     """
+    if net is not None:
+        return _transfer_net(net, lr, batch_size, noise_scale, optimizer_params)
+    if lr is None or optimizer is None:
+        advice = "Give lr, optimizer and batch_size=(old, new), or a net that has them."
+        raise ValueError(must_be("net", "given where it is to be read", None, advice))
     check_positive("lr", lr)
     old, new = _check_batch_sizes(batch_size)
     kind = check_optimizer(optimizer)
@@ -141,6 +158,49 @@ def transfer_lr(
     formula, power = ("lr' = k lr (Goyal et al. 2017)", 1.0) if kind is torch.optim.SGD else (_SQRT, 0.5)
     params = {"batch_size": new, **{f"optimizer__{name}": value for name, value in changed.items()}}
     return Transfer(lr * k**power, lr, new / old, params, formula, _NEEDS)
+
+
+def _transfer_net(
+    net: Any, lr: float | None, batch_size: Any, noise_scale: float | None, given: Mapping[str, Any]
+) -> Transfer:
+    """Carry over what a net is set to: its batches, and all that its optimizer is given, group by group."""
+    own = dict(net.get_params_for("optimizer"))
+    groups, net_lr = own.pop("param_groups", []), own.pop("lr", net.lr)
+    set_apart = [name for name in ("iterator_train__batch_size", "optimizer__lr") if name in net.get_params()]
+    sizes, own = _sizes_of(net, batch_size), {**own, **given}
+
+    def carry(peak: float, params: Mapping[str, Any]) -> Transfer:
+        return transfer_lr(peak, optimizer=net.optimizer, batch_size=sizes, noise_scale=noise_scale, **params)
+
+    carried = carry(net_lr if lr is None else lr, own)
+    params = {**carried.params, "batch_size": sizes[1] // _parts_of(net)}
+    params |= {name: params["batch_size"] if "batch" in name else carried.lr for name in set_apart}
+    if groups:
+        params["optimizer__param_groups"] = [(names, _carried_group(carry, group, own)) for names, group in groups]
+    return replace(carried, params=params)
+
+
+def _sizes_of(net: Any, batch_size: Any) -> tuple[int, int]:
+    """Return how many rows a step of the net has, and will have."""
+    if not isinstance(batch_size, int):
+        old, new = _check_batch_sizes(batch_size)
+        return old * _parts_of(net), new * _parts_of(net)
+    in_step = net.get_params_for("iterator_train").get("batch_size", net.batch_size)
+    return check_count("batch_size of the net", in_step), check_count("batch_size", batch_size) * _parts_of(net)
+
+
+def _parts_of(net: Any) -> int:
+    return getattr(net, "accumulate_steps", 1)
+
+
+def _carried_group(carry: Callable[..., Transfer], group: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter group with what it sets for itself carried over."""
+    own = {name: value for name, value in group.items() if name not in ("lr", "lr_multiplier")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TransferWarning)  # the net's own lr has said it
+        there = carry(group.get("lr", 1.0), {**shared, **own})
+    changed = {name: there.params[key] for name in own if (key := f"optimizer__{name}") in there.params}
+    return {**group, **changed, **({"lr": there.lr} if "lr" in group else {})}
 
 
 _SQRT = "lr' = sqrt(k) lr, 1 - beta' = k (1 - beta), eps' = eps / sqrt(k) (Malladi et al. 2022)"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sklr._utils.html import ShownAsText
-from sklr._utils.validation import check_count, must_be
-from sklr.scaling._batch import check_optimizer, check_positive
+from sklr._utils.validation import must_be
+from sklr.scaling._batch import check_positive
+from sklr.scaling._depth import depth_power, growth_of
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,7 @@ def suggest_center(
     - `steps`, with :math:`T = T'/T`: :math:`lr' = lr \cdot T^{-0.33}`. The best constant learning rate falls with the
       length of training; exponents of 0.23 to 0.44 were measured, 0.32 for language models (Bjorck et al. 2024, arXiv
       2409.19913), and sometimes none at all.
-    - `depth` of a net whose blocks add :math:`L^{-a} f(x)`, with :math:`L = L'/L` and `a` the `residual_exponent`:
-      :math:`lr' = lr \cdot L^{a-1}` for Adam, :math:`lr \cdot L^{2a-1}` for SGD, in the blocks. `a` = 1/2 is depth-muP
-      (Yang et al. 2023, arXiv 2310.02244), good for blocks of one layer; 1 is CompleteP (Dey et al. 2025, arXiv
-      2505.01618). The blocks must have that factor; without it no rule is known.
-    - `depth` of a plain ReLU net, without residual connections and trained by SGD: :math:`lr' = lr \cdot L^{-3/2}`
-      (Jelassi et al. 2023, arXiv 2305.07810).
+    - `depth`: the rules of `transfer_lr_depth`, which also says what must hold for them.
 
     Parameters
     ----------
@@ -67,7 +63,7 @@ def suggest_center(
     optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class, optional
         Needed for `depth`.
     residual_exponent : float, optional
-        `a` above, between 0.5 and 1; None for a plain net.
+        Of `transfer_lr_depth`, between 0.5 and 1; None for a plain net.
     exponent : float, default=0.33
         Of `steps`.
     spread : float, default=0.5
@@ -98,31 +94,11 @@ def suggest_center(
     factors, rules = [], []
     if steps is not None:
         check_positive("exponent", exponent)
-        factors.append(_growth("steps", steps) ** -exponent)
+        factors.append(growth_of("steps", steps) ** -exponent)
         rules.append(f"lr' = lr (T'/T)^-{exponent:g} (Bjorck et al. 2024, rough)")
     if depth is not None:
-        power, paper = _depth_power(optimizer, residual_exponent)
-        factors.append(_growth("depth", depth) ** power)
+        power, paper = depth_power(optimizer, residual_exponent)
+        factors.append(growth_of("depth", depth) ** power)
         rules.append(f"lr' = lr (L'/L)^{power:g} ({paper})")
     center = lr * math.prod(factors)
     return SearchCenter(center, (center / 10**spread, center * 10**spread), "; ".join(rules))
-
-
-def _growth(name: str, pair: Any) -> float:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise ValueError(must_be(name, "a pair (old, new)", pair))
-    old, new = (check_count(f"each of {name}", value) for value in pair)
-    return new / old
-
-
-def _depth_power(optimizer: Any, residual_exponent: float | None) -> tuple[float, str]:
-    is_sgd = check_optimizer(optimizer).__name__ == "SGD"
-    if residual_exponent is None:
-        if not is_sgd:
-            advice = "Scale the residual blocks and name residual_exponent, or search the learning rate anew."
-            raise ValueError(must_be("optimizer", "'sgd' for a plain net", optimizer, advice))
-        return -1.5, "Jelassi et al. 2023"
-    if not 0.5 <= residual_exponent <= 1:
-        raise ValueError(must_be("residual_exponent", "between 0.5 and 1", residual_exponent))
-    power = 2 * residual_exponent - 1 if is_sgd else residual_exponent - 1
-    return power, "Yang et al. 2023, Dey et al. 2025"

@@ -79,7 +79,7 @@ class ScaledInit:
         return inspect.signature(self.module)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MupGroups(ShownAsText):
     """A base model's learning rate for a wider model, as parameter groups and initial weights.
 
@@ -153,6 +153,10 @@ class MupGroups(ShownAsText):
 
     def _init_multipliers(self) -> dict[str, float]:
         return {p.name: p.init_multiplier for p in self.params if p.init_multiplier != 1}
+
+    def conclusion(self) -> str:
+        """Return the learning rate and for how many parameters it is set."""
+        return f"lr {self.lr:g} of {self.optimizer}, for {len(self.params)} parameters"
 
     def __str__(self) -> str:
         width = max(len(p.name) for p in self.params)

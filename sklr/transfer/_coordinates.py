@@ -20,7 +20,7 @@ from sklr.scaling import mup_param_groups
 TOLERANCE = 0.15  # of the slope; finite widths bend the lines by up to 0.1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CoordinateCheck(ShownAsText):
     """How large each layer's outputs are, and how far they move, at several widths.
 
@@ -75,6 +75,10 @@ class CoordinateCheck(ShownAsText):
         y = np.log2(np.where(np.isfinite(means) & (means > 0), means, np.nan))
         x = np.log2(self.widths) - np.log2(self.widths).mean()
         return np.tensordot(x, y, axes=1) / (x @ x)
+
+    def conclusion(self) -> str:
+        """Return whether it passed."""
+        return str(self).splitlines()[-1]
 
     def __str__(self) -> str:
         head = f"{'muP' if self.mup else 'standard'}, widths {', '.join(map(str, self.widths))}"

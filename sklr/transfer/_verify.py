@@ -56,7 +56,7 @@ class Sweep:
         return (0.0 if side in ("low", "both") else low), (math.inf if side in ("high", "both") else high)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TransferCheck(ShownAsText):
     """Whether the best learning rate moved as a rule said.
 
@@ -118,6 +118,10 @@ class TransferCheck(ShownAsText):
         lrs = [sweep.choice.lr for sweep in self.sweeps]
         intervals = [sweep.interval for sweep in self.sweeps]
         return lr_exponent([sweep.scale for sweep in self.sweeps], lrs, intervals, self.confidence)
+
+    def conclusion(self) -> str:
+        """Return whether the rule holds."""
+        return str(self).splitlines()[-1]
 
     def __str__(self) -> str:
         lines = [f"{'size':>8} {'best lr':>10} {'expected':>10} {'off by':>8} {'interval':>18}  verdict"]

@@ -1,26 +1,35 @@
 """Plots: the data behind them, and that what is drawn is labelled."""
 
 from copy import copy
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import searches
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pandas import DataFrame
 from sklearn.datasets import load_iris
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetRegressor
+from skorch.callbacks import EarlyStopping, EpochScoring
+from skorch.dataset import ValidSplit
 
-from sklr import LRGridSearchCV
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 from sklr.callbacks import LRSchedule
 from sklr.plotting import (
     LRCurveDisplay,
+    NetCurvesData,
     TrainingCurvesData,
     best_epochs_data,
     lr_curve_data,
+    net_curves_data,
     params_data,
     plot_best_epochs,
     plot_lr_curve,
@@ -32,7 +41,7 @@ from sklr.plotting import (
     schedule_data,
     training_curves_data,
 )
-from sklr.plotting._axes import score_name
+from sklr.plotting._axes import label_log_axis, score_name
 from sklr.schedules import Plateau
 from sklr.selection import choose, lr_curve
 
@@ -255,6 +264,73 @@ def test_the_best_candidates_last_epoch_is_its_score():
     ax = plot_best_epochs(data)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("training time (epochs)", "validation accuracy")
     assert labels(ax) == ["mean over cells", "each of 6 cells"]
+
+
+def test_curves_are_whole_after_early_stopping():
+    """Each run counts with its last value from its own end to that of the candidate's longest run."""
+    stops = EarlyStopping(monitor="train_loss", patience=1, threshold=0.2)
+    net = searches.net().set_params(max_epochs=12, callbacks=[stops])
+    search = searches.fit(LRGridSearchCV(net, lrs=[0.03, 0.3, 1e30], cv=searches.CV, n_seeds=2, random_state=0))
+    table = DataFrame(search.history_)
+    lengths = table.groupby(["candidate", "fold", "seed"])["epoch"].max().unstack(["fold", "seed"]) + 1
+    assert (lengths.loc[:1].min(axis=1) < lengths.loc[:1].max(axis=1)).any(), (
+        "some runs of a candidate stop before others"
+    )
+    for what in ("train_loss", "valid_score"):
+        values = training_curves_data(search, what).values
+        for candidate in (0, 1):
+            longest = lengths.loc[candidate].max()
+            assert np.isfinite(values[candidate, :longest]).all()
+            assert np.isnan(values[candidate, longest:]).all()
+    assert values[search.best_index_][np.isfinite(values[search.best_index_])][-1] == pytest.approx(search.best_score_)
+    best = best_epochs_data(search)
+    assert np.isfinite(best.mean).all()
+    assert best.mean[-1] == pytest.approx(search.best_score_)
+    assert np.isnan(values[2]).all(), "what diverged has no value to stand"
+
+
+def test_a_fitted_net_has_curves_too():
+    scoring = EpochScoring("accuracy", on_train=True, name="train_acc")
+    net = searches.net().set_params(train_split=ValidSplit(3), callbacks=[scoring], random_state=0)
+    net.fit(searches.X, searches.Y)
+    data = net_curves_data(net)
+    assert (data.label, data.epochs.tolist(), list(data.curves)) == ("loss", [1, 2, 3], ["training", "validation"])
+    np.testing.assert_array_equal(data.curves["training"], net.history[:, "train_loss"])
+    ax = plot_training_curves(make_pipeline(StandardScaler(), net), "valid_acc")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("training time (epochs)", "acc")
+    assert labels(ax) == ["training", "validation"]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), net.history[:, "train_acc"])
+    assert isinstance(net_curves_data(net, "dur"), NetCurvesData)
+    with pytest.raises(ValueError, match=r"what must be one of .*'train_loss'.*, got 'valid_score'"):
+        plot_training_curves(net, "valid_score")
+    for unfitted in (searches.net(), NeuralNetClassifier(MLP(4, 3)).initialize()):
+        with pytest.raises(NotFittedError):
+            plot_training_curves(unfitted)
+
+
+def shown_numbers(ax):
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    ticks = [*ax.xaxis.get_major_ticks(), *ax.xaxis.get_minor_ticks()]
+    boxes = [t.label1.get_window_extent() for t in ticks if t.label1.get_text() and low <= t.get_loc() <= high]
+    return sorted((box.x0, box.x1) for box in boxes)
+
+
+@given(low=st.floats(1e-8, 1.0), decades=st.floats(0.02, 12.0), width=st.sampled_from([2.5, 3.4, 5.4, 8.0]))
+@settings(max_examples=40, deadline=None)
+@example(low=0.003, decades=1.0, width=5.4)
+@example(low=0.0289, decades=1.9, width=2.5)
+def test_the_numbers_on_a_log_axis_never_overlap(low, decades, width):
+    figure = plt.figure(figsize=(width, 3.3), layout="constrained")
+    ax = figure.subplots()
+    ax.set_xscale("log")
+    ax.set_xlim(low, low * 10**decades)
+    label_log_axis(ax)
+    numbers = shown_numbers(ax)
+    plt.close(figure)
+    assert len(numbers) >= 2
+    for (_, end), (start, _) in pairwise(numbers):
+        assert end < start, numbers
 
 
 def test_rounds_are_told_apart():

@@ -1,6 +1,7 @@
 """The range test: rules as published, losses as the maths has them, and both engines alike."""
 
 import pickle
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,8 +16,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import EarlyStopping, EpochScoring, GradientNormClipping, LRScheduler
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from sklr import MLP, EngineError, LRGridSearchCV, NeuralNetClassifier, NeuralNetRegressor, lr_range_test
+from sklr import (
+    MLP,
+    EngineError,
+    LRGridSearchCV,
+    NeuralNetBinaryClassifier,
+    NeuralNetClassifier,
+    NeuralNetRegressor,
+    lr_range_test,
+)
 from sklr.plotting import plot_range_test, range_test_data
 from sklr.range_test._curve import find_edge, read_runs
 from sklr.range_test._ramp import Losses
@@ -283,7 +293,8 @@ def test_the_result_says_what_it_found(result):
     assert result.agree == (result.disagreement <= 10)
     assert all(type(lr) is float for lr in numbers)
     assert result.run_suggestions["steep"].shape == (3,)
-    lines = str(result).splitlines()
+    first, *lines = str(result).splitlines()
+    assert first == result.conclusion()
     assert lines[0] == "Range test: 200 learning rates from 1e-07 to 10, 3 runs (stacked)."
     assert f"Edge: {result.edge:.3g}; 3 of 3 runs broke" in lines[1]
     assert f"steep {result.suggestions['steep']:.3g}" in lines[2]
@@ -372,3 +383,41 @@ def test_auto_says_where_it_cannot_work():
     ]:
         with pytest.raises(ValueError, match=message):
             search.fit(X, y)
+
+
+# the method of the nets
+
+
+@pytest.mark.parametrize("net_class", [NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor])
+def test_lr_find_is_the_range_test_with_its_picture(net_class):
+    targets = {NeuralNetBinaryClassifier: y > 0, NeuralNetRegressor: X[:, :1]}.get(net_class, y)
+    net = net_class(MLP, module__hidden=(8,), batch_size=32)
+    ax = plt.figure().subplots()
+    found = net.lr_find(X, targets, ax=ax, n_steps=40, n_seeds=2, random_state=0)
+    test = lr_range_test(net, X, targets, n_steps=40, n_seeds=2, random_state=0)
+    np.testing.assert_array_equal(found.loss, test.loss)
+    assert found.suggestion == test.suggestions["midway"]
+    assert str(found).startswith(f"Start from lr {found.suggestion:.3g}")
+    assert ax.get_title() == found.conclusion()
+    assert not net.initialized_
+    plt.close("all")
+
+
+def test_lr_find_takes_datasets_and_draws_where_it_can(monkeypatch):
+    net = NeuralNetClassifier(MLP(13, 3, hidden=(8,)), batch_size=32)
+    data = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    settings = {"n_steps": 40, "n_seeds": 1, "random_state": 0}
+    found = [net.lr_find(data, **settings), net.lr_find(X, y, plot=False, **settings)]
+    assert len(plt.get_fignums()) == 1
+    monkeypatch.setattr("sklr.range_test._find.find_spec", lambda name: None)
+    found.append(net.lr_find(DataLoader(data, batch_size=32), **settings))
+    assert len(plt.get_fignums()) == 1, "there is no matplotlib"
+    plt.close("all")
+    for other in found[1:]:
+        np.testing.assert_allclose(other.loss, found[0].loss)
+
+
+def test_without_a_fall_there_is_no_number(result):
+    flat = replace(result, suggestions={})
+    assert flat.suggestion is None
+    assert str(flat).startswith("No learning rate to start from: the loss never fell.")

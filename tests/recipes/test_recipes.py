@@ -168,7 +168,9 @@ def test_the_fastest_median_seed_decides():
     assert (result.n_steps, result.n_epochs, result.lr, result.edge, result.bound) == (30, 3, 0.01, None, "patience")
     np.testing.assert_array_equal(result.fit_steps[:2], [[10, 40, np.inf], [30, 30, 40]])
     assert "Train for about 30 steps (3 epochs)" in result.summary()
-    assert str(result).splitlines()[2].endswith("30  30  40  <- fastest")
+    assert str(result).startswith(result.summary())
+    assert str(result).splitlines()[-2].endswith("30  30  40  <- fastest")
+    assert repr(result).startswith("<MaxSteps: Train for about 30 steps (3 epochs)")
 
 
 @pytest.mark.parametrize(("place", "edge"), [(0, "low"), (2, "high")])
@@ -258,6 +260,12 @@ def test_where_no_warmup_helps_or_none_is_needed_it_says_so():
                   np.empty((0, 0, 1, 1)), 10, ())  # fmt: skip
     assert (calm.unstable_lr, calm.lr, calm.n_steps) == (None, None, None)
     assert "none up to 1 is unstable" in calm.summary()
+    for result in (hopeless, calm):
+        assert str(result).startswith(result.summary())
+        assert len(str(result).splitlines()) < 24
+        assert repr(result).startswith(f"<NeededWarmup: {result.summary()[:50]}")
+    assert "steps, 10 x lr" in hopeless.table()
+    assert "steps, 10 x lr" not in str(hopeless)
 
 
 class HardStart(nn.Module):

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from sklearn.base import clone
 from torch import nn
 
 from sklr.exceptions import TransferWarning
 from sklr.modules import MLP
+from sklr.nets import NeuralNetClassifier
 from sklr.scaling import (
     MupGroups,
     ScaledInit,
@@ -20,6 +22,7 @@ from sklr.scaling import (
     noise_scale,
     suggest_center,
     transfer_lr,
+    transfer_lr_depth,
 )
 
 CURVATURES = 1 / np.arange(1, 11)  # of the noisy quadratic model (Zhang et al. 2019, 1907.04164): h_i, noise c_i = h_i
@@ -333,3 +336,79 @@ def test_printed_transfer_names_what_to_set():
         warnings.simplefilter("error")
         said = str(transfer_lr(0.001, optimizer="rmsprop", batch_size=(32, 64)))
     assert "optimizer__alpha=0.98, optimizer__eps=7.07107e-09" in said
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 3])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_a_net_says_its_optimizer_and_batch_size_itself(optimizer, accumulate_steps):
+    decay = {"weight_decay": 0.1} if optimizer == "adamw" else {}
+    net = NeuralNetClassifier(
+        MLP, lr=0.01, optimizer=optimizer, batch_size=32, accumulate_steps=accumulate_steps,
+        **{f"optimizer__{name}": value for name, value in decay.items()},
+    )  # fmt: skip
+    by_hand = transfer_lr(0.01, optimizer=optimizer, batch_size=(32, 96), **decay)
+    assert transfer_lr(net=net, batch_size=96).as_params() == by_hand.as_params()
+    assert transfer_lr(net=net, batch_size=(32, 96)).as_params() == by_hand.as_params()
+    assert transfer_lr(0.02, net=net, batch_size=96).lr == pytest.approx(2 * by_hand.lr)
+    there = clone(net).set_params(**by_hand.as_params())
+    assert transfer_lr(net=there, batch_size=32).lr == pytest.approx(0.01), "and back"
+
+
+def test_what_a_net_sets_elsewhere_is_carried_over_there():
+    groups = [("layers.0.*", {"lr": 0.1, "weight_decay": 0.0}), ("*.bias", {"lr_multiplier": 2.0, "weight_decay": 0.2})]
+    net = NeuralNetClassifier(
+        MLP, optimizer="adamw", optimizer__lr=0.01, optimizer__param_groups=groups, iterator_train__batch_size=16
+    )
+    params = transfer_lr(net=net, batch_size=64).as_params()
+    assert params["optimizer__lr"] == pytest.approx(0.02)
+    assert params["iterator_train__batch_size"] == 64
+    (_, first), (_, second) = params["optimizer__param_groups"]
+    assert first == {"lr": pytest.approx(0.2), "weight_decay": 0.0}
+    assert second == {"lr_multiplier": 2.0, "weight_decay": pytest.approx(0.4)}
+    net.set_params(**params)
+    assert net.get_params_for("iterator_train")["batch_size"] == 64
+
+
+def test_without_a_net_all_must_be_said():
+    for arguments in (
+        {"batch_size": 64},
+        {"lr": 0.1, "batch_size": (32, 64)},
+        {"optimizer": "sgd", "batch_size": (1, 2)},
+    ):
+        with pytest.raises(ValueError, match="net must be given where it is to be read"):
+            transfer_lr(**arguments)
+    with pytest.raises(ValueError, match="batch_size of the net must be"):
+        transfer_lr(net=NeuralNetClassifier(MLP, batch_size=-1), batch_size=64)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.filterwarnings("ignore::sklr.exceptions.TransferWarning")
+def test_the_depth_rule_keeps_the_first_change_of_the_function(optimizer, exponent):
+    """After one step the output of a linear residual net has moved as far at 32 blocks as at 8."""
+
+    def moved(depth, lr):
+        w = torch.zeros(depth, dtype=torch.float64, requires_grad=True)
+        scale = (depth / 8) ** -exponent / 8
+
+        def output():
+            return torch.prod(1 + scale * w)
+
+        before = output()
+        before.backward()
+        {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]([w], lr=lr).step()
+        return float((output() - before).detach())
+
+    lr = 1e-4
+    deep = transfer_lr_depth(lr, depth=(8, 32), optimizer=optimizer, residual_exponent=exponent)
+    assert moved(32, deep.lr) == pytest.approx(moved(8, lr), rel=0.01)
+
+
+def test_the_depth_rule_says_where_it_is_doubtful():
+    with pytest.warns(TransferWarning, match="blocks of one layer alone"):
+        transfer_lr_depth(0.1, depth=(4, 8), optimizer="adam", residual_exponent=0.5)
+    with pytest.warns(TransferWarning, match="depth grows 16 times"):
+        deep = transfer_lr_depth(0.1, depth=(2, 32), optimizer="sgd")
+    assert "Needs: ReLU and no residual connections." in str(deep)
+    with pytest.raises(ValueError, match="optimizer must be 'sgd' for a plain net, got 'adam'"):
+        transfer_lr_depth(0.1, depth=(2, 4), optimizer="adam")

@@ -147,6 +147,7 @@ def test_verdicts(tops, expected, verdict):
     check = checked(tops, expected)
     assert check.verdict == verdict, str(check)
     assert verdict in str(check).splitlines()[-1]
+    assert repr(check) == f"<TransferCheck: {check.conclusion()}>"
 
 
 def test_noise_leaves_it_undecided():

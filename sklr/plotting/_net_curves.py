@@ -1,0 +1,89 @@
+"""One fitted net's training, epoch by epoch, from its own history."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+
+from sklr._utils.validation import unknown_name
+from sklr.plotting._axes import count_epochs, explain, get_axes
+
+PARTS = {"train": "training", "valid": "validation"}
+
+
+class NetCurvesData(NamedTuple):
+    """What a net recorded of its epochs.
+
+    Attributes
+    ----------
+    label : str
+        What it is, such as ``"loss"``.
+    epochs : ndarray of shape (n_epochs,)
+        How many epochs were trained, from 1.
+    curves : dict from str to ndarray of shape (n_epochs,)
+        By what it was taken on: ``"training"``, ``"validation"``; NaN for an epoch without.
+    """
+
+    label: str
+    epochs: np.ndarray
+    curves: dict[str, np.ndarray]
+
+
+def history_of(source: Any) -> Any:
+    """Return the history of a net, or of the one within a fitted pipeline or target transformer; None of others."""
+    if hasattr(source, "steps"):
+        source = source.steps[-1][1]
+    source = getattr(source, "regressor_", source)
+    if hasattr(source, "steps"):
+        source = source.steps[-1][1]
+    return getattr(source, "history", None)
+
+
+def net_curves_data(net: Any, what: str = "train_loss") -> NetCurvesData:
+    """Return what a net recorded after every epoch, on its training rows and on those held out.
+
+    Parameters
+    ----------
+    net : fitted net, or a Pipeline or TransformedTargetRegressor around one
+    what : str, default="train_loss"
+        A column of the net's `history`. Where its other half is there, ``valid_...`` of ``train_...``, that is taken,
+        too. skorch's ``EpochScoring("accuracy", on_train=True, name="train_acc")`` records one of training rows.
+
+    Returns
+    -------
+    data : NetCurvesData
+
+    Raises
+    ------
+    ValueError
+        If the net recorded no such number.
+    sklearn.exceptions.NotFittedError
+        If it has not been trained.
+    """
+    history = history_of(net)
+    if not history:
+        raise NotFittedError("The net must be fitted, got one without epochs. Call its fit first.")
+    numbers = [name for name in history[-1] if isinstance(history[-1][name], float | int | np.number)]
+    if what not in numbers:
+        raise unknown_name("what", what, [name for name in numbers if name != "epoch"])
+    part, _, name = what.partition("_")
+    wanted = {f"{prefix}_{name}": word for prefix, word in PARTS.items()} if part in PARTS else {what: what}
+    curves = {word: _column(history, key) for key, word in wanted.items() if key in numbers}
+    return NetCurvesData(name if part in PARTS else what, np.arange(1, len(history) + 1), curves)
+
+
+def _column(history: Any, name: str) -> np.ndarray:
+    return np.array([row.get(name, np.nan) for row in history], dtype=float)
+
+
+def plot_net_curves(data: NetCurvesData, ax: Any) -> Any:
+    """Draw them, a line each."""
+    ax = get_axes(ax)
+    for word, values in data.curves.items():
+        ax.plot(data.epochs, values, label=word, marker="." if len(values) <= 15 else None)
+    count_epochs(ax)
+    ax.set_ylabel(data.label.replace("_", " "))
+    explain(ax)
+    return ax
