@@ -369,9 +369,22 @@ def test_a_study_is_gone_on_with_by_what_is_read_and_how(tmp_path):
         search(loader(Plain()), resume=True)
 
 
-def test_a_range_test_and_predictions_take_datasets():
-    test = lr_range_test(net(), Augmented(), n_steps=20, n_seeds=1, random_state=0)
-    assert test.loss.shape == (20, 1)
+@pytest.mark.parametrize("cv", [None, 3], ids=["all rows", "unequal folds"])
+@pytest.mark.parametrize(
+    "data",
+    [Augmented(), DataLoader(Augmented(), batch_size=9, shuffle=True, drop_last=True), TensorDataset(X, Y)],
+    ids=["augmented", "a loader", "tensors"],
+)
+def test_a_range_test_takes_datasets_and_stacks_its_runs(data, cv):
+    stacked, alone = (
+        lr_range_test(net(), data, n_steps=20, lr_range=(1e-4, 1), cv=cv, n_seeds=2, random_state=0, engine=engine)
+        for engine in ("auto", "sequential")
+    )
+    assert (stacked.engine, stacked.engine_reasons) == ("stacked", ())
+    np.testing.assert_allclose(stacked.loss, alone.loss, rtol=1e-4)
+
+
+def test_a_range_test_of_arrays_is_that_of_their_dataset():
     arrays, tensors = (
         lr_range_test(net(), *data, n_steps=20, n_seeds=1, random_state=0) for data in ((X, Y), (TensorDataset(X, Y),))
     )
