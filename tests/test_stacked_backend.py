@@ -1,5 +1,7 @@
 """Plain scikit-learn under `sklr.stacked()`: the results of the plain run, from fits that went through a stack."""
 
+import contextlib
+import random
 import re
 import threading
 import time
@@ -34,6 +36,7 @@ from sklearn.svm import SVC
 from sklearn.utils.parallel import Parallel, delayed
 from skopt import BayesSearchCV
 from skorch.callbacks import Callback
+from skorch.helper import SliceDataset
 from torch import nn
 
 import sklr
@@ -152,6 +155,43 @@ def test_scores_that_are_not_shares_of_rows_agree_to_rounding(search, dtype, rto
         found = clone(search).fit(X, y).cv_results_["mean_test_score"]
     assert stacking.n_stacked == 9
     np.testing.assert_allclose(found, plain, rtol=rtol)
+
+
+class Computed(torch.utils.data.Dataset):
+    """Items that are made when they are asked for."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, i):
+        return torch.as_tensor(X[i] + self.draw()), int(y[i])
+
+
+DRAWS = {
+    "nothing": lambda: 0,
+    "torch": lambda: float(torch.randn(())),
+    "numpy": np.random.randn,
+    "python": lambda: random.gauss(0, 1),
+}
+
+
+@pytest.mark.parametrize("labels", ["read", "known"])
+@pytest.mark.parametrize("source", DRAWS)
+def test_fits_on_a_dataset_score_what_they_score_without(source, labels):
+    data = Computed(DRAWS[source])
+    target = SliceDataset(data, idx=1) if labels == "read" else y
+    means = []
+    for context in (contextlib.nullcontext(), sklr.stacked()):
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)
+        with context as stacking:
+            search = grid(net(max_epochs=2), refit=False, scoring="neg_log_loss").fit(SliceDataset(data), target)
+        means.append(search.cv_results_["mean_test_score"])
+    np.testing.assert_allclose(*means, rtol=1e-9)
+    assert stacking.n_stacked == (9 if source == "nothing" else 0)
+    assert ["gives each fit other rows" in reason for reason in stacking.reasons] == [True] * (source != "nothing")
 
 
 def test_fit_parameters_go_along():

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from joblib import parallel_config
 
+from sklr._utils.random import global_generators_kept
 from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
@@ -81,8 +83,8 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
       ``torch.manual_seed``, but other initial weights and batches than without `stacked`, and the same ones for all
       candidates of a split. So do other steps of a pipeline whose `random_state` is None.
 
-    Among the nets that are not stacked are skorch's own with their default `train_split`, which keeps a fifth of each
-    training fold back; ``train_split=None`` trains on all of it. `StackedEngine` says what else cannot be.
+    Among the nets that are not stacked are those on a `SliceDataset` whose items are drawn anew each time: each fit is
+    scored on items of its own.
 
     A run that diverges has left its stack and is fitted again by itself, so that its score is what it would have been.
     Fit times are a fair share of what the batch took, preparation included. The epochs of nets with ``verbose=1`` are
@@ -161,10 +163,12 @@ class Batches:
 
     def _train(self, block: Block, n_jobs: int | None) -> tuple[dict[int, dict | None], list[str]]:
         """Train a block as one experiment; return what came of it, and why it could not be done for the others."""
-        start = time.time()
+        start, before = time.time(), torch.random.get_rng_state()
         experiment, candidates = block.experiment(n_jobs), block.candidates
-        reasons = self.engine.refusals(experiment, candidates)
+        with global_generators_kept():  # a Dataset that is looked at may draw
+            reasons = self.engine.refusals(experiment, candidates)
         if len(reasons) == len(candidates):
+            torch.random.set_rng_state(before)  # no seeds are needed
             return {}, describe(reasons, candidates)
         training = self.engine.start(experiment, candidates, block.contexts)
         training.leave_out()

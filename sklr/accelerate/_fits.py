@@ -86,6 +86,7 @@ class Block(NamedTuple):
             n_jobs=n_jobs,
             keep_estimators=given["return_estimator"],
             follow="never",
+            scores_repeat=False,
             caller=given.get("caller"),
         )
 

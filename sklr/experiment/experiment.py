@@ -49,6 +49,7 @@ class Experiment:
     pre_dispatch: Any = "2*n_jobs"
     keep_estimators: bool = False
     follow: Literal["always", "free", "never"] = "free"
+    scores_repeat: bool = True
     caller: Any = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:
     """
     if isinstance(X, torch.utils.data.Dataset):
         return _first_row(X)
-    n_inputs = X.shape[1] if len(getattr(X, "shape", ())) == 2 else None
+    rows, n_axes = (X[0], 1) if isinstance(X, SliceDataset) else (X, 2)
+    n_inputs = rows.shape[-1] if len(getattr(rows, "shape", ())) == n_axes else None
     return n_inputs, int(np.prod(y.shape[1:])) if hasattr(y, "shape") else None
 
 

@@ -5,10 +5,10 @@ What the losses mean is not known here; `_curve.py` reads them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,8 +27,11 @@ from sklr.engines import Engine, SequentialEngine
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit
 from sklr.engines.stacked.advance import in_words
-from sklr.engines.stacked.data.index_batches import epoch_positions
+from sklr.engines.stacked.data.index_batches import Epoch, epoch_positions, epoch_sizes
+from sklr.engines.stacked.data.stream import CellStream, Shown
+from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.pack import Pack
+from sklr.engines.stacked.model.stream_feed import StreamFeed
 from sklr.engines.stacked.reasons import raised, warn_of_fallback
 from sklr.engines.stacked.setup.packing import fitting_threads, step_flops
 from sklr.engines.stacked.setup.prepare import Group, Prepared, prepare
@@ -128,8 +131,6 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
 def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[list[np.ndarray] | None, tuple[str, ...]]:
     """Return every run's batch losses, or None and the reasons why they are not trained as one stack."""
     groups, refused = _prepare_ramp(experiment, ramp.n_steps)
-    if any(group.places[0].side.stream is not None for group in groups):
-        refused = {0: ["the rows are read from a Dataset that may give other items each time"]}
     if refused and engine != "auto":
         advice = "Use engine='sequential', or engine='auto' to have one chosen."
         raise EngineError(f"engine={engine!r} cannot train these runs: {'; '.join(refused[0])}. {advice}")
@@ -185,13 +186,25 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
     """Return each cell's batch losses, by its number; a batch more than the ramp has steps shows what the last did."""
     (member,), sides = group.members, [place.side for place in group.places]
     orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
-    positions, sizes = epoch_positions(orders)
     multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
     pack = Pack(group.build([0]), [member], sides, group.max_epochs)
     with fitting_threads(step_flops(group, pack.stack)), pack.world:
-        losses = pack.steps(pack.feed(positions, sizes), torch.from_numpy(lr))
+        losses = pack.steps(_feed(pack, orders), torch.from_numpy(lr))
     return dict(zip((place.number for place in group.places), losses[:, 0].cpu().double().numpy().T, strict=True))
+
+
+def _feed(pack: Pack, orders: Sequence[Epoch]) -> Feed | StreamFeed:
+    """Return what each step of the ramp is shown, from the batches of as many epochs as it takes."""
+    if pack.streams:
+        return StreamFeed([_batches(stream, len(orders[0])) for stream in pack.streams], epoch_sizes(orders))
+    return pack.feed(*epoch_positions(orders))
+
+
+def _batches(stream: CellStream, n: int) -> Iterator[Shown]:
+    """Return the first batches of a stream, of as many epochs as it takes."""
+    epochs = (stream.batches() for _ in repeat(None))
+    return islice(chain.from_iterable(epochs), n)
 
 
 def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:

@@ -374,9 +374,22 @@ def test_a_study_is_gone_on_with_by_what_is_read_and_how(tmp_path):
         search(loader(Plain()), resume=True)
 
 
-def test_a_range_test_and_predictions_take_datasets():
-    test = lr_range_test(net(), Augmented(), n_steps=20, n_seeds=1, random_state=0)
-    assert test.loss.shape == (20, 1)
+@pytest.mark.parametrize("cv", [None, 3], ids=["all rows", "unequal folds"])
+@pytest.mark.parametrize(
+    "data",
+    [Augmented(), DataLoader(Augmented(), batch_size=9, shuffle=True, drop_last=True), TensorDataset(X, Y)],
+    ids=["augmented", "a loader", "tensors"],
+)
+def test_a_range_test_takes_datasets_and_stacks_its_runs(data, cv):
+    stacked, alone = (
+        lr_range_test(net(), data, n_steps=20, lr_range=(1e-4, 1), cv=cv, n_seeds=2, random_state=0, engine=engine)
+        for engine in ("auto", "sequential")
+    )
+    assert (stacked.engine, stacked.engine_reasons) == ("stacked", ())
+    np.testing.assert_allclose(stacked.loss, alone.loss, rtol=1e-4)
+
+
+def test_a_range_test_of_arrays_is_that_of_their_dataset():
     arrays, tensors = (
         lr_range_test(net(), *data, n_steps=20, n_seeds=1, random_state=0) for data in ((X, Y), (TensorDataset(X, Y),))
     )
@@ -546,3 +559,45 @@ def test_a_generator_that_each_training_moves_on_is_a_reason(kind, used):
     search = LRGridSearchCV(net, lrs=LRS, cv=2, refit=False, random_state=0).fit(OwnGenerator(kind, used))
     assert search.engine_ == ("sequential" if used else "stacked")
     assert any("a random generator of its own" in reason for reason in search.engine_reasons_) == used
+
+
+class Loaded(Plain):
+    """Keeps what it has loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    def x(self, i):
+        if i not in self.kept:
+            self.kept[i] = self.made(i)
+        return self.kept[i]
+
+    def made(self, i):
+        return 2 * X[i]
+
+
+class Drawn(Loaded):
+    """Keeps what it has drawn: whoever reads an item first decides what it is."""
+
+    def made(self, i):
+        return X[i] + torch.randn(5)
+
+
+class DrawnByNumPy(Loaded):
+    def made(self, i):
+        return X[i] + np.random.randn()
+
+
+class Counting(Plain):
+    def x(self, i):
+        return X[i] * (1 + self.reads / 1000)
+
+
+@pytest.mark.parametrize("kind", [Loaded, Drawn, DrawnByNumPy, Counting])
+def test_a_dataset_whose_items_depend_on_who_read_them_before_is_a_reason(kind):
+    stacked, alone = (searched(net(max_epochs=2), kind(), engine) for engine in ("auto", "sequential"))
+    assert stacked.engine_ == ("stacked" if kind is Loaded else "sequential")
+    assert any("when it is read again" in reason for reason in stacked.engine_reasons_) == (kind is not Loaded)
+    if kind is Loaded:
+        np.testing.assert_allclose(stacked.history_["train_loss"], alone.history_["train_loss"], rtol=2e-5)

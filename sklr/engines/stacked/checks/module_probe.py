@@ -85,20 +85,27 @@ class _Unfit(Exception):
 
 def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transform | None) -> Traits:
     """Find the traits out; raise if a stack would call the module at other times than a net does, and that matters."""
+    _check_calls(module, x)
     traits = examine(copy.deepcopy(module), (x, y), copy.deepcopy(criterion), transform)
     _check_evaluation(copy.deepcopy(module).eval(), x, is_chain=traits.eval_chain is not None)
     if traits.counts:
         raise _Unfit(f"it or its criterion {traits.counts}, and one module stands for all runs of a stack")
-    _check_calls(module, x)
     return traits
 
 
+_UNMAPPED = ("lstm", "gru")  # no batching rule in any PyTorch so far: the audit would find out, at ten times the price
+
+
 def _check_calls(module: nn.Module, x: Any) -> None:
-    """Refuse calls whose gradient is another one where it is mapped, for some values alone."""
+    """Refuse calls that cannot be mapped, or whose gradient is another one where it is, for some values alone."""
     seen = CallRecorder(first_tensor(x).device.type)
     with torch.enable_grad(), seen:
         call(copy.deepcopy(module).train(), x)
     for name, args, kwargs, _ in seen.calls:
+        if name in _UNMAPPED:
+            path = next((path for path, layer in module.named_modules() if type(layer).__name__.lower() == name), "")
+            layer = f"the layer {path!r} ({name.upper()})" if path else "it"
+            raise _Unfit(f"{layer} uses an operation that PyTorch cannot vectorise over models (aten::{name})")
         if name == "register_hook":
             raise _Unfit("registers a hook on a tensor, which would see the gradients of all runs at once")
         padding = args[2] if len(args) > 2 else kwargs.get("padding_idx")

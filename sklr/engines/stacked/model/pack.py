@@ -240,7 +240,7 @@ class Pack:
         """Return what the steps of the next epoch are shown."""
         orders = [side.epochs[self.epoch] for side in self.sides]
         if self.streams:
-            return StreamFeed(self.streams, epoch_sizes(orders))
+            return StreamFeed([stream.batches() for stream in self.streams], epoch_sizes(orders))
         return self.feed(*epoch_positions(orders))
 
     def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.stream import CellStream, Shown
+from sklr.engines.stacked.data.stream import Shown
 
 AT_ONCE, SMALL = 16, 2**22  # steps read ahead, and the numbers in them: enough to replay some without Python
 
@@ -21,7 +21,8 @@ class StreamFeed:
 
     Parameters
     ----------
-    streams : sequence of CellStream, one per cell
+    epochs : sequence of iterators over (x, y), one per cell
+        Their batches.
     sizes : ndarray of shape (n_steps, n_cells)
         How many rows each batch is expected to have; those that it has, once it has been read.
 
@@ -31,15 +32,15 @@ class StreamFeed:
         Each cell's last batch.
     """
 
-    def __init__(self, streams: Sequence[CellStream], sizes: np.ndarray):
-        self.streams, self.sizes = streams, sizes.copy()
+    def __init__(self, epochs: Sequence[Iterator[Shown]], sizes: np.ndarray):
+        self.epochs, self.sizes = epochs, sizes.copy()
         self.last: dict[int, Shown] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
         """Yield which steps come next, and what they are shown; batches of different shapes are shown apart."""
-        epochs, waiting = [stream.batches() for stream in self.streams], list[list[Shown]]()
+        waiting = list[list[Shown]]()
         for step in range(len(self.sizes)):
-            read = [next(epoch, None) for epoch in epochs]
+            read = [next(epoch, None) for epoch in self.epochs]
             self._note(step, read)
             known = [shown for shown in read if shown is not None]
             whole = len(known) == len(read) and are_alike(known)
@@ -55,7 +56,7 @@ class StreamFeed:
                 waiting = []
         if waiting:
             yield _steps(len(self.sizes), waiting)
-        for epoch in epochs:  # to the very end: a RandomSampler draws once more there
+        for epoch in self.epochs:  # to the very end: a RandomSampler draws once more there
             if next(epoch, None) is not None:
                 raise ValueError("the training DataLoader has more batches than its length says")
 

@@ -22,7 +22,7 @@ from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import Side
 from sklr.engines.stacked.purity.reach import inside
-from sklr.engines.stacked.purity.untouched import reached_from
+from sklr.engines.stacked.purity.untouched import difference, reached_from
 from sklr.engines.stacked.setup.shared_rows import caster
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -58,23 +58,42 @@ class Ready:
 def streamed_side(
     net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager, *, watched: bool = True
 ) -> Side:
-    """Return a cell whose batches are read from a stream; if `watched`, the dataset may not draw by itself."""
+    """Return a cell whose batches are read from a stream; if `watched`, the dataset may not remember what it gave."""
     if getattr(net, "batches_grow", False):
         raise Unstackable("BatchSizeSchedule changes the DataLoader of a Dataset that is read batch by batch")
     stream = CellStream(net, dataset, world, Ready(net))
-    reached = reached_from((dataset,)) if watched else []  # a list of files takes a tenth of a second
-    generators = [thing for thing in reached if isinstance(thing, _GENERATORS)]
-    before = [inside(generator) for generator in generators]
-    x, y = next(stream.afresh().batches(), (None, None))
+    x, y = _watched_batch(stream) if watched else _first_batch(stream)[0]
     if x is None:
         raise Unstackable("there is no batch to train on in some epoch")
+    epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
+    return Side(net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(world, "seed", seed), stream)
+
+
+def _first_batch(stream: CellStream) -> tuple[Shown, list[float]]:
+    """Return the first batch of a training, and what it would draw next from each generator; None without a batch."""
+    stream = stream.afresh()
+    batch = next(stream.batches(), (None, None))
+    with stream.world:
+        return batch, [float(torch.rand(())), float(np.random.rand()), random.random()]
+
+
+def _watched_batch(stream: CellStream) -> Shown:
+    """Return the first batch of a training; refuse a dataset of which another training would read another one."""
+    reached = reached_from((stream.dataset,))  # a list of files takes a tenth of a second
+    generators = [thing for thing in reached if isinstance(thing, _GENERATORS)]
+    before = [inside(generator) for generator in generators]
+    first = _first_batch(stream)
     if [inside(generator) for generator in generators] != before:
         raise Unstackable(
             "the Dataset draws from a random generator of its own, which each training moves on; draw from those of "
             "torch, NumPy or Python, which each training starts anew"
         )
-    epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
-    return Side(net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(world, "seed", seed), stream)
+    if difference(_first_batch(stream), first) is not None:
+        raise Unstackable(
+            "the Dataset gives other items, or draws other numbers, when it is read again from the same random state: "
+            "it keeps what it once drew, say; keep what is loaded, and draw anew for each item"
+        )
+    return first[0]
 
 
 def _expected(loader: Any, n_first: int) -> Epoch:
@@ -101,3 +120,18 @@ def predicted_rows(net: NeuralNet, dataset: Any, seed: int) -> Rows:
     except (RuntimeError, ValueError) as error:
         raise Unstackable("batches to predict are of different shapes") from error
     return tree_map(lambda t: t.to(net.device), rows)
+
+
+def check_read_alike(rows: Rows, again: Rows) -> None:
+    """Refuse rows to score that another random state makes others: scikit-learn's own searches draw them for each fit.
+
+    Raises
+    ------
+    Unstackable
+        If the rows are not the same.
+    """
+    if difference(rows, again) is not None:
+        raise Unstackable(
+            "the Dataset in X gives each fit other rows to be scored on: sklr's own searches draw them once per fold, "
+            "and take an eval_dataset that does not draw"
+        )

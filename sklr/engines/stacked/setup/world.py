@@ -29,7 +29,7 @@ from sklr.engines.stacked.setup.dense import check_fits_dense
 from sklr.engines.stacked.setup.shapes import by_shape, with_shared_rows
 from sklr.engines.stacked.setup.shared_rows import FoldRows, SharedRows, as_predicted, caster
 from sklr.engines.stacked.setup.split import NOT_SPLIT, split_side
-from sklr.engines.stacked.setup.streamed import Ready, is_streamed, predicted_rows, streamed_side
+from sklr.engines.stacked.setup.streamed import Ready, check_read_alike, is_streamed, predicted_rows, streamed_side
 from sklr.experiment.cell_data import CellData, Head, cell_data, fit_head, looks_only_at_predictions, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import changes_rows, fitted_around, is_wrapped, net_to_fit, without_pipelines
@@ -74,15 +74,18 @@ def _place(experiment: Experiment, number: int, estimator: Any, head: Head | Non
     side = _side(net, cell, data, shared)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject = without_pipelines(estimator) if predictions_do else estimator
-    x_test = _test_rows(net, cell, data, shared)
+    x_test = _test_rows(experiment, net, cell, data, shared)
     return Place(experiment, number, estimator, head, subject, side, x_test, 0.0 if head is None else head.seconds)
 
 
-def _test_rows(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> CellRows:
+def _test_rows(experiment: Experiment, net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows) -> CellRows:
     validation = net.get_dataset(as_predicted(net, data.X_test))
     if is_streamed(net, validation, training=False):
-        return CellRows.all_of(map_tensors(caster(net), predicted_rows(net, validation, cell.seed)))
-    known = None if shared is None else shared.of_cell(net, validation, cell, training=False)
+        rows = predicted_rows(net, validation, cell.seed)
+        if not experiment.scores_repeat and cell is experiment.cells[0]:
+            check_read_alike(rows, predicted_rows(net, validation, cell.seed + 1))
+        return CellRows.all_of(map_tensors(caster(net), rows))
+    known = shared.of_cell(net, validation, cell, training=False)
     return known or CellRows.all_of(map_tensors(caster(net), all_rows(net, validation)[0]))
 
 
