@@ -141,7 +141,7 @@ def test_what_the_study_says_about_the_search(tmp_path):
         ({"X": X + 1}, r"data: X has other values than before \(150 rows, numpy.ndarray of float64"),
         ({"X": X[:149], "y": Y[:149]}, r"data: X is 149 rows, .*, was 150 rows"),
         ({"y": np.roll(Y, 1)}, "data: y has other values than before "),
-        ({"cv": 4}, "folds and seeds: cv is 4, was 3"),
+        ({"cv": 4}, r"folds and seeds: cv is StratifiedKFold\(n_splits=4\), was StratifiedKFold\(n_splits=3\)"),
         ({"random_state": 1}, "folds and seeds: random_state is 1, was 0"),
         ({"n_seeds": 2}, "search parameters: n_seeds is 2, was 1"),
         ({"estimator__lr": 0.5}, "estimator: lr is 0.5, was 0.1"),

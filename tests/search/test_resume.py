@@ -1,8 +1,10 @@
 """A stored search is gone on with for more, and only with the same data, estimator and folds, whatever these hold."""
 
+import importlib.util
 import json
 import re
 import sqlite3
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search.storage import claims
 from sklr.search.storage.describe import describe, said
-from sklr.search.storage.fingerprint import MAY_CHANGE, candidate_key, may_change
+from sklr.search.storage.fingerprint import MAY_CHANGE, candidate_key, differences, may_change
 from sklr.search.storage.open import may_pass, patiently
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "cluster.rst"
@@ -201,9 +203,12 @@ def test_a_parameter_that_has_changed_in_the_middle_is_named(tmp_path, wrap):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"cv": 4}, "folds and seeds: cv is 4, was 3"),
+        ({"cv": 4}, r"folds and seeds: cv is StratifiedKFold\(n_splits=4\), was StratifiedKFold\(n_splits=3\)"),
         ({"random_state": 1}, "folds and seeds: random_state is 1, was 0"),
-        ({"cv": KFold(3, shuffle=True, random_state=1)}, "folds and seeds: cv is .*KFold.*, was 3"),
+        (
+            {"cv": KFold(3, shuffle=True, random_state=1)},
+            r"cv is KFold\(n_splits=3, shuffle=True, random_state=1\), was",
+        ),
         ({"n_seeds": 2}, "search parameters: n_seeds is 2, was 1"),
         ({"scoring": closed_over(3)}, "search parameters: scoring is .*closed_over"),
     ],
@@ -271,6 +276,117 @@ def test_a_grid_grows_at_any_place(tmp_path, file):
     assert fits(lr_range=(0.01, 1.0), n_lrs=3) == 3  # 0.01 and 0.1 are known
     assert fits(lr_range=(0.01, 1.0), n_lrs=3, rounds=2) == 12
     assert fits(lrs=[0.1]) == 0
+
+
+@pytest.mark.parametrize("samplers", [("random", "tpe", "gp"), ("tpe", "sobol", "random")], ids="-".join)
+def test_another_sampler_goes_on_from_what_the_first_has_tried(tmp_path, samplers):
+    kept = []
+    for sampler, n in zip(samplers, (4, 12, 14), strict=True):
+        search = optuna_of(n, sampler=sampler, storage=tmp_path / "s.log")
+        assert fits_of(search) == 3 * (n - len(kept))
+        assert lrs_of(search)[: len(kept)] == kept
+        kept = lrs_of(search)
+        assert fits_of(optuna_of(n, sampler=sampler, storage=tmp_path / "s.log")) == 0
+    assert len(set(kept)) == 14
+
+
+@given(st.text("ab, ", max_size=200), st.text("ab, ", max_size=200), st.text("ab, ", max_size=200))
+def test_what_differs_is_shown_however_far_behind_it_stands(start, one, other):
+    said = differences({"estimator": {"x": start + one}}, {"estimator": {"x": start + other}})
+    assert len(said) == (one != other)
+    for text in said:
+        mine, _, theirs = text.removeprefix("estimator: x is ").partition(", was ")
+        assert mine != theirs
+        assert len(text) < 220
+
+
+JOB = """
+from dataclasses import dataclass
+import torch
+from killable import Slow
+
+FACTOR = 3
+
+class Net(Slow):
+    fits = 0
+    def __init__(self, lr=0.1, given=None):
+        self.lr, self.given = lr, given
+    def fit(self, X, y):
+        type(self).fits += 1
+        return super().fit(X, y)
+    class Inner:
+        pass
+
+class Layer(torch.nn.Linear):
+    pass
+
+@dataclass
+class Setting:
+    value: int = 2
+
+class Opaque:
+    def __reduce_ex__(self, protocol):
+        raise TypeError
+
+def weigh(x, by=Net):
+    return x * FACTOR, __name__
+"""
+FROM_A_SCRIPT = {
+    "class": lambda job: job.Net,
+    "nested class": lambda job: [{"a": job.Net.Inner}],
+    "function": lambda job: (job.weigh,),
+    "method": lambda job: job.Net().fit,
+    "partial": lambda job: partial(job.weigh, by=job.Layer),
+    "estimator": lambda job: job.Net(given={"layer": job.Layer}),
+    "dataclass": lambda job: {job.Setting(3).value: job.Setting(3)},
+    "module": lambda job: torch.nn.Sequential(job.Layer(2, 2)),
+    "cannot be pickled": lambda job: job.Opaque(),
+    "the module itself": lambda job: job,
+}
+
+
+@pytest.fixture(params=["job", "package.job"])
+def script_and_module(request, tmp_path, monkeypatch):
+    """Return a script as it is while it runs, and as another one imports it."""
+    path = tmp_path.joinpath(*request.param.split(".")).with_suffix(".py")
+    path.parent.mkdir(exist_ok=True)
+    if path.parent != tmp_path:
+        (path.parent / "__init__.py").touch()
+    path.write_text(JOB)
+    both = []
+    for name in ("__main__", request.param):
+        spec = importlib.util.spec_from_file_location(name, path)
+        both.append(importlib.util.module_from_spec(spec))
+        monkeypatch.setitem(sys.modules, name, both[-1])
+        spec.loader.exec_module(both[-1])
+    return both
+
+
+def test_a_scripts_names_are_those_of_its_module(script_and_module):
+    script, module = script_and_module
+    for make in FROM_A_SCRIPT.values():
+        torch.manual_seed(0)
+        made = make(script)
+        torch.manual_seed(0)
+        assert describe(made) == describe(make(module))
+        assert "__main__" not in describe(made)
+    assert describe(script.Net) != describe(script.Layer)
+    module.FACTOR = 4
+    assert describe(script.weigh) != describe(module.weigh)
+
+
+@pytest.mark.parametrize("file", ["s.db", "s.log"])
+def test_a_search_goes_on_from_another_script(tmp_path, script_and_module, file):
+    script, module = script_and_module
+    for job, fits in ((script, 12), (module, 0)):
+        space = {"lr": [0.1, 0.2], "given": [job.Net, job.weigh]}
+        LRGridSearchCV(job.Net(given=partial(job.weigh)), space, storage=tmp_path / file, **KEPT).fit(X, Y)
+        assert job.Net.fits == fits
+    for job, n, fits in ((script, 3, 21), (module, 5, 6)):
+        space = {"lr": (0.1, 0.9), "given": [job.Net, None]}
+        kept = {**KEPT, "study_name": "optuna", "storage": tmp_path / file}
+        OptunaSearchCV(job.Net(), space, n_trials=n, **kept).fit(X, Y)
+        assert job.Net.fits == fits
 
 
 def test_the_spaces_of_bayes_grow_each_for_itself(tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 import optuna.distributions as od
 import skopt.space as sk
 
+from sklr._utils.module_name import without_main
 from sklr.experiment.lr_param import is_number, log_grid
 
 PRIORS = ("uniform", "log-uniform")
@@ -97,7 +98,7 @@ class Choices(Dimension):
             return self.values
         if len(kinds) == 1 and kinds <= {str, int, float, bool} and len(set(self.values)) == len(self.values):
             return self.values
-        reprs = tuple(repr(value) for value in self.values)
+        reprs = tuple(without_main(repr(value)) for value in self.values)  # the same when a script imports this one
         readable = len(set(reprs)) == len(reprs) and all(len(r) <= 60 and " at 0x" not in r for r in reprs)
         return reprs if readable else tuple(range(len(self.values)))
 

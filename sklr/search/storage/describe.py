@@ -18,11 +18,14 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
 
+from sklr._utils.module_name import importable, without_main
+
 LONGEST = 240  # characters; a longer text is cut, and a hash of it all put behind
 DEPTH = 3  # objects within each other that are looked into where they cannot be pickled
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device)
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 HASH = re.compile(r" #[0-9a-f]{16}")
+DUNDER = re.compile(r"__\w+__")  # `__name__` is another where a script is imported
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -31,7 +34,7 @@ def describe(value: Any) -> str:
 
     Arrays, tensors, tables, containers and objects are compared by all they hold; a function by its name, its defaults
     and what it has closed over, one that is not installed by its code too; a class by its name; what cannot be pickled
-    by its attributes.
+    by its attributes. Names are those by which another script imports them: ``__main__.Net`` is ``job.Net``.
 
     >>> from optuna.pruners import MedianPruner, NopPruner
     >>> describe({"lr": [0.1, 1], "module": np.ndarray})
@@ -159,7 +162,8 @@ class _Describer:
         parts: list[Any] = [value.__defaults__, value.__kwdefaults__, around]
         if not value.__code__.co_filename.startswith(INSTALLED):
             data = {name: value.__globals__.get(name) for name in _names(value.__code__)}
-            parts += [value.__code__, {name: part for name, part in data.items() if _is_data(part)}]
+            data = {name: part for name, part in data.items() if _is_data(part) and not DUNDER.fullmatch(name)}
+            parts += [value.__code__, data]
         return _name(value) + f" #{digest(self._join(parts))}" * any(parts)
 
     def _code(self, value: CodeType) -> str:
@@ -197,7 +201,7 @@ class _Describer:
 
     def _attributes(self, value: Any) -> str:
         if not getattr(value, "__dict__", None) or self._depth >= DEPTH:
-            return ADDRESS.sub("", repr(value))
+            return without_main(ADDRESS.sub("", repr(value)))
         self._depth += 1
         try:
             return f"{_name(type(value))}({self(dict(vars(value)))})"
@@ -208,7 +212,7 @@ class _Describer:
 NEW = object().__reduce_ex__(4)[0]  # copyreg.__newobj__: nothing but the class is needed
 KINDS: dict[Any, Callable[[_Describer, Any], str]] = {
     type: lambda _, value: _name(value),
-    ModuleType: lambda _, value: value.__name__,
+    ModuleType: lambda _, value: importable(value.__name__),
     BuiltinFunctionType: lambda _, value: _name(value),
     FunctionType: _Describer._function,
     CodeType: _Describer._code,
@@ -236,7 +240,7 @@ def _short(text: str) -> str:
 def _name(value: Any) -> str:
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or repr(value)
     module = getattr(value, "__module__", None)
-    return name if module in (None, "builtins") else f"{module}.{name}"
+    return name if not isinstance(module, str) or module == "builtins" else f"{importable(module)}.{name}"
 
 
 def _prefix(value: Any, *usual: type) -> str:

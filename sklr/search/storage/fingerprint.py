@@ -6,9 +6,14 @@ import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
+from numbers import Integral
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
+from sklearn.model_selection import check_cv
 
 from sklr._utils.random import RandomStream, global_generators_kept
 from sklr._utils.sklearn import count_rows
@@ -17,11 +22,12 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.search.storage.describe import describe, digest, said
 
 N_ITEMS = 32  # of a dataset, that are compared
-FORMAT = 2  # of what sklr writes into a study
+FORMAT = 3  # of what sklr writes into a study
 
 # What may be another when a study is gone on with; all else must be the same. docs/guide/cluster.rst says the same.
 MAY_CHANGE = {
     "how many candidates": ("n_trials", "n_iter", "rounds", "extend"),
+    "what proposes more": ("sampler",),
     "what is done with the results": ("refit", "select", "confidence"),
     "how the work is done": (
         "engine",
@@ -84,6 +90,21 @@ def fold_fingerprints(cells: Sequence[Cell]) -> list[str]:
     return [digest(_bytes(cell)) for cell in cells]
 
 
+def _described_folds(search: Any, experiment: Experiment) -> str:
+    """Describe what draws the folds as the user would write it, with the settings that are not the defaults."""
+    cv = search.cv
+    if cv is None and len({cell.fold for cell in experiment.cells}) == 1:
+        return "left out, with a validation set"
+    if cv is None or isinstance(cv, Integral):
+        cv = check_cv(cv, experiment.y, classifier=is_classifier(experiment.estimator))
+    if not hasattr(cv, "split"):
+        return describe(cv)
+    defaults = {name: parameter.default for name, parameter in signature(type(cv)).parameters.items()}
+    given = {name: getattr(cv, name, default) for name, default in defaults.items()}
+    texts = [f"{name}={said(describe(value))}" for name, value in given.items() if value is not defaults[name]]
+    return f"{type(cv).__name__}({', '.join(texts)}) #{digest(describe(cv))}"
+
+
 def _bytes(cell: Cell) -> bytes:
     parts = (np.asarray([cell.fold, cell.seed_index, cell.seed, len(cell.train)]), cell.train, cell.test)
     return b"".join(np.ascontiguousarray(part, dtype=np.int64).tobytes() for part in parts)
@@ -100,7 +121,7 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
         The parameters of `fit`.
     """
     own = search.get_params(deep=False)
-    settings = {name: describe(own[name]) for name in IN_FOLDS}
+    settings = {"cv": _described_folds(search, experiment), "random_state": describe(own["random_state"])}
     compared = {name: value for name, value in own.items() if name not in may_change(search) | {*IN_FOLDS, "estimator"}}
     compared["refit"] = experiment.metric  # the name of a score is what candidates are compared by
     if isinstance(compared.get("search_spaces"), list):  # beside each may stand how many to try in it
@@ -191,13 +212,21 @@ def _in_words(name: str, mine: str | None, theirs: str | None) -> str:
     mine, theirs = (None if text is None else said(str(text)) for text in (mine, theirs))
     if mine == theirs:
         return f"{name} has other values than before ({_short(mine)})"
-    return f"{name} is {_short(mine)}, was {_short(theirs)}"
+    same = len(commonprefix([mine or "", theirs or ""]))
+    return f"{name} is {_short(mine, same)}, was {_short(theirs, same)}"
 
 
-def _short(text: str | None) -> str:
+def _short(text: str | None, same: int = 0) -> str:
+    """Return a text, or about 80 characters of it: where the other one, after `same` characters, differs.
+
+    >>> _short("a, " * 40 + "b" + ", c" * 40, 120)
+    '... a, a, a, a, a, b, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c...'
+    """
     if text is None:
         return "not there"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    start = max(0, same - 16) if same > 60 else 0
+    end = start + 77
+    return "..." * (start > 0) + text[start:end] + "..." * (end < len(text)) if len(text) > 80 else text
 
 
 def candidate_key(candidate: Mapping[str, Any]) -> str:
