@@ -104,7 +104,7 @@ def mean_of(results: Sequence[dict[str, Any]], name: str) -> float:
     rates = np.array([r[name] for r in results])
     known = np.isfinite(rates)
     weights = np.array([r["tried"] if name == "settled" else 1 for r in results])
-    return float(np.average(rates[known], weights=weights[known]))
+    return float(np.average(rates[known], weights=weights[known])) if known.any() else np.nan
 
 
 def main() -> None:

@@ -112,21 +112,35 @@ def test_selection():
     assert "coverage" in run_quickly("bench_selection.py").lower()
 
 
-def test_truth(tmp_path):
-    folder, path = tmp_path / "tables", tmp_path / "truth.json"
+def made_table(folder):
     folder.mkdir()
     u, generator = np.linspace(-4, 1, 41), np.random.default_rng(0)
     world = np.repeat(np.arange(4), 5)
     scores = -((u + 1.3)[:, None] ** 2) + 0.02 * generator.normal(size=(41, 20))
     scores[u > 0] = np.nan  # there all runs diverge
     np.savez(folder / "made.npz", u=u, world=world, s_ll=scores, g_ll=-9.0)
+    return folder
+
+
+def test_truth(tmp_path):
+    folder, path = made_table(tmp_path / "tables"), tmp_path / "truth.json"
     printed = run_quickly("bench_truth.py", folder, "--json", path)
     found = {row["rule"]: row for row in json.loads(path.read_text())["results"]}
     assert abs(found["fit"]["bias"]) < 0.05 < found["best"]["error"]
     assert found["fit"]["known"]
     assert found["fit"]["regret"] < found["best"]["regret"] < 1
     assert found["fit"]["coverage"] >= 75
+    assert found["fit"]["moves told"] < 0.1
     assert "coverage 87 to 97 %" in printed
+
+
+def test_compare(tmp_path):
+    folder, path = made_table(tmp_path / "tables"), tmp_path / "compare.json"
+    printed = run_quickly("bench_compare.py", folder, "--json", path)
+    (found,) = json.loads(path.read_text())["results"]
+    assert found["false"] == 0
+    assert found["power, 3 to 8 %"] == 100  # 0.5 of a score that varies by 0.03 from cell to cell
+    assert "false: 0.0 %, at most 2.5 asked for, met" in printed
 
 
 def test_replay(tmp_path):
