@@ -7,6 +7,7 @@ Its lines are counted, so imports are inside and nothing is hidden in a helper b
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -140,6 +141,33 @@ def optuna_search(job: Job, n: int, seed: int) -> float:
     return search.fit(job.X, job.y).best_params_["lr"]
 
 
+def modelbatch_grid(job: Job, n: int, seed: int) -> float:
+    """ModelBatch, all learning rates of a fold side by side; folds, epochs and scores are its user's own loops."""
+    from modelbatch import ModelBatch
+    from modelbatch.optimizer import OptimizerFactory
+    from torch.utils.data import DataLoader, TensorDataset
+
+    lrs = np.geomspace(LOW, HIGH, n).tolist()
+    X, y, scores = torch.as_tensor(job.X), torch.as_tensor(job.y), []
+    for train, test in job.cv:
+        torch.manual_seed(seed)
+        first = MLP(**job.shape)
+        models = [copy.deepcopy(first) for _ in lrs]
+        batch = ModelBatch(models, shared_input=True)
+        factory = OptimizerFactory(torch.optim.SGD, {"momentum": 0.9})
+        optimizer = factory.create_optimizer(batch, [{"lr": lr} for lr in lrs])
+        loader = DataLoader(TensorDataset(X[train], y[train]), batch_size=32, shuffle=True)
+        for _ in range(job.task.epochs):
+            for inputs, targets in loader:
+                optimizer.zero_grad()
+                batch.compute_loss(batch(inputs), targets, torch.nn.functional.cross_entropy).backward()
+                optimizer.step()
+        with torch.no_grad():
+            probabilities = batch(X[test]).softmax(-1).numpy()
+        scores.append([bounded_log_likelihood(job.y[test], found) for found in probabilities])
+    return lrs[int(np.mean(scores, axis=0).argmax())]
+
+
 def torch_lr_finder(job: Job, n: int, seed: int) -> float:
     """The range test of torch-lr-finder, with its defaults; `n` does not matter. It has no number without a plot."""
     import matplotlib.pyplot as plt
@@ -255,6 +283,7 @@ PEERS = (
     Peer("scikit-learn GridSearchCV", scikit_learn),
     Peer("skopt BayesSearchCV", skopt_bayes),
     Peer("Optuna OptunaSearchCV", optuna_search),
+    Peer("modelbatch", modelbatch_grid),
     Peer("torch-lr-finder", torch_lr_finder, takes_n=False),
     Peer("Ray Tune ASHA", ray_asha, start_ray),
     Peer("dask-ml Hyperband", dask_hyperband, start_dask, takes_n=False),

@@ -36,7 +36,7 @@ from bench_strategies import CACHE
 from joblib import Parallel, delayed
 
 NEAR = 0.1  # decades
-LIBRARIES = ("optuna-integration", "torch-lr-finder", "ray", "dask-ml", "distributed")
+LIBRARIES = ("modelbatch", "optuna-integration", "torch-lr-finder", "ray", "dask-ml", "distributed")
 
 
 @contextlib.contextmanager

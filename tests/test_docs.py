@@ -1,5 +1,6 @@
 """The site builds without a warning, leads nowhere that is not there, and prints what its code prints."""
 
+import io
 import json
 import re
 import shutil
@@ -17,6 +18,8 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from docutils import nodes
+from docutils.core import publish_doctree
 from nbclient import NotebookClient
 from sklearn.base import clone
 from sklearn.datasets import load_iris
@@ -31,6 +34,8 @@ from sklr.engines.stacked.model.stack import ModelStack
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [DOCS / "quick_start.rst", *sorted((DOCS / "guide").glob("*.rst"))]
+ON_A_CODE_HOST = [page for page in PAGES if page.stem != "index"]  # which is a table of contents and nothing else
+ON_A_CODE_HOST += [DOCS / "zh" / "five_posts.rst", DOCS / "peers.rst", DOCS / "how_it_works.rst"]
 BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n((?:    :.*\n)*)\n((?:    .*\n|\n(?=    ))+)", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 WAY_IT_ENDED = re.compile(r"diverged at step .*")  # other processors diverge some steps sooner or later
@@ -43,6 +48,25 @@ def python_of(markdown):
 def test_the_search_on_the_first_page_is_the_readmes():
     blocks = BLOCK.findall((DOCS / "index.rst").read_text(encoding="utf-8"))
     assert [textwrap.dedent(code) for _, _, code in blocks] == python_of((ROOT / "README.md").read_text("utf-8"))[:1]
+
+
+@pytest.mark.parametrize("page", ON_A_CODE_HOST, ids=lambda page: page.stem)
+def test_a_code_host_can_show_a_page(page):
+    """Code hosts render with docutils alone: no directive or role of Sphinx's, and links to files that are there."""
+    settings = {"report_level": 2, "halt_level": 5, "warning_stream": (said := io.StringIO())}
+    tree = publish_doctree(page.read_text(encoding="utf-8"), str(page), settings_overrides=settings)
+    assert said.getvalue() == ""
+    links = [node["refuri"] for node in tree.findall(nodes.reference) if ":" not in node["refuri"]]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_chinese_pages_have_the_code_of_the_english_ones():
+    """And what it prints: what is run and compared of the one holds for the other."""
+    for name in ("five_posts",):
+        english, chinese = (BLOCK.findall((DOCS / room / f"{name}.rst").read_text("utf-8")) for room in ("guide", "zh"))
+        assert english == chinese
+    english, chinese = (python_of((ROOT / name).read_text("utf-8")) for name in ("README.md", "README.zh.md"))
+    assert english == chinese
 
 
 def assert_agree(printed, promised):
@@ -67,15 +91,26 @@ def check_loops(page):
     np.testing.assert_array_equal([page.test.start_loss[0], *page.test.loss[:, 0]], page.losses)
 
     search = page.search.set_params(study=page.new_study(), **one_by_one).fit(**data)
-    ours, theirs = (
-        [(trial.state.name, *trial.params.values(), trial.intermediate_values) for trial in study.trials]
-        for study in (search.study_, page.study)
-    )
+    ours, theirs = trials_of(search.study_), trials_of(page.study)
     assert ours == theirs
     assert {state for state, *_ in ours} == {"COMPLETE", "PRUNED"}
 
 
-CHECKS = {"from_a_loop": check_loops}
+def trials_of(study):
+    return [(trial.state.name, *trial.params.values(), trial.intermediate_values) for trial in study.trials]
+
+
+def check_posts(page):
+    """What the posts' loops compute, the searches compute, to the last bit where they train one by one."""
+    data = {"X": page.train, "validation": page.held_out}
+    np.testing.assert_allclose(page.sweep.cell_scores_[:, 0], page.swept, atol=0.01)
+    sweep = clone(page.sweep).set_params(engine="sequential", refit=False).fit(**data)
+    np.testing.assert_array_equal(sweep.cell_scores_[:, 0], page.swept)
+    search = page.search.set_params(study=page.new_study(), engine="sequential", refit=False).fit(**data)
+    assert trials_of(search.study_) == trials_of(page.study)
+
+
+CHECKS = {"from_a_loop": check_loops, "five_posts": check_posts}
 
 
 def test_a_search_takes_at_most_half_the_lines_of_the_loop_it_replaces():
@@ -144,7 +179,7 @@ def test_the_site_builds_without_a_warning_and_every_link_leads_somewhere(tmp_pa
     shutil.copytree(DOCS, tmp_path / "docs", ignore=leave)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"):
+    for page in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"):
         shutil.copy(ROOT / page, tmp_path / page)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-n", "-q", "-D", "plot_gallery=0"]
     built = subprocess.run([*command, ".", "html"], cwd=tmp_path / "docs", capture_output=True, text=True)

@@ -114,6 +114,20 @@ def test_the_readmes_search_runs_with_the_wheel_alone(wheel, tmp_path):
     assert f"sklr is {wheel / 'sklr' / '__init__.py'}" in done.stdout
 
 
+def test_an_editable_install_is_found_from_the_folder_the_clone_is_in(unpacked, tmp_path):
+    """There the clone's folder, sklr, looks like a package without code, which a path entry wins over."""
+    clone = tmp_path / "sklr"
+    shutil.copytree(unpacked, clone)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(build("editable", clone)) as archive:
+        archive.extractall(site)
+    code = f"import site; site.addsitedir({str(site)!r}); import importlib.util as u; print(u.find_spec('sklr').origin)"
+    alone = os.environ | {"PYTHONPATH": ""}
+    for folder in (tmp_path, clone, clone / "tests"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=alone, capture_output=True, text=True)
+        assert done.stdout.strip() == str(clone / "sklr" / "__init__.py"), done.stderr
+
+
 def requirements_of(lines):
     """Yield all requirements, those that sklr's own extras and other packages' extras stand for among them."""
     for requirement in map(Requirement, lines):
