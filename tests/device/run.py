@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         return 0
     folder = HERE / "_build"
     build(cxx, folder)
-    sys.path[:0] = [str(folder), str(HERE)]
+    sys.path[:0] = [str(HERE.parents[1]), str(folder), str(HERE)]
     import simcuda  # noqa: F401 - from now on there is a device
 
     if argv and argv[0].endswith(".py"):
