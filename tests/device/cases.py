@@ -15,7 +15,7 @@ from sklr.experiment.experiment import Cell, Experiment
 
 X, Y = load_digits(return_X_y=True)
 X, Y = (X / 16).astype("float32"), Y.astype("int64")
-LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
+LRS = [{"lr": lr} for lr in (1e-2, 0.1)]
 EVEN, UNEVEN = 48, 50  # rows: folds of 32 rows, or of 33 and 34
 Double = partial(MLP, hidden=(16,), dtype=torch.float64)
 
@@ -84,7 +84,9 @@ def net(module=Double, **params):
 def experiment(estimator, n_rows=UNEVEN, keep=True, **kwargs):
     folds = KFold(3, shuffle=True, random_state=0).split(X[:n_rows])
     cells = [Cell(k, 0, k, *rows) for k, rows in enumerate(folds)]
-    return Experiment(estimator, X[:n_rows], Y[:n_rows], cells, check_scoring(estimator), keep_estimators=keep, **kwargs)
+    return Experiment(
+        estimator, X[:n_rows], Y[:n_rows], cells, check_scoring(estimator), keep_estimators=keep, **kwargs
+    )
 
 
 def train(estimator, n_rows=UNEVEN, engine=None, candidates=LRS, **kwargs):

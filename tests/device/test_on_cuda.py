@@ -2,24 +2,40 @@
 
 import gc
 import pickle
+import warnings
 from functools import partial
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from cases import (
-    EVEN, LRS, UNEVEN, Attention, Called, Double, Layers, Recurrent, X, Y, assert_agree, experiment, losses, net, one_by_one,
-    pictures, reasons, train,
+    EVEN,
+    LRS,
+    UNEVEN,
+    Attention,
+    Called,
+    Double,
+    Layers,
+    Recurrent,
+    X,
+    Y,
+    assert_agree,
+    experiment,
+    losses,
+    net,
+    one_by_one,
+    pictures,
+    reasons,
+    train,
 )  # fmt: skip
-from simcuda import SIM, CudaTensor
+from simcuda import SIM
 from skorch.exceptions import DeviceWarning
 from torch import nn
 from torch.nn import functional as F
 
 from sklr import lr_range_test
 from sklr.engines import StackedEngine
-from sklr.engines.stacked.setup import packing
+from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import OutOfMemoryWarning
 
 WEIGHT = torch.linspace(0.5, 2, 10, dtype=torch.float64)
@@ -98,7 +114,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("name", ["SGD with momentum", "Dropout", "Dropout2d"])
+@pytest.mark.parametrize("name", ["Dropout", "Dropout2d"])
 def test_the_devices_own_generator_is_left_alone(name, use):
     torch.rand(3, device="cuda")  # somebody uses it
     cpu, before = torch.get_rng_state(), SIM.generator.get_state()
@@ -165,12 +181,60 @@ def test_a_handed_back_net_trains_on():
 
 
 def test_a_net_that_was_pickled_on_cuda_predicts_without_it_and_warns_once():
-    for device in "cuda", "cuda:0", torch.device("cuda"), "auto":
+    for device, n_warnings in {"cuda": 1, "cuda:0": 1, torch.device("cuda"): 1, "auto": 0}.items():
         fitted = net(device=device).fit(X[:EVEN], Y[:EVEN])
         wanted, pickled = fitted.predict(X), pickle.dumps(fitted)
-        with SIM.gone(), pytest.warns() as heard:
+        with SIM.gone(), warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
             again = pickle.loads(pickled)
             assert np.array_equal(again.predict(X), wanted)
             again.partial_fit(X[:EVEN], Y[:EVEN])
-        assert [w.category for w in heard] == [DeviceWarning], [str(w.message) for w in heard]
+        assert [w.category for w in heard] == [DeviceWarning] * n_warnings, [str(w.message) for w in heard]
         assert str(again.device) == "cpu"
+
+
+def test_tensors_of_the_device_are_strict():
+    there, here = torch.ones(3, device="cuda"), torch.ones(3)
+    with pytest.raises(RuntimeError, match="same device"):
+        there + here
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    with SIM.limited(SIM.used), pytest.raises(torch.OutOfMemoryError):
+        torch.ones(3, device="cuda")
+    with SIM.counted():
+        total = (there * 2 + torch.tensor(1.0)).sum()
+    assert (SIM.launches, SIM.waits.total()) == (3, 0)
+    assert (total.item(), SIM.waits.total()) == (9.0, 1)
+
+
+def test_a_stack_that_has_no_room_at_the_start_is_halved_and_packs_take_turns():
+    needed, wanted = peak(WIDE, candidates=MANY, keep=False)
+    gc.collect()
+    with SIM.limited(SIM.used + int(0.45 * needed)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutOfMemoryWarning)
+        training = StackedEngine(max_stack=100).start(experiment(WIDE, keep=False), MANY)
+        training.advance(1)
+        packs = training.packs
+        assert len(packs) > 2
+        assert all(scored.parks for scored in packs)
+        found = [outcome for row in training.finish() for outcome in row]
+        assert training.reasons() == {}
+    np.testing.assert_allclose(losses(found), losses(wanted), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("HIP out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: CUSPARSE_STATUS_INSUFFICIENT_RESOURCES"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_what_says_that_memory_has_run_out(error):
+    assert out_of_memory(error)

@@ -160,7 +160,7 @@ class StepComparison:
 
     def _check_loss(self, run: _Run, found: Tensor, expected: float, where: str) -> None:
         scale = abs(run.plain.first_loss) if np.isfinite(run.plain.first_loss) else 0.0
-        if not self.tolerance.same(found, torch.tensor(expected, dtype=torch.float64).to(found), scale):
+        if not self.tolerance.same(found, torch.tensor(expected, dtype=found.dtype), scale):
             raise Unstackable(_differs(f"the loss{where}", float(found), expected))
 
     def _check_state(self, run: _Run, when: str, before: Flat | None = None) -> None:
