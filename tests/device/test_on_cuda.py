@@ -29,6 +29,7 @@ from cases import (
     train,
 )  # fmt: skip
 from simcuda import SIM
+from sklearn.base import clone
 from skorch.exceptions import DeviceWarning
 from torch import nn
 from torch.nn import functional as F
@@ -126,9 +127,9 @@ def test_the_devices_own_generator_is_left_alone(name, use):
 STEPS = {  # launches of a step at most, whatever the number of runs: in folds of one size, and of two
     "MLP": (net(), (35, 37)),
     "MLP, Adam": (net(optimizer="adam"), (38, 40)),
-    "convolutions": (NETS["convolutions"], (57, 60)),
-    "batch normalisation": (NETS["batch normalisation"], (83, 103)),
-    "encoder": (NETS["PyTorch's encoder"], (187, 192)),
+    "convolutions": (NETS["convolutions"], (58, 62)),
+    "batch normalisation": (NETS["batch normalisation"], (84, 104)),
+    "encoder": (NETS["PyTorch's encoder"], (188, 196)),
 }
 
 
@@ -136,7 +137,7 @@ STEPS = {  # launches of a step at most, whatever the number of runs: in folds o
 def test_a_step_waits_for_nothing_and_launches_little(name):
     estimator, most = STEPS[name]
     for n_rows in EVEN, UNEVEN:
-        training = StackedEngine().start(experiment(estimator, n_rows), LRS)
+        training = StackedEngine().start(experiment(clone(estimator).set_params(max_epochs=3), n_rows), LRS)
         training.advance(1)
         pack = training.packs[0].pack
         with SIM.counted():
