@@ -127,6 +127,7 @@ def test_the_devices_own_generator_is_left_alone(name, use):
 STEPS = {  # launches of a step at most, whatever the number of runs: in folds of one size, and of two
     "MLP": (net(), (35, 37)),
     "MLP, Adam": (net(optimizer="adam"), (38, 40)),
+    "MLP, clipping": (net(clip="p50"), (79, 81)),
     "convolutions": (NETS["convolutions"], (58, 62)),
     "batch normalisation": (NETS["batch normalisation"], (84, 104)),
     "encoder": (NETS["PyTorch's encoder"], (188, 196)),
