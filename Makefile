@@ -5,6 +5,7 @@
 # make docs: build the site in docs/_build/html; with SPHINXOPTS="-D plot_gallery=0" without running the examples.
 # make wheel: build the sdist and the wheel in dist/, and check what a package index would say about them.
 # make wheel-check: install that wheel in an empty environment, and run the README's search with it.
+# make test-device: run the checks on a simulated CUDA device, which need a C++ compiler.
 # make test-oldest: run the tests with the oldest versions that pyproject.toml allows.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -13,7 +14,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 3
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all test-oldest lint pictures docs wheel wheel-check clean
+.PHONY: demo test test-all test-device test-oldest lint pictures docs wheel wheel-check clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py
@@ -23,6 +24,9 @@ test: lint
 
 test-all: lint
 	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
+
+test-device: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python tests/device/run.py -q
 
 test-oldest: $(VENV)/oldest.stamp
 	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(VENV)/oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"

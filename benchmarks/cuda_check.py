@@ -198,6 +198,10 @@ def waited(estimator: Any, n_rows: int) -> str:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             pack.train_epoch()
+        lr = torch.from_numpy(pack.lrs(pack.epoch_multipliers(pack.feed_epoch().sizes)))
+        feed = pack.feed_epoch()
+        torch.cuda.set_sync_debug_mode("error")
+        pack.steps(feed, lr)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in heard if "synchroniz" in str(w.message))

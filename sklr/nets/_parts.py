@@ -10,11 +10,13 @@ import torch
 from sklearn.utils import check_random_state
 from skorch import NeuralNet
 from skorch.dataset import Dataset
+from skorch.exceptions import DeviceWarning
 from torch.utils.data import DataLoader
 
 from sklr._utils.names import best_device, check_device, resolve_criterion, resolve_optimizer
 from sklr._utils.random import RandomStream
 from sklr._utils.validation import check_count, must_be
+from sklr._utils.warnings import warn
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
 from sklr.callbacks._net_lr import group_options
 from sklr.nets._instances import check_arguments, copied, counterparts, has_hooks, wanted_widths
@@ -310,8 +312,11 @@ class NetParts(NeuralNet):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         asked, fitted = state["device"], "device_" in state
-        there = {name: value for name, value in state.items() if name != "device_"}
-        super().__setstate__({**there, "device": _device_here(asked)})
+        there, here = {name: value for name, value in state.items() if name != "device_"}, _device_here(asked)
+        if _is_cuda(here) and not torch.cuda.is_available():
+            warn(f"A net that was on device {str(asked)!r} is on the CPU now: there is no CUDA device.", DeviceWarning)
+            here = "cpu"
+        super().__setstate__({**there, "device": here})
         if fitted:
             self._remember_device(asked)
         self.__dict__["device"] = asked
@@ -331,7 +336,7 @@ def _is_cuda(device: Any) -> bool:
 
 
 def _device_here(asked: Any) -> Any:
-    """Return the device that a net from another machine is loaded to; where there is no CUDA, skorch sees to it."""
+    """Return the device that a net from another machine is loaded to, if there is CUDA at all."""
     if _is_auto(asked):
         return best_device()
     if _is_cuda(asked) and (torch.device(asked).index or 0) >= torch.cuda.device_count() > 0:

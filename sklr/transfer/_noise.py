@@ -116,4 +116,4 @@ def _gradient(net: Any, x: Any, y: Any) -> list[torch.Tensor]:
 
 
 def _length(gradient: list[torch.Tensor]) -> float:
-    return float(sum((g.double() ** 2).sum() for g in gradient))
+    return float(sum((g.cpu().double() ** 2).sum() for g in gradient))

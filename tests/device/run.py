@@ -20,14 +20,18 @@ HERE = Path(__file__).resolve().parent
 
 def compiler() -> str | None:
     """Return the C++ compiler: the environment's CXX, or the first of the usual ones."""
-    return next((found for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if (found := shutil.which(name))), None)
+    return next(
+        (found for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if (found := shutil.which(name))), None
+    )
 
 
 def build(cxx: str, folder: Path) -> None:
     """Compile the guard for this PyTorch and this Python, unless that has been done."""
     torch = Path(find_spec("torch").origin).parent  # not imported: the guard is to be there first
     source, library = HERE / "guard.cpp", folder / f"simguard{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if library.exists() and library.stat().st_mtime > max(source.stat().st_mtime, (torch / "version.py").stat().st_mtime):
+    if library.exists() and library.stat().st_mtime > max(
+        source.stat().st_mtime, (torch / "version.py").stat().st_mtime
+    ):
         return
     folder.mkdir(parents=True, exist_ok=True)
     headers = [torch / "include", torch / "include/torch/csrc/api/include", sysconfig.get_paths()["include"]]
@@ -43,7 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     folder = HERE / "_build"
     build(cxx, folder)
-    sys.path[:0] = [str(folder), str(HERE)]
+    sys.path[:0] = [str(HERE.parents[1]), str(folder), str(HERE)]
     import simcuda  # noqa: F401 - from now on there is a device
 
     if argv and argv[0].endswith(".py"):

@@ -1,4 +1,4 @@
-"""A CUDA device that is not there: tensors that say ``cuda:0``, are computed on the CPU, and are as strict as real ones.
+"""A CUDA device that is not there: tensors that say ``cuda:0``, are computed on the CPU, and as strict as real ones.
 
 They refuse to be mixed with CPU tensors, but for numbers (no dimension); draw from a generator of their own; count what
 would be launched and what the host would wait for; and take memory of which there may be too little. To be imported
@@ -12,14 +12,17 @@ they are fused.
 """
 
 import collections
+import os
 import sys
 import threading
+import warnings
 import weakref
 from contextlib import contextmanager
+from importlib import import_module
 
-import simguard  # noqa: F401 - before PyTorch, which asks for its hooks when it is imported
-import torch
-from torch.utils._pytree import tree_leaves, tree_map
+import_module("simguard")  # before PyTorch, which asks for its hooks when it is imported
+import torch  # noqa: E402
+from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
 aten = torch.ops.aten
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -30,7 +33,7 @@ class Simulated:
     """What the device is, has and has done."""
 
     def __init__(self):
-        self.there = True  # whether PyTorch sees it
+        self.there = os.environ.get("CUDA_VISIBLE_DEVICES") != ""  # whether PyTorch sees it
         self.in_use = False
         self.generator = torch.Generator().manual_seed(20)
         self.limit = TOTAL  # bytes
@@ -48,8 +51,6 @@ class Simulated:
         if self.sync_mode == "error":
             raise RuntimeError(f"called a synchronizing CUDA operation: {what} at {_place()}")
         if self.sync_mode == "warn":
-            import warnings
-
             warnings.warn(f"called a synchronizing CUDA operation: {what}", stacklevel=3)
 
     @contextmanager
@@ -92,7 +93,7 @@ def _place():
 class Memory:
     """A block of the device's memory, free again with the last tensor that sees it."""
 
-    known: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+    known = weakref.WeakValueDictionary()  # noqa: RUF012 - by storage, of all tensors
 
     def __init__(self, n_bytes):
         self.n_bytes = 0

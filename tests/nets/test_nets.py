@@ -849,8 +849,9 @@ class TestDevice:
     def test_a_net_that_asked_for_cuda_predicts_without(self, blobs, asked):
         net = classifier(device="cpu").fit(*blobs)
         vars(net).update(device=asked, device_=asked)  # as it would be there
-        with patch.object(torch.cuda, "is_available", lambda: False), pytest.warns(DeviceWarning):
+        with patch.object(torch.cuda, "is_available", lambda: False), pytest.warns(DeviceWarning) as heard:
             loaded = pickle.loads(pickle.dumps(net))
+        assert len(heard) == 1
         assert torch.device(loaded.device).type == "cpu"
         assert loaded.get_params()["device"] == clone(loaded).device == asked
         np.testing.assert_array_equal(loaded.predict(blobs[0]), classifier(device="cpu").fit(*blobs).predict(blobs[0]))

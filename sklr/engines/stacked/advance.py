@@ -14,7 +14,7 @@ import torch
 
 from sklr.engines.scoring import ScorerError
 from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
-from sklr.engines.stacked.setup.packing import fitting_threads, out_of_memory
+from sklr.engines.stacked.setup.packing import fitting_threads, halves, out_of_memory, release
 from sklr.results import Outcome
 
 
@@ -60,7 +60,8 @@ def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
 def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack | Trouble]:
     """Train a pack up to an epoch; where memory runs out, its halves instead, from their start.
 
-    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in.
+    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in, and all that
+    its stack takes where it `parks`.
     """
     try:
         with fitting_threads(scored.step_flops):
@@ -71,7 +72,7 @@ def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPa
             return [ended]
     else:
         if not alone and scored.group.device.type == "cuda":
-            scored.pack.stack.rest()
+            _rest(scored)
         return [scored]
     return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
 
@@ -129,8 +130,36 @@ def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Trou
     return None if out_of_memory(error) and len(scored.going) > 1 else trouble(scored, error)
 
 
+def _rest(scored: ScoredPack) -> None:
+    scored.park()
+    if not scored.parks:
+        scored.pack.stack.rest()
+
+
 def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
-    halves: list[ScoredPack] = []
-    if failed := attempt(scored, lambda: halves.extend(scored.halves())):
+    """Train the halves of a pack from their start, one after the other: the second is made when the first rests."""
+    going: list[int] = []
+    if failed := attempt(scored, lambda: going.extend(scored.let_go())):
         return [failed]
-    return [found for half in halves for found in advance(half, epoch, alone=False)]
+    return [found for half in halves(going) for found in _made(scored, half, epoch)]
+
+
+def _made(scored: ScoredPack, chosen: list[int], epoch: int) -> list[ScoredPack | Trouble]:
+    """Train some members of a pack that has been let go; their halves where not even their stack has room."""
+    made = built(scored.part, chosen, scored.group.device)
+    if isinstance(made, str):
+        return [Trouble([scored.group.members[i].candidate for i in chosen], made, scored.outcomes)]
+    if made is None:
+        return [found for half in halves(chosen) for found in _made(scored, half, epoch)]
+    return advance(made, epoch, alone=False)
+
+
+def built(make: Callable[[list[int]], ScoredPack], chosen: list[int], device: torch.device) -> ScoredPack | str | None:
+    """Make a pack of some members; return None if memory runs out and their halves may have enough, else the error."""
+    try:
+        return make(chosen)
+    except Exception as error:  # as in `attempt`
+        if not out_of_memory(error) or len(chosen) == 1:
+            return in_words(error)
+    release(device)  # by now the error is forgotten, as in `advance`
+    return None

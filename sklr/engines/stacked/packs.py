@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -10,11 +11,20 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import delayed
 
 from sklr._utils.warnings import warn
-from sklr.engines.stacked.advance import Trouble, advance, advance_away, advance_together, attempt, in_words, trouble
+from sklr.engines.stacked.advance import (
+    Trouble,
+    advance,
+    advance_away,
+    advance_together,
+    attempt,
+    built,
+    in_words,
+    trouble,
+)
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.scored_pack import PackProgress, ScoredPack
 from sklr.engines.stacked.setup.devices import on_devices
-from sklr.engines.stacked.setup.packing import divide, shares
+from sklr.engines.stacked.setup.packing import are_too_many, divide, halves, shares
 from sklr.engines.workers import can_travel, spread
 from sklr.exceptions import OutOfMemoryWarning
 from sklr.experiment.experiment import Experiment
@@ -52,17 +62,36 @@ class Packs:
         self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
         self.failed: dict[int, str] = {}
         self._left: dict[tuple[int, int], Outcome] = {}  # outcomes in packs that are no more
-        self._warned = False
+        self._warned = self._halved = False
         self._keep(list(self._built(groups, max_stack)))
+        if self._halved and self.packs:
+            self._warn_of_halves()
 
     def _built(self, groups: Sequence[Group], max_stack: int | None) -> Iterator[ScoredPack | Trouble]:
         turns = count()  # a device after the other
         for group, share in zip(groups, shares(groups), strict=True):
             try:
-                packs = on_devices(divide(group, share, max_stack, self.n_jobs), turns)
-                yield from [ScoredPack(self.experiment, self.candidates, *home) for home in packs]
+                chosen = divide(group, share, max_stack, self.n_jobs)
+                parks = are_too_many(group, len(chosen))
+                packs = list(on_devices(chosen, turns))
             except Exception as error:  # as in `attempt`
                 yield Trouble([member.candidate for member in group.members], in_words(error), {})
+                continue
+            for home in packs:
+                yield from self._made(*home, parks)
+
+    def _made(self, group: Group, chosen: list[int], parks: bool) -> Iterator[ScoredPack | Trouble]:
+        make = partial(ScoredPack, self.experiment, self.candidates, group, parks=parks)
+        made = built(make, chosen, group.device)
+        if isinstance(made, str):
+            yield Trouble([group.members[i].candidate for i in chosen], made, {})
+        elif made is None:
+            self._halved = True
+            for half in halves(chosen):
+                yield from self._made(group, half, parks=group.device.type == "cuda")
+        else:
+            made.park()
+            yield made
 
     def _keep(self, found: Sequence[ScoredPack | Trouble]) -> None:
         """Go on with these packs, without those in trouble, and without their candidates in other cells."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
+import pickle
 import time
 from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sklr.engines.scoring import ScorerError
@@ -22,7 +21,7 @@ from sklr.engines.stacked.kernels.module_call import has_rows, in_blocks
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scoring.scorer import CellScorer
-from sklr.engines.stacked.setup.packing import halves, step_flops, work_of
+from sklr.engines.stacked.setup.packing import release, step_flops, work_of
 from sklr.engines.stacked.unstack import fitted_estimator
 from sklr.exceptions import TrainingDiverged
 from sklr.experiment.experiment import Experiment
@@ -50,6 +49,8 @@ class ScoredPack:
     group : Group
     chosen : sequence of int
         Which of the group's members are in this pack.
+    parks : bool, default False
+        Whether the stack waits in the host's memory while it is not at work, to leave its device to others.
 
     Attributes
     ----------
@@ -57,9 +58,18 @@ class ScoredPack:
         Of the runs that have ended, by their numbers among all candidates and all cells.
     """
 
-    def __init__(self, experiment: Experiment, candidates: Sequence[dict], group: Group, chosen: Sequence[int]):
+    def __init__(
+        self,
+        experiment: Experiment,
+        candidates: Sequence[dict],
+        group: Group,
+        chosen: Sequence[int],
+        *,
+        parks: bool = False,
+    ):
         self.experiment, self.candidates, self.places = experiment, candidates, group.places
-        self.group, self.chosen = group, list(chosen)
+        self.group, self.chosen, self.parks = group, list(chosen), parks
+        self._parked: bytes | None = None
         members = [group.members[i] for i in chosen]
         sides = [place.side for place in group.places]
         self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
@@ -84,6 +94,7 @@ class ScoredPack:
 
         Scorers are called within the context `scoring`.
         """
+        self._wake()
         self.pack.train_epoch(own_stream=own_stream)
         if self.scorers[0].follows:
             self._follow_epoch(scoring)
@@ -151,30 +162,45 @@ class ScoredPack:
         """The members of the group that still have a run to train."""
         return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
 
-    def halves(self) -> list[ScoredPack]:
-        """Return the members that are still training in two packs, at their start; this one must not be used again."""
+    def let_go(self) -> list[int]:
+        """Give the stack's memory back; return the members that were training. Only `part` may be asked for after."""
         self._record_diverged()
         going = self.going
-        self._let_go()
-        packs = [ScoredPack(self.experiment, self.candidates, self.group, half) for half in halves(going)]
-        for new in packs:
-            for m, member in enumerate(new.pack.members):
-                for cell, place in enumerate(self.places):
-                    ended = self.outcomes.get((member.candidate, place.number))
-                    new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
-            new.outcomes.update(self.outcomes)
-        return packs
-
-    def _let_go(self) -> None:
-        """Give back the memory that the stack takes, and what PyTorch keeps for other sizes than are needed now."""
         del self.pack, self._seen
-        gc.collect()  # a module and its hooks, say, hold each other
-        if self.group.device.type == "cuda":
-            with torch.cuda.device(self.group.device):
-                torch.cuda.empty_cache()
+        release(self.group.device)
+        return going
+
+    def part(self, chosen: Sequence[int]) -> ScoredPack:
+        """Return a pack of some members at their start, which leaves the device to others while it waits."""
+        new = ScoredPack(self.experiment, self.candidates, self.group, chosen, parks=self.group.device.type == "cuda")
+        for m, member in enumerate(new.pack.members):
+            for cell, place in enumerate(self.places):
+                ended = self.outcomes.get((member.candidate, place.number))
+                new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
+        new.outcomes.update(self.outcomes)
+        return new
+
+    def park(self) -> None:
+        """Keep the stack in the host's memory until it is wanted; one that cannot be pickled stays where it is."""
+        if not self.parks or self._parked is not None:
+            return
+        try:
+            self._parked = pickle.dumps(self.pack.stack)
+        except Exception:  # a module of the user's may raise anything: its stack works where it is
+            self.parks = False
+            return
+        del self.pack.stack
+        self._seen = (None, None)
+        release(self.group.device)
+
+    def _wake(self) -> None:
+        """Have the stack on its device again."""
+        if self._parked is not None:
+            self.pack.stack, self._parked = pickle.loads(self._parked), None
 
     def progress(self) -> PackProgress:
         """Return what has happened since the start, to be sent to a copy of this pack."""
+        self._wake()
         return PackProgress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
 
     def after(self, progress: PackProgress) -> ScoredPack:
@@ -192,6 +218,7 @@ class ScoredPack:
         if stopping.any() and not self.pack.done:
             self._score(stopping, STOPPED, reason)
             self.pack.alive &= ~stopping
+            self.park()
 
     def give_up(self, candidates: Container[int]) -> None:
         """End the runs of these candidates without a score: they are trained one by one in all cells."""
@@ -203,6 +230,7 @@ class ScoredPack:
         """Score the runs that came to the end, and return the outcomes of all."""
         self._score(self.pack.alive, OK, "")
         self._record_diverged()
+        self.park()
         return self.outcomes
 
     def _record_diverged(self) -> None:
@@ -214,6 +242,7 @@ class ScoredPack:
         if not mask.any():
             return
         start = time.time()
+        self._wake()
         tests, trains = (self._test_outputs(), self._train_outputs()) if self.by_answers else (None, None)
         quick = [
             None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)

@@ -64,7 +64,7 @@ class StepComparison:
         self.sides = self.pack.sides
         make = read_plan if self.pack.streams else plan
         self.plan: list[list[Any]] = make(self.sides, [place.side for place in group.places])
-        self.tolerance = Tolerance(lr_dtype(self.pack.stack), traits.precision)
+        self.tolerance = Tolerance(_precise_to(group, self.pack), traits.precision)
         self.rows = [_rows_to_predict(place) for place in self.places]
         self.x_test = stack_rows([place.x_test.take(rows) for rows, place in zip(self.rows, self.places, strict=True)])
         self.n_slips = 0
@@ -160,7 +160,7 @@ class StepComparison:
 
     def _check_loss(self, run: _Run, found: Tensor, expected: float, where: str) -> None:
         scale = abs(run.plain.first_loss) if np.isfinite(run.plain.first_loss) else 0.0
-        if not self.tolerance.same(found, torch.tensor(expected, dtype=torch.float64).to(found), scale):
+        if not self.tolerance.same(found, torch.tensor(expected, dtype=found.dtype), scale):
             raise Unstackable(_differs(f"the loss{where}", float(found), expected))
 
     def _check_state(self, run: _Run, when: str, before: Flat | None = None) -> None:
@@ -214,6 +214,12 @@ class StepComparison:
             own = followed_score(self.experiment, cell, run.plain.net, data)
         if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / n_rows, equal_nan=True):
             raise Unstackable(_differs("the score on the validation rows", mine[0], own))
+
+
+def _precise_to(group: Group, pack: Pack) -> torch.dtype:
+    """Return the dtype to whose rounding both sides agree: a capturable optimizer scales its steps in float32."""
+    counts = any(kwargs.get("capturable") for kwargs in group.optimizer_kwargs)
+    return torch.float32 if counts and lr_dtype(pack.stack) == torch.float64 else lr_dtype(pack.stack)
 
 
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:

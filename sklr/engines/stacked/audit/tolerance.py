@@ -40,7 +40,7 @@ class Tolerance:
             return False
         if not expected.is_floating_point():
             return torch.equal(found.to(expected.dtype), expected)
-        found, expected = found.double(), expected.double()
+        found, expected = found.cpu().double(), expected.cpu().double()  # MPS has no float64
         finite = expected[expected.isfinite()]
         scale = max([scale, float(finite.abs().max())] if finite.numel() else [scale])
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
@@ -60,7 +60,7 @@ class Tolerance:
         errors = (found.values - expected.values).abs() / allowed
         typical = expected.mean(torch.where(noise < 1, errors, 0.0).square()).sqrt()
         times = torch.maximum(expected.most(errors), typical / self.typical)
-        as_lost = expected.most((found.values.isfinite() != expected.values.isfinite()).double()) == 0
+        as_lost = expected.most((found.values.isfinite() != expected.values.isfinite()).float()) == 0
         times = torch.where(moves.isfinite(), times, torch.where(as_lost, 0.0, torch.inf)).nan_to_num(torch.inf)
         return expected.names[int(times.argmax())], float(times.max())
 

@@ -178,10 +178,10 @@ class Pack:
 
     def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
         """Take the epoch's losses down, and go on to the next one."""
-        known, norms = _numbers(losses), self.stack.take_norms()
-        self._judge(known, sizes, multipliers)
-        no_norms = np.empty((len(known), 0, *known.shape[1:]))
-        self._tell_callbacks(known, sizes, multipliers, no_norms if norms is None else _numbers(norms))
+        norms, own = self.stack.take_norms(), losses.unsqueeze(1)
+        known = _numbers(own if norms is None else torch.cat([own, norms], 1))  # one copy: each waits for the device
+        self._judge(known[:, 0], sizes, multipliers)
+        self._tell_callbacks(known[:, 0], sizes, multipliers, known[:, 1:])
         self.epoch += 1
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:

@@ -85,6 +85,8 @@ class Part:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._link()  # a pickled view is a copy, and a gradient is not pickled at all
+        # a mark that PyTorch's optimizers lose: a capturable one would warn that its steps are not captured yet
+        vars(self.optimizer)["_warned_capturable_if_run_uncaptured"] = True
 
     def step(self) -> list[Tensor]:
         """The updates at lr=1, parameter by parameter."""

@@ -6,6 +6,7 @@ The cells of a candidate stay together, unless there are too few candidates to k
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -219,7 +220,29 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _OUT_OF_MEMORY)
 
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+    "insufficient_resources",
+)
+
+
+def release(device: torch.device) -> None:
+    """Give back what memory nothing holds any more, and what PyTorch keeps of it for sizes of before."""
+    gc.collect()  # a module and its hooks, say, hold each other
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
+
+
+def are_too_many(group: Group, n_packs: int) -> bool:
+    """Say whether the packs of a group take turns on a CUDA device, which their states alone would fill together."""
+    if n_packs == 1 or group.device.type != "cuda":
+        return False
+    return len(group.members) * len(group.places) * state_bytes(group) > SHARE * free_bytes(group.device)
 
 
 def halves(members: Sequence[int]) -> list[list[int]]:
