@@ -15,11 +15,11 @@ from sklr.exceptions import StudyError
 from sklr.results import Outcome
 from sklr.search.storage.claims import Entry, TableDesk, make_desk
 from sklr.search.storage.codec import OUTCOME, Claim, claim_from, outcomes_from
-from sklr.search.storage.fingerprint import differences, other_versions
+from sklr.search.storage.fingerprint import HEAD, differences, other_versions
 from sklr.search.storage.open import open_study, patiently
 from sklr.search.storage.stages import extended
 
-HEAD, SEED, STAGES = "sklr:search", "sklr:random_state", "sklr:candidates"
+SEED, STAGES = "sklr:random_state", "sklr:candidates"
 MAX_SEED = 2**31 - 1
 WAIT_FOR_HEAD = 3.0  # seconds for the process that made a study to write what it is about; it may have been killed
 
