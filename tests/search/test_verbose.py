@@ -2,6 +2,10 @@
 
 import logging
 import re
+import sys
+import textwrap
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +112,22 @@ def test_a_batch_of_candidates_is_told_of_at_a_time(capsys):
         "Fitting 3 folds for each of 1 candidates, totalling 3 fits",
         "Fitting 3 folds for each of 2 candidates, totalling 6 fits",
     ]
+
+
+def test_the_guides_trackers_are_told_of_every_trial(monkeypatch):
+    """The trackers are not installed here: these stand-ins take the parameters that Optuna documents for them."""
+    told = []
+
+    def tell(study, trial):
+        told.append((study.study_name, trial.number, trial.value, *trial.params))
+
+    stand_ins = types.ModuleType("optuna_integration")
+    stand_ins.TensorBoardCallback = lambda dirname, metric_name: tell
+    stand_ins.MLflowCallback = lambda tracking_uri=None, metric_name="value", create_experiment=True: tell
+    stand_ins.WeightsAndBiasesCallback = lambda metric_name="value", wandb_kwargs=None, as_multirun=False: tell
+    monkeypatch.setitem(sys.modules, "optuna_integration", stand_ins)
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "too_long.rst").read_text()
+    (code,) = re.findall(r":class: not-run\n\n((?:    .*\n|\n)+)", guide)
+    exec(textwrap.dedent(code), {"net": net(max_epochs=1), "X": X, "y": Y})
+    assert [number for _, number, *_ in told] == [n for n in range(16) for _ in range(3)]
+    assert all(value > 0 and name == "lr" for _, _, value, name in told)

@@ -39,7 +39,7 @@ class StoredEstimator(BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.estimator_type = self.kind  # type: ignore[assignment]
+        tags.estimator_type = self.kind
         return tags
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
