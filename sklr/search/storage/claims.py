@@ -118,8 +118,13 @@ class FileDesk(Desk):
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
         """Add each trial as it is, in one piece."""
-        for _, trial in done:
-            patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
+        try:
+            for _, trial in done:
+                patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            if isinstance(self.storage, RDBStorage):
+                self.storage.remove_session()  # Optuna leaves it open, and with it the lock of the file
+            raise
 
     def release(self, why: str) -> None:
         """Sign off; what has not ended is not in the storage."""
