@@ -68,8 +68,8 @@ print("same scores:", np.array_equal(accuracies[2], one_by_one))
 # %%
 # Now two processes with one storage, which would usually be one script started twice. Through the URL of a database
 # server, such as `postgresql+psycopg://user@host/lr`, they would share the candidates out, on as many machines as there
-# are. Through an SQLite file, which needs no server, one of them trains and the other is ready to take over. The one
-# that trains is killed in the middle of its third candidate.
+# are. An SQLite file, which needs no server, is for one process at a time: a second one is refused. The first is killed
+# in the middle of its third candidate, and another one goes on where it stood.
 folder = tempfile.TemporaryDirectory()
 path = Path(folder.name)
 search.set_params(n_jobs=1, storage=path / "digits.db", study_name="shared", resume=True, verbose=2)
@@ -88,24 +88,26 @@ search.fit(X, y)
 
 def start_one(name):
     with open(path / name, "w") as out:
-        return subprocess.Popen([sys.executable, "worker.py"], cwd=path, stdout=out)
+        return subprocess.Popen([sys.executable, "worker.py"], cwd=path, stdout=out, stderr=subprocess.PIPE, text=True)
 
 
 def count_runs(name):
     return (path / name).read_text().count("END")
 
 
-workers = {name: start_one(name) for name in ("one.txt", "another.txt")}
-while max(map(count_runs, workers)) < 7:
-    if any(worker.poll() for worker in workers.values()):
-        raise RuntimeError("a worker has failed")
+victim = "one.txt"
+workers = {victim: start_one(victim)}
+while count_runs(victim) < 7:
+    if workers[victim].poll() is not None:
+        raise RuntimeError("the worker has failed")
     time.sleep(0.02)
-victim = max(workers, key=count_runs)
+refused = start_one("refused.txt").communicate()[1].splitlines()[-1]
+print(refused.replace(str(workers[victim].pid), "..."))
 workers[victim].kill()
-workers[victim].wait()
+workers[victim].communicate()
 killed = time.time()
-for worker in workers.values():
-    worker.wait()
+workers["another.txt"] = start_one("another.txt")
+workers["another.txt"].communicate()
 
 # %%
 # A third search under that name finds all candidates in the file, and trains none.
@@ -135,7 +137,7 @@ ended = runs(search, "time")
 names = {workers[victim].pid: "killed", **{w.pid: "lived" for name, w in workers.items() if name != victim}}
 draw(right, runs(search, "process"), ended - ended.min(), names)
 right.axvline(killed - ended.min(), color="red", linestyle="--", label="kill")
-for ax, title in (left, "n_jobs=2"), (right, "one storage, two processes"):
+for ax, title in (left, "n_jobs=2"), (right, "one storage, one process after the other"):
     ax.set_title(title)
     ax.legend(loc="lower right")
 figure.savefig("plot_15_several_processes.png", dpi=120)

@@ -39,7 +39,7 @@ from sklr.range_test import RangeTest, lr_range_test
 from sklr.recipes import MaxSteps, NeededWarmup, find_warmup, suggest_max_steps, weight_decay_by_layer
 from sklr.replicate import Characterization, characterize, compare
 from sklr.scaling import adamw_timescale, mup_param_groups, suggest_center, transfer_lr, transfer_lr_depth
-from sklr.search import BayesSearchCV, LRGridSearchCV, LRPruner, OptunaSearchCV
+from sklr.search import BayesSearchCV, LRGridSearchCV, LRPruner, OptunaSearchCV, load_search
 from sklr.transfer import coordinate_check, gradient_noise_scale, verify_transfer
 
 __version__ = "0.1.0.dev0"
@@ -79,6 +79,7 @@ __all__ = [
     "coordinate_check",
     "find_warmup",
     "gradient_noise_scale",
+    "load_search",
     "lr_range_test",
     "mup_param_groups",
     "plot_best_epochs",

@@ -1,13 +1,14 @@
-"""The lines a search prints about a run, in scikit-learn's own words and widths."""
+"""The lines a search prints about a run, in scikit-learn's own words and widths; and those about a candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from joblib.logger import short_format_time
 
-from sklr.results import Outcome, Scores
+from sklr.results import OK, Outcome, Scores, candidate_status, cell_scores
 
 WIDTH = 80
 
@@ -57,3 +58,39 @@ def _scores(test: Scores, train: Scores | None) -> str:
         f" {name}: (" + (f"train={trains[name]:.3f}, " if name in trains else "") + f"test={test[name]:.3f})"
         for name in sorted(test)
     )
+
+
+def candidate_line(
+    params: Mapping[str, Any], row: Sequence[Outcome], best: tuple[float, Mapping[str, Any]] | None, metric: str | None
+) -> str:
+    """Say how a candidate ended: its mean score and standard deviation over the cells, and the best so far.
+
+    >>> candidate_line({"lr": 0.0316}, [Outcome(0.92), Outcome(0.93)], (0.972, {"lr": 0.316}), None)
+    'lr 0.0316: 0.925 +- 0.005, best so far 0.972 at 0.316'
+    >>> candidate_line({"lr": 1.0, "width": 8}, [Outcome(float("nan"), "failed")], None, None)
+    'lr 1, width 8: failed (1 of 1 runs)'
+    """
+    text = ", ".join(f"{name} {_short(value)}" for name, value in params.items())
+    status = candidate_status(row, metric)
+    scores = cell_scores([row], metric)[0]
+    spread = f" +- {scores.std():.3f}" if len(scores) > 1 else ""
+    text += f": {scores.mean():.3f}{spread}" if status == OK else f": {status}"
+    if best is None:
+        return text
+    at = [_short(v) if len(best[1]) == 1 else f"{name} {_short(v)}" for name, v in best[1].items()]
+    return f"{text}, best so far {best[0]:.3f} at {', '.join(at)}"
+
+
+def epoch_line(epoch: int, scores: np.ndarray) -> str:
+    """Say what a stack has reached after an epoch; `scores` has shape (n_candidates, n_cells, n_epochs).
+
+    >>> epoch_line(3, np.array([[[0.5], [0.7]], [[0.9], [0.9]]])), epoch_line(3, np.full((2, 2, 1), np.nan))
+    ('epoch 3: best mean score 0.900', 'epoch 3')
+    """
+    means = scores[..., -1].mean(axis=1) if scores.shape[-1] else np.empty(0)
+    known = means[np.isfinite(means)]
+    return f"epoch {epoch}" + (f": best mean score {known.max():.3f}" if len(known) else "")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or str(value)

@@ -83,7 +83,7 @@ def _page(search: Any) -> str:
         tables=[candidates_table(search), cells_table(search)],
         settings=parameters(search),
         estimator=parameters(search.estimator),
-        cells=cells_drawn(search.cells_),
+        cells=cells_drawn(getattr(search, "cells_", [])),  # one from `load_search` has none
         versions=versions(),
         representation=representation(getattr(search, "best_estimator_", search.estimator)),
     )

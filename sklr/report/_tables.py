@@ -56,7 +56,7 @@ def cells_table(search: Any) -> Table:
     """Return the table of the scores in every cell, a column for each fold and seed."""
     scores = search.cell_scores_
     shown = _best_first(search, max(1, min(MAX_ROWS, MAX_CELLS // scores.shape[1])))
-    columns = ["candidate", *(f"fold {cell.fold} seed {cell.seed_index}" for cell in search.cells_)]
+    columns = ["candidate", *("fold {} seed {}".format(*divmod(i, search.n_seeds)) for i in range(scores.shape[1]))]
     finite = scores[np.isfinite(scores)]
     low, height = (finite.min(), max(float(np.ptp(finite)), 1e-12)) if len(finite) else (0.0, 1.0)
     rows = [[_number(int(i), "g"), *(_number(s, ".4f", (s - low) / height) for s in scores[i])] for i in shown]

@@ -3,7 +3,8 @@
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._bayes import BayesSearchCV
 from sklr.search._grid import LRGridSearchCV
+from sklr.search._load import load_search
 from sklr.search._optuna import OptunaSearchCV
 from sklr.search.pruning.pruners import LRPruner
 
-__all__ = ["BaseLRSearchCV", "BayesSearchCV", "LRGridSearchCV", "LRPruner", "OptunaSearchCV"]
+__all__ = ["BaseLRSearchCV", "BayesSearchCV", "LRGridSearchCV", "LRPruner", "OptunaSearchCV", "load_search"]

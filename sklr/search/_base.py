@@ -44,10 +44,11 @@ from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import lr_path
 from sklr.search.pruning.pruners import check_pruner, make_pruner
-from sklr.search.storage.fingerprint import header
-from sklr.search.storage.open import check_storage
+from sklr.search.storage.fingerprint import HEAD, header
+from sklr.search.storage.open import check_storage, patiently
+from sklr.search.storage.reading import SETTINGS, settings_of
 from sklr.search.storage.stages import Stages
-from sklr.search.storage.stored_study import HEAD, Book
+from sklr.search.storage.stored_study import Book
 
 
 class BaseLRSearchCV(ConcludingSearchCV):
@@ -415,6 +416,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         count = self._n_candidates(space)
         n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
         why = "not finished: the search was interrupted"
+        self._note_settings(count, finished=False)
         try:
             with evaluator.tasks.search(n_runs):
                 self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
@@ -427,7 +429,15 @@ class BaseLRSearchCV(ConcludingSearchCV):
             raise
         finally:
             evaluator.ledger.abandon(why)
+        if not evaluator.deadline.passed():
+            with suppress(StorageError):  # all scores are there
+                self._note_settings(count, finished=True)
         self._conclude(evaluator)
+
+    def _note_settings(self, n_asked: int | None, finished: bool) -> None:
+        """Write into the study what `load_search` reads."""
+        text = settings_of(self, n_asked, finished)
+        patiently(lambda: self.study_.set_user_attr(SETTINGS, text))
 
     def _try(self, proposals: Generator[list[dict], np.ndarray, None], evaluator: Evaluator) -> None:
         candidates = None if evaluator.deadline.passed() and evaluator.record.outcomes else next(proposals, [])

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from sklr._utils.log import say
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.engines.base import Training
 from sklr.engines.stacked.reasons import describe
+from sklr.engines.verbose import candidate_line, epoch_line
 from sklr.exceptions import StorageError
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.lr_param import check_names
@@ -152,6 +154,7 @@ class Evaluator:
         if self.record.outcomes or not book.is_new:
             book.refresh()
         self._open(batch)
+        told = self.experiment.verbose < 1  # nothing is said then
         while True:
             known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
             batch.rows |= known
@@ -164,6 +167,9 @@ class Evaluator:
             if places:
                 self._train(batch, places)
             else:
+                if not told:
+                    say(f"{len(missing)} candidates are being trained by other processes, which are waited for")
+                told = True
                 time.sleep(POLL)
             if batch.missing:
                 book.refresh()
@@ -212,12 +218,12 @@ class Evaluator:
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
         """Train to the end, or until pruner or clock stop it; return whether `ended` has been told of everything."""
         if self.prunes:
-            _prune_by_epoch(training, self.ledger, self.deadline, self.progress)
+            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._says)
         elif training.listen(ended, self.deadline.passed):
             training.finish()
             return True
         else:
-            _train_until(training, self.deadline, self.progress)
+            _train_until(training, self.deadline, self.progress, self._says)
         return False
 
     def _open(self, batch: CandidateBatch) -> None:
@@ -230,6 +236,7 @@ class Evaluator:
 
     def _keep(self, batch: CandidateBatch, done: Mapping[int, list[Outcome]]) -> None:
         """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
+        fresh = {i: row for i, row in done.items() if i not in batch.rows}
         batch.rows |= done
         self._engines |= set(batch.engines.values())
         book = self.ledger.book
@@ -238,6 +245,30 @@ class Evaluator:
             book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
+        if self._says > 0:
+            self._tell(batch, fresh)
+
+    @property
+    def _says(self) -> int:
+        """How much is said of candidates; nothing where no learning rate is searched, as in scikit-learn's searches."""
+        return self.experiment.verbose if self.ledger.log_params or trains_nets(self.experiment.estimator) else 0
+
+    def _tell(self, batch: CandidateBatch, fresh: Mapping[int, Sequence[Outcome]]) -> None:
+        """Say how candidates ended, and which is the best so far."""
+        tried = [*self.record.candidates, *(batch.candidates[i] for i in batch.rows if i not in fresh)]
+        rows = [*self.record.outcomes, *(row for i, row in batch.rows.items() if i not in fresh)]
+        told = [
+            (score, params) for params, row in zip(tried, rows, strict=True) if (score := self._known(row)) is not None
+        ]
+        best = max(told, key=lambda pair: pair[0], default=None)
+        for i, row in sorted(fresh.items()):
+            params, score = batch.candidates[i], self._known(row)
+            if score is not None and (best is None or score > best[0]):
+                best = score, params
+            say(candidate_line(params, row, best, self.record.metric))
+
+    def _known(self, row: Sequence[Outcome]) -> float | None:
+        return score if np.isfinite(score := self.record.score(row)) else None
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
@@ -256,7 +287,7 @@ class Evaluator:
             if trains_nets(self.experiment.estimator):
                 names = (SequentialEngine.name if i in refused else engine for i in range(len(candidates)))
                 reasons = describe(refused, candidates)
-                print(f"[sklr] engine: {engine_names(names)}" + "".join(f"; {reason}" for reason in reasons))
+                say(f"engine: {engine_names(names)}" + "".join(f"; {reason}" for reason in reasons))
 
     def _write_down(self, batch: CandidateBatch) -> np.ndarray:
         ended = dict(sorted(batch.rows.items()))
@@ -275,18 +306,21 @@ def _is_cut_short(row: Sequence[Outcome]) -> bool:
     return any(outcome.reason.startswith(TIMEOUT) for outcome in row)
 
 
-def _train_until(training: Training, deadline: Deadline, progress: Progress) -> None:
+def _train_until(training: Training, deadline: Deadline, progress: Progress, verbose: int) -> None:
     """Train a lockstep to its end, or stop it when time is up; epoch by epoch only where someone wants to know."""
     epochs = 0
-    while (deadline.seconds is not None or progress.shown) and not training.done:
-        shape = training.advance(1).valid_score.shape[:2]
+    while (deadline.seconds is not None or progress.shown or verbose > 1) and not training.done:
+        scores = training.advance(1).valid_score
+        shape = scores.shape[:2]
         epochs += 1
         progress.epoch(epochs)
+        if verbose > 1:
+            say(epoch_line(epochs, scores))
         if deadline.passed() and not training.done:
             training.stop(np.ones(shape, dtype=bool), f"{TIMEOUT} after {_epochs(epochs)}")
 
 
-def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress) -> None:
+def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress, verbose: int) -> None:
     """Train epoch by epoch, and stop the candidates whose mean over the cells the study's pruner rejects."""
     epoch = 0
     while not training.done:
@@ -296,6 +330,8 @@ def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, prog
         ledger.report(epoch, scores[..., -1].mean(axis=1))
         epoch += 1
         progress.epoch(epoch)
+        if verbose > 1:
+            say(epoch_line(epoch, scores))
         reasons = ledger.should_prune()
         if deadline.passed() and not training.done:
             training.stop(np.ones(scores.shape[:2], dtype=bool), f"{TIMEOUT} after {_epochs(epoch)}")

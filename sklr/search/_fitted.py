@@ -20,6 +20,7 @@ from sklr.search._cv_results import Record
 from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
 from sklr.search.proposals.dimensions import Range
+from sklr.search.storage.stored_estimator import GIVE_ONE, StoredEstimator
 from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
 
 
@@ -29,6 +30,8 @@ class _NotRefitted:
     def __get__(self, search: Any, kind: type) -> Any:
         if search is None or "cv_results_" not in vars(search):
             raise AttributeError(f"{kind.__name__!r} object has no attribute 'best_estimator_'")
+        if isinstance(search.estimator, StoredEstimator):
+            raise NotFittedError(f"This {kind.__name__} has no best_estimator_. {GIVE_ONE}")
         raise NotFittedError(
             f"This {kind.__name__} has no best_estimator_: the training of the best candidate on all rows failed, was "
             f"interrupted, or was not asked for (refit={search.refit!r}). What was found is kept; train that "
@@ -59,6 +62,8 @@ class ConcludingSearchCV(BaseSearchCV):
 
     def score(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Return the best estimator's score on rows; those of a Dataset or DataLoader bring their targets."""
+        if isinstance(self.estimator, StoredEstimator):
+            return self.estimator.score()
         if hasattr(self, "best_estimator_"):
             X, y = rows_to_predict(X), labels_to_score(self.best_estimator_, X, y)
         return super().score(X, y, **params)

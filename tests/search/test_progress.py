@@ -50,4 +50,5 @@ def test_it_shows_in_a_notebook_without_ipywidgets():
     printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
     assert "3/3" in printed
     assert "best 0." in printed
+    assert "IProgress" not in str(notebook.cells[0].outputs), "tqdm's warning, which says nothing of sklr"
     assert "Traceback" not in str(notebook.cells[0].outputs)

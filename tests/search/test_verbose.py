@@ -1,13 +1,20 @@
 """What a search prints is what `GridSearchCV` prints, line for line, but for the times."""
 
+import logging
 import re
+import sys
+import textwrap
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from strategies import CV, X, Y, grid, net
 
-from sklr import OptunaSearchCV
+from sklr import DivergedWarning, OptunaSearchCV
 
 SEVERAL = {"scoring": ["accuracy", "neg_log_loss"], "refit": False}
 MODEL = LogisticRegression(max_iter=999)
@@ -40,17 +47,64 @@ def test_lines_are_padded_to_gridsearchcvs_width(capsys):
     assert [len(line) for line in lines["ours"]] == [len(line) for line in lines["theirs"]]
 
 
-def test_a_nets_lines_are_gridsearchcvs_and_one_that_names_the_engine(capsys):
+def test_a_nets_lines_are_gridsearchcvs_and_those_of_sklr(capsys):
     kwargs = {"cv": CV, "verbose": 3}
     ours = printed(grid(net(random_state=0, max_epochs=2), values=[0.01, 0.03], **kwargs), capsys)
     theirs = printed(GridSearchCV(net(random_state=0, max_epochs=2), {"lr": [0.01, 0.03]}, **kwargs), capsys)
-    assert ours == sorted([*theirs, "[sklr] engine: stacked"])
+    assert [line for line in ours if not line.startswith("[sklr]")] == theirs
+    assert "[sklr] engine: stacked" in ours
 
 
 def test_seeds_are_told_of(capsys):
     grid(net(max_epochs=1), values=[0.01], cv=CV, n_seeds=2, verbose=1, random_state=0).fit(X, Y)
     first = "Fitting 3 folds x 2 seeds for each of 1 candidates, totalling 6 fits\n"
-    assert capsys.readouterr().out == first + "[sklr] engine: stacked\n"
+    assert capsys.readouterr().out.startswith(first + "[sklr] engine: stacked\n[sklr] lr 0.01: 0.")
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_every_candidate_has_a_line(make, capsys, engine):
+    """In the stack each has one when the stack is through, one by one as soon as it has been trained."""
+    search = make(net(max_epochs=2), cv=CV, verbose=1, engine=engine, random_state=0, refit=False).fit(X, Y)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "best so far" in line]
+    scores, params = search.cv_results_["mean_test_score"], search.cv_results_["params"]
+    for i, (line, score, candidate, row) in enumerate(zip(lines, scores, params, search.cell_scores_, strict=True)):
+        best = int(scores[: i + 1].argmax())
+        assert line == (
+            f"[sklr] lr {candidate['lr']:.3g}: {score:.3f} +- {row.std():.3f}, "
+            f"best so far {scores[best]:.3f} at {params[best]['lr']:.3g}"
+        )
+
+
+@pytest.mark.parametrize("pruner", [None, "median"])
+def test_a_stack_says_how_far_it_is_after_each_epoch(capsys, pruner):
+    search = grid(net(max_epochs=3), cv=CV, verbose=2, engine="stacked", random_state=0, pruner=pruner)
+    quiet = clone(search).set_params(verbose=0).fit(X, Y)
+    capsys.readouterr()
+    np.testing.assert_array_equal(search.fit(X, Y).cell_scores_, quiet.cell_scores_)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[sklr] epoch")]
+    assert [re.match(r"\[sklr\] epoch (\d): best mean score 0\.\d{3}$", line)[1] for line in lines] == ["1", "2", "3"]
+
+
+def test_what_diverged_says_so(capsys):
+    with pytest.warns(DivergedWarning):
+        grid(net(optimizer="sgd", max_epochs=1), values=[0.01, 1e30], cv=CV, verbose=1, random_state=0).fit(X, Y)
+    assert re.search(r"\[sklr\] lr 1e\+30: diverged at step .*, best so far 0.\d+ at 0.01", capsys.readouterr().out)
+
+
+def test_the_logger_decides_what_is_seen(capsys, caplog):
+    search = grid(net(max_epochs=1), cv=CV, verbose=1, random_state=0, refit=False)
+    logger = logging.getLogger("sklr")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        search.fit(X, Y)
+        assert "[sklr]" not in capsys.readouterr().out
+        logger.setLevel(logging.INFO)
+        search.fit(X, Y)
+        assert [r.levelname for r in caplog.records] == ["INFO"] * 4
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def test_a_batch_of_candidates_is_told_of_at_a_time(capsys):
@@ -59,3 +113,22 @@ def test_a_batch_of_candidates_is_told_of_at_a_time(capsys):
         "Fitting 3 folds for each of 1 candidates, totalling 3 fits",
         "Fitting 3 folds for each of 2 candidates, totalling 6 fits",
     ]
+
+
+def test_the_guides_trackers_are_told_of_every_trial(monkeypatch):
+    """The trackers are not installed here: these stand-ins take the parameters that Optuna documents for them."""
+    told = []
+
+    def tell(study, trial):
+        told.append((study.study_name, trial.number, trial.value, *trial.params))
+
+    stand_ins = types.ModuleType("optuna_integration")
+    stand_ins.TensorBoardCallback = lambda dirname, metric_name: tell
+    stand_ins.MLflowCallback = lambda tracking_uri=None, metric_name="value", create_experiment=True: tell
+    stand_ins.WeightsAndBiasesCallback = lambda metric_name="value", wandb_kwargs=None, as_multirun=False: tell
+    monkeypatch.setitem(sys.modules, "optuna_integration", stand_ins)
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "too_long.rst").read_text()
+    (code,) = re.findall(r":class: not-run\n\n((?:    .*\n|\n)+)", guide)
+    exec(textwrap.dedent(code), {"net": net(max_epochs=1), "X": X, "y": Y})
+    assert [number for _, number, *_ in told] == [n for n in range(16) for _ in range(3)]
+    assert all(value > 0 and name == "lr" for _, _, value, name in told)

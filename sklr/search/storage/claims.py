@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sklr._utils.warnings import warn
 from sklr.exceptions import StorageWarning, StudyError
 from sklr.search.storage.codec import CLAIM, Claim
+from sklr.search.storage.describe import digest
 from sklr.search.storage.open import is_shared, patiently
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 AT_WORK = "sklr:at work"  # the attribute of a study that says who is
 SERVER = "Only a database server shares a search among processes; give its address as storage for that."
@@ -76,7 +83,7 @@ class Desk(ABC):
 
 
 class FileDesk(Desk):
-    """A storage without transactions, such as a journal: one process, and a trial is written when it has ended."""
+    """A file, of SQLite or a journal, or memory: one process at a time, and a trial is written when it has ended."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self.study, self.storage = study, storage
@@ -92,7 +99,8 @@ class FileDesk(Desk):
             If another process of this machine is at work on the study: candidates cannot be shared out here.
         """
         if not self.at_work:
-            self._begin()
+            with one_at_a_time(self.study.study_name):
+                self._begin()
         return list(range(len(entries)))
 
     def _begin(self) -> None:
@@ -110,8 +118,13 @@ class FileDesk(Desk):
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
         """Add each trial as it is, in one piece."""
-        for _, trial in done:
-            patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
+        try:
+            for _, trial in done:
+                patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            if isinstance(self.storage, RDBStorage):
+                self.storage.remove_session()  # Optuna leaves it open, and with it the lock of the file
+            raise
 
     def release(self, why: str) -> None:
         """Sign off; what has not ended is not in the storage."""
@@ -122,19 +135,21 @@ class FileDesk(Desk):
 
 
 class TableDesk(Desk):
-    """A database: what is being worked on is a running trial, kept alive by a heartbeat."""
+    """A database server: what is being worked on is a running trial, kept alive by a heartbeat."""
+
+    shared = True
 
     def __init__(self, study: optuna.Study, storage: RDBStorage):
         # imports SQLAlchemy, which is nothing to those who have no database
         from sklr.search.storage.optuna_tables import Tables
 
         self.study, self.storage, self.tables = study, storage, Tables(study, storage)
-        self.shared, self.owner = is_shared(storage), this_process()
+        self.owner = this_process()
         self.held: dict[Claim, int] = {}
         self.heart = Heart(self)
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take what nobody has or had, also a dead worker's; from a server a part of it, for others to have some."""
+        """Take a part of what nobody has or had, also of a dead worker's, for others to have some."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
@@ -164,7 +179,7 @@ class TableDesk(Desk):
                 chosen = free if len(free) == len(entries) else []
             else:
                 # a part of it, for those who join; the larger a stack, the cheaper each of its runs
-                chosen = free[: -(-len(free) // (3 if others else 2))] if self.shared else free
+                chosen = free[: -(-len(free) // (3 if others else 2))]
             ids = self._take(session, [entries[i] for i in chosen], waiting)
             if ids:
                 self.tables.beat(session, ids)
@@ -242,7 +257,24 @@ class Heart:
 
 def make_desk(study: optuna.Study, storage: BaseStorage) -> Desk:
     """Return the desk for a storage."""
-    return TableDesk(study, storage) if isinstance(storage, RDBStorage) else FileDesk(study, storage)
+    if isinstance(storage, RDBStorage) and is_shared(storage):
+        return TableDesk(study, storage)
+    return FileDesk(study, storage)
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Let no other process of this user, on this machine, do what is done under that name meanwhile.
+
+    The lock is the system's, so that of a process that is killed is gone. Windows has none of the kind.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = Path(tempfile.gettempdir()) / f"sklr-{os.getuid()}-{digest(name)}.lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _claim(entry: Entry, owner: str) -> Claim:

@@ -8,7 +8,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from numbers import Integral
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.search.storage.describe import describe, digest, said
 
 N_ITEMS = 32  # of a dataset, that are compared
+HEAD = "sklr:search"  # the attribute of a study that holds the header
 FORMAT = 3  # of what sklr writes into a study
 
 # What may be another when a study is gone on with; all else must be the same. docs/guide/cluster.rst says the same.
@@ -212,7 +212,8 @@ def _in_words(name: str, mine: str | None, theirs: str | None) -> str:
     mine, theirs = (None if text is None else said(str(text)) for text in (mine, theirs))
     if mine == theirs:
         return f"{name} has other values than before ({_short(mine)})"
-    same = len(commonprefix([mine or "", theirs or ""]))
+    pairs = enumerate(zip(mine or "", theirs or "", strict=False))
+    same = next((i for i, (one, other) in pairs if one != other), 0)
     return f"{name} is {_short(mine, same)}, was {_short(theirs, same)}"
 
 

@@ -181,13 +181,40 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     """
     try:
         with at_verbosity(optuna.logging.WARNING):
-            opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
-            patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
+            opened = _open_and_check(storage)
             return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
     except (StorageError, StudyError, ImportError):
         raise
     except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
         raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
+
+
+def opened_patiently(storage: Any) -> BaseStorage:
+    """Open a storage for reading.
+
+    Raises
+    ------
+    StorageError
+        If that fails.
+    """
+    try:
+        return _open_and_check(storage)
+    except (StorageError, ImportError):
+        raise
+    except Exception as error:  # as in `open_study`
+        raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
+
+
+def _open_and_check(storage: Any) -> BaseStorage:
+    opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
+    patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
+    return opened
+
+
+def storage_file(storage: Any) -> Path | None:
+    """Return the file that a path or URL names; None for a server's address and a database in memory."""
+    kind, address = _address(storage)
+    return Path(address) if kind == "journal" else _sqlite_path(address)
 
 
 def _check_tables(opened: BaseStorage, given: Any) -> None:

@@ -1,7 +1,7 @@
-"""Trials in a database's tables: claimed, and written, many in one transaction; the only use of Optuna's own tables.
+"""Trials in a server's tables: claimed, and written, many in one transaction; the only use of Optuna's own tables.
 
-Optuna's public interface takes a transaction for every number of a trial. Its tables are used as its models describe
-them, for RDBStorage only.
+Optuna's public interface takes a transaction for every number of a trial, and has none that claims several. These are
+used as its models describe them, for a database server only.
 """
 
 from __future__ import annotations
@@ -66,14 +66,6 @@ class Tables:
             for trial_id, state, _ in sorted(rows, key=lambda row: row[0])
             if (claim := claims[trial_id]) is not None
         }
-
-    def unreadable(self) -> list[int]:
-        """Return the numbers of the trials with an attribute that is not JSON."""
-        trial, attr = models.TrialModel, models.TrialUserAttributeModel
-        query = select(trial.number, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
-        with self.storage.engine.connect() as connection:
-            rows = connection.execute(query.where(trial.study_id == self.study_id)).all()
-        return sorted({number for number, value in rows if not _is_json(value)})
 
     def add(self, session: Any, trials: Sequence[FrozenTrial]) -> list[int]:
         """Insert trials as they are; return their ids."""
@@ -164,11 +156,3 @@ def _claim_from(value_json: str) -> Claim | None:
         return claim_from({CLAIM: json.loads(value_json)})
     except ValueError:
         return None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

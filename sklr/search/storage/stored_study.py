@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,13 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sklr.exceptions import StudyError
 from sklr.results import Outcome
-from sklr.search.storage.claims import Entry, TableDesk, make_desk
+from sklr.search.storage.claims import Entry, make_desk
 from sklr.search.storage.codec import OUTCOME, Claim, claim_from, outcomes_from
-from sklr.search.storage.fingerprint import differences, other_versions
+from sklr.search.storage.fingerprint import HEAD, differences, other_versions
 from sklr.search.storage.open import open_study, patiently
 from sklr.search.storage.stages import extended
 
-HEAD, SEED, STAGES = "sklr:search", "sklr:random_state", "sklr:candidates"
+SEED, STAGES = "sklr:random_state", "sklr:candidates"
 MAX_SEED = 2**31 - 1
 WAIT_FOR_HEAD = 3.0  # seconds for the process that made a study to write what it is about; it may have been killed
 
@@ -104,9 +106,18 @@ class Book:
             return patiently(call)
         except ValueError as error:  # from Optuna, which cannot read what stands there either
             where = "one of its attributes is not JSON"
-            if isinstance(self.desk, TableDesk) and (numbers := self.desk.tables.unreadable()):
-                where = f"trial {numbers[0]} has an attribute that is not JSON"
+            with suppress(KeyError):  # after the last trial
+                where = f"trial {self._first_unreadable()} has an attribute that is not JSON"
             raise self._damaged(where) from error
+
+    def _first_unreadable(self) -> int:
+        for number in count():
+            trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+            try:
+                self.storage.get_trial(trial_id)
+            except ValueError:
+                break
+        return number
 
     def _damaged(self, where: str) -> StudyError:
         return StudyError(

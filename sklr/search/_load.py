@@ -1,0 +1,111 @@
+"""A study becomes a fitted search again, without data and estimator: results, curve, summary, report and pictures."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from sklr._utils.warnings import warn
+from sklr.engines import engine_names
+from sklr.exceptions import StorageWarning
+from sklr.search._base import BaseLRSearchCV
+from sklr.search._bayes import BayesSearchCV
+from sklr.search._cv_results import Record
+from sklr.search._grid import LRGridSearchCV
+from sklr.search._interrupts import Deadline
+from sklr.search._optuna import OptunaSearchCV
+from sklr.search.storage.reading import StoredSearch, open_finished, read_search
+from sklr.search.storage.stored_estimator import stored_estimator
+
+SEARCHES = {search.__name__: search for search in (BayesSearchCV, LRGridSearchCV, OptunaSearchCV)}
+BY_A_FUNCTION = "refit was a function, which the study does not hold: the best is the one with the highest mean score."
+
+
+def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
+    """Read a search from its study: fitted, with everything that follows from the scores, but without an estimator.
+
+    Its `cv_results_`, `best_params_`, `lr_curve_`, `summary()`, `report()` and all plots are those of the search that
+    wrote the study. It cannot predict; with its estimator and data, `search.set_params(estimator=net).fit(X, y)` reads
+    the study and trains the best candidate alone.
+
+    Parameters
+    ----------
+    storage : str, path or optuna.storages.BaseStorage
+        As a search takes it: ``"lr.db"``, ``"lr.log"``, a database's URL.
+    study_name : str, optional
+        May be left out where the storage has one study only.
+
+    Returns
+    -------
+    search : LRGridSearchCV, BayesSearchCV or OptunaSearchCV
+        With those parameters of the first that can be written as text. What it was given as an object, such as a
+        splitter, is left at its default; parameter values of other kinds than numbers, text and tuples of them stand in
+        `cv_results_` by their repr.
+
+    Raises
+    ------
+    StorageError
+        If the storage cannot be opened.
+    StudyError
+        If there is no such study, if the name is left out and there are several, or if sklr has not written it.
+
+    Warns
+    -----
+    StorageWarning
+        If the search is not finished: what is there is read.
+
+    Examples
+    --------
+    >>> import sklr
+    >>> from optuna.storages import InMemoryStorage
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import GradientBoostingClassifier
+    >>> storage, model = InMemoryStorage(), GradientBoostingClassifier(n_estimators=3, random_state=0)
+    >>> search = sklr.LRGridSearchCV(model, lrs=[0.01, 0.1, 1.0], cv=3, storage=storage, study_name="iris")
+    >>> again = sklr.load_search(storage, "iris") if search.fit(*load_iris(return_X_y=True)) else None
+    >>> again.best_lr_ == search.best_lr_, again.summary() == search.summary()
+    (True, True)
+    """
+    study = open_finished(storage, study_name)
+    stored = read_search(study)
+    search = _search(stored)
+    search.set_params(storage=storage, study_name=study.study_name, resume=True)
+    search.study_ = study
+    _conclude(search, stored)
+    if not search.refit and hasattr(search, "best_params_"):
+        search.refit = True  # so that `predict` says what to do, and `fit` trains the best candidate
+    if not stored.finished:
+        told = f"The study {study.study_name!r} is not finished: {stored.progress} are through. "
+        search.without_effect_ = [f"{told.strip()}", *search.without_effect_]
+        warn(f"{told}Go on with resume=True.", StorageWarning)
+    return search
+
+
+def _search(stored: StoredSearch) -> BaseLRSearchCV:
+    """Return an unfitted search with the parameters that the study has."""
+    estimator = stored_estimator(stored.estimator, stored.kind, stored.estimator_params)
+    return SEARCHES[stored.search](estimator, **stored.params)
+
+
+def _conclude(search: BaseLRSearchCV, stored: StoredSearch) -> None:
+    """Set what `fit` sets, from the outcomes."""
+    several = isinstance(stored.outcomes[0][0].test_scores, dict)
+    by_a_function = stored.refit_is_function
+    if by_a_function:
+        search.refit = not several
+    search.lr_param_ = stored.lr_param
+    search.n_splits_ = stored.n_runs // search.n_seeds
+    search.multimetric_ = several
+    record = Record(search.n_seeds, search.refit if isinstance(search.refit, str) else None)
+    record.add(stored.candidates, stored.outcomes)
+    notes = [BY_A_FUNCTION] if by_a_function else []
+    engine = engine_names(stored.engines)
+    search._conclude(
+        SimpleNamespace(  # type: ignore[arg-type]  # of an evaluator that has evaluated
+            record=record, deadline=Deadline(None), engine_name=engine, reasons=[], without_effect=notes
+        )
+    )
+    if stored.rounds and sum(map(len, stored.rounds)) == len(stored.candidates):
+        search.rounds_ = [np.array(members) for members in stored.rounds]

@@ -1,0 +1,193 @@
+"""What a study says of a search that has been: its settings, and the candidates that are through, in their order."""
+
+from __future__ import annotations
+
+import json
+from ast import literal_eval
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from sklearn.utils import get_tags
+
+from sklr._utils.quiet_optuna import at_verbosity
+from sklr.exceptions import StorageError, StudyError
+from sklr.results import Outcome
+from sklr.search.storage.codec import CLAIM, OUTCOME, claim_from, outcomes_from
+from sklr.search.storage.describe import said
+from sklr.search.storage.fingerprint import FORMAT, HEAD
+from sklr.search.storage.open import cannot_open, opened_patiently, storage_file
+
+SETTINGS = "sklr:settings"  # the attribute with what a search needs to conclude, beside its outcomes
+ELSEWHERE = ("estimator", "storage", "study_name", "study", "resume", "callbacks", "catch")
+
+
+@dataclass
+class StoredSearch:
+    """A search as its study has it; `outcomes` and `engines` are those of the candidates, `n_asked` may be unknown."""
+
+    search: str
+    estimator: str
+    estimator_params: dict[str, Any]
+    n_runs: int
+    kind: str | None
+    params: dict[str, Any]
+    lr_param: str | None
+    refit_is_function: bool
+    rounds: list[list[int]]
+    n_asked: int | None
+    finished: bool
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[list[Outcome]] = field(default_factory=list)
+    engines: set[str] = field(default_factory=set)
+
+    @property
+    def progress(self) -> str:
+        """How many candidates are through, in words."""
+        n = len(self.candidates)
+        return f"{n} candidate{'s' * (n != 1)}" + (f" of {self.n_asked}" if self.n_asked else "")
+
+
+def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
+    """Return what `read_search` needs to know of a search, as JSON."""
+    params = {name: value for name, value in search.get_params(deep=False).items() if name not in ELSEWHERE}
+    if params["scoring"] is not None and not _is_text(params["scoring"]):
+        params["scoring"] = said(getattr(params["scoring"], "__name__", type(params["scoring"]).__name__))
+    lr = None if search.lr_param_ is None else search.estimator.get_params().get(search.lr_param_)
+    return json.dumps(
+        {
+            "params": {name: repr(value) for name, value in params.items() if _is_text(value)},
+            "kind": get_tags(search.estimator).estimator_type,
+            "lr_param": search.lr_param_,
+            "lr": lr if isinstance(lr, (int, float)) else None,
+            "refit_is_function": callable(search.refit),
+            "rounds": [list(map(int, members)) for members in getattr(search, "rounds_", [])],
+            "n_asked": n_asked,
+            "finished": finished,
+        }
+    )
+
+
+def _is_text(value: Any) -> bool:
+    """Say whether a value is written, and read back, as Python writes numbers, texts and what holds them."""
+    try:
+        return bool(literal_eval(repr(value)) == value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def open_finished(storage: Any, name: str | None) -> optuna.Study:
+    """Open a study that is there; nothing is made where there is none.
+
+    Raises
+    ------
+    StorageError
+        If the storage is not there.
+    StudyError
+        If the study is not there, or `name` is None and there are several; the message lists those there are.
+    """
+    path = None if isinstance(storage, BaseStorage) else storage_file(storage)
+    if path is not None and not Path(path).exists():
+        raise StorageError(cannot_open(storage, "there is no such file", "Name the one that the search was given."))
+    with at_verbosity(optuna.logging.WARNING):
+        opened = opened_patiently(storage)
+        names = optuna.get_all_study_names(opened)
+        if name is None and len(names) == 1:
+            (name,) = names
+        if name not in names:
+            raise StudyError(_which(name, names))
+        return optuna.load_study(storage=opened, study_name=name)
+
+
+def _which(name: str | None, names: list[str]) -> str:
+    listed = f"It has {', '.join(map(repr, sorted(names)))}." if names else "It has none."
+    if name is None:
+        return f"study_name must be given where the storage does not have exactly one study, got None. {listed}"
+    return f"study_name must be one that the storage has, got {name!r}. {listed}"
+
+
+def read_search(study: optuna.Study) -> StoredSearch:
+    """Read a study.
+
+    Raises
+    ------
+    StudyError
+        If it is not a search's, was changed by hand, or nothing in it is through.
+    """
+    stored = _settings(study)
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: (_place(trial), trial.number)):
+        if trial.state.is_finished() and OUTCOME in trial.user_attrs:
+            _add(stored, study, trial)
+    if not stored.candidates:
+        raise StudyError(f"The study {study.study_name!r} has no candidate that is through. Go on with resume=True.")
+    return stored
+
+
+def _place(trial: Any) -> int:
+    """Return the number of a candidate, which processes that share a study may have ended in another order."""
+    number = trial.user_attrs.get("candidate") if CLAIM in trial.user_attrs else 0
+    return number if isinstance(number, int) else 0
+
+
+def _add(stored: StoredSearch, study: optuna.Study, trial: Any) -> None:
+    try:
+        claim_from(trial.user_attrs)
+        outcomes = outcomes_from(trial.user_attrs, stored.n_runs)
+        params = {name: _value(value) for name, value in trial.user_attrs["params"].items()}
+    except (ValueError, KeyError, AttributeError) as error:
+        where = f"trial {trial.number} was changed by hand, {error}"
+        raise StudyError(f"The study {study.study_name!r} cannot be read: {where}. Restore it from a copy.") from error
+    stored.candidates.append(params)
+    stored.outcomes.append(outcomes or [])
+    stored.engines.add(str(trial.user_attrs.get("engine", "unknown")))
+
+
+def _value(written: Any) -> Any:
+    """Return a parameter's value; what is no number or text stands in a trial by its repr, which is read if it can be.
+
+    >>> _value("(64, 32)"), _value("relu"), _value(0.1), _value("None")
+    ((64, 32), 'relu', 0.1, 'None')
+    """
+    if not isinstance(written, str) or not written.startswith(("(", "[", "{")):
+        return written
+    try:
+        return literal_eval(written)
+    except (ValueError, SyntaxError):
+        return written
+
+
+def _settings(study: optuna.Study) -> StoredSearch:
+    try:
+        head, settings = (json.loads(study.user_attrs[key]) for key in (HEAD, SETTINGS))
+        if head["format"] != str(FORMAT):
+            raise KeyError("format")
+        return _joined(head, settings)
+    except (KeyError, TypeError, ValueError) as error:
+        advice = "Only a study that a search of this version has written can be loaded."
+        raise StudyError(
+            f"The study {study.study_name!r} is not one of sklr's, or of another version. {advice}"
+        ) from error
+
+
+def _joined(head: Mapping[str, Any], settings: Mapping[str, Any]) -> StoredSearch:
+    estimator = {name: said(text) for name, text in head["estimator"].items()}
+    name = estimator.pop("class").rpartition(".")[2]
+    lr_param = settings["lr_param"]
+    if lr_param is not None:
+        estimator[lr_param] = settings["lr"]
+    return StoredSearch(
+        search=head["search"],
+        estimator=name,
+        estimator_params=estimator,
+        n_runs=len(head["folds and seeds"]),
+        kind=settings["kind"],
+        params={name: literal_eval(text) for name, text in settings["params"].items()},
+        lr_param=lr_param,
+        refit_is_function=settings["refit_is_function"],
+        rounds=settings["rounds"],
+        n_asked=settings["n_asked"],
+        finished=settings["finished"],
+    )
