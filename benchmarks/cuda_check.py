@@ -207,7 +207,7 @@ def waited(estimator: Any, n_rows: int) -> str:
     places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in heard if "synchroniz" in str(w.message))
     if places.total() > 1:
         raise AssertionError(f"it waits {places.total()} times: {dict(places)}")
-    return f"{places.total()} wait in {len(pack.sides[0].epochs[0])} steps"
+    return f"{places.total()} wait in {len(pack.pack_cells[0].epochs[0])} steps"
 
 
 def memory(device: str, quick: bool) -> Iterator[Check]:

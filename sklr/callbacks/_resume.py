@@ -87,7 +87,7 @@ class Resume(Callback):
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Refuse nets that do not know of it."""
-        if not hasattr(net, "random_world"):
+        if not hasattr(net, "random_stream"):
             advice = "For others there are skorch's Checkpoint and LoadInitState."
             raise TypeError(must_be("the net of Resume", "one of sklr's nets", type(net).__name__, advice))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One fold and one seed: the random world in which every candidate of a search is trained once.
+    """One fold and one seed: the random numbers with which every candidate of a search is trained once.
 
     `train` and `test` are row indices into X. `seed` fixes initial weights, batch order and dropout.
     """

@@ -33,7 +33,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     An engine that wants to pause between epochs makes a `fit` of these pieces, as `fit` itself does::
 
         X, y = net.start_fit(X, y)
-        with net.random_world():
+        with net.random_stream():
             net.notify("on_train_begin", X=X, y=y)
             net.fit_loop(X, y, epochs=1)  # again and again
             net.notify("on_train_end", X=X, y=y)
@@ -146,7 +146,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         asked = fit_params.pop("epochs", None)
         epochs = self.max_epochs if asked is None else asked
         interrupt = None
-        with self.random_world():
+        with self.random_stream():
             self._told = ToldCallbacks(self, epochs, *told, sample_weight)
             self.notify("on_train_begin", X=X, y=y)
             try:

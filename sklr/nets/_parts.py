@@ -57,7 +57,7 @@ class NetParts(NeuralNet):
     history_, initialized_, virtual_params_ = _Hidden(), _Hidden(), _Hidden()
 
     predict_nonlinearity: Any
-    _world: RandomStream | None = None  # initial weights, dropout and all else that a training draws
+    _random_stream: RandomStream | None = None  # initial weights, dropout and all else that a training draws
     _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
     _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
     _new_groups = False  # whether optimizer__param_groups was set since the optimizer was made
@@ -118,9 +118,9 @@ class NetParts(NeuralNet):
         self.clip = clip
         self.random_state = random_state
 
-    def random_world(self) -> AbstractContextManager[Any]:
+    def random_stream(self) -> AbstractContextManager[Any]:
         """Return the context of everything this training draws; entering it again goes on where it was left."""
-        return nullcontext() if self._world is None else self._world
+        return nullcontext() if self._random_stream is None else self._random_stream
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -175,8 +175,8 @@ class NetParts(NeuralNet):
         self.device_ = best_device() if _is_auto(asked) else asked
         if _is_cuda(self.device_):  # its generator is swapped for the net's own only where there is one already
             torch.cuda.init()
-        self._world, self._batch_order = _random_streams(self.random_state)
-        with self.random_world():
+        self._random_stream, self._batch_order = _random_streams(self.random_state)
+        with self.random_stream():
             return super().initialize()
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class NetParts(NeuralNet):
         options = {name: params.pop(name) for name in list(params) if self.initialized_ and _is_option(name)}
         self.__dict__.update(options)  # skorch would forget them at the next fit
         # new parameters of the module draw weights anew: those that the seed gives, and no one else's
-        with nullcontext() if self._world is None else RandomStream(self._world.seed):
+        with nullcontext() if self._random_stream is None else RandomStream(self._random_stream.seed):
             super().set_params(**params)
         self._set_options(options)
         schedule = dict(getattr(self, "callbacks_", [])).get("lr_schedule")
@@ -357,8 +357,8 @@ def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Gener
     """Return the stream of a training and that of its batch order; none and none without a seed."""
     if random_state is None:
         return None, None
-    world, order = check_random_state(random_state).randint(2**31 - 1, size=2)
-    return RandomStream(int(world)), torch.Generator().manual_seed(int(order))
+    seed, order = check_random_state(random_state).randint(2**31 - 1, size=2)
+    return RandomStream(int(seed)), torch.Generator().manual_seed(int(order))
 
 
 def _check_multipliers(groups: list[dict[str, Any]]) -> None:

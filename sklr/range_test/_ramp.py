@@ -184,14 +184,16 @@ def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
 
 def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
     """Return each cell's batch losses, by its number; a batch more than the ramp has steps shows what the last did."""
-    (member,), sides = group.members, [place.side for place in group.places]
-    orders = [list(islice(chain.from_iterable(side.epochs), ramp.n_steps + 1)) for side in sides]
+    (member,), pack_cells = group.members, [group_cell.pack_cell for group_cell in group.group_cells]
+    orders = [list(islice(chain.from_iterable(pack_cell.epochs), ramp.n_steps + 1)) for pack_cell in pack_cells]
     multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
-    lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(sides)))
-    pack = Pack(group.build([0]), [member], sides, group.max_epochs)
-    with fitting_threads(step_flops(group, pack.stack)), pack.world:
+    lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(pack_cells)))
+    pack = Pack(group.build([0]), [member], pack_cells, group.max_epochs)
+    with fitting_threads(step_flops(group, pack.stack)), pack.random_stream:
         losses = pack.steps(_feed(pack, orders), torch.from_numpy(lr))
-    return dict(zip((place.number for place in group.places), losses[:, 0].cpu().double().numpy().T, strict=True))
+    return dict(
+        zip((group_cell.number for group_cell in group.group_cells), losses[:, 0].cpu().double().numpy().T, strict=True)
+    )
 
 
 def _feed(pack: Pack, orders: Sequence[Epoch]) -> Feed | StreamFeed:

@@ -465,9 +465,9 @@ class BaseLRSearchCV(ConcludingSearchCV):
             rows = np.arange(n_train)
             fit_params = take_params(experiment.X, params=fit_params, indices=rows)
             data = tuple(take_rows(part, rows) for part in data)
-        world = nullcontext() if self.random_state is None else RandomStream(int(seed))
+        stream = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
-        with tasks.refit(best), world, ctrl_c_comes_through(), warnings.catch_warnings():
+        with tasks.refit(best), stream, ctrl_c_comes_through(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
             best.fit(*data, **fit_params)
         self.best_estimator_, self.refit_time_ = best, time.time() - start

@@ -32,7 +32,7 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.scored_pack import ScoredPack
 from sklr.engines.stacked.scoring.scorer import CellScorer
 from sklr.engines.stacked.setup import devices as _devices
-from sklr.engines.stacked.setup import packing, prepare, world
+from sklr.engines.stacked.setup import packing, prepare, stack_setup
 from sklr.engines.stacked.setup.packing import out_of_memory
 from sklr.exceptions import EngineError, OutOfMemoryWarning, StackFallbackWarning
 from sklr.experiment.experiment import Cell, Experiment
@@ -596,7 +596,10 @@ def test_packs_take_several_devices_in_turn(estimator, scoring, monkeypatch):
     training = StackedEngine().start(described, candidates)
     first, second = (scored.group for scored in training.packs)
     assert [str(group.device) for group in (first, second)] == ["cpu", "cpu:0"]
-    assert all(a.side.net.module_ is not b.side.net.module_ for a, b in zip(first.places, second.places, strict=True))
+    assert all(
+        a.pack_cell.net.module_ is not b.pack_cell.net.module_
+        for a, b in zip(first.group_cells, second.group_cells, strict=True)
+    )
     assert_agree(training.finish(), SequentialEngine().start(described, candidates).finish())
 
 
@@ -610,7 +613,7 @@ def test_a_net_that_names_no_device_may_use_them_all(asked, found, monkeypatch):
 def test_a_later_batch_starts_where_the_first_one_did(monkeypatch):
     described = experiment(classifier(), scoring=weight_norm)
     StackedEngine().start(described, LRS).finish()
-    monkeypatch.setattr(world, "_place", lambda *args: pytest.fail("these cells are set up already"))
+    monkeypatch.setattr(stack_setup, "_group_cell", lambda *args: pytest.fail("these cells are set up already"))
     later = [{"lr": 0.03}, {"lr": 0.3, "optimizer__momentum": 0.9}]
     stacked = StackedEngine().start(described, later).finish()
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from strategies import CV, LRS, X, Y, grid, net
 from torch import nn
 
 from sklr import MLP, AllDivergedError, BayesSearchCV, DivergedWarning, LRGridSearchCV, OptunaSearchCV
-from sklr.engines.stacked.setup import prepare, world
+from sklr.engines.stacked.setup import prepare, stack_setup
 
 
 def scores_by_lr(search, name="param_lr"):
@@ -125,8 +125,8 @@ def test_a_pipelines_head_is_fitted_once_per_fold_on_its_training_rows(make):
 
 
 def test_batches_share_what_is_set_up_and_a_search_leaves_none_of_it(monkeypatch):
-    place, cells = world._place, []
-    monkeypatch.setattr(world, "_place", lambda *args: cells.append(args[1]) or place(*args))
+    place, cells = stack_setup._group_cell, []
+    monkeypatch.setattr(stack_setup, "_group_cell", lambda *args: cells.append(args[1]) or place(*args))
     gc.collect()
     before = len(prepare._LAST)
     BayesSearchCV(net(), n_iter=6, cv=CV, refit=False, random_state=0, engine="stacked").fit(X, y=Y)

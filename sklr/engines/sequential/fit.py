@@ -33,7 +33,7 @@ class WholeFit:
         nets = [value for value in (estimator, *estimator.get_params().values()) if is_net(value)]
         # skorch's own nets draw from the global generators; ours have a stream each, and perhaps a thread each
         seedless = [net for net in nets if not hasattr(net, "random_state")]
-        self.world: AbstractContextManager = RandomStream(seed) if seedless else nullcontext()
+        self.random_stream: AbstractContextManager = RandomStream(seed) if seedless else nullcontext()
         watched = net_in_place(estimator)
         for net in nets:
             # a net that its owner clones must not take the watcher along, nor the data behind it
@@ -42,7 +42,7 @@ class WholeFit:
     def advance(self, n_epochs: int | None = None) -> None:
         """Fit; there is nothing to pause for."""
         X, y, params = self.data.X_train, self.data.y_train, self.data.fit_params
-        with self.world, ctrl_c_comes_through(), warnings.catch_warnings():
+        with self.random_stream, ctrl_c_comes_through(), warnings.catch_warnings():
             warnings.simplefilter("ignore", SettingsWarning)  # said once for a search, not for each of its fits
             _ = self.estimator.fit(X, **params) if y is None else self.estimator.fit(X, y, **params)
         self.done = True
@@ -67,7 +67,7 @@ def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, Abst
     """
     if hasattr(net, "start_fit"):
         X, y = net.start_fit(data.X_train, data.y_train, data.fit_params.get("sample_weight"))
-        return X, y, net.random_world()
+        return X, y, net.random_stream()
     stream = RandomStream(seed)
     with stream:
         net.initialize()
@@ -110,9 +110,9 @@ class EpochFit:
         net = self.net
         self.verbose = net.verbose
         net.set_params(verbose=0)
-        self.X, self.y, self.world = start_net(net, self.data, self.seed)
+        self.X, self.y, self.random_stream = start_net(net, self.data, self.seed)
         net.callbacks_.append((WATCHER, self.watcher.initialize()))
-        with self.world:
+        with self.random_stream:
             net.notify("on_train_begin", X=self.X, y=self.y)
         self.began = True
 
@@ -120,7 +120,7 @@ class EpochFit:
         if self.net.train_split and (paused or self.parts is not None):
             vars(self.net)["get_split_datasets"] = self._split
         try:
-            with self.world:
+            with self.random_stream:
                 self.net.fit_loop(self.X, self.y, epochs=epochs, **self.data.fit_params)
         except KeyboardInterrupt as error:
             if self.watcher.interrupted or not raised_by_callback(error):
@@ -138,7 +138,7 @@ class EpochFit:
     def _end(self) -> None:
         self.done = True
         self.watcher.catch_up(self.net)
-        with self.world:
+        with self.random_stream:
             self.net.notify("on_train_end", X=self.X, y=self.y)
         self.net.callbacks_.pop()
         self.net.set_params(verbose=self.verbose)

@@ -31,7 +31,7 @@ class Run:
     Parameters
     ----------
     experiment, cell
-        What all runs share, and the world this one lives in.
+        What all runs share, and this one's fold and seed.
     estimator : estimator
         An unfitted clone with the candidate's parameters, this run's own.
     label : Label

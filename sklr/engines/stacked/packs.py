@@ -59,7 +59,7 @@ class Packs:
     ):
         self.experiment, self.candidates = experiment, candidates
         n_jobs = effective_n_jobs(experiment.n_jobs)
-        self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.places[0].side.net) for g in groups) else 1
+        self.n_jobs = n_jobs if n_jobs == 1 or all(can_travel(g.group_cells[0].pack_cell.net) for g in groups) else 1
         self.failed: dict[int, str] = {}
         self._left: dict[tuple[int, int], Outcome] = {}  # outcomes in packs that are no more
         self._warned = self._halved = False

@@ -67,19 +67,19 @@ class ScoredPack:
         *,
         parks: bool = False,
     ):
-        self.experiment, self.candidates, self.places = experiment, candidates, group.places
+        self.experiment, self.candidates, self.group_cells = experiment, candidates, group.group_cells
         self.group, self.chosen, self.parks = group, list(chosen), parks
         self._parked: bytes | None = None
         members = [group.members[i] for i in chosen]
-        sides = [place.side for place in group.places]
-        self.pack = Pack(group.build(chosen), members, sides, group.max_epochs)
+        pack_cells = [group_cell.pack_cell for group_cell in group.group_cells]
+        self.pack = Pack(group.build(chosen), members, pack_cells, group.max_epochs)
         self.step_flops = step_flops(group, self.pack.stack)
         self._work_of_one = work_of(group, 1)
-        self.test_rows = PackRows([place.x_test for place in group.places])
-        self.n_test = [len(place.cell.test) for place in group.places]
+        self.test_rows = PackRows([group_cell.x_test for group_cell in group.group_cells])
+        self.n_test = [len(group_cell.cell.test) for group_cell in group.group_cells]
         self.scorers = [
-            CellScorer(experiment, place.cell, place.side.net, place.subject, place.score_data)
-            for place in group.places
+            CellScorer(experiment, group_cell.cell, group_cell.pack_cell.net, group_cell.subject, group_cell.score_data)
+            for group_cell in group.group_cells
         ]
         self.by_answers = self.scorers[0].by_answers  # as those of all cells
         if self.pack.streams and experiment.return_train_score:
@@ -125,11 +125,11 @@ class ScoredPack:
     def _estimator(self, m: int, cell: int) -> Any:
         """Make a run an estimator of its own."""
         candidate = self.candidates[self.pack.members[m].candidate]
-        return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.places[cell])
+        return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.group_cells[cell])
 
     def _outputs(self, rows: PackRows) -> Rows:
         """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
-        return as_inferred(self.places[0].side.net, in_blocks(self.pack.stack.outputs, rows))
+        return as_inferred(self.group_cells[0].pack_cell.net, in_blocks(self.pack.stack.outputs, rows))
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
@@ -148,9 +148,9 @@ class ScoredPack:
     def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
         """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
         for member, cells in zip(self.pack.members, self.pack.history, strict=True):
-            for place, history in zip(self.places, cells, strict=True):
+            for group_cell, history in zip(self.group_cells, cells, strict=True):
                 for row in history[epoch:]:
-                    yield member.candidate, place.number, row
+                    yield member.candidate, group_cell.number, row
 
     @property
     def work(self) -> float:
@@ -174,8 +174,8 @@ class ScoredPack:
         """Return a pack of some members at their start, which leaves the device to others while it waits."""
         new = ScoredPack(self.experiment, self.candidates, self.group, chosen, parks=self.group.device.type == "cuda")
         for m, member in enumerate(new.pack.members):
-            for cell, place in enumerate(self.places):
-                ended = self.outcomes.get((member.candidate, place.number))
+            for cell, group_cell in enumerate(self.group_cells):
+                ended = self.outcomes.get((member.candidate, group_cell.number))
                 new.pack.alive[m, cell] = ended is None or ended.status != STOPPED
         new.outcomes.update(self.outcomes)
         return new
@@ -214,7 +214,7 @@ class ScoredPack:
     def stop(self, mask: np.ndarray, reason: str) -> None:
         """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
         candidates = [member.candidate for member in self.pack.members]
-        stopping = mask[np.ix_(candidates, [place.number for place in self.places])] & self.pack.alive
+        stopping = mask[np.ix_(candidates, [group_cell.number for group_cell in self.group_cells])] & self.pack.alive
         if stopping.any() and not self.pack.done:
             self._score(stopping, STOPPED, reason)
             self.pack.alive &= ~stopping
@@ -248,7 +248,7 @@ class ScoredPack:
             None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)
         ]
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
-        n_train = [len(place.cell.train) for place in self.places]
+        n_train = [len(group_cell.cell.train) for group_cell in self.group_cells]
         for m, cell in np.argwhere(mask).tolist():
             i, known, kept = self.pack.in_stack.index(m), quick[cell], None
             if self.experiment.keep_estimators or not self.by_answers:
@@ -288,12 +288,12 @@ class ScoredPack:
         score_time: float,
         estimator: Any = None,
     ) -> None:
-        self.outcomes[self.pack.members[m].candidate, self.places[cell].number] = Outcome(
+        self.outcomes[self.pack.members[m].candidate, self.group_cells[cell].number] = Outcome(
             test_scores=test,
             status=status,
             reason=reason,
             train_scores=train if self.experiment.return_train_score else None,
-            fit_time=self.pack.seconds / self.pack.alive.size + self.places[cell].seconds,
+            fit_time=self.pack.seconds / self.pack.alive.size + self.group_cells[cell].seconds,
             score_time=score_time,
             n_test_samples=self.n_test[cell],
             history=self.pack.history[m][cell],

@@ -12,15 +12,17 @@ from skorch.callbacks import LRScheduler
 from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.data.index_batches import draw_epochs
-from sklr.engines.stacked.model.group import Place
-from sklr.engines.stacked.model.pack import Pack, Side
+from sklr.engines.stacked.model.group import GroupCell
+from sklr.engines.stacked.model.pack import Pack, PackCell
 from sklr.engines.stacked.model.record import StepRows
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import fitted_around, net_to_fit
 
 
-def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, place: Place) -> Any:
+def fitted_estimator(
+    experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, group_cell: GroupCell
+) -> Any:
     """Return a fitted estimator for one run, which can predict, and be trained on by `partial_fit`.
 
     It shares nothing with the pack: what a scorer does to it changes no other run.
@@ -31,24 +33,24 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
         What was trained.
     pack, m, cell
         Where it stands: the pack, which keeps records, and the member and the cell in it.
-    place : Place
+    place : GroupCell
         The cell, what is fitted around its net, and its rows.
     """
-    world = place.cell
-    estimator = seeded_clone(experiment, candidate, world)
+    cell_of_run = group_cell.cell
+    estimator = seeded_clone(experiment, candidate, cell_of_run)
     net = net_to_fit(estimator)
-    if place.head is not None:
-        estimator = fitted_around(estimator, place.head.fitted, net)
+    if group_cell.head is not None:
+        estimator = fitted_around(estimator, group_cell.head.fitted, net)
     record = pack.records[m][cell] if pack.records else None
-    X, y, stream = start_net(net, place.data, world.seed)
+    X, y, stream = start_net(net, group_cell.data, cell_of_run.seed)
     if net.train_split is not None:
         with stream:  # it may draw
             net.get_split_datasets(X, y)
     if hasattr(net, "start_fit"):
-        _restore_order(net, pack, cell, place.side, 0 if record is None else len(record.history))
+        _restore_order(net, pack, cell, group_cell.pack_cell, 0 if record is None else len(record.history))
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
-    net._set_training(place.side.held is None)  # as its last step has left it
+    net._set_training(group_cell.pack_cell.held is None)  # as its last step has left it
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
     _restore_lrs(net, pack.members[m].lrs, None if record is None else record.last)
     if record is not None:
@@ -56,15 +58,15 @@ def fitted_estimator(experiment: Experiment, candidate: dict, pack: Pack, m: int
     return estimator
 
 
-def _restore_order(net: NeuralNet, pack: Pack, cell: int, side: Side, n_epochs: int) -> None:
+def _restore_order(net: NeuralNet, pack: Pack, cell: int, pack_cell: PackCell, n_epochs: int) -> None:
     """Let the generator of a net's batches stand where that of its training stood after some epochs."""
     if pack.streams:
         drawn: Any = pack.streams[cell].generator
         net._batch_order.set_state(drawn.get_state())
     elif n_epochs == pack.max_epochs:
-        net._batch_order.set_state(side.net._batch_order.get_state())
+        net._batch_order.set_state(pack_cell.net._batch_order.get_state())
     else:
-        draw_epochs(net, side.x.n_rows, n_epochs, nullcontext())
+        draw_epochs(net, pack_cell.x.n_rows, n_epochs, nullcontext())
 
 
 def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: StepRows | None) -> None:

@@ -81,7 +81,7 @@ def without_decay(init, self, params, optimizer, kwargs, groups=None):
 
 
 def another_row(gathered, self, steps, n_rows):
-    self.places[0, -1, 0] = self.places[0, -1, 1]
+    self.group_cells[0, -1, 0] = self.group_cells[0, -1, 1]
     return gathered(self, steps, n_rows)
 
 
@@ -572,9 +572,9 @@ def test_rows_that_are_drawn_each_time_are_not_frozen():
 
 def test_cells_and_candidates_that_are_audited_differ():
     described = experiment(classifier())
-    sides = [type("Side", (), {"epochs": [[np.zeros(n)]]}) for n in (5, 5, 6)]
-    assert choose_cells(described.cells, sides) == [0, 2]
-    assert choose_cells(described.cells[:1], sides) == [0]
+    pack_cells = [type("PackCell", (), {"epochs": [[np.zeros(n)]]}) for n in (5, 5, 6)]
+    assert choose_cells(described.cells, pack_cells) == [0, 2]
+    assert choose_cells(described.cells[:1], pack_cells) == [0]
     candidates = [{"lr": lr, "momentum": m} for lr in (0.1, 1.0) for m in (0.0, 0.9)]
     chosen = [candidates[i] for i in choose_candidates(candidates)]
     assert {c["momentum"] for c in chosen} == {0.0, 0.9}

@@ -64,7 +64,7 @@ def width_of(net):
 
 def widths(training):
     """Return the inputs of the nets in each pack, and how many cells it has."""
-    return sorted((width_of(scored.places[0].side.net), len(scored.places)) for scored in training.packs)
+    return sorted((width_of(scored.group_cells[0].pack_cell.net), len(scored.group_cells)) for scored in training.packs)
 
 
 def both_after(given, candidates=LRS, epochs=(), stopping=(), **kwargs):
@@ -150,7 +150,7 @@ def test_a_candidate_that_fails_in_one_of_its_packs_falls_back_in_all_cells(at, 
     given, judge = described(ragged(classifier(batch_size=8))), Pack._judge
 
     def failing(pack, *args):
-        if pack.members[0].candidate == 1 and width_of(pack.sides[0].net) == 5 and pack.epoch >= at:
+        if pack.members[0].candidate == 1 and width_of(pack.pack_cells[0].net) == 5 and pack.epoch >= at:
             raise ArithmeticError("out of luck")
         judge(pack, *args)
 
@@ -187,7 +187,7 @@ def test_a_candidate_that_is_refused_in_one_shape_is_trained_one_by_one(monkeypa
 
     def refusing(experiment, candidates, group):
         audit(experiment, candidates, group)
-        if width_of(group.places[0].side.net) == 5 and any(member.candidate == 1 for member in group.members):
+        if width_of(group.group_cells[0].pack_cell.net) == 5 and any(member.candidate == 1 for member in group.members):
             raise Unstackable("it sees too much")
 
     monkeypatch.setattr(prepare, "audit", refusing)
@@ -218,7 +218,7 @@ def test_layers_that_only_some_folds_need():
 
     given = described(ragged(classifier(deep_if_wide, batch_size=8)))
     training, ours, alone = both_after(given)
-    assert len({len(scored.places[0].side.net.module_) for scored in training.packs}) == 2
+    assert len({len(scored.group_cells[0].pack_cell.net.module_) for scored in training.packs}) == 2
     assert_agree(ours[1], alone[1])
 
 

@@ -62,7 +62,7 @@ def test_stacks_of_different_shapes_train_at_the_same_time(told):
     training, ours, alone = both_after(experiment(classifier(), return_train_score=True), MIXED)
     assert_reports_agree(ours[0], alone[0])
     assert_agree(ours[1], alone[1])
-    assert {len(scored.places) for scored in training.packs} == {3}
+    assert {len(scored.group_cells) for scored in training.packs} == {3}
     work = list(told[0].values())
     assert (len(work), work) == (3, sorted(work, reverse=True))
 
@@ -90,7 +90,7 @@ def test_what_is_not_safe_in_threads_trains_after_the_others(told):
 def test_cells_are_divided_where_there_are_too_few_candidates(n_candidates, told):
     given, candidates = experiment(classifier(), scoring=weight_norm), MIXED[:n_candidates]
     training, ours, alone = both_after(given, candidates, [1, 1], [(), (n_candidates - 1,)])
-    numbers = sorted([place.number for place in scored.places] for scored in training.packs)
+    numbers = sorted([place.number for place in scored.group_cells] for scored in training.packs)
     assert numbers == ([[0, 1], [2]] if n_candidates == 1 else [[0, 1, 2]] * 2)
     assert_reports_agree(ours[0], alone[0])
     assert_agree(ours[1], alone[1])
@@ -107,7 +107,7 @@ def test_a_candidate_whose_one_part_fails_falls_back_whole(told, monkeypatch):
     judge = Pack._judge
 
     def failing(pack, *args):
-        if len(pack.sides) == 1 and pack.epoch == 1:
+        if len(pack.pack_cells) == 1 and pack.epoch == 1:
             raise ArithmeticError("out of luck")
         judge(pack, *args)
 
@@ -147,6 +147,6 @@ def test_what_is_trained_at_the_same_time_fits_together(n_jobs, monkeypatch):
     monkeypatch.setattr(packing, "free_bytes", lambda device: int(free))
     pairs = zip(groups, packing.shares(groups), strict=True)
     packs = [pack for pair in pairs for pack in packing.divide(*pair, None, n_jobs)]
-    taken = sorted(len(chosen) * len(group.places) * packing.run_bytes(group) for group, chosen in packs)
+    taken = sorted(len(chosen) * len(group.group_cells) * packing.run_bytes(group) for group, chosen in packs)
     assert 0.5 * packing.SHARE * free < sum(taken[-2:]) <= packing.SHARE * free
     assert sorted(i for _, chosen in packs for i in chosen) == sorted([*range(20)] * 2)

@@ -48,11 +48,11 @@ def test_folds_behind_a_head_are_dense_once_each(n_seeds):
     given = described(ragged(sparse=True), n_seeds=n_seeds, return_train_score=True)
     training, ours, alone = both_after(given, epochs=[1], stopping=[[1]])
     assert_agree(ours[1], alone[1])
-    assert sum(len(scored.places) for scored in training.packs) == 3 * n_seeds
+    assert sum(len(scored.group_cells) for scored in training.packs) == 3 * n_seeds
     for scored in training.packs:
-        rows = [place.side.x for place in scored.places]
+        rows = [place.pack_cell.x for place in scored.group_cells]
         assert {id(x.tensors) for x in rows} == {id(scored.pack.rows.tensors)}  # a pack has no copy of its own
-        folds = {place.cell.fold: x.n_rows for place, x in zip(scored.places, rows, strict=True)}
+        folds = {place.cell.fold: x.n_rows for place, x in zip(scored.group_cells, rows, strict=True)}
         assert len(rows[0].tensors) == sum(folds.values())
 
 

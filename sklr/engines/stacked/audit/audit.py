@@ -18,7 +18,7 @@ from sklr._utils.random import RandomStream
 from sklr.engines.stacked.audit.compare import StepComparison, try_step
 from sklr.engines.stacked.model.dropout import WithoutDropout
 from sklr.engines.stacked.model.group import Group
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.experiment.experiment import Cell, Experiment
 
 MOST_CANDIDATES = 4  # audited: enough for all kinds of values of a few parameters
@@ -40,7 +40,7 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
         If a stack trains something else than skorch does, or either raises an error; the reason says what differs.
     """
     members = choose_candidates([candidates[member.candidate] for member in group.members])
-    cells = choose_cells([place.cell for place in group.places], [place.side for place in group.places])
+    cells = choose_cells([place.cell for place in group.group_cells], [place.pack_cell for place in group.group_cells])
     draws = group.stack_args["traits"].draws
     with RandomStream(0), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself gives them
@@ -88,11 +88,11 @@ def _kind(value: Any) -> Any:
     return value == 0 if is_number else repr(value)
 
 
-def choose_cells(cells: Sequence[Cell], sides: Sequence[Side]) -> list[int]:
+def choose_cells(cells: Sequence[Cell], pack_cells: Sequence[PackCell]) -> list[int]:
     """Return the first cell, and the one that differs most from it: in sizes of batches, fold and seed."""
 
     def difference(k: int) -> tuple[int, int]:
-        sizes, others = ([len(rows) for rows in sides[i].epochs[0]] for i in (0, k))
+        sizes, others = ([len(rows) for rows in pack_cells[i].epochs[0]] for i in (0, k))
         return (set(sizes) != set(others)) + (len(sizes) != len(others)), (
             (cells[k].fold != cells[0].fold) + (cells[k].seed_index != cells[0].seed_index)
         )

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, different, map_tensors
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 
 N_FIRST = 3  # batches: a step is recorded in the second and third
 N_LATER = 1  # batches of the next epoch, after an evaluation: the recorded step is replayed
@@ -23,52 +23,60 @@ MOST_COLUMNS = 64  # up to here a value counts in each column by itself: more co
 MOST_VALUES = 2**16  # between the smallest and the largest of a column of categories
 
 
-def plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[Epoch]]:
+def plan(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[list[Epoch]]:
     """Return the batches of two epochs of an audit: a list over cells of lists over epochs.
 
     Parameters
     ----------
-    sides : sequence of Side
+    pack_cells : sequence of PackCell
         The cells that are audited, each with the batches of its whole training.
-    all_sides : sequence of Side
+    all_cells : sequence of PackCell
         All cells of the search: every size of batch that occurs in one of them is among the audit's.
     """
-    first = _first_epoch(sides, all_sides)
-    if len(sides[0].epochs) == 1:
+    first = _first_epoch(pack_cells, all_cells)
+    if len(pack_cells[0].epochs) == 1:
         return [[batches] for batches in first]
-    return [[batches, list(side.epochs[1][:N_LATER])] for side, batches in zip(sides, first, strict=True)]
+    return [
+        [batches, list(pack_cell.epochs[1][:N_LATER])] for pack_cell, batches in zip(pack_cells, first, strict=True)
+    ]
 
 
-def read_plan(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[list[Any]]]:
+def read_plan(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[list[list[Any]]]:
     """Return the batches of two epochs of an audit of cells that are read from streams, as their DataLoaders make them.
 
     Of every size of batch that is expected there is one: the first rows of one that has been read.
     """
-    sizes = sorted({len(rows) for side in all_sides for rows in side.epochs[0]})
-    return [_read_cell(side, sizes[:MOST_SIZES]) for side in sides]
+    sizes = sorted({len(rows) for pack_cell in all_cells for rows in pack_cell.epochs[0]})
+    return [_read_cell(pack_cell, sizes[:MOST_SIZES]) for pack_cell in pack_cells]
 
 
-def _read_cell(side: Side, sizes: Sequence[int]) -> list[list[Any]]:
-    assert side.stream is not None
-    read = list(islice(side.stream.afresh().raw(), N_FIRST + N_LATER))
-    first = [*read[:N_FIRST], *(tree_map(lambda t, n=n: t[:n], read[0]) for n in sizes if n < len(side.epochs[0][0]))]
-    return [first] if len(side.epochs) == 1 else [first, read[N_FIRST:] or read[:N_LATER]]
+def _read_cell(pack_cell: PackCell, sizes: Sequence[int]) -> list[list[Any]]:
+    assert pack_cell.stream is not None
+    read = list(islice(pack_cell.stream.afresh().raw(), N_FIRST + N_LATER))
+    first = [
+        *read[:N_FIRST],
+        *(tree_map(lambda t, n=n: t[:n], read[0]) for n in sizes if n < len(pack_cell.epochs[0][0])),
+    ]
+    return [first] if len(pack_cell.epochs) == 1 else [first, read[N_FIRST:] or read[:N_LATER]]
 
 
-def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[np.ndarray]]:
-    epochs = [side.epochs[0] for side in sides]
+def _first_epoch(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[list[np.ndarray]]:
+    epochs = [pack_cell.epochs[0] for pack_cell in pack_cells]
     n_common = min(map(len, epochs))
-    n_first = min(N_FIRST + (N_LATER if len(sides[0].epochs) == 1 else 0), n_common)
+    n_first = min(N_FIRST + (N_LATER if len(pack_cells[0].epochs) == 1 else 0), n_common)
     chosen = [list(epoch[:n_first]) for epoch in epochs]
     typical = len(chosen[0][0])
-    for step in _steps_of_other_sizes(sides, {tuple(len(c[i]) for c in chosen) for i in range(len(chosen[0]))}):
+    for step in _steps_of_other_sizes(pack_cells, {tuple(len(c[i]) for c in chosen) for i in range(len(chosen[0]))}):
         for batches, rows in zip(chosen, step, strict=True):
             batches.append(rows)
     known = {len(rows) for batches in chosen for rows in batches}
-    for size in _other_sizes(all_sides, known):
+    for size in _other_sizes(all_cells, known):
         for batches, epoch in zip(chosen, epochs, strict=True):
             batches.append(np.resize(np.concatenate(epoch), size))
-    rare = [_rare_batches(side, np.concatenate(batches), typical) for side, batches in zip(sides, chosen, strict=True)]
+    rare = [
+        _rare_batches(pack_cell, np.concatenate(batches), typical)
+        for pack_cell, batches in zip(pack_cells, chosen, strict=True)
+    ]
     for i in range(max(map(len, rare))):
         for batches, own, epoch in zip(chosen, rare, epochs, strict=True):
             batches.append(own[i] if i < len(own) else epoch[0])
@@ -78,10 +86,10 @@ def _first_epoch(sides: Sequence[Side], all_sides: Sequence[Side]) -> list[list[
     return chosen
 
 
-def _steps_of_other_sizes(sides: Sequence[Side], seen: set[tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
+def _steps_of_other_sizes(pack_cells: Sequence[PackCell], seen: set[tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
     """Return a step of each combination of sizes that the audited cells meet, other than those already `seen`."""
     found = list[tuple[np.ndarray, ...]]()
-    for epochs in zip(*(different(side.epochs) for side in sides), strict=True):
+    for epochs in zip(*(different(pack_cell.epochs) for pack_cell in pack_cells), strict=True):
         for step in zip(*epochs, strict=False):
             sizes = tuple(map(len, step))
             if sizes not in seen and len(found) < MOST_SIZES:
@@ -90,16 +98,18 @@ def _steps_of_other_sizes(sides: Sequence[Side], seen: set[tuple[int, ...]]) -> 
     return found
 
 
-def _other_sizes(sides: Sequence[Side], known: set[int]) -> list[int]:
+def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
     """Return sizes of batches that occur in other cells only, the smallest and the largest first."""
-    sizes = sorted({len(rows) for side in sides for epoch in different(side.epochs) for rows in epoch} - known)
+    sizes = sorted(
+        {len(rows) for pack_cell in pack_cells for epoch in different(pack_cell.epochs) for rows in epoch} - known
+    )
     return [*sizes[:MOST_SIZES:2], *sizes[: -MOST_SIZES - 1 : -2]][: min(MOST_SIZES, len(sizes))]
 
 
-def _rare_batches(side: Side, seen: np.ndarray, size: int) -> list[np.ndarray]:
+def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.ndarray]:
     """Return batches of the rows that hold a value which is in none of the rows `seen`."""
-    looked_at = _looked_at(side.x, seen)
-    x, y = side.x.take(looked_at), map_tensors(lambda t: t[torch.from_numpy(looked_at)], side.y)
+    looked_at = _looked_at(pack_cell.x, seen)
+    x, y = pack_cell.x.take(looked_at), map_tensors(lambda t: t[torch.from_numpy(looked_at)], pack_cell.y)
     rows = looked_at[rare_rows(tree_leaves((x, y)), np.searchsorted(looked_at, seen))][: MOST_RARE * size]
     if not len(rows):
         return []

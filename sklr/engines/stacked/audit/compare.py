@@ -29,7 +29,7 @@ from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
-from sklr.engines.stacked.model.group import Group, Place
+from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.model.pack import Pack, lr_dtype, valid_batch_size
 from sklr.engines.stacked.model.stream_feed import n_rows, show_once
 from sklr.engines.stacked.scoring.scorer import CellScorer, answering
@@ -58,15 +58,17 @@ class StepComparison:
     ):
         traits = group.stack_args["traits"]
         self.experiment, self.n_steps = experiment, group.n_steps
-        self.places = [group.places[k] for k in cells]
-        self.cells = [place.cell for place in self.places]
+        self.group_cells = [group.group_cells[k] for k in cells]
+        self.cells = [group_cell.cell for group_cell in self.group_cells]
         self.pack = _small_pack(group, members, cells, dropout=not traits.draws)
-        self.sides = self.pack.sides
+        self.pack_cells = self.pack.pack_cells
         make = read_plan if self.pack.streams else plan
-        self.plan: list[list[Any]] = make(self.sides, [place.side for place in group.places])
+        self.plan: list[list[Any]] = make(self.pack_cells, [group_cell.pack_cell for group_cell in group.group_cells])
         self.tolerance = Tolerance(_precise_to(group, self.pack), traits.precision)
-        self.rows = [_rows_to_predict(place) for place in self.places]
-        self.x_test = stack_rows([place.x_test.take(rows) for rows, place in zip(self.rows, self.places, strict=True)])
+        self.rows = [_rows_to_predict(group_cell) for group_cell in self.group_cells]
+        self.x_test = stack_rows(
+            [group_cell.x_test.take(rows) for rows, group_cell in zip(self.rows, self.group_cells, strict=True)]
+        )
         self.n_slips = 0
         self.runs: list[_Run] = []
         self.over: set[_Run] = set()
@@ -74,7 +76,7 @@ class StepComparison:
             m, k = i % len(members), i % len(cells)
             candidate = candidates[self.pack.members[m].candidate]
             rows = None if self.pack.streams else np.unique(np.concatenate([b for e in self.plan[k] for b in e]))
-            plain = _plain_run(experiment, candidate, self.cells[k], self.places[k], rows)
+            plain = _plain_run(experiment, candidate, self.cells[k], self.group_cells[k], rows)
             if traits.draws:
                 stop_attention_dropout(plain.net.module_)
             self.runs.append(_Run(m, k, plain))
@@ -140,16 +142,16 @@ class StepComparison:
 
     def _multipliers(self, epoch: int, sizes: np.ndarray) -> np.ndarray:
         """Return what schedules make of the audit's steps: those of the epoch's first ones, then of its last one."""
-        real = epoch_sizes([side.epochs[epoch] for side in self.sides])
+        real = epoch_sizes([pack_cell.epochs[epoch] for pack_cell in self.pack_cells])
         known = self.pack.epoch_multipliers(real)
         found = np.zeros((len(sizes), *known.shape[1:]))
-        for k in range(len(self.sides)):
+        for k in range(len(self.pack_cells)):
             taken = np.flatnonzero(sizes[:, k])
             found[taken, ..., k] = known[np.minimum(np.arange(len(taken)), np.count_nonzero(real[:, k]) - 1), ..., k]
         return found
 
     def _check_length(self, run: _Run) -> None:
-        found, announced = len(self.sides[run.cell].epochs[0]), run.plain.n_batches
+        found, announced = len(self.pack_cells[run.cell].epochs[0]), run.plain.n_batches
         if found != announced:
             raise Unstackable(f"the training DataLoader says that it has {announced} batches, and has {found}")
 
@@ -181,10 +183,12 @@ class StepComparison:
     def _compare_predictions(self) -> None:
         """Compare what both predict for validation rows, in the batches that each would predict them in."""
         with _stacking(self.pack.stack.module):
-            outputs = as_inferred(self.sides[0].net, self.pack.stack.outputs(self.x_test))
+            outputs = as_inferred(self.pack_cells[0].net, self.pack.stack.outputs(self.x_test))
         for run in self._going():
-            data = _test_rows(self.places[run.cell], self.rows[run.cell])
-            if self.places[run.cell].side.stream is not None:  # rows that have been through its collate function
+            data = _test_rows(self.group_cells[run.cell], self.rows[run.cell])
+            if (
+                self.group_cells[run.cell].pack_cell.stream is not None
+            ):  # rows that have been through its collate function
                 vars(run.plain.net)["iterator_valid__collate_fn"] = default_collate
             alone = _predict_alone(run.plain, data.X_test)
             self._check_predictions(run, tree_leaves(outputs), alone)
@@ -204,9 +208,9 @@ class StepComparison:
 
     def _check_score(self, run: _Run, data: CellData, outputs: Tensor, alone: Tensor) -> None:
         """Compare the score that a stack computes for all its runs at once with what the scorer says of the net."""
-        place, cell, n_rows = self.places[run.cell], self.cells[run.cell], len(self.rows[run.cell])
-        asked = place.score_data._replace(y_test=data.y_test)
-        quick = CellScorer(self.experiment, cell, place.side.net, place.subject, asked).quick
+        group_cell, cell, n_rows = self.group_cells[run.cell], self.cells[run.cell], len(self.rows[run.cell])
+        asked = group_cell.score_data._replace(y_test=data.y_test)
+        quick = CellScorer(self.experiment, cell, group_cell.pack_cell.net, group_cell.subject, asked).quick
         if quick.metric is None:
             return  # nets and scorers are asked themselves
         mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))
@@ -226,7 +230,7 @@ def try_step(group: Group, members: list[int], cells: list[int]) -> None:
     """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
     pack = _small_pack(group, members, cells, dropout=True)
     first: list[Any] = [islice(stream.raw(), 1) for stream in pack.streams] or [
-        side.epochs[0][:1] for side in pack.sides
+        pack_cell.epochs[0][:1] for pack_cell in pack.pack_cells
     ]
     (feed,), sizes = _feeds(pack, first)
     with _stacking(pack.stack.module):
@@ -251,13 +255,15 @@ def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: 
     """Return a pack of some members of a group in some of its cells."""
     clips = [clip._replace(startup_steps=min(clip.startup_steps, STARTUP)) for clip in group.stack_args["clips"]]
     args = {**group.stack_args, "clips": clips}
-    small = group._replace(places=[group.places[k] for k in cells], stack_args=args)
-    chosen, sides = [group.members[m] for m in members], [place.side for place in small.places]
-    return Pack(small.build(members, dropout=dropout), chosen, sides, group.max_epochs)
+    small = group._replace(group_cells=[group.group_cells[k] for k in cells], stack_args=args)
+    chosen, pack_cells = [group.members[m] for m in members], [group_cell.pack_cell for group_cell in small.group_cells]
+    return Pack(small.build(members, dropout=dropout), chosen, pack_cells, group.max_epochs)
 
 
-def _plain_run(experiment: Experiment, candidate: dict, cell: Cell, place: Place, rows: np.ndarray | None) -> PlainRun:
-    return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), place.data, cell.seed, rows)
+def _plain_run(
+    experiment: Experiment, candidate: dict, cell: Cell, group_cell: GroupCell, rows: np.ndarray | None
+) -> PlainRun:
+    return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), group_cell.data, cell.seed, rows)
 
 
 def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:
@@ -293,28 +299,28 @@ def _differs(what: str, stacked: float, alone: float) -> str:
     return f"{what} is {stacked:.6g} in a stack and {alone:.6g} one by one"
 
 
-def _rows_to_predict(place: Place) -> np.ndarray:
+def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
     """Return some rows, those with rare values first, whose last batch is as large as that of all rows."""
-    leaves, y = tree_leaves(place.x_test.take()), place.test_data.y_test
-    n_rows = place.x_test.n_rows
-    size = max(valid_batch_size(place.side.net, n_rows), 1)
+    leaves, y = tree_leaves(group_cell.x_test.take()), group_cell.test_data.y_test
+    n_rows = group_cell.x_test.n_rows
+    size = max(valid_batch_size(group_cell.pack_cell.net, n_rows), 1)
     n_chosen = min(n_rows, -(-MOST_ROWS // size) * size + n_rows % size)
     first = np.arange(n_chosen)
     labels = (
         np.unique(y, return_index=True)[1][:MOST_LABELS]
-        if np.ndim(y) == 1 and is_classifier(place.side.net)
+        if np.ndim(y) == 1 and is_classifier(group_cell.pack_cell.net)
         else first[:0]
     )
     rare = rare_rows(leaves, first[:size])[:size] if n_chosen < n_rows else first[:0]
     return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
 
 
-def _test_rows(place: Place, rows: np.ndarray) -> CellData:
+def _test_rows(group_cell: GroupCell, rows: np.ndarray) -> CellData:
     """Return the cell with these validation rows alone, for scorers that are given no other parameters."""
-    data = place.test_data
+    data = group_cell.test_data
     y = None if data.y_test is None else take_rows(data.y_test, rows)
-    if place.side.stream is not None:  # those that have been read: the dataset may give others now
-        X = Dataset(map_tensors(lambda t: t.cpu(), place.x_test.take(rows)))
+    if group_cell.pack_cell.stream is not None:  # those that have been read: the dataset may give others now
+        X = Dataset(map_tensors(lambda t: t.cpu(), group_cell.x_test.take(rows)))
     else:
         X = take_rows(data.X_test, rows)
     return data._replace(X_test=X, y_test=y)

@@ -17,7 +17,7 @@ from sklr.engines.stacked.data.index_batches import Rows
 from sklr.engines.stacked.kernels.loss import StackedLoss
 from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.kernels.traits import Traits
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.purity.untouched import difference, own_state
 from sklr.nets._instances import is_hooked
 
@@ -75,10 +75,13 @@ def kind_of(layer: nn.Module) -> type:
     return type(layer).__mro__[1] if is_parametrized(layer) else type(layer)
 
 
-def check_sample_weights(loss: StackedLoss, net: NeuralNet, sides: Sequence[Side]) -> None:
+def check_sample_weights(loss: StackedLoss, net: NeuralNet, pack_cells: Sequence[PackCell]) -> None:
     """Refuse sample weights that the loss has no place for."""
     weights = [
-        weight for side in sides for weight in (side.weight, side.held and side.held.weight) if weight is not None
+        weight
+        for pack_cell in pack_cells
+        for weight in (pack_cell.weight, pack_cell.held and pack_cell.held.weight)
+        if weight is not None
     ]
     if not loss.takes_weights and weights:
         raise Unstackable(f"{type(net.criterion_).__name__} is a loss of whole batches and takes no sample_weight")

@@ -153,7 +153,7 @@ def draw_epochs(
     net: NeuralNet,
     n: int,
     n_epochs: int,
-    world: AbstractContextManager,
+    random_stream: AbstractContextManager,
     between: Callable[[], object] = lambda: None,
 ) -> Sequence[Epoch]:
     """Return the batches of all epochs of a training, as the net's own DataLoader draws them.
@@ -165,7 +165,7 @@ def draw_epochs(
     n : int
         Rows to train on.
     n_epochs : int
-    world : context manager
+    random_stream : context manager
         Entered to draw, for nets whose order comes from the global generator.
     between : callable
         Called after each epoch, to draw what comes between the orders of two.
@@ -175,7 +175,7 @@ def draw_epochs(
     loader.num_workers = 0  # there is nothing to load
     sizes = _batch_sizes(net, loader, n_epochs)
     draw = _quickly if _is_plain(loader) else _as_it_does
-    with world:
+    with random_stream:
         if draw is _quickly and type(loader.sampler) is SequentialSampler:
             once = {size: draw(loader, size) for size in set(sizes)}
             return [once[size] for size in sizes]  # the same each time; the skipped draws decide nothing else

@@ -26,15 +26,17 @@ class CellStream:
         Initialised.
     dataset : Dataset
         The rows to train on.
-    world : context manager
+    random_stream : context manager
         The random stream of the net's training.
     ready : callable (x, y) -> (x, y)
         Makes a batch ready for the stack.
     """
 
-    def __init__(self, net: NeuralNet, dataset: Any, world: AbstractContextManager, ready: Callable[[Any, Any], Shown]):
+    def __init__(
+        self, net: NeuralNet, dataset: Any, random_stream: AbstractContextManager, ready: Callable[[Any, Any], Shown]
+    ):
         self.net, self.dataset, self.ready = net, dataset, ready
-        self.world = copy.deepcopy(world)
+        self.random_stream = copy.deepcopy(random_stream)
         self.loader = net.get_iterator(dataset, training=True)
         self.generator = _with_own_generator(self.loader)
 
@@ -51,17 +53,17 @@ class CellStream:
 
     def afresh(self) -> CellStream:
         """Return a stream that stands where this one stands, and reads on by itself."""
-        stream = CellStream(self.net, self.dataset, self.world, self.ready)
+        stream = CellStream(self.net, self.dataset, self.random_stream, self.ready)
         if stream.generator is not None and self.generator is not None:
             stream.generator.set_state(self.generator.get_state())
         return stream
 
     def raw(self) -> Iterator[Any]:
         """Yield the batches of the next epoch as the DataLoader makes them."""
-        with self.world:
+        with self.random_stream:
             batches = iter(self.loader)
         while True:
-            with self.world:
+            with self.random_stream:
                 batch = next(batches, None)
             if batch is None:
                 return

@@ -11,13 +11,13 @@ import torch
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import n_batches
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
-from sklr.engines.stacked.model.pack import Member, Side
+from sklr.engines.stacked.model.pack import Member, PackCell
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.experiment.cell_data import CellData, Head, cell_data
 from sklr.experiment.experiment import Cell, Experiment
 
 
-class Place(NamedTuple):
+class GroupCell(NamedTuple):
     """One cell of a group, by its number: the estimator that stands for it, its rows, and how it enters the stack."""
 
     experiment: Experiment
@@ -25,7 +25,7 @@ class Place(NamedTuple):
     estimator: Any
     head: Head | None  # what is around the net, with the rows behind it; other rows are taken when they are asked for
     subject: Any
-    side: Side
+    pack_cell: PackCell
     x_test: CellRows
     seconds: float
 
@@ -55,10 +55,10 @@ class Place(NamedTuple):
         return cell_data(self.experiment, self.cell, self.estimator, train=train)
 
 
-class World(NamedTuple):
+class StackSetup(NamedTuple):
     """What all candidates of a group find: cells of the same shapes, and how stacks are to be built in them."""
 
-    places: list[Place]
+    group_cells: list[GroupCell]
     stack_args: dict[str, Any]
     audited: set[Any]  # kinds of candidates; see `kinds_of`
 
@@ -68,7 +68,7 @@ class Group(NamedTuple):
 
     members: list[Member]
     optimizer_kwargs: list[dict[str, Any]]
-    places: list[Place]
+    group_cells: list[GroupCell]
     stack_args: dict[str, Any]
     max_epochs: int
     thread_safe: bool = False
@@ -77,22 +77,22 @@ class Group(NamedTuple):
     @property
     def n_steps(self) -> int:
         """How many steps a run takes."""
-        return n_batches(self.places[0].side.epochs)
+        return n_batches(self.group_cells[0].pack_cell.epochs)
 
     @property
     def device(self) -> torch.device:
         """Where it is trained."""
-        return torch.device(self.places[0].side.net.device)
+        return torch.device(self.group_cells[0].pack_cell.net.device)
 
     def build(self, chosen: Sequence[int], *, dropout: bool = True) -> ModelStack:
         """Make the stack of some of the members; without dropout, it is for `WithoutDropout` alone."""
-        modules = [place.side.net.module_ for place in self.places]
+        modules = [group_cell.pack_cell.net.module_ for group_cell in self.group_cells]
         args = self.stack_args
         if not dropout:
             modules = [stop_attention_dropout(copy.deepcopy(module)) for module in modules]
             args = {**args, "traits": None}
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
-        seed = self.places[0].side.seed  # the same in all packs: how candidates are packed changes nothing
+        seed = self.group_cells[0].pack_cell.seed  # the same in all packs: how candidates are packed changes nothing
         return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, seed=seed, **args)
 
     def only(self, chosen: Sequence[int]) -> Group:

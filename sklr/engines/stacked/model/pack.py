@@ -37,7 +37,7 @@ from sklr.results import EpochRow
 from sklr.schedules import Constant, Schedule
 
 
-class Side(NamedTuple):
+class PackCell(NamedTuple):
     """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
 
     `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random stream. Where batches
@@ -76,7 +76,7 @@ class Pack:
     ----------
     stack : ModelStack
     members : sequence of Member, in the stack's order
-    sides : sequence of Side, one per cell
+    pack_cells : sequence of PackCell, one per cell
         The first one's seed is dropout's, in all packs: how candidates are packed changes nothing.
     max_epochs : int
 
@@ -97,17 +97,17 @@ class Pack:
     diverged : dict from (member, cell) to (step, loss)
     """
 
-    def __init__(self, stack: ModelStack, members: Sequence[Member], sides: Sequence[Side], max_epochs: int):
-        self.stack, self.members, self.sides, self.max_epochs = stack, list(members), list(sides), max_epochs
-        self.world = RandomStream(sides[0].seed)
-        self.streams = [side.stream.afresh() for side in sides if side.stream is not None]
+    def __init__(self, stack: ModelStack, members: Sequence[Member], pack_cells: Sequence[PackCell], max_epochs: int):
+        self.stack, self.members, self.pack_cells, self.max_epochs = stack, list(members), list(pack_cells), max_epochs
+        self.random_stream = RandomStream(pack_cells[0].seed)
+        self.streams = [pack_cell.stream.afresh() for pack_cell in pack_cells if pack_cell.stream is not None]
         self._last: list[Shown] | None = None  # batches of streams, for a look at what the last step has done
         self._stack_rows()
         self.epoch, self.seconds = 0, 0.0
-        self.alive = np.ones((len(members), len(sides)), dtype=bool)
+        self.alive = np.ones((len(members), len(pack_cells)), dtype=bool)
         self.in_stack = list(range(len(members)))
         self.first_loss = np.full(self.alive.shape, np.nan)
-        self.history: list[list[list[EpochRow]]] = [[[] for _ in sides] for _ in members]
+        self.history: list[list[list[EpochRow]]] = [[[] for _ in pack_cells] for _ in members]
         self.stopping = np.zeros_like(self.alive)
         self.keeps_records = False
         self.records: list[list[Record]] = []
@@ -127,11 +127,11 @@ class Pack:
         self._begun = time.time()
         if self.streams:
             return
-        self.rows = PackRows([side.x for side in self.sides])
-        self.y = stack_rows([side.y for side in self.sides])
-        weights = [side.weight for side in self.sides if side.weight is not None]
+        self.rows = PackRows([pack_cell.x for pack_cell in self.pack_cells])
+        self.y = stack_rows([pack_cell.y for pack_cell in self.pack_cells])
+        weights = [pack_cell.weight for pack_cell in self.pack_cells if pack_cell.weight is not None]
         self.weight = stack_rows(weights) if weights else None
-        held = [side.held for side in self.sides if side.held is not None]
+        held = [pack_cell.held for pack_cell in self.pack_cells if pack_cell.held is not None]
         self.fold = self.rows, self.y
         if held:
             self.held = HeldRows(held)
@@ -161,9 +161,9 @@ class Pack:
         self._compact()
         feed = self.feed_epoch()
         multipliers = self.epoch_multipliers(feed.sizes)
-        with self.world if own_stream else nullcontext():
+        with self.random_stream if own_stream else nullcontext():
             lr = torch.from_numpy(self.lrs(multipliers))
-            losses = self.steps(feed, lr, alike_after(self.sides[0].epochs, self.epoch))
+            losses = self.steps(feed, lr, alike_after(self.pack_cells[0].epochs, self.epoch))
         if isinstance(feed, StreamFeed):
             self._last = [feed.last[cell] for cell in sorted(feed.last)]
         self.end_epoch(losses, feed.sizes, multipliers)
@@ -186,7 +186,7 @@ class Pack:
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
         """Return what the schedules make of the peak lrs, shape (n_steps, n_in_stack, n_cells); 0 past a cell's end."""
-        table = np.zeros((len(sizes), len(self.in_stack), len(self.sides)))
+        table = np.zeros((len(sizes), len(self.in_stack), len(self.pack_cells)))
         for i, m in enumerate(self.in_stack):
             schedule, known = self.members[m].schedule, dict[Any, np.ndarray]()
             for cell, n_steps in enumerate((sizes > 0).sum(axis=0).tolist()):
@@ -227,7 +227,7 @@ class Pack:
         n_more : int
             How often about as many steps will follow.
         """
-        lr = lr.to(self.sides[0].net.device, lr_dtype(self.stack), non_blocking=True)
+        lr = lr.to(self.pack_cells[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
             self.stack.steps(lr[steps], shown, n_more * len(lr))
             if isinstance(shown, Batch)
@@ -238,7 +238,7 @@ class Pack:
 
     def feed_epoch(self) -> Feed | StreamFeed:
         """Return what the steps of the next epoch are shown."""
-        orders = [side.epochs[self.epoch] for side in self.sides]
+        orders = [pack_cell.epochs[self.epoch] for pack_cell in self.pack_cells]
         if self.streams:
             return StreamFeed([stream.batches() for stream in self.streams], epoch_sizes(orders))
         return self.feed(*epoch_positions(orders))
@@ -257,7 +257,7 @@ class Pack:
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):
                 if bad[:, i, cell].any():
-                    step, before = int(bad[:, i, cell].argmax()), n_batches(self.sides[cell].epochs, self.epoch)
+                    step, before = int(bad[:, i, cell].argmax()), n_batches(self.pack_cells[cell].epochs, self.epoch)
                     self._diverge(m, cell, before + step, float(losses[step, i, cell]))
                 else:
                     lr = self.members[m].lr * float(multipliers[n_steps[cell] - 1, i, cell])
@@ -280,17 +280,19 @@ class Pack:
                 rows = losses[steps, i, cell], sizes[steps, cell], lr, lrs[steps, :, i, cell], norms[steps, :, i, cell]
                 found = StepRows(*map(np.copy, rows))  # a view would keep the whole table
                 of_held = None if held is None else held(i, cell)
-                net, module = self.sides[cell].net, self._module_of(i, cell)
+                net, module = self.pack_cells[cell].net, self._module_of(i, cell)
                 self.stopping[m, cell] = self.records[m][cell].end_epoch(net, module, found, of_held, seconds)
 
     def _new_records(self) -> list[list[Record]]:
         """Return a record of each run, or none at all if nobody reads them."""
         read = {name for member in self.members if (name := member.schedule.monitored()) not in (None, "train_loss")}
-        told = [listeners(side.net, read, whole=self.keeps_records) for side in self.sides]
+        told = [listeners(pack_cell.net, read, whole=self.keeps_records) for pack_cell in self.pack_cells]
         if not self.keeps_records and not any(told):
             return []
-        pairs = list(zip(self.sides, told, strict=True))
-        return [[Record(side.net, own, whole=self.keeps_records) for side, own in pairs] for _ in self.members]
+        pairs = list(zip(self.pack_cells, told, strict=True))
+        return [
+            [Record(pack_cell.net, own, whole=self.keeps_records) for pack_cell, own in pairs] for _ in self.members
+        ]
 
     def _diverge(self, m: int, cell: int, step: int, loss: float) -> None:
         self.alive[m, cell] = False
@@ -307,14 +309,14 @@ class Pack:
             return over
         for m, cell in np.argwhere(over).tolist() if self.records else ():
             module = self._module_of(self.in_stack.index(m), cell)
-            self.records[m][cell].end_training(self.sides[cell].net, module)
+            self.records[m][cell].end_training(self.pack_cells[cell].net, module)
             self.n_restored += module.is_changed
         self._check_last_step(over)
         return over & self.alive
 
     def _module_of(self, i: int, cell: int) -> RunModule:
         if self._scratch is None:
-            self._scratch = copy.deepcopy(self.sides[0].net.module_)
+            self._scratch = copy.deepcopy(self.pack_cells[0].net.module_)
         return RunModule(self.stack, i, cell, self._scratch)
 
     def _check_last_step(self, over: np.ndarray) -> None:
@@ -326,15 +328,18 @@ class Pack:
         losses = self.stack.loss(map_tensors(lambda out: out.transpose(0, 1), outputs), y, None).mT
         bad = exploded(losses.cpu().double().numpy(), self.first_loss[self.in_stack])
         for i, cell in np.argwhere(bad & over[self.in_stack]):
-            n_steps = n_batches(self.sides[cell].epochs, self.epoch)
+            n_steps = n_batches(self.pack_cells[cell].epochs, self.epoch)
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
 
     def _some_rows(self) -> tuple[Rows, Rows] | None:
         """Return rows of all cells to evaluate after the last step; None of streams whose last batches differ."""
         if not self.streams:
             rows, y = self.fold
-            n_rows = [side.x.n_rows if side.held is None else side.held.fold[0].n_rows for side in self.sides]
-            size = min(valid_batch_size(side.net, n) for side, n in zip(self.sides, n_rows, strict=True))
+            n_rows = [
+                pack_cell.x.n_rows if pack_cell.held is None else pack_cell.held.fold[0].n_rows
+                for pack_cell in self.pack_cells
+            ]
+            size = min(valid_batch_size(pack_cell.net, n) for pack_cell, n in zip(self.pack_cells, n_rows, strict=True))
             return rows.first(size), map_tensors(lambda t: t[:, :size], y)
         return stacked_batches(self._last) if self._last and are_alike(self._last) else None
 

@@ -61,7 +61,7 @@ class CellScorer:
     Parameters
     ----------
     experiment, cell
-        What all runs share, and the world these live in.
+        What all runs share, and the fold and seed of these.
     net : NeuralNet
         The cell's net, initialised on its training rows.
     subject : estimator

@@ -12,7 +12,7 @@ from torch import nn
 
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
-from sklr.engines.stacked.model.group import Group, Place
+from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.experiment.wrappers import fitted_around, without_pipelines
 
 
@@ -52,11 +52,11 @@ def _moved(group: Group, device: torch.device) -> Group:
         criterion = copy.deepcopy(criterion).to(device)
     stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
     known: dict[int, Any] = {}  # tensors that cells share stay shared
-    places = [_moved_place(place, device, known) for place in group.places]
-    return group._replace(places=places, stack_args=stack_args)
+    group_cells = [_moved_cell(own, device, known) for own in group.group_cells]
+    return group._replace(group_cells=group_cells, stack_args=stack_args)
 
 
-def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> Place:
+def _moved_cell(group_cell: GroupCell, device: torch.device, known: dict[int, Any]) -> GroupCell:
     def moved(rows: CellRows) -> CellRows:
         if id(rows.tensors) not in known:
             known[id(rows.tensors)] = map_tensors(lambda t: t.to(device), rows.tensors)
@@ -65,14 +65,18 @@ def _moved_place(place: Place, device: torch.device, known: dict[int, Any]) -> P
     def there(rows: Rows) -> Rows:
         return None if rows is None else map_tensors(lambda t: t.to(device), rows)
 
-    net, side, held = _twin(place.side.net, device), place.side, place.side.held
-    estimator = fitted_around(place.estimator, place.estimator, net)
+    net, pack_cell, held = _twin(group_cell.pack_cell.net, device), group_cell.pack_cell, group_cell.pack_cell.held
+    estimator = fitted_around(group_cell.estimator, group_cell.estimator, net)
     if held is not None:
         fold = moved(held.fold[0]), there(held.fold[1])
         held = held._replace(x=moved(held.x), y=there(held.y), weight=there(held.weight), fold=fold)
-    side = side._replace(net=net, x=moved(side.x), y=there(side.y), weight=there(side.weight), held=held)
-    subject = estimator if place.subject is place.estimator else without_pipelines(estimator)
-    return place._replace(estimator=estimator, subject=subject, side=side, x_test=moved(place.x_test))
+    pack_cell = pack_cell._replace(
+        net=net, x=moved(pack_cell.x), y=there(pack_cell.y), weight=there(pack_cell.weight), held=held
+    )
+    subject = estimator if group_cell.subject is group_cell.estimator else without_pipelines(estimator)
+    return group_cell._replace(
+        estimator=estimator, subject=subject, pack_cell=pack_cell, x_test=moved(group_cell.x_test)
+    )
 
 
 def _twin(net: NeuralNet, device: torch.device) -> NeuralNet:

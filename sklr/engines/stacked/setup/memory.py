@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
 from sklr.engines.stacked.kernels.module_call import NUMBERS
-from sklr.engines.stacked.model.group import Group, Place
+from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
@@ -29,7 +29,7 @@ KEPT = 2**26
 
 def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
     """Return the peak: while nets of these groups are set up and compared, or while all packs of them train."""
-    held = bytes_of_cells(_distinct(place for group in groups for place in group.places))
+    held = bytes_of_cells(_distinct(group_cell for group in groups for group_cell in group.group_cells))
     setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)
     n_threads = min(len(packs), torch.get_num_threads())
@@ -37,17 +37,19 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
     return held + max(setup, training + kept)
 
 
-def bytes_of_cells(places: Sequence[Place]) -> int:
+def bytes_of_cells(group_cells: Sequence[GroupCell]) -> int:
     """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
     held = 0
-    for place in places:
-        side = place.side
-        epochs = side.epochs.states if isinstance(side.epochs, RedrawnEpochs) else _distinct(side.epochs)
+    for group_cell in group_cells:
+        pack_cell = group_cell.pack_cell
+        epochs = pack_cell.epochs.states if isinstance(pack_cell.epochs, RedrawnEpochs) else _distinct(pack_cell.epochs)
         orders = [rows for epoch in epochs for rows in (epoch if isinstance(epoch, list) else [epoch])]
-        held += sum(a.nbytes for a in (side.x.numbers, place.x_test.numbers, *orders))
-        held += _bytes(tree_leaves(side.y))  # the loss's own dtype and shape
-    rows = tree_leaves([part.tensors for place in places for part in (place.side.x, place.x_test)])
-    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, places[0].experiment.X)))
+        held += sum(a.nbytes for a in (pack_cell.x.numbers, group_cell.x_test.numbers, *orders))
+        held += _bytes(tree_leaves(pack_cell.y))  # the loss's own dtype and shape
+    rows = tree_leaves(
+        [part.tensors for group_cell in group_cells for part in (group_cell.pack_cell.x, group_cell.x_test)]
+    )
+    return held + _bytes(_distinct(t for t in rows if not _lies_in(t, group_cells[0].experiment.X)))
 
 
 def setup_bytes(group: Group) -> int:
@@ -55,36 +57,44 @@ def setup_bytes(group: Group) -> int:
 
     The audit has a cell's rows, as skorch is given them, and the batches that both sides see.
     """
-    laid = _bytes(_distinct(tree_leaves([(place.side.x.tensors, place.x_test.tensors) for place in group.places])))
-    row, cell = _row_bytes(group), max(p.side.x.n_rows + p.x_test.n_rows for p in group.places)
-    copied = 0 if group.places[0].head is not None or group.places[0].side.stream else cell * row
+    laid = _bytes(
+        _distinct(
+            tree_leaves(
+                [(group_cell.pack_cell.x.tensors, group_cell.x_test.tensors) for group_cell in group.group_cells]
+            )
+        )
+    )
+    row, cell = _row_bytes(group), max(p.pack_cell.x.n_rows + p.x_test.n_rows for p in group.group_cells)
+    copied = 0 if group.group_cells[0].head is not None or group.group_cells[0].pack_cell.stream else cell * row
     looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
     own, shared = step_bytes(group)
     audit = copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
-    return audit if group.places[0].head is None else max(laid, audit)
+    return audit if group.group_cells[0].head is None else max(laid, audit)
 
 
 def pack_bytes(group: Group, n_members: int) -> int:
     """Return what one pack takes while it trains and is scored."""
-    sides, n_cells = [place.side for place in group.places], len(group.places)
-    row, n_train = _row_bytes(group), max(side.x.n_rows for side in sides)
-    n_test = max(place.x_test.n_rows for place in group.places)
+    pack_cells, n_cells = [group_cell.pack_cell for group_cell in group.group_cells], len(group.group_cells)
+    row, n_train = _row_bytes(group), max(pack_cell.x.n_rows for pack_cell in pack_cells)
+    n_test = max(group_cell.x_test.n_rows for group_cell in group.group_cells)
     own, shared = step_bytes(group)
-    sizes = {len(batch) for side in sides for batch in widest(side.epochs)}
+    sizes = {len(batch) for pack_cell in pack_cells for batch in widest(pack_cell.epochs)}
     step = n_cells * max(sizes) * row
-    at_once = 1 if sides[0].stream is not None else len(widest(sides[0].epochs))
+    at_once = 1 if pack_cells[0].stream is not None else len(widest(pack_cells[0].epochs))
     chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
     # a kernel keeps the batch in its own order, for every size of batch; the odd one is cut out besides
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
     # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
-    tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(_bytes(tree_leaves(side.y)) for side in sides)
+    tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(
+        _bytes(tree_leaves(pack_cell.y)) for pack_cell in pack_cells
+    )
     evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, as it is and as the kernel wants it
     return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables
 
 
 def _row_bytes(group: Group) -> int:
     """Return the bytes of a row of X, as the stack is shown it."""
-    return _bytes(t[0] for t in tree_leaves(group.places[0].side.x.tensors))
+    return _bytes(t[0] for t in tree_leaves(group.group_cells[0].pack_cell.x.tensors))
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -57,10 +57,10 @@ def divide(group: Group, share: float, max_stack: int | None, n_jobs: int) -> li
         Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
     """
     wanted = max(1, round(share * (n_jobs if n_jobs > 1 else _n_threads(group))))
-    n_parts = min(-(-wanted // len(group.members)), len(group.places)) if _may_part(group, n_jobs) else 1
+    n_parts = min(-(-wanted // len(group.members)), len(group.group_cells)) if _may_part(group, n_jobs) else 1
     parts = [
-        group._replace(places=[group.places[k] for k in places])
-        for places in np.array_split(np.arange(len(group.places)), n_parts)
+        group._replace(group_cells=[group.group_cells[k] for k in part])
+        for part in np.array_split(np.arange(len(group.group_cells)), n_parts)
     ]
     return [(part, chosen) for part in parts for chosen in _dealt(part, max_stack, n_jobs, -(-wanted // n_parts))]
 
@@ -72,15 +72,15 @@ def _dealt(group: Group, max_stack: int | None, n_jobs: int, wanted: int) -> lis
         beside = n_jobs if n_jobs > 1 else torch.get_num_threads() if group.thread_safe else 1
         free = free_bytes(group.device) // (beside if group.device.type == "cpu" else 1)
         max_stack = int(SHARE * free) // max(1, run_bytes(group))
-    at_once = max(1, max_stack // len(group.places))
+    at_once = max(1, max_stack // len(group.group_cells))
     return deal(n_members, min(n_members, max(-(-n_members // at_once), wanted)))
 
 
 def work_of(group: Group, n_members: int) -> float:
     """Return about how much a pack has to compute, to compare packs: the numbers that all its steps multiply."""
-    side = group.places[0].side
-    n_numbers = sum(p.numel() for p in side.net.module_.parameters())
-    return n_members * len(group.places) * group.n_steps * max(map(len, side.epochs[0])) * n_numbers
+    pack_cell = group.group_cells[0].pack_cell
+    n_numbers = sum(p.numel() for p in pack_cell.net.module_.parameters())
+    return n_members * len(group.group_cells) * group.n_steps * max(map(len, pack_cell.epochs[0])) * n_numbers
 
 
 def _may_part(group: Group, n_jobs: int) -> bool:
@@ -113,7 +113,7 @@ def _n_threads(group: Group) -> int:
         return len(devices(group))
     if torch.get_num_threads() == 1:
         return 1
-    product = len(group.members) * len(group.places) * product_flops(group)
+    product = len(group.members) * len(group.group_cells) * product_flops(group)
     share = product / THREAD_WORK
     if group.steady and can_replay():
         share = max(share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING)  # backward takes twice
@@ -137,7 +137,7 @@ def run_bytes(group: Group) -> int:
 
 def state_bytes(group: Group) -> int:
     """Return the bytes of a run's parameters, and of all that is as large."""
-    return STATES * sum(p.numel() * p.element_size() for p in group.places[0].side.net.module_.parameters())
+    return STATES * sum(p.numel() * p.element_size() for p in group.group_cells[0].pack_cell.net.module_.parameters())
 
 
 def step_bytes(group: Group) -> tuple[int, int]:
@@ -158,11 +158,11 @@ def step_bytes(group: Group) -> tuple[int, int]:
 
 def _few_rows(group: Group) -> tuple[Any, Any, float]:
     """Return the first cell's module, in evaluation mode, a few rows for it, and how many times more a batch has."""
-    side = group.places[0].side
-    size = max(map(len, widest(side.epochs)))
+    pack_cell = group.group_cells[0].pack_cell
+    size = max(map(len, widest(pack_cell.epochs)))
     few = min(size, 8)
-    module = copy.deepcopy(side.net.module_)  # it may keep what it computes
-    return module.eval(), side.x.take(slice(few)), size / few
+    module = copy.deepcopy(pack_cell.net.module_)  # it may keep what it computes
+    return module.eval(), pack_cell.x.take(slice(few)), size / few
 
 
 SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
@@ -199,7 +199,7 @@ def product_flops(group: Group) -> float:
 
 
 def _n_products(group: Group) -> int:
-    return max(1, sum(p.dim() > 1 for p in group.places[0].side.net.module_.parameters()))
+    return max(1, sum(p.dim() > 1 for p in group.group_cells[0].pack_cell.net.module_.parameters()))
 
 
 def step_flops(group: Group, stack: ModelStack) -> float:
@@ -242,7 +242,7 @@ def are_too_many(group: Group, n_packs: int) -> bool:
     """Say whether the packs of a group take turns on a CUDA device, which their states alone would fill together."""
     if n_packs == 1 or group.device.type != "cuda":
         return False
-    return len(group.members) * len(group.places) * state_bytes(group) > SHARE * free_bytes(group.device)
+    return len(group.members) * len(group.group_cells) * state_bytes(group) > SHARE * free_bytes(group.device)
 
 
 def halves(members: Sequence[int]) -> list[list[int]]:

@@ -21,11 +21,11 @@ from sklr.engines.stacked.checks.callbacks import columns_of
 from sklr.engines.stacked.checks.explain import first_line
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimizer
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
-from sklr.engines.stacked.model.group import Group, Prepared, World
-from sklr.engines.stacked.model.pack import Member, Side
+from sklr.engines.stacked.model.group import Group, Prepared, StackSetup
+from sklr.engines.stacked.model.pack import Member, PackCell
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.setup.schedulers import moving_lr
-from sklr.engines.stacked.setup.world import worlds_of
+from sklr.engines.stacked.setup.stack_setup import stack_setups
 from sklr.experiment.cell_data import cell_data, fit_head, seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net, is_wrapped, net_name, net_of
@@ -60,7 +60,7 @@ def _key(params: Mapping[str, Any]) -> Hashable:
         return object()
 
 
-_LAST: WeakKeyDictionary[Experiment, dict[Hashable, list[World]]] = WeakKeyDictionary()  # of a search's last batch
+_LAST: WeakKeyDictionary[Experiment, dict[Hashable, list[StackSetup]]] = WeakKeyDictionary()  # of a search's last batch
 
 
 def prepare(
@@ -90,14 +90,14 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
     groups = {key: [stackable[place] for place in group] for key, group in places.items()}
     known, ready = _LAST.get(experiment, {}), list[Group]()
     makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if not known.get(key)])
-    _LAST[experiment] = worlds = dict[Hashable, list[World]]()
+    _LAST[experiment] = setups = dict[Hashable, list[StackSetup]]()
     for key, numbers in groups.items():
-        worlds[key] = known.get(key) or _first_worlds(
+        setups[key] = known.get(key) or _first_worlds(
             experiment, candidates, numbers, f"{prefix}lr", next(makers), refused
         )
-        for world in worlds[key]:
+        for setup in setups[key]:
             nets_ = {i: net_of(firsts[i]) for i in numbers if i not in refused}
-            ready += _grouped(experiment, candidates, nets_, world, refused)
+            ready += _grouped(experiment, candidates, nets_, setup, refused)
     return Prepared(_without(ready, refused), refused)
 
 
@@ -131,7 +131,7 @@ def _stackable(experiment: Experiment, candidate: dict) -> Any:
     return estimator
 
 
-Maker = Callable[[dict], list[World]]
+Maker = Callable[[dict], list[StackSetup]]
 
 
 def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
@@ -140,7 +140,7 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
     estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
     heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
     for start in range(0, len(estimators), len(cells)):
-        yield partial(worlds_of, experiment, heads[start : start + len(cells)])
+        yield partial(stack_setups, experiment, heads[start : start + len(cells)])
 
 
 def _first_worlds(
@@ -150,7 +150,7 @@ def _first_worlds(
     lr: str,
     make: Maker,
     refused: dict[int, list[str]],
-) -> list[World]:
+) -> list[StackSetup]:
     """Return what a group finds, by the shape of cells, set up by the first of its candidates that can be set up.
 
     A candidate that no engine could train is refused alone. Another refusal concerns all that differ from it in
@@ -201,29 +201,29 @@ def _grouped(
     experiment: Experiment,
     candidates: Sequence[dict],
     nets_: Mapping[int, NeuralNet],
-    world: World,
+    setup: StackSetup,
     refused: dict[int, list[str]],
 ) -> list[Group]:
-    """Return the group of candidates that find the same world; none if none can be stacked."""
+    """Return the group of candidates that find the same set-up; none if none can be stacked."""
     members: list[Member] = []
     kwargs: list[dict[str, Any]] = []
     for i, net in nets_.items():
         with _refusing(refused, [i]):
-            optimizer = _shared_optimizer(net, world)
-            members.append(_member(i, net, optimizer, [place.side for place in world.places]))
+            optimizer = _shared_optimizer(net, setup)
+            members.append(_member(i, net, optimizer, [own.pack_cell for own in setup.group_cells]))
             kwargs.append(optimizer.kwargs)
     if not members:
         return []
-    steady = all(is_steady(world.stack_args["optimizer"], own) for own in kwargs)
+    steady = all(is_steady(setup.stack_args["optimizer"], own) for own in kwargs)
     max_epochs = nets_[members[0].candidate].max_epochs
-    thread_safe = world.stack_args["traits"].thread_safe
-    group = Group(members, kwargs, world.places, world.stack_args, max_epochs, thread_safe, steady)
-    return _audited(experiment, candidates, group, world, refused)
+    thread_safe = setup.stack_args["traits"].thread_safe
+    group = Group(members, kwargs, setup.group_cells, setup.stack_args, max_epochs, thread_safe, steady)
+    return _audited(experiment, candidates, group, setup, refused)
 
 
-def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
+def _shared_optimizer(net: NeuralNet, setup: StackSetup) -> MadeOptimizer:
     """Return the optimizer that a candidate's net makes, if a stack can step it together with those of others."""
-    module, args = world.places[0].side.net.module_, world.stack_args
+    module, args = setup.group_cells[0].pack_cell.net.module_, setup.stack_args
     own = made_optimizer(net, module)
     if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
         raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
@@ -231,31 +231,31 @@ def _shared_optimizer(net: NeuralNet, world: World) -> MadeOptimizer:
 
 
 def _audited(
-    experiment: Experiment, candidates: Sequence[dict], group: Group, world: World, refused: dict[int, list[str]]
+    experiment: Experiment, candidates: Sequence[dict], group: Group, setup: StackSetup, refused: dict[int, list[str]]
 ) -> list[Group]:
     """Return the group if a stack does what its nets do, else the kinds of its candidates for which that holds."""
     kinds: dict[Hashable, list[int]] = {}
     for place, member in enumerate(group.members):
         kinds.setdefault(kinds_of(candidates[member.candidate]), []).append(place)
-    if kinds.keys() <= world.audited:
+    if kinds.keys() <= setup.audited:
         return [group]
     found: dict[int, list[str]] = {}
     with _refusing(found, [member.candidate for member in group.members]):
         audit(experiment, candidates, group)
-        world.audited.update(kinds)
+        setup.audited.update(kinds)
     if len(kinds) > 1 and found:
         return [
             passed
             for places in kinds.values()
-            for passed in _audited(experiment, candidates, group.only(places), world, refused)
+            for passed in _audited(experiment, candidates, group.only(places), setup, refused)
         ]
     refused |= found
     return [] if found else [group]
 
 
-def _member(candidate: int, net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -> Member:
-    schedule, horizon = moving_lr(net, optimizer, sides)
-    known = columns_of(sides[0].net, has_held=sides[0].held is not None)
+def _member(candidate: int, net: NeuralNet, optimizer: MadeOptimizer, pack_cells: Sequence[PackCell]) -> Member:
+    schedule, horizon = moving_lr(net, optimizer, pack_cells)
+    known = columns_of(pack_cells[0].net, has_held=pack_cells[0].held is not None)
     if schedule.monitored() not in (None, "train_loss", *known):
         raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
     peak = float(net.get_params_for("optimizer").get("lr", net.lr))

@@ -18,7 +18,7 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, n_batches
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.nets._parts import NetParts
 from sklr.schedules import Plateau
 from sklr.schedules._base import By, Schedule
@@ -39,7 +39,7 @@ class Tabulated(Schedule):
         return self.multipliers[int(step)]
 
 
-def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -> tuple[Schedule, int]:
+def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, pack_cells: Sequence[PackCell]) -> tuple[Schedule, int]:
     """Return the schedule of a candidate, and its horizon in epochs.
 
     Parameters
@@ -48,7 +48,7 @@ def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -
         The candidate's, not initialised.
     optimizer : MadeOptimizer
         That it makes.
-    sides : sequence of Side
+    pack_cells : sequence of PackCell
         The cells, with nets that have the same callbacks, initialised; but for the schedule that a net itself has.
 
     Raises
@@ -57,7 +57,7 @@ def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -
         If a callback does to the optimizer what no schedule does, or there are several.
     """
     own = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
-    movers = [callback for name, callback in sides[0].net.callbacks_ if _moves(sides[0].net, name, callback)]
+    movers = [callback for name, callback in pack_cells[0].net.callbacks_ if _moves(pack_cells[0].net, name, callback)]
     if own + len(movers) > 1:
         raise Unstackable("two schedules, or callbacks, move the learning rate: leave one of them out")
     if not movers:
@@ -67,7 +67,7 @@ def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, sides: Sequence[Side]) -
         return schedule_of(mover, net.max_epochs)
     if mover.policy_ is ReduceLROnPlateau:
         return _plateau(mover, optimizer.lrs), net.max_epochs
-    return _tabulated(mover, optimizer, sides), net.max_epochs
+    return _tabulated(mover, optimizer, pack_cells), net.max_epochs
 
 
 def _moves(net: NeuralNet, name: str, callback: Any) -> bool:
@@ -89,11 +89,11 @@ def _plateau(callback: LRScheduler, lrs: Sequence[float]) -> Plateau:
     return Plateau(**arguments, monitor=callback.monitor)
 
 
-def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, sides: Sequence[Side]) -> Tabulated:
+def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, pack_cells: Sequence[PackCell]) -> Tabulated:
     by_step = callback.step_every == "batch"
-    if by_step and any(_varies(side) for side in sides):
+    if by_step and any(_varies(pack_cell) for pack_cell in pack_cells):
         raise Unstackable("LRScheduler(step_every='batch') meets epochs of different lengths: set step_every='epoch'")
-    n_times = max(n_batches(side.epochs) if by_step else len(side.epochs) for side in sides)
+    n_times = max(n_batches(pack_cell.epochs) if by_step else len(pack_cell.epochs) for pack_cell in pack_cells)
     lrs, peaks = simulated_lrs(callback, optimizer, n_times), np.array(optimizer.lrs)
     ratios = np.divide(lrs, peaks, out=np.ones_like(lrs), where=peaks > 0)
     first = ratios[:, np.flatnonzero(peaks)[:1]] if peaks.any() else ratios[:, :1]
@@ -107,8 +107,8 @@ def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, sides: Sequence[
     return Tabulated(tuple(first[:, 0].tolist()), by="step" if by_step else "epoch")
 
 
-def _varies(side: Side) -> bool:
-    return not isinstance(side.epochs, RedrawnEpochs) and len(set(map(len, side.epochs))) > 1
+def _varies(pack_cell: PackCell) -> bool:
+    return not isinstance(pack_cell.epochs, RedrawnEpochs) and len(set(map(len, pack_cell.epochs))) > 1
 
 
 def simulated_lrs(callback: LRScheduler, optimizer: MadeOptimizer, n_times: int) -> np.ndarray:

@@ -13,34 +13,38 @@ from torch.utils._pytree import tree_flatten
 from sklr.engines.stacked.checks.nets import kind_of
 from sklr.engines.stacked.data.cell_rows import laid_end_to_end
 from sklr.engines.stacked.data.index_batches import Rows
-from sklr.engines.stacked.model.group import Place
+from sklr.engines.stacked.model.group import GroupCell
 
 
-def by_shape(places: Sequence[Place]) -> list[list[Place]]:
+def by_shape(group_cells: Sequence[GroupCell]) -> list[list[GroupCell]]:
     """Return the cells whose modules and rows are of the same shapes together, in their order."""
-    groups: dict[str, list[Place]] = {}
-    for place in places:
-        groups.setdefault(repr(list(_shapes(place))), []).append(place)
+    groups: dict[str, list[GroupCell]] = {}
+    for group_cell in group_cells:
+        groups.setdefault(repr(list(_shapes(group_cell))), []).append(group_cell)
     return list(groups.values())
 
 
-def with_shared_rows(places: Sequence[Place]) -> list[Place]:
+def with_shared_rows(group_cells: Sequence[GroupCell]) -> list[GroupCell]:
     """Return cells of one shape with rows that lie in the same tensors: each pack of them then needs no copies."""
-    streamed = places[0].side.stream is not None
-    x = [place.side.x for place in places] if streamed else laid_end_to_end([place.side.x for place in places])
-    tests = laid_end_to_end([place.x_test for place in places])
+    streamed = group_cells[0].pack_cell.stream is not None
+    x = (
+        [group_cell.pack_cell.x for group_cell in group_cells]
+        if streamed
+        else laid_end_to_end([group_cell.pack_cell.x for group_cell in group_cells])
+    )
+    tests = laid_end_to_end([group_cell.x_test for group_cell in group_cells])
     return [
-        place._replace(side=place.side._replace(x=own), x_test=test)
-        for place, own, test in zip(places, x, tests, strict=True)
+        group_cell._replace(pack_cell=group_cell.pack_cell._replace(x=own), x_test=test)
+        for group_cell, own, test in zip(group_cells, x, tests, strict=True)
     ]
 
 
-def _shapes(place: Place) -> Iterator[Any]:
-    side = place.side
-    yield from (_layers(module) for module in (side.net.module_, side.net.criterion_))
-    yield _items(place.x_test.tensors)
-    if side.stream is None:  # the shapes of batches that are read may differ from batch to batch
-        yield from map(_items, (side.x.tensors, side.y))
+def _shapes(group_cell: GroupCell) -> Iterator[Any]:
+    pack_cell = group_cell.pack_cell
+    yield from (_layers(module) for module in (pack_cell.net.module_, pack_cell.net.criterion_))
+    yield _items(group_cell.x_test.tensors)
+    if pack_cell.stream is None:  # the shapes of batches that are read may differ from batch to batch
+        yield from map(_items, (pack_cell.x.tensors, pack_cell.y))
 
 
 def _layers(module: nn.Module) -> list[Any]:

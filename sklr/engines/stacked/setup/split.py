@@ -17,7 +17,7 @@ from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.model.held import Held
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.setup.shared_rows import SharedRows, caster
 from sklr.engines.stacked.setup.streamed import is_streamed
 from sklr.experiment.experiment import Cell
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 def split_side(
     net: NeuralNet, cell: Cell, X: Any, y: Any, weight: Any, stream: AbstractContextManager, shared: SharedRows | None
-) -> Side:
+) -> PackCell:
     """Return a cell whose rows are held as tensors.
 
     Parameters
@@ -67,7 +67,7 @@ def split_side(
     if (row := outside(epochs, x.n_rows)) is not None:
         raise Unstackable(f"the sampler asks for row {row} of a fold of {x.n_rows} rows")
     own_weight = None if train.weight is None else _as_weight(net, train.weight)
-    return Side(net, epochs, x, targets, own_weight, getattr(stream, "seed", cell.seed), held=held)
+    return PackCell(net, epochs, x, targets, own_weight, getattr(stream, "seed", cell.seed), held=held)
 
 
 def _fold(net: NeuralNet, cell: Cell, dataset: Any, shared: SharedRows | None) -> tuple[CellRows, Rows]:

@@ -20,7 +20,7 @@ from sklr.engines.stacked.checks.transforms import targets_of
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.purity.reach import inside
 from sklr.engines.stacked.purity.untouched import difference, reached_from
 from sklr.engines.stacked.setup.shared_rows import caster
@@ -56,24 +56,26 @@ class Ready:
 
 
 def streamed_side(
-    net: NeuralNet, dataset: Any, seed: int, world: AbstractContextManager, *, watched: bool = True
-) -> Side:
+    net: NeuralNet, dataset: Any, seed: int, random_stream: AbstractContextManager, *, watched: bool = True
+) -> PackCell:
     """Return a cell whose batches are read from a stream; if `watched`, the dataset may not remember what it gave."""
     if getattr(net, "batches_grow", False):
         raise Unstackable("BatchSizeSchedule changes the DataLoader of a Dataset that is read batch by batch")
-    stream = CellStream(net, dataset, world, Ready(net))
+    stream = CellStream(net, dataset, random_stream, Ready(net))
     x, y = _watched_batch(stream) if watched else _first_batch(stream)[0]
     if x is None:
         raise Unstackable("there is no batch to train on in some epoch")
     epoch = _expected(stream.loader, len(y) if isinstance(y, torch.Tensor) else 1)
-    return Side(net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(world, "seed", seed), stream)
+    return PackCell(
+        net, [epoch] * net.max_epochs, CellRows.all_of(x), y, None, getattr(random_stream, "seed", seed), stream
+    )
 
 
 def _first_batch(stream: CellStream) -> tuple[Shown, list[float]]:
     """Return the first batch of a training, and what it would draw next from each generator; None without a batch."""
     stream = stream.afresh()
     batch = next(stream.batches(), (None, None))
-    with stream.world:
+    with stream.random_stream:
         return batch, [float(torch.rand(())), float(np.random.rand()), random.random()]
 
 

@@ -21,8 +21,8 @@ from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
-from sklr.engines.stacked.model.group import Place, World
-from sklr.engines.stacked.model.pack import Side
+from sklr.engines.stacked.model.group import GroupCell, StackSetup
+from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.purity.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.dense import check_fits_dense
@@ -35,7 +35,7 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import changes_rows, fitted_around, is_wrapped, net_to_fit, without_pipelines
 
 
-def worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[World]:
+def stack_setups(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[StackSetup]:
     """Set a candidate's nets up in all cells, up to the first step; return the cells of each shape together.
 
     Parameters
@@ -56,14 +56,19 @@ def worlds_of(experiment: Experiment, heads: Sequence[Head | None], candidate: d
     of_all, of_folds = SharedRows(experiment), {id(head): FoldRows(experiment) for head in heads}
     shares = [of_folds[id(head)] if changes_rows(e) else of_all for e, head in zip(estimators, heads, strict=True)]
     triples = zip(estimators, heads, shares, strict=True)
-    shapes, worlds = by_shape([_place(experiment, k, *triple) for k, triple in enumerate(triples)]), list[World]()
+    shapes, setups = (
+        by_shape([_group_cell(experiment, k, *triple) for k, triple in enumerate(triples)]),
+        list[StackSetup](),
+    )
     del shares
     while shapes:  # of which the rows are let go as soon as they are laid end to end
-        worlds.append(_world(with_shared_rows(shapes.pop(0))))
-    return worlds
+        setups.append(_stack_setup(with_shared_rows(shapes.pop(0))))
+    return setups
 
 
-def _place(experiment: Experiment, number: int, estimator: Any, head: Head | None, shared: SharedRows) -> Place:
+def _group_cell(
+    experiment: Experiment, number: int, estimator: Any, head: Head | None, shared: SharedRows
+) -> GroupCell:
     cell = experiment.cells[number]
     raw = cell_data(experiment, cell, estimator)
     net = net_to_fit(estimator)
@@ -71,11 +76,13 @@ def _place(experiment: Experiment, number: int, estimator: Any, head: Head | Non
         head = head or fit_head(estimator, raw)  # raises what it has raised before
         estimator = fitted_around(estimator, head.fitted, net)
     data = raw if head is None else head.data
-    side = _side(net, cell, data, shared)
+    pack_cell = _pack_cell(net, cell, data, shared)
     predictions_do = head is None or looks_only_at_predictions(experiment.scorer)
     subject = without_pipelines(estimator) if predictions_do else estimator
     x_test = _test_rows(experiment, net, cell, data, shared)
-    return Place(experiment, number, estimator, head, subject, side, x_test, 0.0 if head is None else head.seconds)
+    return GroupCell(
+        experiment, number, estimator, head, subject, pack_cell, x_test, 0.0 if head is None else head.seconds
+    )
 
 
 def _test_rows(experiment: Experiment, net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows) -> CellRows:
@@ -89,7 +96,7 @@ def _test_rows(experiment: Experiment, net: NeuralNet, cell: Cell, data: CellDat
     return known or CellRows.all_of(map_tensors(caster(net), all_rows(net, validation)[0]))
 
 
-def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> Side:
+def _pack_cell(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None) -> PackCell:
     net.set_params(verbose=0)
     X, y, stream = start_net(net, data, cell.seed)
     dataset, weight = net.get_dataset(X, y), data.fit_params.get("sample_weight")
@@ -103,20 +110,23 @@ def _side(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | None)
     return split_side(net, cell, X, y, weight, stream, shared)
 
 
-def _world(places: list[Place]) -> World:
-    net = places[0].side.net
-    if reasons := followed_reasons(net, has_held=places[0].side.held is not None):
+def _stack_setup(group_cells: list[GroupCell]) -> StackSetup:
+    net = group_cells[0].pack_cell.net
+    if reasons := followed_reasons(net, has_held=group_cells[0].pack_cell.held is not None):
         raise Unstackable(*reasons)
-    if reasons := state_reasons([place.side.net for place in places]):
+    if reasons := state_reasons([group_cell.pack_cell.net for group_cell in group_cells]):
         raise Unstackable(*reasons)
-    few = _spread(places[0].side.x.n_rows, 8)
-    x = places[0].side.x.take(few)
+    few = _spread(group_cells[0].pack_cell.x.n_rows, 8)
+    x = group_cells[0].pack_cell.x.take(few)
     transform = transform_of(net)
     with shared_state_kept(net.module_, net.criterion_):
         with full_precision():
             output = as_inferred(net, predicted(net.module_, x))
-        places = [place._replace(side=_with_targets(place.side, net, output)) for place in places]
-        y = map_tensors(lambda rows: rows[few], places[0].side.y)
+        group_cells = [
+            group_cell._replace(pack_cell=_with_targets(group_cell.pack_cell, net, output))
+            for group_cell in group_cells
+        ]
+        y = map_tensors(lambda rows: rows[few], group_cells[0].pack_cell.y)
         reasons, traits = probe(net.module_, x, y, net.criterion_, transform=transform)
     if traits is None:
         raise Unstackable(*dict.fromkeys(reasons))
@@ -130,20 +140,20 @@ def _world(places: list[Place]) -> World:
         "traits": traits,
         "clips": [clip for _, callback in net.callbacks_ if (clip := Clip.of(callback)) is not None],
     }
-    check_sample_weights(traits.loss, net, [place.side for place in places])
+    check_sample_weights(traits.loss, net, [group_cell.pack_cell for group_cell in group_cells])
     check_parts(traits, net)
-    return World(places, stack_args, set())
+    return StackSetup(group_cells, stack_args, set())
 
 
-def _with_targets(side: Side, net: NeuralNet, output: Rows) -> Side:
+def _with_targets(pack_cell: PackCell, net: NeuralNet, output: Rows) -> PackCell:
     """Return a cell whose targets are those that the net's loss sees."""
-    if side.stream is not None:
-        side.stream.ready = Ready(net, output)
-    held = side.held
+    if pack_cell.stream is not None:
+        pack_cell.stream.ready = Ready(net, output)
+    held = pack_cell.held
     if held is not None:
         x, y = held.fold
         held = held._replace(y=targets_of(net, held.y, output), fold=(x, targets_of(net, y, output)))
-    return side._replace(y=targets_of(net, side.y, output), held=held)
+    return pack_cell._replace(y=targets_of(net, pack_cell.y, output), held=held)
 
 
 def _spread(n_rows: int, n: int) -> Tensor:
