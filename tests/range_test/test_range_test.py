@@ -390,7 +390,7 @@ def test_auto_says_where_it_cannot_work():
 
 @pytest.mark.parametrize("net_class", [NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor])
 def test_lr_find_is_the_range_test_with_its_picture(net_class):
-    targets = {NeuralNetBinaryClassifier: y > 0, NeuralNetRegressor: X[:, :1]}.get(net_class, y)
+    targets = {NeuralNetBinaryClassifier: y > 0, NeuralNetRegressor: X.sum(axis=1, keepdims=True)}.get(net_class, y)
     net = net_class(MLP, module__hidden=(8,), batch_size=32)
     ax = plt.figure().subplots()
     found = net.lr_find(X, targets, ax=ax, n_steps=40, n_seeds=2, random_state=0)
