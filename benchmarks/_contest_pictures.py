@@ -26,6 +26,7 @@ STYLES: dict[str, tuple[str, str]] = {  # colour and line
     "random": ("#e07b39", ":"),
     "random, twice the budget": ("#e07b39", "-"),
     "Sobol": ("#b0a070", "-"),
+    "Sobol, then default": ("#b0a070", "--"),
 }
 AXES = {
     "evaluations": "candidates tried",

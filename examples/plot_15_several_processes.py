@@ -5,10 +5,10 @@
 A search can be spread over the cores of a machine by `n_jobs`, and several scripts, on one machine or many, can work
 on one search through its `storage`. Neither changes a single score, and a process that dies costs what it was doing.
 """
-
 # %%
-# To see who does what, the scorer says in which process it is, and when. Only the accuracy chooses.
-import os
+# To see who does what, the scorer says in which process it is, and when. Only the accuracy chooses. It is in a file of
+# its own, since two scripts work on one search below, and what a search is made of must be the same for both.
+import importlib
 import pickle
 import subprocess
 import sys
@@ -24,10 +24,16 @@ from sklearn.model_selection import StratifiedKFold
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name)
+(path / "scorers.py").write_text("""
+import os, time
 
 def score(net, X, y):
     return {"accuracy": net.score(X, y), "process": os.getpid(), "time": time.time()}
-
+""")
+sys.path.insert(0, str(path))
+score = importlib.import_module("scorers").score
 
 X, y = load_digits(return_X_y=True)
 X, y = X[:900] / 16, y[:900]
@@ -70,15 +76,10 @@ print("same scores:", np.array_equal(accuracies[2], one_by_one))
 # server, such as `postgresql+psycopg://user@host/lr`, they would share the candidates out, on as many machines as there
 # are. An SQLite file, which needs no server, is for one process at a time: a second one is refused. The first is killed
 # in the middle of its third candidate, and another one goes on where it stood.
-folder = tempfile.TemporaryDirectory()
-path = Path(folder.name)
 search.set_params(n_jobs=1, storage=path / "digits.db", study_name="shared", resume=True, verbose=2)
 (path / "search.pkl").write_bytes(pickle.dumps((search, X, y)))
 (path / "worker.py").write_text("""
-import os, pickle, time
-
-def score(net, X, y):
-    return {"accuracy": net.score(X, y), "process": os.getpid(), "time": time.time()}
+import pickle
 
 with open("search.pkl", "rb") as file:
     search, X, y = pickle.load(file)
@@ -95,14 +96,17 @@ def count_runs(name):
     return (path / name).read_text().count("END")
 
 
-victim = "one.txt"
-workers = {victim: start_one(victim)}
+workers = {name: start_one(name) for name in ("one.txt", "two.txt")}
+while all(worker.poll() is None for worker in workers.values()):
+    time.sleep(0.02)
+second = next(name for name, worker in workers.items() if worker.poll() is not None)
+message = workers.pop(second).communicate()[1].splitlines()[-1]
+(victim,) = workers
+print(message.replace(str(workers[victim].pid), "..."))
 while count_runs(victim) < 7:
     if workers[victim].poll() is not None:
         raise RuntimeError("the worker has failed")
     time.sleep(0.02)
-refused = start_one("refused.txt").communicate()[1].splitlines()[-1]
-print(refused.replace(str(workers[victim].pid), "..."))
 workers[victim].kill()
 workers[victim].communicate()
 killed = time.time()

@@ -143,6 +143,14 @@ def test_compare(tmp_path):
     assert "false: 0.0 %, at most 2.5 asked for, met" in printed
 
 
+def test_fresh_nets(tmp_path):
+    path = tmp_path / "fresh.json"
+    run_quickly("bench_fresh.py", "--json", path)
+    found = json.loads(path.read_text())["results"]
+    assert {row["rule"] for row in found} == {"best", "one_se", "fit"}
+    assert all(row["engine"].startswith("stacked") and 0 <= row["coverage"] <= 100 for row in found)
+
+
 def test_replay(tmp_path):
     recorded, path = tmp_path / "curves.json", tmp_path / "replay.json"
     accuracies = [0.1, 0.2, 0.4, 0.7, 0.9, 0.6, 0.2, None]  # at 1e-6, 1e-5, ..., 10: the last one diverges

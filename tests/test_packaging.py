@@ -154,7 +154,7 @@ def imported_by(path):
 
 def local_modules():
     """Return the names that tests import from their own folders, and from docs/ and benchmarks/."""
-    folders = [ROOT / "tests", *(ROOT / "tests").glob("*/"), ROOT / "docs", ROOT / "benchmarks"]
+    folders = [ROOT / "tests", *(ROOT / "tests").glob("**/"), ROOT / "docs", ROOT / "benchmarks"]
     return {path.stem for folder in folders for path in folder.glob("*.py")} | {"sklr"}
 
 
