@@ -5,6 +5,7 @@
 A search can be spread over the cores of a machine by `n_jobs`, and several scripts, on one machine or many, can work
 on one search through its `storage`. Neither changes a single score, and a process that dies costs what it was doing.
 """
+
 # %%
 # To see who does what, the scorer says in which process it is, and when. Only the accuracy chooses. It is in a file of
 # its own, since two scripts work on one search below, and what a search is made of must be the same for both.
