@@ -102,7 +102,7 @@ def searches(draw):
     return experiment(net, X=data, y=y, return_train_score=draw(st.booleans()), **given), candidates
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(searches(), st.integers(1, 3), st.lists(st.booleans(), min_size=4, max_size=4))
 def test_whatever_is_put_together(search, n_epochs, stopped):
     described, candidates = search

@@ -101,7 +101,7 @@ def faults(draw):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(faults(), st.sampled_from([1, 6, None]), st.sampled_from([(), (1,), (1, 1), (2,)]), st.integers(0, 3))
 def test_wherever_a_stack_fails_the_others_are_what_they_would_have_been(fault, max_stack, epochs, stopped):
     (where, epoch, lost), described = fault, experiment(classifier(max_epochs=4), return_train_score=True)

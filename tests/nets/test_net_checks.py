@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sklr.modules import MLP
 from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetRegressor
@@ -15,32 +15,27 @@ from sklr.nets import NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetR
 pytestmark = pytest.mark.slow
 
 NETS = (NeuralNetClassifier, NeuralNetBinaryClassifier, NeuralNetRegressor)
-ROUNDING = "asks for agreement to 1e-7, which float32 has no room for; passes in float64, above"
-IN_FLOAT32 = dict.fromkeys(
-    (
-        "check_sample_weight_equivalence_on_dense_data",
-        "check_sample_weight_equivalence_on_sparse_data",
-        "check_methods_subset_invariance",
-        "check_methods_sample_order_invariance",
-    ),
-    ROUNDING,
-)
+IN_FLOAT64 = {  # they ask for agreement to 1e-7, for which float32 has no room
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+    "check_methods_subset_invariance",
+    "check_methods_sample_order_invariance",
+}
 
 
-def make(net, module):
-    return net(module, optimizer="adam", lr=0.02, max_epochs=20)
+def checks_of(net):
+    """Yield every check with the net that is to pass it."""
+    for dtype in (torch.float32, torch.float64):
+        module = functools.partial(MLP, dtype=torch.float64) if dtype == torch.float64 else MLP
+        for estimator, check in estimator_checks_generator(net(module, optimizer="adam", lr=0.02, max_epochs=20)):
+            name = getattr(check, "func", check).__name__
+            if (name in IN_FLOAT64) == (dtype == torch.float64):
+                yield pytest.param(estimator, check, id=f"{net.__name__}-{name}-{dtype}")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([make(net, functools.partial(MLP, dtype=torch.float64)) for net in NETS])
-def test_every_check_passes_in_float64(estimator, check):
-    check(estimator)
-
-
-@parametrize_with_checks(
-    [make(net, MLP) for net in NETS], expected_failed_checks=lambda estimator: IN_FLOAT32, xfail_strict=False
-)
-def test_every_check_passes_in_float32_but_for_rounding(estimator, check):
+@pytest.mark.parametrize(("estimator", "check"), [case for net in NETS for case in checks_of(net)])
+def test_every_check_passes(estimator, check):
     check(estimator)
 
 

@@ -80,7 +80,7 @@ def basins(n, seed=0, **fixed):
 @pytest.mark.parametrize(("name", "at_8", "at_12"), [("bayes", 1.0, 0.3), ("tpe", 2.0, 0.5)])
 def test_any_basin_is_found(name, at_8, at_12):
     for n, goal in ((8, at_8), (12, at_12)):
-        regrets = [run(name, n, basin, seed)[0] for seed, basin in enumerate(basins(24))]
+        regrets = [run(name, n, basin, seed)[0] for seed, basin in enumerate(basins(12))]
         assert np.mean(regrets) <= goal, (n, np.round(regrets, 1))
 
 

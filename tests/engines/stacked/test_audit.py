@@ -302,7 +302,7 @@ SAMPLERS = {
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(
     st.sets(st.sampled_from(HABITS), max_size=2),
     st.sampled_from(OPTIMIZERS),

@@ -177,11 +177,9 @@ def outcomes(engine, described, candidates, advance, stop=None):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [
-    stopping(EarlyStopping(patience=3, load_best=True)), stopping(EarlyStopping(), train_split=ValidSplit(0.3)),
-], ids=["best weights", "a split that is drawn"])  # fmt: skip
-def test_pauses_pruning_and_workers_change_nothing(estimator):
-    described = experiment(estimator)
+def test_pauses_pruning_and_workers_change_nothing():
+    drawn = ValidSplit(0.3)
+    described = experiment(stopping(EarlyStopping(patience=3, load_best=True), train_split=drawn))
     whole = outcomes(SequentialEngine(), described, STRIDES, [])
     mask = np.zeros((3, 3), dtype=bool)
     mask[0], mask[1, 1] = True, True
@@ -209,7 +207,7 @@ def test_weights_that_are_put_back_are_looked_at_before_they_are_scored():
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @given(
     monitor=st.sampled_from(["valid_loss", "train_loss", "valid_acc", "valid_loss_best", "f1"]),
     split=st.sampled_from([ValidSplit(3), ValidSplit(0.3), ValidSplit(4, stratified=True)]),
