@@ -1,5 +1,5 @@
 # make demo: search the learning rate of a small net on scikit-learn's digits, and draw the curve.
-# make test: run most checks, in about ten minutes. Both need Python 3.11 or newer and nothing else.
+# make test: run most checks, in under ten minutes. Both need Python 3.11 or newer and nothing else.
 # make test-all: run every check there is.
 # make pictures: redraw the pictures in docs/.
 # make docs: build the site in docs/_build/html; with SPHINXOPTS="-D plot_gallery=0" without running the examples.
