@@ -23,7 +23,7 @@ test: lint
 	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: lint
-	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow"
+	OMP_NUM_THREADS=1 SCIPY_ARRAY_API=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" $(ARGS)
 
 test-device: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python tests/device/run.py -q

@@ -1,6 +1,7 @@
 """Trainings spread over Dask's and Ray's workers are the trainings of one process, by either engine."""
 
 import contextlib
+import os
 import warnings
 
 import joblib
@@ -32,6 +33,7 @@ def ray():
     import ray
     from ray.util.joblib import register_ray
 
+    os.environ["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests its workers would hardly ever run
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     register_ray()
     try:
