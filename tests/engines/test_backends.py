@@ -33,7 +33,8 @@ def ray():
     import ray
     from ray.util.joblib import register_ray
 
-    os.environ["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests its workers would hardly ever run
+    # 15 by default: beside other tests its workers would hardly ever run
+    os.environ.update(RAY_worker_niceness="0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
     register_ray()
     try:
