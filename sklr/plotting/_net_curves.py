@@ -33,11 +33,8 @@ class NetCurvesData(NamedTuple):
 
 def history_of(source: Any) -> Any:
     """Return the history of a net, or of the one within a fitted pipeline or target transformer; None of others."""
-    if hasattr(source, "steps"):
-        source = source.steps[-1][1]
-    source = getattr(source, "regressor_", source)
-    if hasattr(source, "steps"):
-        source = source.steps[-1][1]
+    while hasattr(source, "steps") or hasattr(source, "regressor_"):
+        source = source.steps[-1][1] if hasattr(source, "steps") else source.regressor_
     return getattr(source, "history", None)
 
 

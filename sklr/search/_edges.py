@@ -62,10 +62,11 @@ def param_edges(
         return {}
     best = np.flatnonzero(scores == np.nanmax(scores))
     found = {
-        name: _edge_of(_values(candidates, range(len(candidates)), name), _values(candidates, best, name), known)
+        name: _edge_of(
+            _values(candidates, range(len(candidates)), name), _values(candidates, best, name), ranges.get(name)
+        )
         for name in sorted({name for candidate in candidates for name in candidate} - {lr_param})
         if not name.endswith("random_state")  # a number, but none that is more or less
-        for known in [ranges.get(name)]
     }
     return {name: edge for name, edge in found.items() if edge is not None}
 

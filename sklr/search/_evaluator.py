@@ -272,7 +272,7 @@ class Evaluator:
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
-        return max((score for row in rows if np.isfinite(score := self.record.score(row))), default=np.nan)
+        return max((score for row in rows if (score := self._known(row)) is not None), default=np.nan)
 
     def _as_trial(self, batch: CandidateBatch, i: int) -> FrozenTrial:
         row = batch.rows[i]

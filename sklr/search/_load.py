@@ -77,9 +77,9 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     if not search.refit and hasattr(search, "best_params_"):
         search.refit = True  # so that `predict` says what to do, and `fit` trains the best candidate
     if not stored.finished:
-        told = f"The study {study.study_name!r} is not finished: {stored.progress} are through. "
-        search.without_effect_ = [f"{told.strip()}", *search.without_effect_]
-        warn(f"{told}Go on with resume=True.", StorageWarning)
+        told = f"The study {study.study_name!r} is not finished: {stored.progress} are through."
+        search.without_effect_ = [told, *search.without_effect_]
+        warn(f"{told} Go on with resume=True.", StorageWarning)
     return search
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sklr.selection._neighbours import Neighbours, pool
 from sklr.selection._noise import N_COPIES, flatness, summarize
 from sklr.selection._quadratic import Quadratic, fit_quadratic
-from sklr.selection.curve import LRCurve, edge
+from sklr.selection.curve import LRCurve, edge, stretch_around
 
 MIN_POINTS = 4  # three make any quadratic fit
 HALF_WIDTH = 1.5  # decades on each side of the top that a quadratic is fitted to
@@ -40,7 +40,7 @@ class Top:
 
 def find_top(curve: LRCurve, confidence: float) -> Top | str:
     """Return the curve's top, or a sentence that says why the scores do not tell."""
-    connected = _around(curve, curve.usable)
+    connected = stretch_around(curve.usable, curve.best)
     if len(connected) < MIN_POINTS:
         return _too_few(curve, connected)
     usable = np.flatnonzero(curve.usable)
@@ -57,14 +57,7 @@ def find_top(curve: LRCurve, confidence: float) -> Top | str:
 def _basin(curve: LRCurve) -> np.ndarray:
     """Return the positions of the learning rates around the best one, up to a cliff, a gap or the plateau."""
     floor = curve.mean[curve.best] - CLIFF * np.ptp(curve.mean[curve.usable])
-    return _around(curve, np.nan_to_num(curve.mean, nan=-np.inf) >= floor)
-
-
-def _around(curve: LRCurve, inside: np.ndarray) -> np.ndarray:
-    """Return the consecutive positions around the best where `inside` holds."""
-    gaps = np.flatnonzero(~inside)
-    first = np.max(gaps[gaps < curve.best], initial=-1) + 1
-    return np.arange(first, np.min(gaps[gaps > curve.best], initial=len(curve)))
+    return stretch_around(np.nan_to_num(curve.mean, nan=-np.inf) >= floor, curve.best)
 
 
 def _too_few(curve: LRCurve, near: np.ndarray) -> str:

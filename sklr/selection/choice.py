@@ -12,7 +12,7 @@ from sklr._utils.html import ShownAsText
 from sklr._utils.validation import must_be, unknown_name
 from sklr.selection._fit import Top, find_top
 from sklr.selection._luck import luck_of_best
-from sklr.selection.curve import LRCurve
+from sklr.selection.curve import LRCurve, stretch_around
 
 MIXED = "too few learning rates were tried with the chosen values of the other parameters"
 ALL_EQUAL = "all learning rates score exactly the same"
@@ -309,14 +309,3 @@ def _loss_to_best(curve: LRCurve) -> tuple[np.ndarray, np.ndarray]:
 def _around(curve: LRCurve, inside: np.ndarray, position: int) -> np.ndarray:
     """Return the consecutive positions around this one where `inside` holds; NaN compares as outside."""
     return stretch_around(inside & curve.usable, position)
-
-
-def stretch_around(inside: np.ndarray, position: int) -> np.ndarray:
-    """Return the consecutive positions around this one where `inside` holds.
-
-    >>> stretch_around(np.array([True, False, True, True]), 2).tolist()
-    [2, 3]
-    """
-    gaps = np.flatnonzero(~inside)
-    first = np.max(gaps[gaps < position], initial=-1) + 1
-    return np.arange(first, np.min(gaps[gaps > position], initial=len(inside)))

@@ -17,9 +17,8 @@ ADOPT, REJECT, UNDECIDED = "adopt", "do not adopt", "not enough evidence"
 OF_ONE_FOLD = "seeds make in this one fold; other folds may say otherwise"
 ONE_CELL = "one fold with one seed does not tell how noisy the scores are; train more folds, or more seeds that differ"
 MAX_SEEDS = 1000  # a plan beyond this is no plan
-CHANCE = (
-    0.3  # of a seed's variance in the mean of a fold: what folds that are alike seem to vary by, where they do at all
-)
+# Of a seed's variance in the mean of a fold: what folds that are alike seem to vary by, where they do at all.
+CHANCE = 0.3
 
 
 @dataclass(frozen=True)

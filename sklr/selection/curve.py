@@ -305,3 +305,14 @@ def max_stable_lr(curve: LRCurve) -> float | None:
     """
     n_stable = int(np.argmax(np.append(curve.diverged, True)))
     return float(curve.lr[n_stable - 1]) if n_stable else None
+
+
+def stretch_around(inside: np.ndarray, position: int) -> np.ndarray:
+    """Return the consecutive positions around this one where `inside` holds.
+
+    >>> stretch_around(np.array([True, False, True, True]), 2).tolist()
+    [2, 3]
+    """
+    gaps = np.flatnonzero(~inside)
+    first = np.max(gaps[gaps < position], initial=-1) + 1
+    return np.arange(first, np.min(gaps[gaps > position], initial=len(inside)))

@@ -12,8 +12,8 @@ from sklr._utils.html import ShownAsText
 from sklr.selection._fit import Top, find_top
 from sklr.selection._neighbours import Neighbours
 from sklr.selection._noise import N_COPIES, summarize
-from sklr.selection.choice import stretch_around, why_no_interval
-from sklr.selection.curve import LRCurve
+from sklr.selection.choice import why_no_interval
+from sklr.selection.curve import LRCurve, stretch_around
 
 CONFIDENCE = 0.9
 

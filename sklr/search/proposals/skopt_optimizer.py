@@ -125,9 +125,9 @@ class Surrogate:
     def recall(self, candidates: Sequence[Mapping[str, Any]], scores: np.ndarray) -> None:
         """Learn the scores of candidates that were tried before, those that lie in the space."""
         points = [raw_point(candidate, self.dimensions) for candidate in candidates]
-        inside = [i for i, point in enumerate(points) if point is not None]
+        inside = [(list(raw.values()), score) for raw, score in zip(points, scores, strict=True) if raw is not None]
         if inside:
-            self.tell([list((points[i] or {}).values()) for i in inside], scores[inside])
+            self.tell([point for point, _ in inside], np.array([score for _, score in inside]))
 
     def _renew(self, point: Point, taken: list[Point]) -> Point | None:
         """Return `point` itself if it is new, another one if it is not, None if nothing is left."""

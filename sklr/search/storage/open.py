@@ -8,7 +8,8 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,14 +180,9 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     StorageError
         If the storage cannot be opened: at once, unless it is a server that does not answer, or locked.
     """
-    try:
-        with at_verbosity(optuna.logging.WARNING):
-            opened = _open_and_check(storage)
-            return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
-    except (StorageError, StudyError, ImportError):
-        raise
-    except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
-        raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
+    with _cannot_be_opened(storage), at_verbosity(optuna.logging.WARNING):
+        opened = _open_and_check(storage)
+        return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
 
 
 def opened_patiently(storage: Any) -> BaseStorage:
@@ -197,11 +193,17 @@ def opened_patiently(storage: Any) -> BaseStorage:
     StorageError
         If that fails.
     """
-    try:
+    with _cannot_be_opened(storage):
         return _open_and_check(storage)
-    except (StorageError, ImportError):
+
+
+@contextmanager
+def _cannot_be_opened(storage: Any) -> Iterator[None]:
+    try:
+        yield
+    except (StorageError, StudyError, ImportError):
         raise
-    except Exception as error:  # as in `open_study`
+    except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
         raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
 
 

@@ -6,7 +6,6 @@ import json
 from ast import literal_eval
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -90,7 +89,7 @@ def open_finished(storage: Any, name: str | None) -> optuna.Study:
         If the study is not there, or `name` is None and there are several; the message lists those there are.
     """
     path = None if isinstance(storage, BaseStorage) else storage_file(storage)
-    if path is not None and not Path(path).exists():
+    if path is not None and not path.exists():
         raise StorageError(cannot_open(storage, "there is no such file", "Name the one that the search was given."))
     with at_verbosity(optuna.logging.WARNING):
         opened = opened_patiently(storage)

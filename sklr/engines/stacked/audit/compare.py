@@ -186,9 +186,8 @@ class StepComparison:
             outputs = as_inferred(self.pack_cells[0].net, self.pack.stack.outputs(self.x_test))
         for run in self._going():
             data = _test_rows(self.group_cells[run.cell], self.rows[run.cell])
-            if (
-                self.group_cells[run.cell].pack_cell.stream is not None
-            ):  # rows that have been through its collate function
+            # rows of a stream have been through its collate function
+            if self.group_cells[run.cell].pack_cell.stream is not None:
                 vars(run.plain.net)["iterator_valid__collate_fn"] = default_collate
             alone = _predict_alone(run.plain, data.X_test)
             self._check_predictions(run, tree_leaves(outputs), alone)
