@@ -122,9 +122,9 @@ def test_an_editable_install_is_found_from_the_folder_the_clone_is_in(unpacked, 
     with zipfile.ZipFile(build("editable", clone)) as archive:
         archive.extractall(site)
     code = f"import site; site.addsitedir({str(site)!r}); import importlib.util as u; print(u.find_spec('sklr').origin)"
-    alone = os.environ | {"PYTHONPATH": ""}
+    alone = os.environ | {"PYTHONPATH": ""}  # and -S: an installation of sklr in this environment is not looked at
     for folder in (tmp_path, clone, clone / "tests"):
-        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=alone, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-S", "-c", code], cwd=folder, env=alone, capture_output=True, text=True)
         assert done.stdout.strip() == str(clone / "sklr" / "__init__.py"), done.stderr
 
 
