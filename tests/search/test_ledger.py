@@ -25,7 +25,8 @@ from strategies import CV, LRS, net
 
 from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search.storage import open
-from sklr.search.storage.claims import _birth, is_dead, make_desk
+from sklr.search.storage.stored_study import make_desk
+from sklr.search.storage.workers import _birth, is_dead
 
 pytestmark = pytest.mark.slow
 

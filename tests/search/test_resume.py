@@ -23,7 +23,7 @@ from sklearn.model_selection import GroupKFold, KFold
 from sqlalchemy.exc import OperationalError
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
-from sklr.search.storage import claims
+from sklr.search.storage import workers
 from sklr.search.storage.describe import describe, said
 from sklr.search.storage.fingerprint import MAY_CHANGE, candidate_key, differences, may_change
 from sklr.search.storage.open import may_pass, patiently
@@ -563,8 +563,8 @@ def test_a_second_process_on_a_journal_is_told(tmp_path, monkeypatch, host):
     search = LRGridSearchCV(Counted(), lrs=[0.1], storage=tmp_path / "s.log", **KEPT).fit(X, Y)
     study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(tmp_path / "s.log"))))
     assert study.user_attrs["sklr:at work"] is None, "it signs off"
-    name, pid = (claims.socket.gethostname(), 1) if host == "here" else ("elsewhere", 77)
-    study.set_user_attr("sklr:at work", f"{name} {pid} {claims._birth(pid)} 4 5")
+    name, pid = (workers.socket.gethostname(), 1) if host == "here" else ("elsewhere", 77)
+    study.set_user_attr("sklr:at work", f"{name} {pid} {workers._birth(pid)} 4 5")
     search.set_params(lrs=[0.1, 0.2])
     if host == "here":
         with pytest.raises(StudyError, match=r"Process 1 is at work on the study 's'.*Only a database server shares"):

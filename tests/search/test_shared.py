@@ -95,7 +95,7 @@ def test_a_dead_workers_trials_are_taken_up_and_a_restart_is_waited_for(server, 
 
 @pytest.mark.parametrize("retry", [None, optuna.storages.RetryHeartbeatStaleTrialCallback])
 def test_a_worker_of_another_machine_is_known_dead_by_its_heartbeat(url, tmp_path, monkeypatch, retry):
-    monkeypatch.setattr("sklr.search.storage.claims.is_dead", lambda owner: False)
+    monkeypatch.setattr("sklr.search.storage.server_desk.is_dead", lambda owner: False)
     stale = {"heartbeat_stale_trial_callback": retry and retry()}  # Optuna's own retry, which is taken up
     storage = database(url, heartbeat_interval=1, grace_period=2, **stale)
     process, log, _ = start("grid", tmp_path, "victim", 0.5, storage=url, study_name="lr")

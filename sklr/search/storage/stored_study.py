@@ -10,15 +10,17 @@ from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
-from optuna.storages import BaseStorage
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sklr.exceptions import StudyError
 from sklr.results import Outcome
-from sklr.search.storage.claims import Entry, make_desk
+from sklr.search.storage.claims import Desk, Entry, FileDesk
 from sklr.search.storage.codec import OUTCOME, Claim, claim_from, outcomes_from
 from sklr.search.storage.fingerprint import HEAD, differences, other_versions
-from sklr.search.storage.open import open_study, patiently
+from sklr.search.storage.open import is_shared, open_study, patiently
+from sklr.search.storage.server_desk import ServerDesk
 from sklr.search.storage.stages import extended
 
 SEED, STAGES = "sklr:random_state", "sklr:candidates"
@@ -191,3 +193,10 @@ def _is_ours(value: Any, kind: type) -> bool:
         except (TypeError, ValueError):
             return False
     return isinstance(value, kind)
+
+
+def make_desk(study: optuna.Study, storage: BaseStorage) -> Desk:
+    """Return the desk for a storage."""
+    if isinstance(storage, RDBStorage) and is_shared(storage):
+        return ServerDesk(study, storage)
+    return FileDesk(study, storage)
