@@ -17,7 +17,7 @@ from sklr.engines.stacked.reasons import describe
 from sklr.engines.verbose import candidate_line, epoch_line
 from sklr.exceptions import StorageError
 from sklr.experiment.experiment import Experiment
-from sklr.experiment.lr_param import check_names
+from sklr.experiment.lr_param import check_names, is_number
 from sklr.experiment.settings import check_settings
 from sklr.experiment.wrappers import trains_nets
 from sklr.results import OK, STOPPED, Outcome
@@ -205,6 +205,8 @@ class Evaluator:
             batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
             self._keep(batch, {places[i]: [_as_counted(outcome) for outcome in row] for i, row in done.items()})
 
+        if self.progress.curve is not None:
+            self.progress.curve.in_training = [self._lr(batch, i) for i in places]
         done: Mapping[int, list[Outcome]] = {}
         try:
             if not self._run(training, lambda candidate, outcomes: keep({candidate: outcomes})):
@@ -245,6 +247,9 @@ class Evaluator:
             book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
+        if self.progress.curve is not None and fresh:
+            places = [i for i in fresh if np.isfinite(self._lr(batch, i))]
+            self.progress.curve.end([(self._lr(batch, i), self.record.score(fresh[i])) for i in places])
         if self._says > 0:
             self._tell(batch, fresh)
 
@@ -269,6 +274,10 @@ class Evaluator:
 
     def _known(self, row: Sequence[Outcome]) -> float | None:
         return score if np.isfinite(score := self.record.score(row)) else None
+
+    def _lr(self, batch: CandidateBatch, i: int) -> float:
+        lr = [batch.candidates[i].get(name) for name in self.ledger.log_params]
+        return lr[0] if lr and is_number(lr[0]) else np.nan
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
@@ -313,7 +322,7 @@ def _train_until(training: Training, deadline: Deadline, progress: Progress, ver
         scores = training.advance(1).valid_score
         shape = scores.shape[:2]
         epochs += 1
-        progress.epoch(epochs)
+        progress.epoch(epochs, scores)
         if verbose > 1:
             say(epoch_line(epochs, scores))
         if deadline.passed() and not training.done:
@@ -329,7 +338,7 @@ def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, prog
             continue
         ledger.report(epoch, scores[..., -1].mean(axis=1))
         epoch += 1
-        progress.epoch(epoch)
+        progress.epoch(epoch, scores)
         if verbose > 1:
             say(epoch_line(epoch, scores))
         reasons = ledger.should_prune()

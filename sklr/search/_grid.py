@@ -112,7 +112,8 @@ class LRGridSearchCV(BaseLRSearchCV):
         arrays and tensors included. docs/guide/cluster.rst has the table; the code of a module is not compared.
     progress : bool
         Whether to show a bar, in a terminal or in Jupyter, with the trials that are through, the epochs of those under
-        way, the best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``.
+        way, the best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``. In Jupyter the curve
+        so far is drawn under it, again and again, if Matplotlib is installed.
 
     Attributes
     ----------

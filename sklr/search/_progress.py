@@ -1,4 +1,4 @@
-"""A bar that shows how far a search is: trials, epochs, the best score so far, the time left (rich, on request)."""
+"""What shows how far a search is, on request: a bar (rich), and in a notebook the curve so far (Matplotlib)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sklr._utils.optional import require
+from sklr.search._live_curve import LiveCurve, can_draw
 
 
 class Progress:
@@ -34,6 +35,7 @@ class Progress:
 
     def __init__(self, shown: bool, total: int | None):
         self._bar: Any = _make_bar() if shown else None
+        self.curve = LiveCurve() if shown and can_draw(_console_of_rich()) else None
         self.total = total
 
     @property
@@ -52,6 +54,8 @@ class Progress:
     ) -> None:
         if self.shown:
             self._bar.stop()
+        if self.curve is not None and self.curve.ended:
+            self.curve.draw(at_once=True)
 
     def update(self, trials: int, best: float | None = None) -> None:
         """Say how many trials are through, and the best score."""
@@ -59,10 +63,12 @@ class Progress:
             said = {} if best is None or not np.isfinite(best) else {"best": f"best {best:.4g}"}
             self._bar.update(self._task, completed=trials, epoch="", **said)
 
-    def epoch(self, n_epochs: int) -> None:
-        """Say how many epochs the trials under way have had."""
+    def epoch(self, n_epochs: int, scores: np.ndarray) -> None:
+        """Say how many epochs the trials under way have had, and their scores, shape (n_trials, n_cells, n_new)."""
         if self.shown:
             self._bar.update(self._task, epoch=f"epoch {n_epochs}")
+        if self.curve is not None and scores.shape[-1]:
+            self.curve.follow(n_epochs, scores[..., -1].mean(axis=1))
 
 
 def _make_bar() -> Any:
@@ -80,7 +86,11 @@ def _make_bar() -> Any:
 
 def _console() -> Any:
     """Return where to draw: in a notebook without ipywidgets, which rich would need, a line of text."""
-    console = require("rich", extra="progress").get_console()
+    console = _console_of_rich()
     if console.is_jupyter and find_spec("ipywidgets") is None:
         return type(console)(force_jupyter=False, force_terminal=True, width=100)
     return console
+
+
+def _console_of_rich() -> Any:
+    return require("rich", extra="progress").get_console()

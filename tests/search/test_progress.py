@@ -1,11 +1,14 @@
 """The bar of a search says how far it is, and is silent unless asked for."""
 
 import nbformat
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from strategies import CV, X, Y, net
 
 from sklr.search import _progress
+from sklr.search._live_curve import LiveCurve
 
 
 @pytest.mark.one_fast
@@ -20,7 +23,7 @@ def test_it_ends_with_all_trials_and_the_best_score(make, engine, capsys):
 
 def test_epochs_are_told(make, monkeypatch):
     told = []
-    monkeypatch.setattr(_progress.Progress, "epoch", lambda self, n_epochs: told.append(n_epochs))
+    monkeypatch.setattr(_progress.Progress, "epoch", lambda self, n_epochs, scores: told.append(n_epochs))
     make(net(), cv=CV, random_state=0, refit=False, progress=True).fit(X, Y)
     assert told[:4] == [1, 2, 3, 4]
 
@@ -33,6 +36,43 @@ def test_nothing_is_printed_by_default(make, capsys):
 def test_bad_values_are_refused(make):
     with pytest.raises(ValueError, match="progress must be True or False, got 'yes'"):
         make(net(), progress="yes").fit(X, Y)
+
+
+def test_the_curve_of_a_notebook_has_all_candidates_whatever_trains_them(make, monkeypatch):
+    """`ended` is what the search has found, `scores` what those in training have come to, epoch by epoch."""
+    drawn, epochs = [], []
+    monkeypatch.setattr(_progress, "can_draw", lambda console: True)
+    monkeypatch.setattr(LiveCurve, "draw", lambda self, at_once=False: drawn.append((list(self.ended), self.scores)))
+    follow = LiveCurve.follow
+    monkeypatch.setattr(LiveCurve, "follow", lambda self, n, scores: epochs.append(n) or follow(self, n, scores))
+    search = make(net(), cv=CV, random_state=0, refit=False, progress=True).fit(X, Y)
+    ended, scores = drawn[-1]
+    found = zip(search.cv_results_["param_lr"], search.cv_results_["mean_test_score"], strict=True)
+    assert sorted(ended) == sorted(found)
+    assert scores is None
+    assert epochs[:4] == [1, 2, 3, 4]
+
+
+def test_the_curve_marks_the_best_and_what_is_in_training():
+    curve, figure = LiveCurve(), Figure()
+    curve.ended, curve.in_training = [(0.1, 0.9), (0.01, 0.5), (1.0, float("nan"))], [0.2, float("nan")]
+    curve.epoch, curve.scores = 3, np.array([0.7, 0.8])
+    ax = figure.subplots()
+    curve.plot(ax)
+    ended, training, best = ax.lines
+    assert ended.get_xdata().tolist() == [0.01, 0.1, 1.0]
+    assert training.get_label() == "after epoch 3"
+    assert best.get_label() == "best so far: 0.1"
+    assert (best.get_xdata(), best.get_ydata()) == (0.1, 0.9)
+    assert ax.get_xscale() == "log"
+    assert curve._as_png().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("lrs", [[], [0.0, 0.1], [float("nan")]])
+def test_the_curve_can_be_drawn_of_anything(lrs):
+    curve = LiveCurve()
+    curve.ended = [(lr, 0.5) for lr in lrs]
+    assert curve._as_png()
 
 
 IN_A_NOTEBOOK = """
@@ -50,5 +90,7 @@ def test_it_shows_in_a_notebook_without_ipywidgets():
     printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
     assert "3/3" in printed
     assert "best 0." in printed
+    pictures = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 1, "the curve, which has changed in its place"
     assert "IProgress" not in str(notebook.cells[0].outputs), "tqdm's warning, which says nothing of sklr"
     assert "Traceback" not in str(notebook.cells[0].outputs)
