@@ -23,6 +23,8 @@ ENTRIES = [Entry(0, str(lr), {"lr": lr}, {"lr": FloatDistribution(1e-4, 10, log=
 class Memory(InMemoryStorage):
     """Optuna's own storage in memory, with the heartbeat of its databases."""
 
+    engine = SimpleNamespace(dispose=lambda: None)
+
     def get_heartbeat_interval(self):
         return 60
 
@@ -170,3 +172,12 @@ def test_a_trial_that_was_taken_from_a_paused_process_is_added_unless_another_ha
     complete = [t.user_attrs["sklr:claim"][1] for t in study.get_trials() if t.state == TrialState.COMPLETE]
     assert sorted(complete) == [ENTRIES[0].key, ENTRIES[1].key]
     assert not running(study)
+
+
+def test_what_is_released_can_be_claimed_by_another(study):
+    first, second = Desk(study, name="first"), Desk(study, name="second")
+    first.claim(ENTRIES, together=True)
+    assert second.claim(ENTRIES, together=True) == []
+    first.release("interrupted")
+    assert [t.user_attrs["status"] for t in study.get_trials()] == ["interrupted"] * len(LRS)
+    assert second.claim(ENTRIES, together=True) == list(range(len(LRS)))

@@ -106,11 +106,13 @@ def open_storage(storage: Any) -> BaseStorage:
 
 
 def _pool(url: str) -> dict[str, Any]:
-    """Return a connection for every transaction: none is left open after `fit`, or dead after a server's restart."""
+    """Return how connections are kept: to a server, for later transactions if they still work; to a file, not at all."""
     from sqlalchemy.pool import NullPool
 
-    in_memory = url.startswith("sqlite") and (":memory:" in url or url.rstrip("/") == "sqlite:")
-    return {} if in_memory else {"poolclass": NullPool}
+    if not url.startswith("sqlite"):
+        return {"pool_pre_ping": True}  # a server that was restarted has dropped them
+    in_memory = ":memory:" in url or url.rstrip("/") == "sqlite:"
+    return {} if in_memory else {"poolclass": NullPool}  # no file is left open after `fit`
 
 
 def is_shared(storage: BaseStorage) -> bool:

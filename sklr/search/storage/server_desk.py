@@ -149,13 +149,14 @@ class ServerDesk(Desk):
         return True
 
     def release(self, why: str) -> None:
-        """Mark what is held as failed, and stop the heartbeat; a storage in trouble is left alone."""
+        """Mark what is held as failed, stop the heartbeat, close connections; a storage in trouble is left alone."""
         self.heart.stop()
         held, self.held = self.held, {}
         with suppress(Exception):
             for trial_id in held.values():
                 self.storage.set_trial_user_attr(trial_id, "status", why)
                 self._fail(trial_id)
+        self.storage.engine.dispose()
 
 
 class Heart:
