@@ -5,9 +5,11 @@ A pack that cannot go on ends as a `Trouble`, and the other packs go on.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -83,21 +85,20 @@ def advance_away(scored: ScoredPack, epoch: int) -> list[PackProgress | Trouble]
 
 
 def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack | Trouble]:
-    """Train packs up to an epoch, each in a thread of its own; scorers are called by one thread at a time.
+    """Train packs up to an epoch, side by side in threads; scorers are called by one thread at a time.
 
-    Unlike the threads of one operation they never wait for each other by spinning, and not at all for Python's lock
-    while their steps are replayed.
+    Each operation runs on a single thread. Unlike OpenMP's threads, these never wait for each other by spinning, and
+    while steps are replayed they do not wait for the GIL either.
     """
-    give_up, scoring = Event(), Lock()
     n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
+    queue = _Queue(packs, epoch)
     with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            futures = [pool.submit(_advance_in_thread, scored, epoch, give_up, scoring) for scored in packs]
-            wait(futures)
-        finally:  # there is something left to wait for after Ctrl-C only
-            give_up.set()
-    came_to = [_ended(scored, future.exception()) for scored, future in zip(packs, futures, strict=True)]
-    del futures  # and with their errors the frames that hold what was computed
+            wait([pool.submit(queue.work) for _ in range(n_threads)])
+        finally:  # after Ctrl-C, let the threads end at their next epoch: leaving the pool waits for them
+            queue.give_up = True
+    came_to = [_ended(scored, queue.errors.get(i)) for i, scored in enumerate(packs)]
+    queue.errors.clear()  # their tracebacks keep the tensors of the steps alive
     return [
         found
         for scored, ended in zip(packs, came_to, strict=True)
@@ -105,14 +106,44 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     ]
 
 
-def _advance_in_thread(scored: ScoredPack, epoch: int, give_up: Event, scoring: Lock) -> None:
-    try:
-        while _is_behind(scored, epoch) and not give_up.is_set():
-            scored.train_epoch(own_stream=False, scoring=scoring)
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            give_up.set()
-        raise
+class _Queue:
+    """Packs that threads train an epoch at a time, first the one that will take longest.
+
+    If each thread trained a pack to its end, three equal packs would take two threads as long as four.
+    """
+
+    def __init__(self, packs: Sequence[ScoredPack], epoch: int):
+        self.packs, self.epoch = packs, epoch
+        self.waiting = {i: math.inf for i, scored in enumerate(packs) if _is_behind(scored, epoch)}  # seconds left
+        self.errors: dict[int, BaseException] = {}
+        self.give_up = False
+        self.choosing, self.scoring = Lock(), Lock()
+
+    def work(self) -> None:
+        """Train epoch after epoch, until no pack waits for a thread."""
+        while (i := self._next()) is not None:
+            start = time.perf_counter()
+            try:
+                self.packs[i].train_epoch(own_stream=False, scoring=self.scoring)
+            except BaseException as error:
+                self.errors[i] = error
+                if not isinstance(error, Exception):  # such as SystemExit: stop the other threads too
+                    self.give_up = True
+            else:
+                self._put_back(i, time.perf_counter() - start)
+
+    def _next(self) -> int | None:
+        with self.choosing:
+            if self.give_up or not self.waiting:
+                return None
+            longest = max(self.waiting, key=self.waiting.__getitem__)
+            del self.waiting[longest]
+            return longest
+
+    def _put_back(self, i: int, seconds: float) -> None:
+        if _is_behind(self.packs[i], self.epoch):
+            with self.choosing:
+                self.waiting[i] = seconds * (self.packs[i].pack.max_epochs - self.packs[i].pack.epoch)
 
 
 def _is_behind(scored: ScoredPack, epoch: int) -> bool:

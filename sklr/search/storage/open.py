@@ -106,7 +106,7 @@ def open_storage(storage: Any) -> BaseStorage:
 
 
 def _pool(url: str) -> dict[str, Any]:
-    """Return how connections are kept: to a server, for later transactions if they still work; to a file, not at all."""
+    """Return how connections are kept: to a server, for later transactions while they work; to a file, not at all."""
     from sqlalchemy.pool import NullPool
 
     if not url.startswith("sqlite"):
