@@ -37,18 +37,35 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
     """Return the reasons why `net` cannot be stacked that its parameters alone give; empty if there are none."""
     if not is_net(net):
         return [f"{type(net).__name__} is not a skorch net, nor a Pipeline or TransformedTargetRegressor around one"]
-    reasons = list[str]()
+    allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
+    params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
+    reasons = [
+        f"the module is given the fit parameter {name}, and a stack gives it X alone: make X a dict that contains it"
+        + " (sklr's nets weight the loss instead)" * (name == "sample_weight")
+        for name in sorted(params - allowed)
+    ]
     if overridden := _overridden(net):
         reasons.append(
-            f"{type(net).__name__} overrides {', '.join(overridden)}, and a stack has a training loop of its own "
-            "that does not call it: put the change into the module, the criterion or X"
+            f"{type(net).__name__} overrides {', '.join(overridden)}, and a stack has a training loop of its own that "
+            "may not call it: put the change into the module, the criterion or X"
         )
+    if net.compile:
+        reasons.append("compile=True compiles each module, and a stack calls one for all runs: leave it at False")
+    if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
+        reasons.append(
+            "the scorer reads .grad, and a stack does not keep the gradients of each run: score weights or predictions"
+        )
+    return [*reasons, *_data_reasons(experiment, net), *class_reasons(net), *_callback_reasons(experiment, net)]
+
+
+def _data_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
+    """Return the reasons that X and the DataLoaders give."""
+    reasons = list[str]()
     if not reads_alike(experiment.X):
         reasons.append(
             f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken, and a stack "
             "takes them once for all runs: compute them once, or give X as a torch Dataset"
         )
-    reasons += class_reasons(net)
     if not loads_plainly(net):
         reasons.append(
             "iterator_train is not torch's DataLoader, from which a stack takes the order of the batches: leave it at "
@@ -60,20 +77,7 @@ def static_reasons(experiment: Experiment, net: Any) -> list[str]:
                 f"{part}__collate_fn is not torch's default_collate, and a stack keeps the rows of arrays as tensors: "
                 "transform X before, or give it as a torch Dataset"
             )
-    if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
-        reasons.append(
-            "the scorer reads .grad, and a stack does not keep the gradients of each run: score weights or predictions"
-        )
-    if net.compile:
-        reasons.append("compile=True compiles each module, and a stack calls one for all runs: leave it at False")
-    allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
-    params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
-    reasons += [
-        f"the module is given the fit parameter {name}, and a stack gives it X alone: make X a dict that contains it"
-        + " (sklr's nets weight the loss instead)" * (name == "sample_weight")
-        for name in sorted(params - allowed)
-    ]
-    return reasons + _callback_reasons(experiment, net)
+    return reasons
 
 
 def names_gradients(scorer: Any) -> bool:
