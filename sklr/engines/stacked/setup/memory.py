@@ -38,7 +38,7 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
 
 
 def bytes_of_cells(group_cells: Sequence[GroupCell]) -> int:
-    """Return the bytes that the cells hold during the whole search: batch orders, and rows that are not the data's own."""
+    """Return the bytes that the cells hold for the whole search: batch orders, and rows that are not the data's own."""
     held = 0
     for group_cell in group_cells:
         pack_cell = group_cell.pack_cell

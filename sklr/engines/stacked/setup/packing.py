@@ -196,7 +196,7 @@ def fitting_threads(flops: float) -> Iterator[None]:
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), attention_by_steps(), counter:  # the counter knows no fused attention kernels
+    with torch.no_grad(), attention_by_steps(), counter:  # the counter does not see inside fused attention kernels
         module, x, scale = _few_rows(group)
         call(module, x)
     return counter.get_total_flops() * scale / _n_products(group)
