@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, default_collate
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
 from sklr.engines.stacked.checks.callbacks import class_reasons
-from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
+from sklr.engines.stacked.data.index_batches import loads_plainly
+from sklr.engines.stacked.data.read_rows import reads_alike
 from sklr.experiment.cell_data import LIBRARIES, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from sklr._utils.sklearn import count_rows
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, is_in_memory, map_tensors
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+from sklr.engines.stacked.data.read_rows import all_rows, is_in_memory
 from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.nets import _data as data

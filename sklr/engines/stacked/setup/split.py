@@ -15,7 +15,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.index_batches import Rows, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.read_rows import all_rows, all_targets
 from sklr.engines.stacked.model.held import Held
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.setup.shared_rows import SharedRows, caster

@@ -20,7 +20,8 @@ from sklr.engines.stacked.checks.nets import check_parts, check_sample_weights, 
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+from sklr.engines.stacked.data.read_rows import all_rows
 from sklr.engines.stacked.model.group import GroupCell, StackSetup
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.optim.clipping import Clip

@@ -18,7 +18,8 @@ from sklr._utils.random import RandomStream
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import targets_of
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Epoch, Rows, is_in_memory
+from sklr.engines.stacked.data.index_batches import Epoch, Rows
+from sklr.engines.stacked.data.read_rows import is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.purity.reach import inside
