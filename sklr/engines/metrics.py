@@ -76,6 +76,7 @@ class QuickScores:
         if not isinstance(net.criterion_, nn.BCEWithLogitsLoss) or outputs.dim() != 2:
             return None
         above = outputs.sigmoid().cpu().numpy() > net.threshold
+        # uint8 as in skorch's own predict
         labels = net.classes_[above.astype(np.uint8)] if getattr(net, "_encoded", False) else above.astype(np.uint8)
         return (labels == self.y).mean(axis=1)
 
@@ -102,11 +103,12 @@ class QuickScores:
         proba = outputs.softmax(2) if isinstance(self.net.criterion_, nn.CrossEntropyLoss) else outputs
         columns = torch.from_numpy(np.searchsorted(classes, self.y)).to(outputs.device)
         picked = proba.gather(2, columns.expand(len(proba), -1).unsqueeze(2)).squeeze(2)
-        eps = torch.finfo(proba.dtype).eps
+        eps = torch.finfo(proba.dtype).eps  # scikit-learn's log_loss clips by it, too
         return -picked.clamp(eps, 1 - eps).cpu().double().log().mean(1).numpy()
 
     def _error(self, outputs: Any, metric: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray | None:
         y = self.y
+        # of fewer than two rows, and of equal targets, r2_score has definitions of its own
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
         predicted = outputs.cpu().double().numpy().reshape(len(outputs), -1)

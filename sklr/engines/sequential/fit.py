@@ -88,6 +88,7 @@ class EpochFit:
         self.seed, self.began = seed, False
         self.parts: tuple[Any, Any] | None = None  # the datasets that `train_split` returned
 
+    # skorch's EarlyStopping leaves the best weights out when it is pickled, as a paused run on its way to a worker is
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "best": best_weights(getattr(self.net, "callbacks_", []))}
 
@@ -111,7 +112,7 @@ class EpochFit:
         self.verbose = net.verbose
         net.set_params(verbose=0)
         self.X, self.y, self.random_stream = start_net(net, self.data, self.seed)
-        net.callbacks_.append((WATCHER, self.watcher.initialize()))
+        net.callbacks_.append((WATCHER, self.watcher.initialize()))  # last, to record what the others have written
         with self.random_stream:
             net.notify("on_train_begin", X=self.X, y=self.y)
         self.began = True

@@ -56,7 +56,7 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
 def choose_candidates(candidates: Sequence[dict]) -> list[int]:
     """Return the positions of two candidates that differ in many parameters, and of more to meet all kinds of values.
 
-    All numbers but 0 are of one kind; 0, which may switch a term off, and each value that is no number are their own.
+    All numbers but 0 are of one kind; 0, which may switch a term off, and each other value are kinds of their own.
 
     >>> choose_candidates([{"lr": lr, "schedule": name} for lr, name in ((1, "a"), (2, "b"), (3, "a"), (4, "c"))])
     [2, 1, 3]
@@ -70,7 +70,7 @@ def choose_candidates(candidates: Sequence[dict]) -> list[int]:
 
     while len(chosen) < min(MOST_CANDIDATES, len(candidates)):
         best = max((i for i in range(len(candidates)) if i not in chosen), key=gain)
-        if len(chosen) > 1 and gain(best)[0] == 0:
+        if len(chosen) > 1 and gain(best)[0] == 0:  # a second candidate is audited even if its kinds are known
             break
         chosen.append(best)
     return chosen

@@ -222,6 +222,7 @@ class StepComparison:
         mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))
         with answering(run.plain.net, alone):
             own = followed_score(self.experiment, cell, run.plain.net, data)
+        # rounding may change the predicted class of a row or two
         if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / n_rows, equal_nan=True):
             raise Unstackable(_differs("the score on the validation rows", mine[0], own))
 
@@ -290,7 +291,7 @@ def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:
 def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
     try:
         return plain.predictions(X)
-    except Exception as error:  # likewise
+    except Exception as error:  # as in `_step_alone`
         raise Unstackable(
             f"the module cannot predict the validation rows: {type(error).__name__}: {first_line(error)}"
         ) from error

@@ -21,7 +21,7 @@ def check_fits_dense(experiment: Experiment, heads: Sequence[Head | None]) -> No
     """
     fitted = {id(head): head for head in heads if head is not None}.values()
     tables = [X for head in fitted for X in (head.data.X_train, head.data.X_test)] if fitted else [experiment.X]
-    floats = np.dtype(np.float32).itemsize
+    floats = np.dtype(np.float32).itemsize  # whatever the precision of X: nets are float32 unless asked otherwise
     needed = sum(
         int(np.prod(X.shape)) * (floats if X.dtype.kind == "f" else X.dtype.itemsize) for X in tables if issparse(X)
     )

@@ -50,6 +50,7 @@ def _moved(group: Group, device: torch.device) -> Group:
     criterion = group.stack_args["criterion"]
     if isinstance(criterion, nn.Module):
         criterion = copy.deepcopy(criterion).to(device)
+    # traits depend on the device: a stack examines the module again where there are none
     stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
     known: dict[int, Any] = {}  # by id: tensors that cells share are copied once
     group_cells = [_moved_cell(own, device, known) for own in group.group_cells]

@@ -118,15 +118,14 @@ def _n_threads(group: Group) -> int:
     product = len(group.members) * len(group.group_cells) * product_flops(group)
     share = product / THREAD_WORK
     if group.steady and can_replay():
-        share = max(
-            share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING
-        )  # a backward pass costs two forward passes
+        training = 3 * _n_products(group) * product * group.n_steps  # a backward pass costs two forward passes
+        share = max(share, training / THREAD_TRAINING)
     return max(1, min(torch.get_num_threads(), int(share)))
 
 
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device, in bytes."""
-    if device.type == "cuda":  # memory cached by PyTorch's allocator is free for us, but not to the driver
+    if device.type == "cuda":  # the driver counts what PyTorch's allocator caches as used
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     if "SC_AVPHYS_PAGES" in os.sysconf_names:

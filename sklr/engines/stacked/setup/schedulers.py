@@ -101,6 +101,7 @@ def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, pack_cells: Sequ
     n_times = max(n_batches(pack_cell.epochs) if by_step else len(pack_cell.epochs) for pack_cell in pack_cells)
     lrs, peaks = simulated_lrs(callback, optimizer, n_times), np.array(optimizer.lrs)
     ratios = np.divide(lrs, peaks, out=np.ones_like(lrs), where=peaks > 0)
+    # by the first group that learns: one with lr=0 has no ratio, and is to stay at 0
     first = ratios[:, np.flatnonzero(peaks)[:1]] if peaks.any() else ratios[:, :1]
     if not np.allclose(lrs, first * peaks, rtol=1e-9, atol=0):
         raise Unstackable(
@@ -133,8 +134,8 @@ def simulated_lrs(callback: LRScheduler, optimizer: MadeOptimizer, n_times: int)
     ]
     idle = optimizer.kind(given, **optimizer.kwargs)
     before = [_options(group) for group in idle.param_groups]
-    asking = SimpleNamespace(history=[], optimizer_=idle)
-    scheduler = callback._get_scheduler(asking, callback.policy_, **callback.kwargs)
+    stand_in = SimpleNamespace(history=[], optimizer_=idle)  # what skorch reads of the net to create a scheduler
+    scheduler = callback._get_scheduler(stand_in, callback.policy_, **callback.kwargs)
     rows = []
     for _ in range(n_times):
         rows.append([float(group["lr"]) for group in idle.param_groups])

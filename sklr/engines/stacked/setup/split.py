@@ -109,7 +109,7 @@ def split_parts(net: NeuralNet, X: Any, y: Any, weight: Any) -> tuple[Part, Part
 def _part(dataset: Any, X: Any, y: Any) -> Part:
     whole: Any = dataset
     numbers, weight = np.arange(len(dataset)), None
-    while True:
+    while True:  # unwrap what splits and weights wrap around the data; X may be a Subset itself
         if isinstance(whole, data.WeightedDataset):
             whole, weight = whole.inside, whole.weights[numbers]
         elif type(whole) is Subset and whole is not X:

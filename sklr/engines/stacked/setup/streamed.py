@@ -107,7 +107,7 @@ def _watched_batch(stream: CellStream) -> Shown:
 def _expected(loader: Any, n_first: int) -> Epoch:
     """Return placeholder batches of the sizes that an epoch is expected to have."""
     if type(loader.batch_sampler) is not BatchSampler:
-        return [np.arange(n_first)] * len(loader)
+        return [np.arange(n_first)] * len(loader)  # a batch sampler of its own does not tell sizes before it draws
     n_rows, size = len(loader.sampler), loader.batch_size
     sizes = [size] * (n_rows // size) + [n_rows % size] * (n_rows % size > 0 and not loader.drop_last)
     return [np.arange(n) for n in sizes]
