@@ -39,7 +39,7 @@ class Untouched:
         self.things = things
         self._paths, self._reached = _walk(things)
         self._states = _states()
-        self._places = _places(self._reached)
+        self._addresses = _addresses(self._reached)
 
     @classmethod
     def by_second(cls, call: Callable[[], Any], *things: Any) -> Untouched:
@@ -58,7 +58,7 @@ class Untouched:
         _, now = _walk(self.things)
         if len(now) != len(self._reached) or self._states != _states():
             return False
-        if strict and (len(now) > MOST or _places(now) != self._places or _is_watched(now)):
+        if strict and (len(now) > MOST or _addresses(now) != self._addresses or _any_hooked(now)):
             return False
         return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
 
@@ -81,7 +81,7 @@ def is_hooked(module: nn.Module) -> bool:
     return any(getattr(module, f"_{kind}_hooks") for kind in HOOKS)
 
 
-def _is_watched(things: list[Any]) -> bool:
+def _any_hooked(things: list[Any]) -> bool:
     everywhere = (getattr(torch_modules, f"_global_{kind}_hooks", None) for kind in HOOKS)
     return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
@@ -144,11 +144,11 @@ def _is_same(a: Any, b: Any, strict: bool) -> bool:
     return isinstance(a, CONTAINERS) or (not strict and isinstance(a, Tensor | Unknown))
 
 
-def _places(reached: list[Any]) -> list[int | None]:
-    return [_place(thing) for thing in reached if isinstance(thing, Tensor)]
+def _addresses(reached: list[Any]) -> list[int | None]:
+    return [_address(thing) for thing in reached if isinstance(thing, Tensor)]
 
 
-def _place(tensor: Tensor) -> int | None:
+def _address(tensor: Tensor) -> int | None:
     try:
         return tensor.data_ptr()
     except RuntimeError:  # a tensor kept from a call under torch.func.vmap has no memory of its own
