@@ -108,9 +108,9 @@ def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
 
 def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.ndarray]:
     """Return batches of rows that hold a value which none of the rows in `seen` has."""
-    looked_at = _rows_to_search(pack_cell.x, seen)
-    x, y = pack_cell.x.take(looked_at), map_tensors(lambda t: t[torch.from_numpy(looked_at)], pack_cell.y)
-    rows = looked_at[rare_rows(tree_leaves((x, y)), np.searchsorted(looked_at, seen))][: MOST_RARE * size]
+    searched = _rows_to_search(pack_cell.x, seen)
+    x, y = pack_cell.x.take(searched), map_tensors(lambda t: t[torch.from_numpy(searched)], pack_cell.y)
+    rows = searched[rare_rows(tree_leaves((x, y)), np.searchsorted(searched, seen))][: MOST_RARE * size]
     if not len(rows):
         return []
     n_batches = -(-len(rows) // size)

@@ -66,9 +66,9 @@ def setup_bytes(group: Group) -> int:
     )
     row, cell = _row_bytes(group), max(p.pack_cell.x.n_rows + p.x_test.n_rows for p in group.group_cells)
     copied = 0 if group.group_cells[0].head is not None or group.group_cells[0].pack_cell.stream else cell * row
-    looked_at = min(4 * MOST_NUMBERS, cell * row)  # searched for rare values: the rows, then their columns
+    searched = min(4 * MOST_NUMBERS, cell * row)  # searched for rare values: the rows, then their columns
     own, shared = step_bytes(group)
-    audit = copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    audit = copied + 2 * searched + AUDITED * (2 * own + 4 * shared)
     return audit if group.group_cells[0].head is None else max(laid, audit)
 
 
