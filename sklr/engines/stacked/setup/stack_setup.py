@@ -60,7 +60,7 @@ def stack_setups(experiment: Experiment, heads: Sequence[Head | None], candidate
     triples = zip(estimators, heads, shares, strict=True)
     shapes = by_shape([_group_cell(experiment, k, *triple) for k, triple in enumerate(triples)])
     setups: list[StackSetup] = []
-    del shares
+    del of_all, of_folds, shares, triples  # they hold the rows of the folds, too
     while shapes:  # popped, so that a shape's own rows are freed as soon as they are concatenated
         setups.append(_stack_setup(with_shared_rows(shapes.pop(0))))
     return setups
