@@ -1,4 +1,4 @@
-"""Engines train candidates x cells; `pick_engine` chooses one and says why."""
+"""Engines train every candidate in every cell; `pick_engine` chooses one and says why."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def check_engine(engine: str | Engine) -> None:
 def pick_engine(
     engine: str | Engine, experiment: Experiment, candidates: Sequence[dict]
 ) -> tuple[Engine, dict[int, list[str]]]:
-    """Return the engine that will train these candidates, and why a faster one cannot, by number of the candidate.
+    """Return the engine that will train these candidates, and the reasons why a faster one cannot, per candidate.
 
-    Where a faster one can train some, it is the engine, and has the others trained one by one.
+    The reasons are keyed by the candidate's number. With ``"auto"`` a faster engine that can train only some of the
+    candidates is chosen as well: it leaves the others to the sequential engine.
     """
     if isinstance(engine, Engine) or engine != "auto":
         chosen = engine if isinstance(engine, Engine) else ENGINES[engine]()

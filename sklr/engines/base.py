@@ -1,4 +1,4 @@
-"""What every engine is asked and answers: an experiment goes in, a training in lockstep epochs comes out."""
+"""The interface of engines: `Engine.start` makes an experiment a `Training`, which advances epoch by epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklr.results import Outcome
 
 
 class EpochReport(NamedTuple):
-    """What the epochs just trained brought, arrays of shape (n_candidates, n_cells, n_epochs).
+    """The results of the epochs just trained, arrays of shape (n_candidates, n_cells, n_epochs).
 
     NaN where a run did not train.
     """
@@ -23,15 +23,15 @@ class EpochReport(NamedTuple):
 
 
 class Training(ABC):
-    """Candidates x cells under way, all at the same epoch."""
+    """A training in progress of every candidate in every cell, all at the same epoch."""
 
     @abstractmethod
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train `n_epochs` more epochs (None: all that are left) and report them."""
+        """Train for `n_epochs` more epochs (None: all that are left) and report their results."""
 
     @abstractmethod
     def stop(self, mask: np.ndarray, reason: str) -> None:
-        """End the runs marked in `mask`, shape (n_candidates, n_cells); they keep the score they have reached."""
+        """Stop the runs marked in `mask`, shape (n_candidates, n_cells); they are scored as they are."""
 
     @property
     @abstractmethod
@@ -40,34 +40,34 @@ class Training(ABC):
 
     @abstractmethod
     def finish(self) -> list[list[Outcome]]:
-        """Train what is left, score everything and return the outcomes, (n_candidates, n_cells)."""
+        """Train the epochs that are left, score all runs and return the outcomes, (n_candidates, n_cells)."""
 
     def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
-        """Register what is called when a candidate has finished; nothing is begun once `expired` returns True.
+        """Register callbacks: `ended` is called per finished candidate; none is begun once `expired` returns True.
 
-        Returns whether the training can do that by itself. One in lockstep cannot: all get through at once, and it is
-        ended by `stop`.
+        Returns whether this training supports that. One in lockstep does not: all candidates finish together, and the
+        caller ends it by `stop`.
         """
         return False
 
     def finished(self) -> dict[int, list[Outcome]]:
-        """Return the outcomes of the candidates that are through all their cells, by number; Ctrl-C spares these.
+        """Return the outcomes of candidates that have finished in all cells, by number; they are kept after Ctrl-C.
 
-        Empty unless an engine knows better: in lockstep none is through before all are.
+        Empty by default: in lockstep no candidate finishes before the others.
         """
         return {}
 
     def reasons(self) -> dict[int, list[str]]:
-        """Return why candidates, by number, are trained one by one although the engine trains others together."""
+        """Return, by candidate number, why some candidates are trained one by one while others are stacked."""
         return {}
 
     def leave_out(self) -> None:
-        """Leave the candidates that `reasons` names to the caller: `finish` returns no outcomes for them."""
+        """Leave the candidates in `reasons` to the caller: `finish` then returns no outcomes for them."""
         return
 
 
 class Engine(ABC):
-    """A way to train candidates x cells."""
+    """Trains every candidate in every cell; subclasses differ in how."""
 
     name: str
 
@@ -76,17 +76,17 @@ class Engine(ABC):
         """Return the reasons why this engine cannot train these candidates; empty if it can."""
 
     def refusals(self, experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
-        """Return the same by number of the candidate, for those it cannot train.
+        """Return the reasons of `unsupported` per candidate, by number, for those that this engine cannot train.
 
-        If these are not all of the candidates, `start` may be called nevertheless, and has them trained one by one.
-        By default the reasons are those of all candidates.
+        If it can train at least one, `start` may be called with all: the others are then trained one by one. By
+        default every candidate has the reasons of all.
         """
         reasons = self.unsupported(experiment, candidates)
         return {i: list(reasons) for i in range(len(candidates))} if reasons else {}
 
     @abstractmethod
     def start(self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None) -> Training:
-        """Set every candidate up in every cell, trained for no epoch yet.
+        """Prepare every candidate in every cell; no epoch is trained yet.
 
         `contexts` are scikit-learn's callback contexts, one per candidate and cell, or None.
         """

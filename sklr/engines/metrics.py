@@ -1,6 +1,6 @@
-"""The scores of all runs of a cell at once, for the scorers most often asked for; for all others there is scikit-learn.
+"""Scores of all runs of a cell at once, for the most common scorers; all others are left to scikit-learn.
 
-One by one scikit-learn takes up to a millisecond for each, which is more than training such a run for an epoch.
+Scoring the runs one by one, scikit-learn takes up to a millisecond each: more than training a small run for an epoch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from torch import nn
 
 from sklr.experiment.cell_data import looks_only_at_predictions, predicts_as_its_library
 
-ERRORS: dict[Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of a regressor's rows, and their targets
+ERRORS: dict[
+    Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]
+] = {  # given y - prediction, shape (n_runs, n_rows), and y
     r2_score: lambda error, y: 1 - (error**2).sum(axis=1) / ((y - y.mean()) ** 2).sum(),
     mean_squared_error: lambda error, y: (error**2).mean(axis=1),
     root_mean_squared_error: lambda error, y: np.sqrt((error**2).mean(axis=1)),
@@ -35,7 +37,7 @@ ERRORS: dict[Callable, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {  # of
 
 
 class QuickScores:
-    """What a scorer would say of the runs of one cell on its validation rows.
+    """The scores that a scorer would give the runs of one cell on its validation rows.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class QuickScores:
     y : array-like of shape (n_rows,)
         The validation rows' targets.
     scorer : callable or None
-        As scikit-learn's `check_scoring` returns it, if it looks at predictions alone; None for no quick scores.
+        As scikit-learn's `check_scoring` returns it, if it uses predictions alone; None for no quick scores.
     """
 
     def __init__(self, net: NeuralNet, y: Any, scorer: Any):
@@ -55,7 +57,7 @@ class QuickScores:
     def exact(self, outputs: Any) -> np.ndarray | None:
         """Return every run's accuracy, shape (n_runs,), if that is what the scorer computes; None otherwise.
 
-        A share of rows is the same number however it is computed, so this may stand for the scorer's own.
+        A count of rows has no rounding error, so this equals the scorer's own result and may replace it.
         """
         net = self.net
         if self.metric is not accuracy_score or not _is_exact(outputs):
@@ -66,7 +68,7 @@ class QuickScores:
             return None
         encoded = getattr(net, "_encoded", False)
         columns = outputs[:, :, : len(net.classes_)] if encoded else outputs
-        numbers = columns.max(2).indices.cpu().numpy()  # argmax takes five times as long
+        numbers = columns.max(2).indices.cpu().numpy()  # torch's argmax takes five times as long
         return ((net.classes_[numbers] if encoded else numbers) == self.y).mean(axis=1)
 
     def _binary_accuracy(self, outputs: torch.Tensor) -> np.ndarray | None:
@@ -74,11 +76,12 @@ class QuickScores:
         if not isinstance(net.criterion_, nn.BCEWithLogitsLoss) or outputs.dim() != 2:
             return None
         above = outputs.sigmoid().cpu().numpy() > net.threshold
+        # uint8 as in skorch's own predict
         labels = net.classes_[above.astype(np.uint8)] if getattr(net, "_encoded", False) else above.astype(np.uint8)
         return (labels == self.y).mean(axis=1)
 
     def rounded(self, outputs: Any) -> np.ndarray | None:
-        """Return every run's score but for rounding, shape (n_runs,); None where only the scorer can tell it."""
+        """Return every run's score up to rounding, shape (n_runs,); None where it takes the scorer itself."""
         if not _is_exact(outputs):
             return None
         if self.metric is log_loss:
@@ -93,25 +96,28 @@ class QuickScores:
         classes = self.net.classes_
         if not _are_logits(self.net, outputs) or outputs.shape[2] != len(classes):
             return None
-        if not np.array_equal(np.unique(self.y), classes):  # scikit-learn takes the classes from these rows
+        if not np.array_equal(
+            np.unique(self.y), classes
+        ):  # scikit-learn's log_loss takes the classes from y, so all must occur
             return None
         proba = outputs.softmax(2) if isinstance(self.net.criterion_, nn.CrossEntropyLoss) else outputs
         columns = torch.from_numpy(np.searchsorted(classes, self.y)).to(outputs.device)
         picked = proba.gather(2, columns.expand(len(proba), -1).unsqueeze(2)).squeeze(2)
-        eps = torch.finfo(proba.dtype).eps
+        eps = torch.finfo(proba.dtype).eps  # scikit-learn's log_loss clips by it, too
         return -picked.clamp(eps, 1 - eps).cpu().double().log().mean(1).numpy()
 
     def _error(self, outputs: Any, metric: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray | None:
         y = self.y
+        # of fewer than two rows, and of equal targets, r2_score has definitions of its own
         if not isinstance(outputs, torch.Tensor) or y.dtype.kind not in "fiu" or len(y) < 2 or np.ptp(y) == 0:
             return None
         predicted = outputs.cpu().double().numpy().reshape(len(outputs), -1)
-        with np.errstate(over="ignore", invalid="ignore"):  # of a run that is about to diverge
+        with np.errstate(over="ignore", invalid="ignore"):  # a run about to diverge overflows
             return metric(y - predicted, y) if predicted.shape[1] == len(y) else None
 
 
 def quick_metric(net: NeuralNet, scorer: Any) -> Callable | None:
-    """Return the metric of the net's own predictions that a scorer computes, plainly; None if it is no quick one."""
+    """Return the metric that a scorer computes from the net's predictions; None if it cannot be computed quickly."""
     if not predicts_as_its_library(net) or net.predict_nonlinearity != "auto":
         return None
     own = {
@@ -127,9 +133,9 @@ def quick_metric(net: NeuralNet, scorer: Any) -> Callable | None:
 
 
 def _is_exact(outputs: Any) -> bool:
-    """Whether outputs are a tensor in a precision in which the net's way to its predictions may be shortened.
+    """Whether predictions may be read from the logits, without computing probabilities.
 
-    In half precision different logits become equal probabilities, of which the first counts.
+    Not in half precision: there different logits may become equal probabilities, and argmax then takes the first.
     """
     return isinstance(outputs, torch.Tensor) and outputs.dtype in (torch.float32, torch.float64)
 

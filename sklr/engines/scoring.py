@@ -1,4 +1,4 @@
-"""How a scorer is called, the same in all engines: at the end of a run, and after each epoch where that is wanted."""
+"""How all engines call the scorer: at the end of a run, and after each epoch where that is wanted."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sklr.results import Scores, pick_score
 
 
 class ScorerError(Exception):
-    """A scorer has raised the error that is its cause, and `error_score="raise"` has that end the search."""
+    """A scorer raised the error that is this one's ``__cause__``, and with `error_score="raise"` it ends the search."""
 
 
 def is_followed(experiment: Experiment, net: NeuralNet) -> bool:
-    """Say whether a stack takes the score after each epoch.
+    """Say whether a stack scores its runs after each epoch.
 
-    With `follow="free"` it does where it has the scores of all its runs at once, which costs next to nothing: accuracy,
-    log loss and the usual errors of regressors. Other scorers may take any time, and count their calls; so may what
-    transforms the net's predictions. One by one no score is free: it takes another pass over the validation rows.
+    With `follow="free"` it does so where it computes the scores of all runs at once, at almost no cost: accuracy, log
+    loss and the usual errors of regressors. Other scorers, and steps that transform predictions, may be slow or count
+    their calls. A net trained by itself has no free scores, since they take one more pass over the validation rows.
     """
     if experiment.follow == "free":
         own = not changes_predictions(experiment.estimator)
@@ -34,9 +34,9 @@ def is_followed(experiment: Experiment, net: NeuralNet) -> bool:
 
 
 def followed_scorer(experiment: Experiment) -> Any:
-    """Return the scorer whose score is followed: the only one, or that of the experiment's metric among several.
+    """Return the scorer to call after each epoch: of several, only the one of the experiment's metric.
 
-    Parameters of the scorers are routed by the whole of them, so where there are any it is the whole.
+    Where there are score parameters it is the multimetric scorer as a whole, since that routes them to its parts.
     """
     parts = scorers_of(experiment.scorer)
     if parts is None or experiment.score_params:
@@ -45,9 +45,9 @@ def followed_scorer(experiment: Experiment) -> Any:
 
 
 def followed_score(experiment: Experiment, cell: Cell, subject: Any, data: CellData) -> float:
-    """Return the present score on the validation rows: NaN where it fails, and without warnings.
+    """Return the current score on the validation rows; NaN, without a warning, if the scorer raises.
 
-    What is wrong with the scorer is said once, at the end.
+    The final scores will report the error, once.
     """
     y = () if data.y_test is None else (data.y_test,)
     with RandomStream(cell.seed), warnings.catch_warnings():
@@ -55,14 +55,14 @@ def followed_score(experiment: Experiment, cell: Cell, subject: Any, data: CellD
         try:
             scores = followed_scorer(experiment)(subject, data.X_test, *y, **data.score_test)
             return float(pick_score(scores, experiment.metric))
-        except Exception:  # a scorer of the user's may raise anything
+        except Exception:  # a user's scorer may raise anything
             return float("nan")
 
 
 def final_scores(experiment: Experiment, cell: Cell, subject: Any, data: CellData, train: bool = False) -> Scores:
-    """Return what the scorer says of a run on the validation rows, or on the training rows.
+    """Return the scores of a run on the validation rows, or on the training rows.
 
-    Whatever is drawn on the way comes from the cell's own stream, so that scores repeat.
+    Random numbers drawn while scoring come from the cell's own stream, so that scores are reproducible.
     """
     rows = (data.X_train, data.y_train) if train else (data.X_test, data.y_test)
     params = data.score_train if train else data.score_test

@@ -1,4 +1,4 @@
-"""The lines a search prints about a run, in scikit-learn's own words and widths; and those about a candidate."""
+"""The lines that a search prints: per run, in scikit-learn's format, and per candidate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 80
 
 
 class Label(NamedTuple):
-    """Where a run stands in its search: `split` of `n_splits`, `candidate` of `n_candidates`, counted from 0."""
+    """The position of a run in its search: `split` of `n_splits`, `candidate` of `n_candidates`, counted from 0."""
 
     params: Mapping[str, Any]
     split: int
@@ -23,7 +23,7 @@ class Label(NamedTuple):
     n_candidates: int
 
     def progress(self, verbose: int) -> str:
-        """Return ``" 1/5; 2/3"``, as much of it as `verbose` asks for."""
+        """Return ``" 1/5; 2/3"``, or the part of it that is shown at this level of `verbose`."""
         text = f" {self.split + 1}/{self.n_splits}" if verbose > 2 else ""
         return text + (f"; {self.candidate + 1}/{self.n_candidates}" if verbose > 9 else "")
 
@@ -63,7 +63,7 @@ def _scores(test: Scores, train: Scores | None) -> str:
 def candidate_line(
     params: Mapping[str, Any], row: Sequence[Outcome], best: tuple[float, Mapping[str, Any]] | None, metric: str | None
 ) -> str:
-    """Say how a candidate ended: its mean score and standard deviation over the cells, and the best so far.
+    """Return the line for a finished candidate: mean and standard deviation of its scores, and the best so far.
 
     >>> candidate_line({"lr": 0.0316}, [Outcome(0.92), Outcome(0.93)], (0.972, {"lr": 0.316}), None)
     'lr 0.0316: 0.925 +- 0.005, best so far 0.972 at 0.316'
@@ -82,7 +82,7 @@ def candidate_line(
 
 
 def epoch_line(epoch: int, scores: np.ndarray) -> str:
-    """Say what a stack has reached after an epoch; `scores` has shape (n_candidates, n_cells, n_epochs).
+    """Return the line for an epoch of a stack; `scores` has shape (n_candidates, n_cells, n_epochs).
 
     >>> epoch_line(3, np.array([[[0.5], [0.7]], [[0.9], [0.9]]])), epoch_line(3, np.full((2, 2, 1), np.nan))
     ('epoch 3: best mean score 0.900', 'epoch 3')

@@ -1,4 +1,4 @@
-"""Calls made in joblib's workers; those that a worker took with it when it died are made again."""
+"""Calls made in joblib's workers; calls that are lost when a worker dies are made again."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import LostWorkerWarning
 
 Call = tuple[Callable, tuple, dict]  # what scikit-learn's `delayed` makes
-MAX_DEATHS = 3  # in a row, without any call coming back: then it is the call that kills its worker
+MAX_DEATHS = 3  # in a row, with no call returning between them: then the call itself kills its worker
 
 
 def can_travel(net: NeuralNet) -> bool:
-    """Say whether a worker could make out an initialised net: not if its module is a script's or a notebook's own.
+    """Say whether a worker could unpickle an initialised net: not if its module is defined in a script or notebook.
 
-    joblib sends such classes along, but skorch pickles an initialised net's parts by itself, by their names.
+    joblib pickles such classes by value, but skorch pickles an initialised net's parts itself, by reference.
     """
     try:
         return b"__main__" not in pickle.dumps(net)
-    except Exception:  # a class within a function, say
+    except Exception:  # a class defined in a function, say, cannot be pickled
         return False
 
 
 def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iterator[tuple[int, Any]]:
-    """Make the calls in joblib's workers, and yield the place and the result of each, in order.
+    """Make calls in joblib's workers, and yield the position and result of each, in order.
 
-    Where the backend can, results come one by one, so that what has come back is safe from Ctrl-C. When a worker
-    dies (out of memory, killed) the calls that have not come back are made again; a worker's work is always a copy.
+    Where the backend supports it, results are yielded as they arrive, so that those are kept after Ctrl-C. When a
+    worker dies (out of memory, killed), the calls that have not returned are made again. That is safe, as workers only
+    have copies of the arguments.
 
     Parameters
     ----------
     calls : iterable
-        Of scikit-learn's `delayed`, taken as workers get free.
+        Calls made by scikit-learn's `delayed`, consumed as workers become free.
     n_jobs, pre_dispatch
         As joblib's `Parallel` takes them.
 
     Raises
     ------
     BrokenProcessPool
-        If workers die three times in a row before any call has come back.
+        If workers die three times in a row with no call returning between them.
 
     Examples
     --------
@@ -60,7 +61,7 @@ def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iter
         again = list(taken[came:])
         try:
             for result in _results(_keeping(again, source, taken), n_jobs, pre_dispatch):
-                taken[came] = None  # what it held may be large
+                taken[came] = None  # free the arguments, which may be large
                 yield came, result
                 came, deaths = came + 1, 0
         except BrokenProcessPool as error:
@@ -75,6 +76,7 @@ def spread(calls: Iterable[Call], n_jobs: int | None, pre_dispatch: Any) -> Iter
 
 
 def _keeping(again: list[Call], source: Iterator[Call], taken: list[Call]) -> Iterator[Call]:
+    """Yield the calls to be made again, then new ones, which are kept in `taken` until they return."""
     yield from again
     for call in source:
         taken.append(call)

@@ -1,1 +1,1 @@
-"""The sequential engine: one net after another, by skorch's own loop."""
+"""The sequential engine: trains one net after another, by skorch's own training loop."""

@@ -1,4 +1,4 @@
-"""The reference engine: skorch's own loop, one run after another, spread over workers by joblib."""
+"""The reference engine: one run after another in skorch's own training loop, spread over workers by joblib."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sklr.results import Outcome
 
 
 class SequentialEngine(Engine):
-    """Train one run after another, each exactly as ``estimator.fit`` would; any scikit-learn estimator will do."""
+    """Trains one run after another, each exactly as ``estimator.fit`` would; works with any scikit-learn estimator."""
 
     name = "sequential"
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
-        """Return no reasons: what scikit-learn can fit, this engine can train."""
+        """Return no reasons: this engine can train whatever scikit-learn can fit."""
         return []
 
     def start(
@@ -37,9 +37,9 @@ class SequentialEngine(Engine):
         contexts: Sequence | None = None,
         chosen: Sequence[int] | None = None,
     ) -> SequentialTraining:
-        """Clone the estimator for every run; what is around the net is fitted here, once per fold.
+        """Clone the estimator for every run, and fit the pipeline steps around the net, once per fold.
 
-        `chosen` are the numbers of the candidates to train, None for all; `contexts` are those of all.
+        `chosen` are the numbers of the candidates to train, None for all; `contexts` are those of all candidates.
         """
         chosen, n_cells = range(len(candidates)) if chosen is None else chosen, len(experiment.cells)
         pairs = list(product(chosen, range(n_cells)))
@@ -53,13 +53,14 @@ class SequentialEngine(Engine):
         return SequentialTraining(experiment, list(runs), len(chosen))
 
 
-_LAST: WeakKeyDictionary[Experiment, dict[Any, Head | None]] = WeakKeyDictionary()  # each search's heads
+_LAST: WeakKeyDictionary[Experiment, dict[Any, Head | None]] = WeakKeyDictionary()  # the last heads of each search
 
 
 def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence[Cell]) -> list[Head | None]:
-    """Fit each distinct head once per fold; a fit that fails is left to fail in its runs, where it is recorded.
+    """Fit each distinct head (the pipeline steps around a net) once per fold; return one per estimator.
 
-    What the same search has asked for last, for another engine or a batch of candidates before, is not fitted again.
+    None stands for a head that could not be fitted: its runs will fit it again, and record the error. Heads that the
+    same search fitted last, for another engine or an earlier batch of candidates, are used again.
     """
     keys = [
         (cell.fold, _identity(around_net(estimator))) if is_wrapped(estimator) else None
@@ -80,7 +81,7 @@ def fit_heads(experiment: Experiment, estimators: Sequence[Any], cells: Sequence
 
 
 def _identity(settings: list) -> Any:
-    """Return what is equal for equal settings; those that cannot be pickled are equal to no others."""
+    """Return a key that is equal for equal settings; settings that cannot be pickled are equal to no others."""
     try:
         return joblib_hash(settings)
     except Exception:
@@ -95,11 +96,12 @@ def _fit_one_head(experiment: Experiment, estimator: Any, cell: Cell) -> Head | 
 
 
 def _share_of(head: Head | None, n_runs: int) -> Head | None:
+    """Return a head whose fit time is divided among the runs that use it."""
     return None if head is None else head._replace(seconds=head.seconds / n_runs)
 
 
 class SequentialTraining(Training):
-    """The runs of `SequentialEngine`, in candidate order, cells side by side."""
+    """The runs of `SequentialEngine`, ordered by candidate, then by cell."""
 
     def __init__(self, experiment: Experiment, runs: list[Run], n_candidates: int):
         self.experiment, self.runs = experiment, runs
@@ -109,7 +111,7 @@ class SequentialTraining(Training):
         self.expired: Callable[[], bool] = lambda: False
 
     def listen(self, ended: Callable[[int, list[Outcome]], None], expired: Callable[[], bool]) -> bool:
-        """Have `ended` called as each candidate gets through, and no candidate but the first begun after `expired`."""
+        """Call `ended` when a candidate finishes; begin no candidate but the first once `expired` returns True."""
         self.ended, self.expired = ended, expired
         return True
 
@@ -119,7 +121,7 @@ class SequentialTraining(Training):
         return all(run.done for run in self.runs)
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train every live run on; workers hand the runs back."""
+        """Continue every unfinished run; workers return the runs."""
         live = [i for i, run in enumerate(self.runs) if not run.done]
         begun: list[int] = []
         experiment = self.experiment
@@ -129,7 +131,7 @@ class SequentialTraining(Training):
         return self._report(n_epochs)
 
     def _calls(self, live: Sequence[int], begun: list[int], n_epochs: int | None) -> Iterator[Call]:
-        """Yield the calls that train the live runs on, until time is up; the first candidate is always trained."""
+        """Yield calls that continue the unfinished runs, until time is up; the first candidate is always trained."""
         n_cells = self.shape[1]
         for i in live:
             if i >= n_cells and i % n_cells == 0 and self.expired():
@@ -138,7 +140,7 @@ class SequentialTraining(Training):
             yield delayed(self.runs[i].advance)(n_epochs)
 
     def _take(self, i: int, run: Run) -> None:
-        """Keep a run that has come back, and tell of its candidate if that is through all its cells."""
+        """Store a run that a worker returned; call `ended` if its candidate has finished in all cells."""
         self.runs[i] = run
         candidate = i // self.shape[1]
         row = self.runs[candidate * self.shape[1] : (candidate + 1) * self.shape[1]]
@@ -158,19 +160,19 @@ class SequentialTraining(Training):
         return EpochReport(train_loss, valid_score)
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
-        """End the runs marked in `mask`."""
+        """Stop the runs marked in `mask`."""
         for run, marked in zip(self.runs, np.ravel(mask), strict=True):
             if marked and not run.done:
                 run.stop(reason)
 
     def finish(self) -> list[list[Outcome]]:
-        """Train what is left and hand the outcomes over."""
+        """Train the epochs that are left and return the outcomes."""
         if not self.done:
             self.advance()
-        return list(self.finished().values())  # all, unless time was up
+        return list(self.finished().values())  # of all candidates, unless time ran out
 
     def finished(self) -> dict[int, list[Outcome]]:
-        """Return the outcomes of the candidates that are through all their cells, by number."""
+        """Return the outcomes of the candidates that have finished in all cells, by number."""
         n_candidates, n_cells = self.shape
         rows = [[run.outcome for run in self.runs[c * n_cells : (c + 1) * n_cells]] for c in range(n_candidates)]
         return {c: [o for o in row if o is not None] for c, row in enumerate(rows) if None not in row}

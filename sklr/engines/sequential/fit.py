@@ -1,4 +1,4 @@
-"""Two ways to fit an estimator: at once, as scikit-learn does, or a net epoch by epoch; nets are watched in both."""
+"""Two ways to fit an estimator: by one call of `fit`, or a net epoch by epoch. Both monitor the net."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ from sklr.experiment.cell_data import CellData
 from sklr.experiment.wrappers import is_net, net_in_place
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
-WATCHER = "sklr_watcher"  # its name among the net's callbacks, which must not be one of the user's
+WATCHER = "sklr_watcher"  # name of our callback in the net; must differ from the user's names
 
 
 class WholeFit:
-    """Any estimator, fitted by one call of its own `fit`.
+    """Fits any estimator by one call of its own `fit`.
 
-    The net it is, or ends in as a pipeline does, is watched; others, wherever they are in it, are only guarded.
+    The net that it is, or that it ends in, as a pipeline does, gets a `Watcher`. Nets elsewhere in it get a `Guard`.
     """
 
     def __init__(self, estimator: Any, data: CellData, seed: int, score: Callable[[], float] | None):
         self.estimator, self.data, self.done = estimator, data, False
         self.watcher = Watcher(score)
         nets = [value for value in (estimator, *estimator.get_params().values()) if is_net(value)]
-        # skorch's own nets draw from the global generators; ours have a stream each, and perhaps a thread each
+        # skorch's own nets draw from the global generators, which are seeded here; sklr's have a random stream each
         seedless = [net for net in nets if not hasattr(net, "random_state")]
         self.random_stream: AbstractContextManager = RandomStream(seed) if seedless else nullcontext()
         watched = net_in_place(estimator)
         for net in nets:
-            # a net that its owner clones must not take the watcher along, nor the data behind it
+            # not on nets that a meta-estimator clones: the clones would copy the watcher, and the data it refers to
             _add_callbacks(net, *([CatchUp(self.watcher), self.watcher] if net is watched else [Guard()]))
 
     def advance(self, n_epochs: int | None = None) -> None:
-        """Fit; there is nothing to pause for."""
+        """Fit to the end, whatever `n_epochs` is."""
         X, y, params = self.data.X_train, self.data.y_train, self.data.fit_params
         with self.random_stream, ctrl_c_comes_through(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SettingsWarning)  # said once for a search, not for each of its fits
+            warnings.simplefilter("ignore", SettingsWarning)  # the search gives it once, not in each fit
             _ = self.estimator.fit(X, **params) if y is None else self.estimator.fit(X, y, **params)
         self.done = True
 
 
 def _add_callbacks(net: NeuralNet, *callbacks: Callback) -> None:
-    """Add one callback after the net's own, or one before and one after them."""
+    """Add one callback after the net's own ones, or two: one before and one after them."""
     if net.callbacks != "disable":
         *before, after = ((f"{WATCHER}_{i}", callback) for i, callback in enumerate(callbacks))
         net.set_params(verbose=0, callbacks=[*before, *(net.callbacks or []), after])
 
 
 def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, AbstractContextManager]:
-    """Set a net up for a new training, as its own `fit` does.
+    """Initialise a net for a new training, as its own `fit` does.
 
     Returns
     -------
     X, y
         As the net's `fit_loop` takes them.
     stream : context manager
-        The random numbers of this training.
+        The random stream of this training.
     """
     if hasattr(net, "start_fit"):
         X, y = net.start_fit(data.X_train, data.y_train, data.fit_params.get("sample_weight"))
@@ -71,23 +71,24 @@ def start_net(net: NeuralNet, data: CellData, seed: int) -> tuple[Any, Any, Abst
     stream = RandomStream(seed)
     with stream:
         net.initialize()
-    net.check_data(data.X_train, data.y_train)  # skorch's own classifiers find their classes in it
+    net.check_data(data.X_train, data.y_train)  # skorch's own classifiers set `classes_` here
     return data.X_train, data.y_train, stream
 
 
 class EpochFit:
-    """A skorch net, trained by its own loop and its own callbacks, paused between epochs where asked.
+    """Trains a skorch net by its own `fit_loop` and callbacks, and can pause between epochs.
 
-    skorch's ``fit`` is ``initialize``, ``on_train_begin``, the epochs, ``on_train_end``; so is this, but Ctrl-C is not
-    swallowed on the way, and a pause restarts no schedule.
+    It makes the same calls as skorch's ``fit``: ``initialize``, ``on_train_begin``, the epochs, ``on_train_end``. But
+    it does not swallow Ctrl-C, and no schedule restarts after a pause, as it would with ``partial_fit``.
     """
 
     def __init__(self, net: NeuralNet, data: CellData, seed: int, score: Callable[[], float] | None):
         self.net, self.data, self.done = net, data, False
         self.watcher = Watcher(score)
         self.seed, self.began = seed, False
-        self.parts: tuple[Any, Any] | None = None  # what `train_split` has made of the rows
+        self.parts: tuple[Any, Any] | None = None  # the datasets that `train_split` returned
 
+    # skorch's EarlyStopping leaves the best weights out when it is pickled, as a paused run on its way to a worker is
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "best": best_weights(getattr(self.net, "callbacks_", []))}
 
@@ -96,7 +97,7 @@ class EpochFit:
         remember_best(getattr(self.net, "callbacks_", []), state["best"])
 
     def advance(self, n_epochs: int | None = None) -> None:
-        """Train `n_epochs` more epochs, or all that are left."""
+        """Train for `n_epochs` more epochs, or for all that are left."""
         if not self.began:
             self.begin()
         left = self.net.max_epochs - len(self.net.history_)
@@ -106,12 +107,12 @@ class EpochFit:
             self._end()
 
     def begin(self) -> None:
-        """Initialise the net, and tell its callbacks that training begins."""
+        """Initialise the net, and notify its callbacks that training begins."""
         net = self.net
         self.verbose = net.verbose
         net.set_params(verbose=0)
         self.X, self.y, self.random_stream = start_net(net, self.data, self.seed)
-        net.callbacks_.append((WATCHER, self.watcher.initialize()))
+        net.callbacks_.append((WATCHER, self.watcher.initialize()))  # last, to record what the others have written
         with self.random_stream:
             net.notify("on_train_begin", X=self.X, y=self.y)
         self.began = True
@@ -125,12 +126,12 @@ class EpochFit:
         except KeyboardInterrupt as error:
             if self.watcher.interrupted or not raised_by_callback(error):
                 raise
-            self.done = True  # the user's own early stopping
+            self.done = True  # a callback of the user's stops early by raising KeyboardInterrupt, as skorch's do
         finally:
             vars(self.net).pop("get_split_datasets", None)
 
     def _split(self, *data: Any, **params: Any) -> tuple[Any, Any]:
-        """Split the rows once: a split that draws would hold others out after each pause."""
+        """Split the rows once: a random split would hold out other rows after each pause."""
         if self.parts is None:
             self.parts = type(self.net).get_split_datasets(self.net, *data, **params)
         return self.parts

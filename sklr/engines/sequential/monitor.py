@@ -1,4 +1,4 @@
-"""What looks on while a net trains: the epochs are written down, divergence ends it, Ctrl-C is not swallowed."""
+"""Callbacks that monitor a net in training: they record epochs and stop it when it diverges; and Ctrl-C handling."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from sklr.results import EpochRow
 
 
 class Guard(StopOnDivergence):
-    """End a training that diverges, even if its very last step does, which no training loss has seen.
+    """Stop a training that diverges, even if only its last step does, after which no training loss is computed.
 
-    An epoch without a batch to train on is an error, as in our own nets.
+    An epoch without a batch to train on is an error, as in sklr's nets.
     """
 
     def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
-        """Raise if nothing was trained."""
+        """Raise if the epoch had no batch to train on."""
         if not net.history[-1].get("train_batch_count"):
             raise no_batches(net, len(net.history), net.get_iterator(dataset_train, training=True))
 
     def on_train_end(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Raise if a batch's loss is beyond return now; nothing is drawn from the training's random stream."""
+        """Raise if the loss of a batch has exploded; nothing is drawn from the training's random stream."""
         losses = _losses(net)
         if not losses:
             return
@@ -45,46 +45,46 @@ class Guard(StopOnDivergence):
         with RandomStream(0):
             batch = next(iter(net.get_iterator(net.get_dataset(X, y), training=False)))
             loss = float(net.validation_step(batch)["loss"])
-        net._set_training(any(modes))  # a scorer may look at it
+        net._set_training(any(modes))  # as it was: a scorer may read it
         if exploded(loss, losses[0]):
             raise TrainingDiverged(len(losses), loss)
 
 
 class Watcher(Guard):
-    """Write down lr, training loss and validation score of every epoch, and end the training if it diverges.
+    """Record the lr, training loss and validation score of every epoch, and stop the training if it diverges.
 
     Parameters
     ----------
     score : callable or None
-        Returns the present score on the validation rows, NaN where there is none; None if it is not wanted.
+        Returns the current score on the validation rows, or NaN; None for no scores.
     """
 
     def __init__(self, score: Callable[[], float] | None):
         self.score = score
         self.history: list[EpochRow] = []
-        self.seconds = 0.0  # spent here, and no part of the training's time
+        self.seconds = 0.0  # spent in this callback, subtracted from the fit time
         self.lr = np.nan
-        self.interrupted = False  # by Ctrl-C while scoring
+        self.interrupted = False  # whether Ctrl-C was pressed while scoring
 
     def on_train_begin(self, net: NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Find out which parameter groups follow the net's lr, and how many epochs there were before."""
+        """Find which parameter groups use the net's lr, and count the epochs of earlier trainings."""
         self.net_lr, self.n_before = NetLR(net), len(finished_epochs(net))
 
     def on_grad_computed(self, net: NeuralNet, named_parameters: Any, **kwargs: Any) -> None:
-        """Read the net's lr just before the optimizer uses it: schedulers change it before and after."""
+        """Read the net's lr just before the optimizer step: schedulers change it before and after that."""
         self.lr = self.net_lr.now(net)
 
     def on_epoch_end(self, net: NeuralNet, dataset_train: Any = None, **kwargs: Any) -> None:
-        """Add the epoch's row, without drawing from the training's random stream."""
+        """Record the epoch, without drawing from the training's random stream."""
         super().on_epoch_end(net, dataset_train, **kwargs)
-        self._write_down(net)
+        self._record(net)
 
     def catch_up(self, net: NeuralNet) -> None:
-        """Add the last epoch's row if its end was not heard of, as another callback ended the training there."""
+        """Record the last epoch if this callback was not notified of it, since another one stopped the training."""
         if len(finished_epochs(net)) > self.n_before + len(self.history):
-            self._write_down(net)
+            self._record(net)
 
-    def _write_down(self, net: NeuralNet) -> None:
+    def _record(self, net: NeuralNet) -> None:
         start = time.time()
         row = EpochRow(len(self.history), float(self.lr), _train_loss(net), self._score_now())
         self.history.append(row)
@@ -100,33 +100,33 @@ class Watcher(Guard):
             raise
 
 
-def untouchable(estimator: Any) -> Any:
+def detached_copy(estimator: Any) -> Any:
     """Return a copy of a net in training, or of the estimator around it, that shares nothing with the net.
 
-    So what a scorer does to it does not change the training. Pickling, which `copy` would use, is not for modules
-    defined within functions.
+    So whatever a scorer does to it does not change the training. The attributes are copied one by one, since copying a
+    net pickles it, which fails for modules defined in functions.
     """
     net = fitted_net(estimator)
     parts = {name: _without_guards(value) for name, value in vars(net).items() if name not in _WHILE_TRAINING}
     twin = object.__new__(type(net))
     try:
         vars(twin).update(copy.deepcopy(parts))
-    except Exception:  # of anything the user has put there: a module may keep an output with its gradient
+    except Exception:  # a user's attribute may not be copyable, such as a stored output that requires a gradient
         return estimator
     return fitted_around(estimator, estimator, twin)
 
 
 def _without_guards(value: Any) -> Any:
-    """Return a list of callbacks without our own, which hold on to the training and its data."""
+    """Return a list of callbacks without our own, which refer to the training and its data."""
     if not isinstance(value, list):
         return value
     return [one for one in value if not isinstance(one[-1] if isinstance(one, tuple) else one, Guard | CatchUp)]
 
 
 class CatchUp(Callback):
-    """The first of the callbacks to hear that a training has ended: it lets a watcher, who is the last, catch up.
+    """The first callback to be notified that a training has ended: it lets the watcher, the last one, catch up.
 
-    Between the two, others may load the weights of another epoch.
+    The callbacks in between may load the weights of another epoch, whose score must not be recorded.
     """
 
     def __init__(self, watcher: Watcher):
@@ -138,7 +138,7 @@ class CatchUp(Callback):
 
 
 def is_lost(estimator: Any) -> bool:
-    """Say whether the net in a fitted estimator has an exploded loss."""
+    """Say whether the last loss of the net in a fitted estimator has exploded."""
     net = fitted_net(estimator)
     losses = _losses(net) if isinstance(net, NeuralNet) else []
     return bool(losses) and bool(exploded(losses[-1], losses[0]))
@@ -158,7 +158,7 @@ def _train_loss(net: NeuralNet) -> float:
 
 @contextmanager
 def ctrl_c_comes_through() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end if there was a Ctrl-C that something swallowed, as skorch's `fit` does.
+    """Raise KeyboardInterrupt at the end if a Ctrl-C was swallowed within, as skorch's `fit` does.
 
     >>> import os
     >>> try:
@@ -174,7 +174,7 @@ def ctrl_c_comes_through() -> Iterator[None]:
     """
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
-        yield  # signals are the main thread's, and someone may have switched this one off
+        yield  # only the main thread handles signals, and this one may be ignored
         return
     heard = []
 

@@ -1,4 +1,4 @@
-"""One candidate trained and scored in one cell, with whatever can go wrong on the way."""
+"""Trains and scores one candidate in one cell, and records divergence and errors as outcomes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from sklr.engines.scoring import final_scores, followed_score, followed_scorer
 from sklr.engines.sequential.fit import EpochFit, WholeFit
-from sklr.engines.sequential.monitor import untouchable
+from sklr.engines.sequential.monitor import detached_copy
 from sklr.engines.verbose import Label, print_end, print_start
 from sklr.exceptions import TrainingDiverged
 from sklr.experiment.cell_data import (
@@ -31,15 +31,15 @@ class Run:
     Parameters
     ----------
     experiment, cell
-        What all runs share, and this one's fold and seed.
+        What all runs share, and this run's fold and seed.
     estimator : estimator
-        An unfitted clone with the candidate's parameters, this run's own.
+        An unfitted clone with the candidate's parameters, for this run alone.
     label : Label
-        For what is printed.
+        For the lines that are printed.
     head : Head or None
-        What is around the net, fitted; several runs share it. None for a net, and where that could not be fitted.
+        The fitted steps around the net, shared by several runs. None for a bare net, and where they failed to fit.
     context : CallbackContext or None
-        scikit-learn's callback context of this run; the estimator is then fitted as scikit-learn would.
+        scikit-learn's callback context of this run. If given, the estimator is fitted as scikit-learn would.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Run:
         return self.fit.watcher.history if self.fit is not None else []
 
     def advance(self, n_epochs: int | None = None) -> Run:
-        """Train `n_epochs` (None: to the end), score at the end, return self (in a worker that is another object)."""
+        """Train for `n_epochs` (None: to the end), score at the end, and return self: in a worker that is a copy."""
         start = time.time()
         try:
             finished = self._train(n_epochs)
@@ -87,7 +87,7 @@ class Run:
         return self
 
     def stop(self, reason: str) -> None:
-        """End the run now; it keeps the score it has reached."""
+        """End the run now, and score it as it is."""
         self._score(STOPPED, reason)
 
     def _train(self, n_epochs: int | None) -> bool:
@@ -139,16 +139,16 @@ class Run:
                 self.context.call_on_fit_task_end(**hook)
 
     def _follow(self) -> float:
-        """Return the present score; what a scorer of the user's is given is a copy, since the training goes on."""
+        """Return the current score; a user's scorer is given a copy, since the training goes on."""
         subject, data = self.subject, self.score_data
         predictions_do = looks_only_at_predictions(followed_scorer(self.experiment))
         if not (predictions_do and predicts_as_its_library(fitted_net(subject))):
-            subject, data = untouchable(subject), self._own_rows()
+            subject, data = detached_copy(subject), self._own_rows()
         return followed_score(self.experiment, self.cell, subject, data)
 
     def _own_rows(self) -> CellData:
         if self.subject is not self.estimator:
-            return self.score_data  # transformed rows, for predictions alone
+            return self.score_data  # rows already transformed by the head, for scorers that use predictions alone
         return cell_data(self.experiment, self.cell, self.estimator)
 
     def _score(self, status: str, reason: str) -> None:
@@ -160,7 +160,7 @@ class Run:
         self._finish(status, reason, test, train, score_time)
 
     def _close(self, status: str, reason: str, start: float, fit_error: str | None = None) -> None:
-        """End a run that has no score of its own."""
+        """End a run that has no score, as it has diverged or failed."""
         self.seconds += time.time() - start
         scores = error_scores(self.experiment)
         self._finish(status, reason, scores, scores if self.experiment.return_train_score else None, 0.0, fit_error)
@@ -192,12 +192,13 @@ class Run:
 
     def end(self, outcome: Outcome) -> None:
         """Set the outcome, and release the estimator and its data."""
-        # it is kept, and comes back from a worker, without net and data; all at once, as another thread may be looking
+        # so that a finished run is small when it is kept or sent from a worker; in one assignment, since another thread
+        # may read it
         self.__dict__ = {"outcome": outcome}
 
 
 def error_scores(experiment: Experiment) -> Scores:
-    """Return what a run without a score of its own gets: `error_score`, once per metric; NaN where that is 'raise'."""
+    """Return the scores of a run that has none: `error_score`, or NaN where that is 'raise', once per metric."""
     score = float("nan") if experiment.error_score == "raise" else experiment.error_score
     scorers = getattr(experiment.scorer, "_scorers", None)
     return score if scorers is None else dict.fromkeys(scorers, score)

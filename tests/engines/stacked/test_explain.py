@@ -136,10 +136,10 @@ ODD = {  # a module, the layer in it that is named, and what is said of it
     "allclose": (Layer(lambda m, x: x if torch.allclose(x, x) else -x), "", f"{OPERATION} .torch.allclose"),
     "sparse": (Layer(lambda m, x: torch.sparse.mm(torch.eye(4).to_sparse(), x.T).T), "", f"{OPERATION} .aten::_sp"),
     "LSTM": (Layer(lambda m, x: m.rnn(x.unsqueeze(1))[0][:, 0], rnn=nn.LSTM(4, 4)), ".rnn", f"{OPERATION} .aten::lstm"),
-    "GRU": (Layer(lambda m, x: m.rnn(x.unsqueeze(1))[0][:, 0], rnn=nn.GRU(4, 4)), ".rnn", f"{OPERATION} .aten::gru.$"),
-    "RReLU": (nn.RReLU(), "", f"{OPERATION} .aten::rrelu.$"),
-    "EmbeddingBag": (Embedded(nn.EmbeddingBag(9, 4)), ".embedding", f"{OPERATION} .aten::embedding_bag.$"),
-    "max_norm": (Embedded(nn.Embedding(9, 4, max_norm=0.1)), ".embedding", f"{OPERATION} .aten::embedding_renorm_.$"),
+    "GRU": (Layer(lambda m, x: m.rnn(x.unsqueeze(1))[0][:, 0], rnn=nn.GRU(4, 4)), ".rnn", f"{OPERATION} .aten::gru.: "),
+    "RReLU": (nn.RReLU(), "", f"{OPERATION} .aten::rrelu.: "),
+    "EmbeddingBag": (Embedded(nn.EmbeddingBag(9, 4)), ".embedding", f"{OPERATION} .aten::embedding_bag.: "),
+    "max_norm": (Embedded(nn.Embedding(9, 4, max_norm=0.1)), ".embedding", f"{OPERATION} .aten::embedding_renorm_.: "),
     "spectral_norm": (
         nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)), ".parametrizations.weight.0", f"{OPERATION} .aten::"
     ),

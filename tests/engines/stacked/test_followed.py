@@ -307,20 +307,22 @@ def test_a_net_handed_back_goes_on_as_it_would_have():
 
 
 REASONS = {
-    "monitors 'valid_los', of which the history says nothing": {"callbacks": [EarlyStopping("valid_los")]},
-    "monitors 'valid_loss', of which": {"callbacks": [EarlyStopping()], "train_split": None},
-    "monitors 'f1', of which": {"callbacks": [EarlyStopping("f1"), EpochScoring("f1_macro", name="f1")]},
-    "scores the rows that are trained on": {"callbacks": [EpochScoring("accuracy", on_train=True)]},
+    "monitors 'valid_los', which no callback before it writes": {"callbacks": [EarlyStopping("valid_los")]},
+    "monitors 'valid_loss', which": {"callbacks": [EarlyStopping()], "train_split": None},
+    "monitors 'f1', which": {"callbacks": [EarlyStopping("f1"), EpochScoring("f1_macro", name="f1")]},
+    "scores the training rows (on_train=True)": {"callbacks": [EpochScoring("accuracy", on_train=True)]},
     "leave use_caching at its default": {"callbacks": [EpochScoring("accuracy", use_caching=False)]},
     "leave use_caching": {"use_caching": False},
-    "may look at more than predictions": {"callbacks": [EpochScoring(lambda net, X, y: 0.0, name="own")]},
+    "may use more of the net than its predictions": {"callbacks": [EpochScoring(lambda net, X, y: 0.0, name="own")]},
     "Checkpoint writes files in each training": {"callbacks": [skorch.callbacks.Checkpoint()]},
-    "BatchScoring scores each batch: use EpochScoring": {"callbacks": [skorch.callbacks.BatchScoring("accuracy")]},
+    "BatchScoring scores each batch, and a stack scores after each epoch: use EpochScoring": {
+        "callbacks": [skorch.callbacks.BatchScoring("accuracy")]
+    },
     "the callback Freezer may change": {"callbacks": [skorch.callbacks.Freezer("layers.0.*")]},
     "the callback Own may change the training": {"callbacks": [type("Own", (EarlyStopping,), {})()]},
     "the callback Timer may change": {"callbacks__epoch_timer": type("Timer", (EpochTimer,), {})()},
     "iterator_valid does not read all rows": {"iterator_valid__shuffle": True},
-    "moves momentum as well as the learning rate: set cycle_momentum=False": {
+    "changes momentum as well as the learning rate, and a stack changes the learning rate alone: set cycle_momentum=": {
         "callbacks": [LRScheduler("CyclicLR", base_lr=0.01, max_lr=0.1)]
     },
     "set step_every='epoch'": {"callbacks": [LRScheduler("ReduceLROnPlateau", step_every="batch")]},
@@ -328,7 +330,7 @@ REASONS = {
         "callbacks": [LRScheduler(lr_scheduler.CosineAnnealingLR, T_max=3, eta_min=0.01)],
         "optimizer__param_groups": [("layers.0.*", {"lr_multiplier": 0.1})],
     },
-    "two schedules, or callbacks, move": {"callbacks": [LRScheduler("StepLR", step_size=1)], "schedule": "cosine"},
+    "two schedules, or callbacks, change": {"callbacks": [LRScheduler("StepLR", step_size=1)], "schedule": "cosine"},
     "Tried to step": {
         "callbacks": [LRScheduler(lr_scheduler.OneCycleLR, max_lr=1, total_steps=2, cycle_momentum=False)]
     },

@@ -154,7 +154,9 @@ def test_a_criterion_that_learns_is_a_reason():
             self.scale = nn.Parameter(torch.ones(()))
 
     reasons = reasons_against(nn.Linear(8, 3), X, Y, Scaled)
-    assert reasons == ["the criterion has parameters of its own to learn"]
+    assert reasons == [
+        "the criterion has trainable parameters, and a stack trains the module's alone: move them into the module"
+    ]
 
 
 class Precise(nn.Module):

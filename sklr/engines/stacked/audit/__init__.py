@@ -1,1 +1,1 @@
-"""The audit: a stack's first steps compared with the steps of plain nets."""
+"""The audit: a few steps of a small stack, compared with the same steps of single nets."""

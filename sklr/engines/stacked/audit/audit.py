@@ -1,8 +1,8 @@
-"""The audit of a stack: its first steps are also taken the plain way, by the nets that skorch makes, and compared.
+"""The audit: a few training steps are taken both in a small stack and by skorch's own nets, and compared.
 
-Whether a net can be stacked is not deduced from what it looks like. A few runs that differ in cell and candidate are
-trained in a small stack and each by itself, over every size of batch that will occur: losses, learning rates, weights,
-buffers and predictions must agree but for rounding.
+Inspecting a net is not enough to know that it can be stacked. So a few runs that differ in cell and candidate are
+trained in a small stack, and each by itself, on batches of every size that will occur: losses, learning rates, weights,
+buffers and predictions must agree up to rounding.
 """
 
 from __future__ import annotations
@@ -21,46 +21,48 @@ from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.experiment.experiment import Cell, Experiment
 
-MOST_CANDIDATES = 4  # audited: enough for all kinds of values of a few parameters
+MOST_CANDIDATES = 4  # to audit: enough to meet every kind of value of a few parameters
 
 
 def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> None:
-    """Train a few runs of a group both ways.
+    """Train a few runs of a group in a stack and by themselves, and compare them step by step.
 
     Parameters
     ----------
     experiment, candidates
         What is searched.
     group : Group
-        Candidates that are to share stacks, set up in every cell.
+        Candidates that are to share stacks, initialised in every cell.
 
     Raises
     ------
     Unstackable
-        If a stack trains something else than skorch does, or either raises an error; the reason says what differs.
+        If a stack trains something other than skorch does, or either raises an error; the reason says what differs.
     """
     members = choose_candidates([candidates[member.candidate] for member in group.members])
     cells = choose_cells([place.cell for place in group.group_cells], [place.pack_cell for place in group.group_cells])
     draws = group.stack_args["traits"].draws
     with RandomStream(0), full_precision(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself gives them
-        warnings.filterwarnings("error", "There is a performance drop")  # PyTorch maps it by a loop over the runs
+        warnings.simplefilter("ignore")  # the training itself will give them
+        # PyTorch has no batching rule for an operation and loops over the runs, which is slower than no stack
+        warnings.filterwarnings("error", "There is a performance drop")
         if draws:
             try_step(group, members, cells)
+        # a stack draws other dropout masks than a single net: steps are compared without dropout
         with WithoutDropout() if draws else nullcontext():
             StepComparison(experiment, candidates, group, members, cells).run()
 
 
 def choose_candidates(candidates: Sequence[dict]) -> list[int]:
-    """Return candidates that differ in as many parameters as possible: two, or more to meet all kinds of values.
+    """Return the positions of two candidates that differ in many parameters, and of more to meet all kinds of values.
 
-    A number is of the same kind as another, unless one of them is 0; other values are each of their own.
+    All numbers but 0 are of one kind; 0, which may switch a term off, and each other value are kinds of their own.
 
     >>> choose_candidates([{"lr": lr, "schedule": name} for lr, name in ((1, "a"), (2, "b"), (3, "a"), (4, "c"))])
     [2, 1, 3]
     """
     kinds = [kinds_of(candidate) for candidate in candidates]
-    chosen = [len(candidates) // 2]  # of learning rates in order, neither the smallest nor the largest
+    chosen = [len(candidates) // 2]  # the middle of a sorted grid: neither the smallest nor the largest lr
 
     def gain(i: int) -> tuple[int, int]:
         known, first = set().union(*(kinds[k] for k in chosen)), candidates[chosen[0]]
@@ -68,14 +70,14 @@ def choose_candidates(candidates: Sequence[dict]) -> list[int]:
 
     while len(chosen) < min(MOST_CANDIDATES, len(candidates)):
         best = max((i for i in range(len(candidates)) if i not in chosen), key=gain)
-        if len(chosen) > 1 and gain(best)[0] == 0:
+        if len(chosen) > 1 and gain(best)[0] == 0:  # a second candidate is audited even if its kinds are known
             break
         chosen.append(best)
     return chosen
 
 
 def kinds_of(candidate: dict) -> frozenset:
-    """Return the kinds of a candidate's values, by parameter.
+    """Return the kind of each of a candidate's values; see `choose_candidates`.
 
     >>> kinds_of({"lr": 0.1}) == kinds_of({"lr": 0.2}), kinds_of({"lr": 0.1}) == kinds_of({"lr": 0.0})
     (True, False)
@@ -89,7 +91,7 @@ def _kind(value: Any) -> Any:
 
 
 def choose_cells(cells: Sequence[Cell], pack_cells: Sequence[PackCell]) -> list[int]:
-    """Return the first cell, and the one that differs most from it: in sizes of batches, fold and seed."""
+    """Return the positions of the first cell and the one that differs most from it: in batch sizes, fold and seed."""
 
     def difference(k: int) -> tuple[int, int]:
         sizes, others = ([len(rows) for rows in pack_cells[i].epochs[0]] for i in (0, k))

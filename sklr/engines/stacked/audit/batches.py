@@ -1,4 +1,4 @@
-"""Which batches an audit shows to both sides: the first ones, one of every size, and the rows with rare values."""
+"""Which batches an audit trains on: the first ones, one of every size, and those with rare values."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, different, map_tensors
 from sklr.engines.stacked.model.pack import PackCell
 
-N_FIRST = 3  # batches: a step is recorded in the second and third
-N_LATER = 1  # batches of the next epoch, after an evaluation: the recorded step is replayed
-MOST_SIZES, MOST_RARE = 8, 8  # batches of sizes that are not the first ones', and of rows with rare values
-MOST_NUMBERS = 2**22  # looked at for rare values; of larger data every few rows are
-MOST_COLUMNS = 64  # up to here a value counts in each column by itself: more columns are a sequence or a picture
-MOST_VALUES = 2**16  # between the smallest and the largest of a column of categories
+N_FIRST = 3  # batches: a stack records its step during the second and third, to replay it later
+N_LATER = 1  # batches of the second epoch, after an evaluation: here the recorded step is replayed
+MOST_SIZES, MOST_RARE = 8, 8  # most batches of other sizes than the first ones', and most batches of rare values
+MOST_NUMBERS = 2**22  # most numbers to search for rare values: of larger data only every n-th row is searched
+MOST_COLUMNS = 64  # up to so many columns each has its own rare values; wider rows are a sequence or an image
+MOST_VALUES = 2**16  # largest range of a column of whole numbers that is taken to be categories
 
 
 def plan(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[list[Epoch]]:
-    """Return the batches of two epochs of an audit: a list over cells of lists over epochs.
+    """Return the batches of an audit's two epochs: a list over cells of lists over epochs.
 
     Parameters
     ----------
     pack_cells : sequence of PackCell
-        The cells that are audited, each with the batches of its whole training.
+        The audited cells, each with the batches of its whole training.
     all_cells : sequence of PackCell
-        All cells of the search: every size of batch that occurs in one of them is among the audit's.
+        All cells of the search: the audit has a batch of every size that occurs in one of them.
     """
     first = _first_epoch(pack_cells, all_cells)
     if len(pack_cells[0].epochs) == 1:
@@ -42,9 +42,9 @@ def plan(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[
 
 
 def read_plan(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) -> list[list[list[Any]]]:
-    """Return the batches of two epochs of an audit of cells that are read from streams, as their DataLoaders make them.
+    """Return the same for cells that are read batch by batch, as their DataLoaders return the batches.
 
-    Of every size of batch that is expected there is one: the first rows of one that has been read.
+    There is one batch of every size that is expected: the first rows of a batch that has been read.
     """
     sizes = sorted({len(rows) for pack_cell in all_cells for rows in pack_cell.epochs[0]})
     return [_read_cell(pack_cell, sizes[:MOST_SIZES]) for pack_cell in pack_cells]
@@ -87,7 +87,7 @@ def _first_epoch(pack_cells: Sequence[PackCell], all_cells: Sequence[PackCell]) 
 
 
 def _steps_of_other_sizes(pack_cells: Sequence[PackCell], seen: set[tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
-    """Return a step of each combination of sizes that the audited cells meet, other than those already `seen`."""
+    """Return a step for each combination of batch sizes in the audited cells that is not in `seen`."""
     found = list[tuple[np.ndarray, ...]]()
     for epochs in zip(*(different(pack_cell.epochs) for pack_cell in pack_cells), strict=True):
         for step in zip(*epochs, strict=False):
@@ -99,7 +99,7 @@ def _steps_of_other_sizes(pack_cells: Sequence[PackCell], seen: set[tuple[int, .
 
 
 def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
-    """Return sizes of batches that occur in other cells only, the smallest and the largest first."""
+    """Return batch sizes that occur only in other cells, from both ends if there are too many."""
     sizes = sorted(
         {len(rows) for pack_cell in pack_cells for epoch in different(pack_cell.epochs) for rows in epoch} - known
     )
@@ -107,10 +107,10 @@ def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
 
 
 def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.ndarray]:
-    """Return batches of the rows that hold a value which is in none of the rows `seen`."""
-    looked_at = _looked_at(pack_cell.x, seen)
-    x, y = pack_cell.x.take(looked_at), map_tensors(lambda t: t[torch.from_numpy(looked_at)], pack_cell.y)
-    rows = looked_at[rare_rows(tree_leaves((x, y)), np.searchsorted(looked_at, seen))][: MOST_RARE * size]
+    """Return batches of rows that hold a value which none of the rows in `seen` has."""
+    searched = _rows_to_search(pack_cell.x, seen)
+    x, y = pack_cell.x.take(searched), map_tensors(lambda t: t[torch.from_numpy(searched)], pack_cell.y)
+    rows = searched[rare_rows(tree_leaves((x, y)), np.searchsorted(searched, seen))][: MOST_RARE * size]
     if not len(rows):
         return []
     n_batches = -(-len(rows) // size)
@@ -118,16 +118,16 @@ def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.n
     return list(fill.reshape(n_batches, size))
 
 
-def _looked_at(x: CellRows, seen: np.ndarray) -> np.ndarray:
-    """Return the rows to look at, in order: all, or of large data every few and those that are `seen`."""
+def _rows_to_search(x: CellRows, seen: np.ndarray) -> np.ndarray:
+    """Return the rows to search for rare values, in order: all, or of large data every n-th and those in `seen`."""
     numbers = sum(t[0].numel() for t in tree_leaves(x.tensors)) * x.n_rows
     return np.union1d(np.arange(0, x.n_rows, max(1, numbers // MOST_NUMBERS)), seen)
 
 
 def rare_rows(tensors: Sequence[Tensor], seen: np.ndarray) -> np.ndarray:
-    """Return the numbers of rows that hold the values which no row in `seen` has: categories, tokens, classes.
+    """Return the numbers of rows that hold values (categories, tokens, classes) which no row in `seen` has.
 
-    Extreme values come first (padding, unknown, the last class), then rare ones.
+    The smallest and the largest value come first (padding, unknown, the last class), then the rarest ones.
 
     >>> tokens = torch.tensor([[1, 2], [2, 1], [1, 1], [0, 2], [3, 2]])
     >>> rare_rows([tokens], np.array([0])).tolist()
@@ -146,7 +146,7 @@ def _rare_in(tensor: Tensor, seen: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _categories(tensor: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns that hold whole numbers of a small range, counted from 0, and which rows were looked at."""
+    """Return the columns of whole numbers, shifted to start at 0, and the numbers of the rows that they are from."""
     flat = tensor.detach().reshape(len(tensor), -1)
     step = max(1, flat.numel() // MOST_NUMBERS)
     places = np.union1d(np.arange(0, len(flat), step), seen)
@@ -154,13 +154,13 @@ def _categories(tensor: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarra
     whole = torch.isfinite(few).all(0) & (few == few.round()).all(0) if few.is_floating_point() else few[0] == few[0]
     columns = flat[torch.from_numpy(places).to(flat.device)][:, whole.to(flat.device)].cpu()
     numbers = columns.double().numpy()
-    known = np.isfinite(numbers) & (abs(numbers) < MOST_VALUES)  # missing and huge values count as one
+    known = np.isfinite(numbers) & (abs(numbers) < MOST_VALUES)  # missing and huge values count as one category
     least, most = numbers.min(initial=0, where=known), numbers.max(initial=0, where=known)
     return np.where(known, np.round(numbers), most + 1).astype(np.int64) - int(least), places
 
 
 def _first_rows(numbers: np.ndarray, places: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return a row for each number that no row in `seen` holds: for the smallest, the largest, then the rarest."""
+    """Return a row for each number that no row in `seen` holds: the smallest, the largest, then the rarest first."""
     counts = np.bincount(numbers.ravel())
     first = np.zeros(len(counts), dtype=np.int64)
     first[numbers.ravel()[::-1]] = np.repeat(places, numbers.shape[1])[::-1]

@@ -1,7 +1,7 @@
-"""A small stack and runs of it trained by themselves, compared step by step.
+"""Compares a small stack, step by step, with runs that are trained by themselves.
 
-After each step the single runs are given the stack's weights, so that rounding does not add up over the steps, however
-large the learning rate is: each comparison is one of a single step.
+After each step the stack's weights are copied into the single runs. So each comparison is of one step alone, and
+rounding does not accumulate, however large the learning rate is.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from sklr.experiment.cell_data import CellData, seeded_clone
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import net_of
 
-MOST_ROWS = 64  # predicted by each run if batches are not larger, and a last batch as the validation rows have it
-MOST_SLIPS = 2  # steps that rounding may have led a little elsewhere; what is wrong is so in most of them
-MOST_LABELS = 32  # each in one of the rows predicted: scores are of all classes
+MOST_ROWS = 64  # predicted by each run: rounded up to full batches, and a last batch of the size that it really has
+MOST_SLIPS = 2  # steps in which rounding may explain a slightly larger difference; a real error shows in most steps
+MOST_LABELS = 32  # labels that occur in the predicted rows: some scorers need all classes
 
 
 class _Run(NamedTuple):
-    """A run of an audit: its place in the small stack, and its twin that is trained by itself."""
+    """A run of an audit: its position in the small stack, and the same run trained by itself."""
 
     member: int
     cell: int
@@ -51,7 +51,7 @@ class _Run(NamedTuple):
 
 
 class StepComparison:
-    """A small stack, and runs of it trained the plain way beside it."""
+    """A small stack, and some of its runs trained by themselves beside it."""
 
     def __init__(
         self, experiment: Experiment, candidates: Sequence[dict], group: Group, members: list[int], cells: list[int]
@@ -91,7 +91,8 @@ class StepComparison:
             if epoch == 0:
                 self._compare_predictions()
 
-    def _going(self) -> list[_Run]:
+    def _live(self) -> list[_Run]:
+        """Return the runs that have not diverged."""
         return [run for run in self.runs if run not in self.over]
 
     def _compare_epoch(self, epoch: int) -> None:
@@ -99,31 +100,31 @@ class StepComparison:
         feeds, sizes = _feeds(self.pack, orders)
         multipliers, losses = self._multipliers(epoch, sizes), []
         lr = self.pack.lrs(multipliers)
-        for run in self._going():
+        for run in self._live():
             order = orders[run.cell]
             run.plain.begin_epoch(order if self.pack.streams else run.plain.batches_of(order))
         for i, feed in enumerate(feeds):
             losses.append(self._compare_step(feed, sizes[i : i + 1], lr[i : i + 1]))
-        for run in self._going():
+        for run in self._live():
             run.plain.end_epoch()
         self._compare_held_losses()
         self.pack.end_epoch(torch.cat(losses), sizes, multipliers)
 
     def _compare_held_losses(self) -> None:
-        """Compare the losses of the rows that are held out of the training, batch by batch."""
+        """Compare the losses of the rows that `train_split` holds out, batch by batch."""
         if (held := self.pack.held) is None:
             return
         with _stacking(self.pack.stack.module):
             losses = held.losses(self.pack.stack, held.outputs(self.pack.stack))
-        for run in self._going():
+        for run in self._live():
             for mine, own in zip(losses[:, run.member, run.cell], run.plain.held_losses, strict=False):
                 found, expected = torch.tensor([mine, own], dtype=torch.float64)
                 if not self.tolerance.same(found, expected, abs(run.plain.first_loss)):
                     raise Unstackable(_differs("the loss of the rows held out by train_split", mine, own))
 
     def _compare_step(self, feed: Any, sizes: np.ndarray, lr: np.ndarray) -> Tensor:
-        """Take one step both ways; return the stack's losses."""
-        training = [run for run in self._going() if sizes[0, run.cell]]
+        """Take one step in the stack and by each single run, and compare them; return the stack's losses."""
+        training = [run for run in self._live() if sizes[0, run.cell]]
         before = [run.plain.parameters() for run in training]
         lrs = [lr[0, :, run.member, run.cell] for run in training]
         expected = [_step_alone(r.plain, sizes[0, r.cell], own) for r, own in zip(training, lrs, strict=True)]
@@ -131,7 +132,7 @@ class StepComparison:
             losses = self.pack.steps(feed, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
             if not np.isfinite(loss) and not torch.isfinite(losses[0, run.member, run.cell]):
-                self.over.add(run)  # diverged in both: what is left of it is of no use
+                self.over.add(run)  # diverged both ways: there is nothing left to compare
                 continue
             where = f" on a batch of {sizes[0, run.cell]} rows"
             self._check_lrs(run, lr[0, :, run.member, run.cell])
@@ -141,7 +142,10 @@ class StepComparison:
         return losses
 
     def _multipliers(self, epoch: int, sizes: np.ndarray) -> np.ndarray:
-        """Return what schedules make of the audit's steps: those of the epoch's first ones, then of its last one."""
+        """Return the schedules' multipliers of the audit's steps: an epoch's first ones, then its last one repeated.
+
+        An audit's epoch may have more batches than a real one, for which a schedule has no multipliers.
+        """
         real = epoch_sizes([pack_cell.epochs[epoch] for pack_cell in self.pack_cells])
         known = self.pack.epoch_multipliers(real)
         found = np.zeros((len(sizes), *known.shape[1:]))
@@ -153,7 +157,10 @@ class StepComparison:
     def _check_length(self, run: _Run) -> None:
         found, announced = len(self.pack_cells[run.cell].epochs[0]), run.plain.n_batches
         if found != announced:
-            raise Unstackable(f"the training DataLoader says that it has {announced} batches, and has {found}")
+            raise Unstackable(
+                f"the training DataLoader has a length of {announced} batches but yields {found}, and schedules count "
+                "by its length: correct the length of its sampler"
+            )
 
     def _check_lrs(self, run: _Run, found: np.ndarray) -> None:
         for group, (mine, own) in enumerate(zip(found, run.plain.lrs, strict=True)):
@@ -163,10 +170,10 @@ class StepComparison:
     def _check_loss(self, run: _Run, found: Tensor, expected: float, where: str) -> None:
         scale = abs(run.plain.first_loss) if np.isfinite(run.plain.first_loss) else 0.0
         if not self.tolerance.same(found, torch.tensor(expected, dtype=found.dtype), scale):
-            raise Unstackable(_differs(f"the loss{where}", float(found), expected))
+            raise Unstackable(_differs(f"the loss{where}", float(found), expected, CHECK))
 
     def _check_state(self, run: _Run, when: str, before: Flat | None = None) -> None:
-        """Compare parameters and buffers of a run; with what parameters were `before`, as updates of these."""
+        """Compare a run's parameters and buffers; with the parameters `before` the step, compare the updates."""
         found, plain = self.pack.stack.run_state(run.member, run.cell), run.plain
         own = {**dict(plain.net.module_.named_parameters()), **dict(plain.net.module_.named_buffers())}
         moved = plain.trained if before is not None else {}
@@ -178,15 +185,15 @@ class StepComparison:
                 wrong = worst
             self.n_slips += times > 1
         if wrong is not None:
-            raise plain.unfit(f"has another {wrong!r} {when} in a stack than when trained by itself")
+            raise plain.unfit(f"has a different {wrong!r} {when} in a stack than when trained by itself{CHECK}")
 
     def _compare_predictions(self) -> None:
-        """Compare what both predict for validation rows, in the batches that each would predict them in."""
+        """Compare the predictions for validation rows: the stack's in one batch, each net's in batches of its own."""
         with _stacking(self.pack.stack.module):
             outputs = as_inferred(self.pack_cells[0].net, self.pack.stack.outputs(self.x_test))
-        for run in self._going():
+        for run in self._live():
             data = _test_rows(self.group_cells[run.cell], self.rows[run.cell])
-            # rows of a stream have been through its collate function
+            # rows of a stream have already been through its collate function
             if self.group_cells[run.cell].pack_cell.stream is not None:
                 vars(run.plain.net)["iterator_valid__collate_fn"] = default_collate
             alone = _predict_alone(run.plain, data.X_test)
@@ -198,35 +205,40 @@ class StepComparison:
         n_rows = len(self.rows[run.cell])
         for mine, own in zip(outputs, alone, strict=True):
             if own.dim() == 0 or len(own) != n_rows:
-                continue  # something beside the predictions, of a batch as a whole
+                continue  # an output for the whole batch beside the predictions
             if not self.tolerance.same(mine[run.member, run.cell, :n_rows].to(own.dtype), own):
                 raise Unstackable(
-                    f"predictions for {n_rows} validation rows are not those that a net makes by itself, in "
-                    "batches of its own size"
+                    f"predictions for {n_rows} validation rows differ between a stack and a net by itself, which "
+                    f"predicts them in batches of its own size{CHECK}"
                 )
 
     def _check_score(self, run: _Run, data: CellData, outputs: Tensor, alone: Tensor) -> None:
-        """Compare the score that a stack computes for all its runs at once with what the scorer says of the net."""
+        """Compare the score that a stack computes for all runs at once with the one that the scorer computes."""
         group_cell, cell, n_rows = self.group_cells[run.cell], self.cells[run.cell], len(self.rows[run.cell])
         asked = group_cell.score_data._replace(y_test=data.y_test)
         quick = CellScorer(self.experiment, cell, group_cell.pack_cell.net, group_cell.subject, asked).quick
         if quick.metric is None:
-            return  # nets and scorers are asked themselves
+            return  # the stack calls the scorer itself for each run
         mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))
         with answering(run.plain.net, alone):
             own = followed_score(self.experiment, cell, run.plain.net, data)
+        # rounding may change the predicted class of a row or two
         if mine is not None and not np.isclose(mine[0], own, rtol=1e-3, atol=2 / n_rows, equal_nan=True):
             raise Unstackable(_differs("the score on the validation rows", mine[0], own))
 
 
+OTHER = ", so a stack would give other results"
+CHECK = f"{OTHER}: check that forward and the criterion use only weights, buffers and the batch"
+
+
 def _precise_to(group: Group, pack: Pack) -> torch.dtype:
-    """Return the dtype to whose rounding both sides agree: a capturable optimizer scales its steps in float32."""
+    """Return the dtype whose rounding is to be allowed for: a capturable optimizer scales its steps in float32."""
     counts = any(kwargs.get("capturable") for kwargs in group.optimizer_kwargs)
     return torch.float32 if counts and lr_dtype(pack.stack) == torch.float64 else lr_dtype(pack.stack)
 
 
 def try_step(group: Group, members: list[int], cells: list[int]) -> None:
-    """Take a step of a small stack as it is, with dropout: there is nothing to compare it with, but it must work."""
+    """Take a step of a small stack with dropout: its masks cannot be compared, but the step must not raise."""
     pack = _small_pack(group, members, cells, dropout=True)
     first: list[Any] = [islice(stream.raw(), 1) for stream in pack.streams] or [
         pack_cell.epochs[0][:1] for pack_cell in pack.pack_cells
@@ -237,9 +249,9 @@ def try_step(group: Group, members: list[int], cells: list[int]) -> None:
 
 
 def _feeds(pack: Pack, orders: Sequence[Any]) -> tuple[list[Any], np.ndarray]:
-    """Return what each step is shown, and the sizes of its batches, shape (n_steps, n_cells).
+    """Return the input of each step, and the sizes of its batches, shape (n_steps, n_cells).
 
-    `orders` are each cell's batches: row numbers, or of streams what their DataLoaders have made.
+    `orders` are each cell's batches: row numbers, or for streams the batches from their DataLoaders.
     """
     if not pack.streams:
         positions, sizes = epoch_positions(orders)
@@ -270,7 +282,7 @@ def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:
         return plain.step(lrs.tolist())
     except Unstackable:
         raise
-    except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
+    except Exception as error:  # of any kind: the sequential engine will meet it, too, and records it with the run
         raise Unstackable(
             f"the module cannot be trained on a batch of {n_rows} rows: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -279,7 +291,7 @@ def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:
 def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
     try:
         return plain.predictions(X)
-    except Exception as error:  # likewise
+    except Exception as error:  # as in `_step_alone`
         raise Unstackable(
             f"the module cannot predict the validation rows: {type(error).__name__}: {first_line(error)}"
         ) from error
@@ -287,19 +299,22 @@ def _predict_alone(plain: PlainRun, X: Any) -> list[Tensor]:
 
 @contextmanager
 def _stacking(module: nn.Module) -> Iterator[None]:
-    """Turn any error of a stack into a reason: single nets have just done the same without one."""
+    """Turn any error of a stack into a reason: the single nets have just done the same without an error."""
     try:
         yield
-    except Exception as error:  # anything may be raised by foreign code that is called in an unusual way
+    except Exception as error:  # a user's module may raise anything when it is called under torch.func
         raise Unstackable(f"module {type(module).__name__}: {explained(error, module)}") from error
 
 
-def _differs(what: str, stacked: float, alone: float) -> str:
-    return f"{what} is {stacked:.6g} in a stack and {alone:.6g} one by one"
+def _differs(what: str, stacked: float, alone: float, so: str = OTHER) -> str:
+    return f"{what} is {stacked:.6g} in a stack and {alone:.6g} one by one{so}"
 
 
 def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
-    """Return some rows, those with rare values first, whose last batch is as large as that of all rows."""
+    """Return some validation rows, one of each label and those with rare values first.
+
+    The last of their batches is as large as the last batch of all validation rows.
+    """
     leaves, y = tree_leaves(group_cell.x_test.take()), group_cell.test_data.y_test
     n_rows = group_cell.x_test.n_rows
     size = max(valid_batch_size(group_cell.pack_cell.net, n_rows), 1)
@@ -315,10 +330,10 @@ def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
 
 
 def _test_rows(group_cell: GroupCell, rows: np.ndarray) -> CellData:
-    """Return the cell with these validation rows alone, for scorers that are given no other parameters."""
+    """Return the cell's data with only these validation rows."""
     data = group_cell.test_data
     y = None if data.y_test is None else take_rows(data.y_test, rows)
-    if group_cell.pack_cell.stream is not None:  # those that have been read: the dataset may give others now
+    if group_cell.pack_cell.stream is not None:  # the rows already read: the dataset might return others now
         X = Dataset(map_tensors(lambda t: t.cpu(), group_cell.x_test.take(rows)))
     else:
         X = take_rows(data.X_test, rows)

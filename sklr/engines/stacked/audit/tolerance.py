@@ -1,4 +1,4 @@
-"""By how much two trainings of one step may differ: by rounding and nothing else."""
+"""How much rounding may make two computations of the same step differ."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-NOISE = 64  # times the precision: what rounding leaves of a gradient, relative to the largest one
-SLIP = 10  # times what rounding explains: where it decides which of two equal pixels is the largest, once in a while
-TYPICAL = 0.1  # of the largest error allowed: the root mean square of all errors
+NOISE = 64  # times eps: the rounding error of a gradient, relative to the largest gradient
+SLIP = (
+    10  # times the tolerance: allowed in a few steps, as rounding may decide which of two equal pixels is the largest
+)
+TYPICAL = 0.1  # times the tolerance: allowed for the root mean square of all errors
 
 
 class Tolerance:
-    """Whether what a stack computes is what a single net computes, but for rounding.
+    """Decides whether a stack and a single net compute the same up to rounding.
 
     Parameters
     ----------
     dtype : torch.dtype
-        Of the parameters.
+        The parameters' dtype.
     precision : torch.dtype or None
-        To which `torch.autocast` casts during the step, if it does.
+        The dtype to which `torch.autocast` casts during the step; None without autocast.
 
     >>> same = Tolerance(torch.float32, None).same
     >>> same(torch.tensor([1.0, 1e-9]), torch.tensor([1.0, 0.0])), same(torch.tensor([1.001]), torch.tensor([1.0]))
@@ -32,10 +34,11 @@ class Tolerance:
         self.share = self.eps**0.5 if precision is None else 8 * torch.finfo(precision).eps
         self.noise = NOISE * self.eps if precision is None else self.share
         self.typical = TYPICAL if precision is None else 1.0
-        self.slip = SLIP if precision is None and self.eps < 1e-6 else 1.0  # of half precision that would be anything
+        # in half precision ten times the tolerance would admit any value
+        self.slip = SLIP if precision is None and self.eps < 1e-6 else 1.0
 
     def same(self, found: Tensor, expected: Tensor, scale: float = 0.0) -> bool:
-        """Say whether values agree to half their digits, relative to the largest of them, or to a larger `scale`."""
+        """Say whether values agree to half their digits, relative to the largest of them or to `scale` if larger."""
         if found.shape != expected.shape:
             return False
         if not expected.is_floating_point():
@@ -46,12 +49,13 @@ class Tolerance:
         return torch.allclose(found, expected, rtol=self.share, atol=self.share * scale + 1e-30, equal_nan=True)
 
     def worst(self, found: Flat, expected: Flat, before: Flat, noise: Tensor) -> tuple[str, float]:
-        """Return the parameter that a step has moved elsewhere most, and by how many times what rounding explains.
+        """Return the parameter whose update differs most, and by how many times the tolerance.
 
-        `noise` is what `noise_in` has found in the gradients so far: an optimizer that divides a gradient by its own
-        size makes anything of one that is rounding alone. Where all gradients of a parameter cancel (before batch
-        normalisation, say) others leave more than this one's own, so the largest move of any parameter counts, too.
-        A number whose gradient may be all rounding moves either way, so that its error is typically not small.
+        `noise` is what `noise_in` has found in the gradients so far: an optimizer such as Adam divides a gradient by
+        its own magnitude, so a gradient that is rounding alone gives an arbitrary update. Where all gradients of a
+        parameter cancel (before batch normalisation, say) their rounding error comes from larger numbers, so the
+        tolerance also grows with the largest update of any parameter. Numbers whose gradient may be rounding alone
+        (noise >= 1) are left out of the root mean square of the errors.
         """
         moves = expected.most((expected.values - before.values).abs())
         largest = moves.nan_to_num(0.0, 0.0).max()
@@ -65,9 +69,9 @@ class Tolerance:
         return expected.names[int(times.argmax())], float(times.max())
 
     def noise_in(self, gradient: Flat) -> Tensor:
-        """Return which share of each gradient may be rounding: of the largest one of all parameters that much is.
+        """Return the share of each gradient that may be rounding error: `NOISE` x eps of the largest gradient of all.
 
-        A gradient of exactly 0 has none, but for one among others that are rounding.
+        A gradient of exactly 0 has no rounding error, unless the other gradients of its parameter are rounding alone.
 
         >>> gradient = Flat({"weight": torch.tensor([1.0, 0.0]), "bias": torch.tensor([10.0])})
         >>> [round(n, 5) for n in Tolerance(torch.float32, None).noise_in(gradient).tolist()]
@@ -81,7 +85,7 @@ class Tolerance:
 
 
 class Flat:
-    """The numbers of several tensors, one after the other.
+    """The numbers of several tensors, concatenated.
 
     Parameters
     ----------
@@ -106,5 +110,5 @@ class Flat:
         return torch.stack([part.mean() for part in values.split(self.sizes)])
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return one number for each tensor as one for each of its values."""
+        """Repeat one number per tensor for each of its values."""
         return values.repeat_interleave(torch.tensor(self.sizes, device=values.device))

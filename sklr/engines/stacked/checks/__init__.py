@@ -1,1 +1,1 @@
-"""What keeps a net out of a stack: told from its parameters, its modules, and a call on a small batch."""
+"""Reasons why a net cannot be stacked: found in its parameters, in its modules, and by a call on a small batch."""

@@ -1,4 +1,4 @@
-"""What an error met while a stack was tried means to a user: which layer does what, and what to write instead."""
+"""Errors raised while a stack is tried out, in words for the user: which layer does what, and what to write instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from torch import nn
 
 from sklr._utils.warnings import is_the_users
 
-# What PyTorch says, and what that means; {at} is the operation and the user's line, where they are known.
+
+def not_vectorised(at: str) -> str:
+    """Say that an operation has no batching rule in `torch.func`; `at` names it, in parentheses."""
+    return (
+        f"uses an operation that PyTorch cannot vectorise over models{at}: write it with other operations, or train in "
+        "several processes (n_jobs)"
+    )
+
+
+# PyTorch's error messages as patterns, and what each means; {at} is the operation and the user's line, where known.
+# The first match counts: the last pattern is the most general one.
 _MEANINGS = {
     r"\.item\(\)|data-dependent control flow|to a scalar may lead": (
         "reads a tensor's value in Python, as float() or an if do{at}: use torch.where or other tensor operations"
@@ -39,19 +49,22 @@ _MEANINGS = {
     r"accessing `data` under": "uses .data of a tensor{at}: use .detach()",
     r"escaped from inside a function|saved tensor hooks": (
         "computes a part of itself again in the backward pass, as torch.utils.checkpoint does{at}, which torch.func "
-        "cannot vectorise"
+        "cannot vectorise: leave checkpointing out"
     ),
-    r"not have been used in the graph": "has a parameter that a step does not use, which torch.func cannot leave out",
-    r"requires_grad_\(\)": "asks for gradients in its forward pass{at}, which torch.func does not allow",
-    r"atching rule|not yet support|isn't supported|vmap|functorch|BatchedTensor": (
-        "uses an operation that PyTorch cannot vectorise over models{at}"
+    r"not have been used in the graph": (
+        "has a parameter that a step does not use, which torch.func cannot leave out: remove it, or set its "
+        "requires_grad to False"
     ),
+    r"requires_grad_\(\)": (
+        "asks for gradients in its forward pass{at}, which torch.func does not allow: compute them by torch.func.grad"
+    ),
+    r"atching rule|not yet support|isn't supported|vmap|functorch|BatchedTensor": not_vectorised("{at}"),
 }
-_LONGEST = 200
+_LONGEST = 200  # characters of an error's first line
 
 
 class _Place(NamedTuple):
-    """Where an error was raised: the outermost module, the innermost one, and the user's line within that."""
+    """Where an error was raised: the outermost module, the innermost one, and the line of the user's code in that."""
 
     root: nn.Module | None = None
     layer: nn.Module | None = None
@@ -59,14 +72,14 @@ class _Place(NamedTuple):
 
 
 def explained(error: Exception, module: nn.Module | None = None) -> str:
-    """Return in one line what an error that was raised in a trial of a stack means.
+    """Explain in one line an error that was raised while a stack was tried out.
 
     Parameters
     ----------
     error : Exception
-        As it was caught: its traceback says where it was raised.
+        As caught, with its traceback, which tells the layer and the line.
     module : nn.Module, optional
-        What was to be stacked. An error raised by another module, a criterion say, names that one's class.
+        What was to be stacked. If the error comes from another module, such as the criterion, its class is named.
 
     Returns
     -------
@@ -80,7 +93,7 @@ def explained(error: Exception, module: nn.Module | None = None) -> str:
     >>> try:
     ...     _ = torch.vmap(net, randomness="different")(torch.rand(3, 5, 4))
     ... except RuntimeError as error:
-    ...     print(explained(error, net))
+    ...     print(explained(error, net).rpartition(":")[0])
     the layer '1' (RReLU) uses an operation that PyTorch cannot vectorise over models (aten::rrelu)
     """
     text, place = str(error), _place(error)
@@ -98,7 +111,7 @@ def explained(error: Exception, module: nn.Module | None = None) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, in one line: the first, without PyTorch's requests to file an issue.
+    """Return the first line of an error's message, without PyTorch's requests to file an issue.
 
     >>> first_line(RuntimeError("vmap: no rule for aten::lu. Please file an issue.\\nTriggered at ATen"))
     'no rule for aten::lu'

@@ -1,4 +1,4 @@
-"""The optimizer that a net makes, described so that a stack can make it again for many runs."""
+"""The optimizer that a net creates, described so that a stack can create it again for many runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from sklr.engines.stacked.optim.known import optimizer_reasons
 from sklr.engines.stacked.optim.optimizer import Groups
 from sklr.nets._parts import NetParts
 
-_OF_GROUP = ("params", "lr", "lr_multiplier", "initial_lr")  # what a stack sets itself, or need not know
+_OF_GROUP = ("params", "lr", "lr_multiplier", "initial_lr")  # options that a stack sets itself or does not use
 
 
 class MadeOptimizer(NamedTuple):
-    """An optimizer's class, its arguments but for the learning rate, and its parameter groups.
+    """An optimizer's class, its arguments without the learning rate, and its parameter groups.
 
-    `groups` holds the names of the parameters and what a group says beyond `kwargs`; `lrs` each group's learning rate.
+    `groups` holds, for each group, the names of its parameters and the options that differ from `kwargs`; `lrs` holds
+    each group's learning rate.
     """
 
     kind: type
@@ -33,29 +34,33 @@ class MadeOptimizer(NamedTuple):
 
 
 def made_optimizer(net: NeuralNet, module: nn.Module) -> MadeOptimizer:
-    """Have a net make its optimizer for a module's parameters, as `initialize` does, and describe it.
+    """Have a net create its optimizer for a module's parameters, as `initialize` does, and describe it.
 
-    However the optimizer is given (class, name, partial, function), what counts is what comes out.
+    The optimizer may be given as a class, a name, a partial or a function: the object that results is described.
 
     Raises
     ------
     Unstackable
-        If a stack could not make it again.
+        If a stack could not create it again.
     """
     args, kwargs = net.get_params_for_optimizer("optimizer", list(module.named_parameters()))
-    given = [dict(group) for group in args[0]]  # an optimizer fills the others in
+    given = [dict(group) for group in args[0]]  # copied first: an optimizer adds its defaults to each
     factory = resolve_optimizer(net.optimizer) if isinstance(net, NetParts) else net.optimizer
     optimizer = factory(*args, **kwargs)
     names = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     trained = [[names[id(p)] for p in group["params"] if id(p) in names] for group in optimizer.param_groups]
     if left_out := sorted(set(names.values()) - {name for group in trained for name in group}):
         raise Unstackable(
-            f"the optimizer is not given the parameter {left_out[0]!r}: set its requires_grad to False in the module"
+            f"the optimizer is not given the parameter {left_out[0]!r}, and a stack trains every parameter with "
+            "requires_grad=True: set it to False for this one, in the module"
         )
     if not all(trained):
-        raise Unstackable("there is nothing to train in some parameter group")
+        raise Unstackable("a parameter group of the optimizer has no trainable parameter: leave that group out")
     if _is_hooked(optimizer):
-        raise Unstackable(f"{type(optimizer).__name__} has hooks, or a step or zero_grad that is not its class's")
+        raise Unstackable(
+            f"{type(optimizer).__name__} has step hooks, or a step or zero_grad that is not its class's, and a stack "
+            "calls the class's own for all runs at once: leave them out"
+        )
     if reasons := optimizer_reasons(type(optimizer)):
         raise Unstackable(*reasons)
     known = _native_kwargs(optimizer)
@@ -71,7 +76,7 @@ def _native_kwargs(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def _beyond(known: Mapping[str, Any], group: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
-    """Return what a group was given, or has otherwise than the optimizer."""
+    """Return a group's options that were given to it, or that differ from the optimizer's."""
     own = {name: value for name, value in group.items() if name not in _OF_GROUP}
     return {n: v for n, v in own.items() if n in given or n not in known or not _equal(v, known[n])}
 

@@ -1,4 +1,4 @@
-"""What keeps a net out of a stack that can be told from its parameters alone, before it is set up."""
+"""Reasons why a net cannot be stacked that its parameters alone give, before it is initialised."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, default_collate
 from sklr import nets
 from sklr._utils.sklearn import RequestMethod
 from sklr.engines.stacked.checks.callbacks import class_reasons
-from sklr.engines.stacked.data.index_batches import loads_plainly, reads_alike
+from sklr.engines.stacked.data.index_batches import loads_plainly
+from sklr.engines.stacked.data.read_rows import reads_alike
 from sklr.experiment.cell_data import LIBRARIES, scorers_of
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net
@@ -34,30 +35,54 @@ class Unstackable(Exception):
 
 
 def static_reasons(experiment: Experiment, net: Any) -> list[str]:
-    """Return what can be told from the parameters alone that keeps `net` out of a stack."""
+    """Return the reasons why `net` cannot be stacked that its parameters alone give; empty if there are none."""
     if not is_net(net):
         return [f"{type(net).__name__} is not a skorch net, nor a Pipeline or TransformedTargetRegressor around one"]
-    reasons = [f"{type(net).__name__} overrides {name}" for name in _overridden(net)]
-    if not reads_alike(experiment.X):
-        reasons.append(f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken")
-    reasons += class_reasons(net)
-    if not loads_plainly(net):
-        reasons.append("iterator_train is not torch's DataLoader")
-    for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
-        if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
-            reasons.append(f"{part}__collate_fn is not torch's default_collate")
-    if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
-        reasons.append("the scorer reads .grad, and a stack does not keep the gradients of each run")
-    if net.compile:
-        reasons.append("compile=True compiles each module")
     allowed = {"sample_weight"} if hasattr(net, "start_fit") else set()
     params = {name.rpartition("__")[2] for name, value in experiment.fit_params.items() if value is not None}
-    reasons += [f"the module is given the fit parameter {name}" for name in sorted(params - allowed)]
-    return reasons + _callback_reasons(experiment, net)
+    reasons = [
+        f"the module is given the fit parameter {name}, and a stack gives it X alone: make X a dict that contains it"
+        + " (sklr's nets weight the loss instead)" * (name == "sample_weight")
+        for name in sorted(params - allowed)
+    ]
+    if overridden := _overridden(net):
+        reasons.append(
+            f"{type(net).__name__} overrides {', '.join(overridden)}, and a stack has a training loop of its own that "
+            "may not call it: put the change into the module, the criterion or X"
+        )
+    if net.compile:
+        reasons.append("compile=True compiles each module, and a stack calls one for all runs: leave it at False")
+    if any(names_gradients(scorer) for scorer in (scorers_of(experiment.scorer) or {"": experiment.scorer}).values()):
+        reasons.append(
+            "the scorer reads .grad, and a stack does not keep the gradients of each run: score weights or predictions"
+        )
+    return [*reasons, *_data_reasons(experiment, net), *class_reasons(net), *_callback_reasons(experiment, net)]
+
+
+def _data_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
+    """Return the reasons that X and the DataLoaders give."""
+    reasons = list[str]()
+    if not reads_alike(experiment.X):
+        reasons.append(
+            f"X, a {type(experiment.X).__name__}, gives other numbers each time that its rows are taken, and a stack "
+            "takes them once for all runs: compute them once, or give X as a torch Dataset"
+        )
+    if not loads_plainly(net):
+        reasons.append(
+            "iterator_train is not torch's DataLoader, from which a stack takes the order of the batches: leave it at "
+            "its default (iterator_train__sampler and others may be set)"
+        )
+    for part in () if isinstance(experiment.X, Dataset) else ("iterator_train", "iterator_valid"):
+        if net.get_params_for(part).get("collate_fn") not in (None, default_collate):
+            reasons.append(
+                f"{part}__collate_fn is not torch's default_collate, and a stack keeps the rows of arrays as tensors: "
+                "transform X before, or give it as a torch Dataset"
+            )
+    return reasons
 
 
 def names_gradients(scorer: Any) -> bool:
-    """Say whether a scorer's code, or a function beside it that it calls, has a word for gradients."""
+    """Say whether a scorer's code, or that of a user's function it refers to, contains the name ``grad``."""
     waiting, seen = [scorer], list[Any]()
     while waiting:
         function = waiting.pop()
@@ -83,9 +108,9 @@ def _names_in(code: CodeType) -> set[str]:
 
 
 def _overridden(net: NeuralNet) -> list[str]:
-    """Return what a subclass of the nets we know does its own way; predictions and scores it may."""
+    """Return the methods of skorch's net that the user's classes override, except those that predict or score."""
     own: set[str] = set()
-    for cls in type(net).__mro__:  # a class of the user's may stand behind ours, too
+    for cls in type(net).__mro__:  # a user's mixin may come after our class, too
         if cls.__module__.partition(".")[0] not in ("sklr", "skorch", "sklearn", "builtins", "abc"):
             own |= {name for name, value in vars(cls).items() if not isinstance(value, RequestMethod)}  # scikit-learn's
     harmless = ("predict", "predict_proba", "predict_log_proba", "score", "decision_function")
@@ -96,6 +121,11 @@ def _overridden(net: NeuralNet) -> list[str]:
 
 def _callback_reasons(experiment: Experiment, net: NeuralNet) -> list[str]:
     if getattr(net, "_skl_callbacks", None):
-        return ["scikit-learn callbacks are set on the net"]
+        return ["scikit-learn callbacks are set on the net, and a stack does not fit each net: leave them out"]
     listeners = [type(callback).__name__ for callback in getattr(experiment.caller, "_skl_callbacks", [])]
-    return [f"the callback {name} follows each training" for name in listeners if name != "ProgressBar"]
+    return [
+        f"the scikit-learn callback {name} follows each fit, and a stack trains all runs in one: leave it out "
+        "(ProgressBar can stay)"
+        for name in listeners
+        if name != "ProgressBar"
+    ]

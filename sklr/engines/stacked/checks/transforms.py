@@ -1,4 +1,4 @@
-"""What a net does to outputs and targets between its module and its criterion, or its predictions."""
+"""How a net transforms outputs and targets between its module and its criterion, or its predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _first(output: Any) -> Any:
 
 
 def targets_of(net: NeuralNet, y: Rows, output: Rows) -> Rows:
-    """Return targets as the net's loss would see them, never to be broadcast."""
+    """Return targets in the shape and dtype in which the net gives them to its loss."""
     output = _first(output)
     if not hasattr(net, "start_fit") or not isinstance(output, Tensor) or not isinstance(y, Tensor):
         return y
@@ -26,7 +26,7 @@ def targets_of(net: NeuralNet, y: Rows, output: Rows) -> Rows:
 
 
 def transform_of(net: NeuralNet) -> Any:
-    """Return what the net does to the module's output before the criterion sees it, None if nothing."""
+    """Return the function that the net applies to the module's output before the criterion; None if there is none."""
     if isinstance(net, skorch.NeuralNetClassifier) and isinstance(net.criterion_, nn.NLLLoss):
         return _log
     if isinstance(net, skorch.NeuralNetBinaryClassifier):
@@ -45,5 +45,5 @@ def _flat(logits: Any) -> Any:
 
 
 def as_inferred(net: NeuralNet, outputs: Rows) -> Rows:
-    """Return module outputs as the net's `infer` does: a binary classifier's without their last axis of one."""
+    """Return module outputs as the net's `infer` does: for a binary classifier, without the last axis of length 1."""
     return _flat(outputs) if isinstance(net, skorch.NeuralNetBinaryClassifier) else outputs

@@ -1,1 +1,1 @@
-"""Which rows each step of a stack sees."""
+"""Rows and batches: which rows each step of a stack is given, and where they are kept."""

@@ -1,4 +1,4 @@
-"""What one step shows to a stack."""
+"""The batch of one training step of a stack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step shows to some cells; their candidates all see the same.
+    """The rows that some cells are trained on in one step, the same for all candidates.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class Batch:
     weight : Tensor (n_cells, n_rows), optional
         Sample weights; 0 masks a padded row.
     cells : tuple of int, default all
-        Which cells these are.
+        The numbers of these cells.
     """
 
     x: Any
@@ -32,16 +32,16 @@ class Batch:
     cells: tuple[int, ...] | None = None
 
     def of_steps(self, which: int | slice) -> Batch:
-        """Take one step's batch, or some, from what several steps show: tensors with an axis of steps in front."""
+        """Index the leading axis of steps: return the batch of one step, or the batches of several."""
         x, y, weight = tree_map(lambda t: None if t is None else t[which], (self.x, self.y, self.weight))
         return Batch(x, y, weight)
 
     def leaves(self, lr: Tensor) -> list[Tensor]:
-        """Return the learning rates of a step, or of some, and all tensors that it is shown."""
+        """Return the learning rates of a step, or of several, and all tensors of the batch."""
         return [lr, *(t for t in tree_leaves((self.x, self.y, self.weight)) if t is not None)]
 
     def cut(self, n_rows: int, cells: np.ndarray | None = None) -> Batch:
-        """Keep the first rows, and these cells only."""
+        """Return a batch of the first `n_rows` rows, and of these cells alone."""
         chosen = None if cells is None else torch.as_tensor(cells)
 
         def cut(rows: Tensor | None) -> Any:

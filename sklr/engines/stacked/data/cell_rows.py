@@ -1,4 +1,4 @@
-"""Rows of the cells by number, in tensors that the cells share: memory grows with the data, not with the folds."""
+"""The cells' rows as numbers into tensors that the cells share, so that memory does not grow with the folds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 
 
 class CellRows(NamedTuple):
-    """Some rows of tensors.
+    """The rows of one cell.
 
     Parameters
     ----------
     tensors : Rows
-        Of all rows, the same objects in all cells where that can be.
+        Tensors of all rows, the same objects in all cells where possible.
     numbers : ndarray of int, shape (n_rows,)
-        Which rows are the cell's.
+        The positions of the cell's rows in `tensors`.
 
     >>> CellRows(torch.arange(4.0), np.array([3, 1])).take([1]).tolist()
     [1.0]
@@ -32,26 +32,26 @@ class CellRows(NamedTuple):
 
     @classmethod
     def all_of(cls, tensors: Rows) -> CellRows:
-        """Return all rows of tensors."""
+        """Return a cell that has all rows of these tensors."""
         return cls(tensors, np.arange(len(tree_leaves(tensors)[0])))
 
     @property
     def n_rows(self) -> int:
-        """How many there are."""
+        """The number of rows."""
         return len(self.numbers)
 
     def pick(self, rows: Any) -> CellRows:
-        """Return some of the rows, by their numbers in the cell."""
+        """Return some of the rows, by their positions in the cell."""
         return CellRows(self.tensors, self.numbers[rows])
 
     def take(self, rows: Any = slice(None)) -> Rows:
-        """Return rows, by their numbers in the cell, as tensors of their own."""
+        """Return copies of rows, by their positions in the cell."""
         numbers = torch.from_numpy(self.numbers[rows])
         return map_tensors(lambda t: t[numbers.to(t.device)], self.tensors)
 
 
 def laid_end_to_end(cells: Sequence[CellRows]) -> list[CellRows]:
-    """Return the same rows of cells in tensors that all of them share.
+    """Concatenate the tensors of cells; return the same rows in tensors that all cells share.
 
     >>> first, second = laid_end_to_end([CellRows.all_of(torch.zeros(2)), CellRows.all_of(torch.ones(2))])
     >>> first.tensors is second.tensors, second.numbers.tolist(), second.take().tolist()
@@ -67,7 +67,7 @@ def laid_end_to_end(cells: Sequence[CellRows]) -> list[CellRows]:
 
 
 class PackRows:
-    """The rows of several cells, side by side.
+    """The rows of several cells, gathered for all of them at once.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class PackRows:
     Attributes
     ----------
     numbers : Tensor (n_cells, most rows)
-        Where a cell's rows are in `tensors`; 0 past its end.
+        The positions of each cell's rows in `tensors`; shorter cells are padded with 0.
 
     >>> shared = torch.arange(5.0)
     >>> rows = PackRows([CellRows(shared, np.array([4, 2])), CellRows(shared, np.array([1]))])
@@ -94,26 +94,26 @@ class PackRows:
 
     @property
     def row_numel(self) -> int:
-        """How many numbers the largest tensor has in a row."""
+        """The number of elements per row of the largest tensor."""
         return max(t[0].numel() for t in tree_leaves(self.tensors))
 
     def take(self, positions: Tensor, memory: list[Tensor] | None = None) -> Rows:
-        """Return rows by their numbers in the cells, (..., n_cells, n), as tensors (..., n_cells, n, ...)."""
+        """Return rows by their positions in the cells, (..., n_cells, n), as tensors (..., n_cells, n, ...)."""
         cells = torch.arange(len(self.numbers), device=positions.device)[:, None]
         return self.at(self.numbers[cells, positions], memory)
 
     def first(self, n: int | None = None) -> Rows:
-        """Return the first `n` rows of each cell, or all: shorter cells end with rows that are not theirs."""
+        """Return the first `n` rows of each cell, or all; shorter cells are padded with row 0."""
         return self.at(self.numbers[:, :n])
 
     def at(self, places: Tensor, memory: list[Tensor] | None = None) -> Rows:
-        """Return the rows at these places of `tensors`, (..., n), as tensors (..., n, ...).
+        """Return the rows at these positions in `tensors`, (..., n), as tensors (..., n, ...).
 
         Parameters
         ----------
         places : Tensor of int
         memory : list of Tensor, optional
-            In which to write, empty at first: what the last call with the same list returned is then overwritten.
+            Buffers to write into, an empty list at first: a call overwrites what the last one with this list returned.
         """
         flat = places.flatten()
         if memory is None:

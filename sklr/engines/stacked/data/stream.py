@@ -1,4 +1,4 @@
-"""Batches that are read as the training needs them: for datasets that give other items each time, or never fit."""
+"""Batches read from a dataset during training: for datasets that return other items each time, or exceed the memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Shown = tuple[Any, Any]  # x and y of one batch, as the stack takes them
 
 
 class CellStream:
-    """The batches of one cell, from the DataLoader that its net makes, in the net's own random stream.
+    """The batches of one cell, from its net's DataLoader, in the random stream of the net's training.
 
-    They are read once for all candidates of the cell. What is drawn on the way, the order and by the dataset, is what
-    a net that is trained by itself draws.
+    They are read once for all candidates of the cell. The order and the dataset's random numbers are those that a net
+    trained by itself would draw.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class CellStream:
     random_stream : context manager
         The random stream of the net's training.
     ready : callable (x, y) -> (x, y)
-        Makes a batch ready for the stack.
+        Converts a batch for the stack.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CellStream:
 
     def __getstate__(self) -> dict[str, Any]:
         state = None if self.generator is None else self.generator.get_state()
-        return {**vars(self), "loader": None, "generator": state}  # its workers stay in their process
+        return {**vars(self), "loader": None, "generator": state}  # a DataLoader's workers cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -52,14 +52,14 @@ class CellStream:
             self.generator.set_state(state["generator"])
 
     def afresh(self) -> CellStream:
-        """Return a stream that stands where this one stands, and reads on by itself."""
+        """Return an independent stream in the same random state."""
         stream = CellStream(self.net, self.dataset, self.random_stream, self.ready)
         if stream.generator is not None and self.generator is not None:
             stream.generator.set_state(self.generator.get_state())
         return stream
 
     def raw(self) -> Iterator[Any]:
-        """Yield the batches of the next epoch as the DataLoader makes them."""
+        """Yield the batches of the next epoch as the DataLoader returns them."""
         with self.random_stream:
             batches = iter(self.loader)
         while True:
@@ -79,13 +79,15 @@ class CellStream:
 
 
 def _with_own_generator(loader: Any) -> torch.Generator | None:
-    """Give a DataLoader copies of its sampler and of its generator: the net's own are to stay as they are."""
+    """Replace a DataLoader's sampler and generator by copies, so that the net's own keep their state."""
     generator = loader.generator
     if generator is None:
         return None
     own = torch.Generator().set_state(generator.get_state())
     known = {id(loader.dataset): loader.dataset, id(generator): own}
-    vars(loader)["batch_sampler"] = copy.deepcopy(loader.batch_sampler, known)  # a DataLoader refuses to be told
+    vars(loader)["batch_sampler"] = copy.deepcopy(
+        loader.batch_sampler, known
+    )  # DataLoader.__setattr__ refuses a new sampler
     vars(loader)["sampler"] = loader.batch_sampler.sampler
     loader.generator = own
     return own

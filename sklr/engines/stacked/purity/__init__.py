@@ -1,1 +1,1 @@
-"""What a module, loss or Dataset remembers from call to call: found by comparing what can be reached from it."""
+"""Whether a module, loss or Dataset keeps state between calls: found by comparing all objects it refers to."""

@@ -1,4 +1,4 @@
-"""What a Python object holds on to: attributes, items, what functions close over, and what classes and code share."""
+"""The objects that a Python object refers to: attributes, items, closures, class attributes and global variables."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from torch import Tensor
 
 from sklr._utils.warnings import is_a_library
 
-Step = tuple[str, Any, Any]  # kind, name, and what is there
-ATTRIBUTE, ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"  # how they are written
+Step = tuple[str, Any, Any]  # kind of reference, name, and the object
+# the kinds, as format strings that write the reference as Python code
+ATTRIBUTE, ITEM, _NUMBER, _KEY = ".{}", "[{}]", "[{0:d}]", "[{0:d}]<key>"
 _CLASS, VARIABLE, GLOBAL = "<class {}>", "<variable {}>", "<global variable {}>"
 
 HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 NUMBERS = (str, bytes, int, float, complex, types.NoneType, torch.dtype, torch.device)
 _CLOSED = (*NUMBERS, Tensor, logging.Logger, io.IOBase)
 CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
-# set and put back while a module is at work; and those who watch
+# attributes of torch's modules that are no state of the user's: set during calls by torch itself, and hooks
 OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in HOOKS)}
 OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
 OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
 
 
 def inside(thing: Any) -> list[Step]:
-    """Return what an object holds, each with the step that leads there from it."""
+    """Return the objects that an object refers to directly, each with the kind and name of the reference."""
     if isinstance(thing, _CLOSED):
         return []
     if isinstance(thing, Mapping):
@@ -55,12 +56,12 @@ def inside(thing: Any) -> list[Step]:
             return _numbered(parts(thing))
     found = [(ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in OF_TORCH]
     found += [(ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
-    held = found if found and not isinstance(thing, random.Random) else _numbered(_worth(thing))
+    held = found if found and not isinstance(thing, random.Random) else _numbered(_pickled_state(thing))
     return held if _is_installed(type(thing).__module__) else [*held, (_CLASS, 0, type(thing))]
 
 
 def _of_class(cls: type) -> list[Step]:
-    """Return what the instances of a class share, its methods too; classes of libraries are taken to keep nothing."""
+    """Return the attributes of a class, with its methods; classes of libraries are trusted to keep no state."""
     if _is_installed(cls.__module__):
         return []
     own = [(ATTRIBUTE, name, value) for name, value in vars(cls).items() if name == "__call__" or name[:2] != "__"]
@@ -68,7 +69,7 @@ def _of_class(cls: type) -> list[Step]:
 
 
 def _of_function(function: types.FunctionType) -> list[Step]:
-    """Return what a function closes over, its defaults and attributes, and the global variables that its code names."""
+    """Return a function's closure, defaults, attributes, and the global variables that its code names."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     closed_over = [(VARIABLE, name, c.cell_contents) for name, c in cells if c != types.CellType()]
     held = _numbered([function.__defaults__, function.__kwdefaults__, *vars(function).values()])
@@ -90,7 +91,7 @@ def _named_globals(code: types.CodeType) -> frozenset[str]:
 
 
 def _of_module(module: types.ModuleType) -> list[Step]:
-    """Return the numbers in a module of the user's: `settings.n_calls += 1` is a counter, too."""
+    """Return the numbers in a Python module of the user's: `settings.n_calls += 1` is a counter, too."""
     if _is_installed(module.__name__):
         return []
     return [(ATTRIBUTE, n, value) for n, value in vars(module).items() if isinstance(value, NUMBERS) and n[:2] != "__"]
@@ -98,7 +99,7 @@ def _of_module(module: types.ModuleType) -> list[Step]:
 
 @lru_cache(maxsize=4096)
 def _is_installed(module: str) -> bool:
-    """Say whether code is that of a library, which is taken to keep nothing, rather than the user's own."""
+    """Say whether code belongs to a library, which is trusted to keep no state, and not to the user."""
     file = getattr(sys.modules.get(module), "__file__", None) or ""
     return is_a_library(module) or "site-packages" in file or "dist-packages" in file
 
@@ -132,13 +133,13 @@ class Unknown:
     """Placeholder for what cannot be compared: never equal to another one."""
 
 
-def _worth(thing: Any) -> list[Any]:
-    """Return what a counter or a generator of random numbers has come to."""
+def _pickled_state(thing: Any) -> list[Any]:
+    """Return the pickled state of an object without attributes, such as an iterator or a random generator."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return [_digest(pickle.dumps(thing))]
-    except Exception:  # anything may be raised by foreign code
+    except Exception:  # a user's object may raise anything when it is pickled
         return [Unknown()] if isinstance(thing, Iterator) else []
 
 

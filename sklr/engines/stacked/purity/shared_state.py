@@ -1,4 +1,4 @@
-"""What copies of a module share, put back after trials: class attributes, closures, global variables."""
+"""Restores, after a module was tried out, the state that its copies share: class attributes, closures and globals."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sklr.engines.stacked.purity.untouched import reached_from
 
 @contextmanager
 def shared_state_kept(*things: Any) -> Iterator[None]:
-    """Put counters and lists back that are in reach from things, as in modules, but would not be copied with them.
+    """Restore counters, lists and random generators that things refer to but that `deepcopy` does not copy.
 
-    A module that counts its calls in its class goes on counting where it stood before the trials.
+    So a module that counts its calls in its class continues from the count before the trials.
 
     >>> calls = []
     >>> with shared_state_kept(calls):
@@ -38,7 +38,7 @@ def shared_state_kept(*things: Any) -> Iterator[None]:
 
 
 def _ways_back(thing: Any) -> list[Callable[[], Any]]:
-    """Return what gives an object the numbers that it holds now, or has it draw those that it would draw now."""
+    """Return functions that set an object's numbers, or its random state, back to what they are now."""
     if isinstance(thing, list):
         return [partial(thing.__setitem__, slice(None), list(thing))]
     if isinstance(thing, dict):

@@ -1,4 +1,4 @@
-"""Whether Python code remembers anything from one call for the next: then tensor operations are not all it does."""
+"""Whether Python code keeps state from one call to the next, and so does more than tensor operations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.nn.modules import module as torch_modules
 
 from sklr.engines.stacked.purity.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, OF_TORCH, Unknown, inside
 
-Path = tuple[Any, ...]  # (path of the object that holds it, kind of step, name); empty for where a walk begins
-MOST = 20_000  # objects to look at; who has more is not untouched for certain
+Path = tuple[Any, ...]  # (path of the object that refers to it, kind of reference, name); empty for the start
+MOST = 20_000  # objects to visit; with more than these nothing counts as untouched
 
 
 class Untouched:
-    """Whether things, and all that can be reached from them, are as they were.
+    """Tells whether objects, and everything that they refer to, are unchanged since it was created.
 
-    A change is a counter, a list that grows, a tensor that is another one. Tensors may be written to, for that is an
-    operation on tensors.
+    A counter that goes up, a list that grows and a tensor replaced by another are changes. Writing into a tensor is
+    none, since that is a tensor operation.
 
     >>> module = nn.Linear(2, 1)
     >>> untouched = Untouched(module)
@@ -39,31 +39,31 @@ class Untouched:
         self.things = things
         self._paths, self._reached = _walk(things)
         self._states = _states()
-        self._places = _places(self._reached)
+        self._addresses = _addresses(self._reached)
 
     @classmethod
     def by_second(cls, call: Callable[[], Any], *things: Any) -> Untouched:
-        """Watch things over the second of two calls: the first one is the time to set up."""
+        """Compare before and after the second of two calls: the first one may initialise or cache."""
         call()
         untouched = cls(*things)
         call()
         return untouched
 
     def holds(self, *, strict: bool = True) -> bool:
-        """Say whether nothing has changed, no random number was drawn in Python, and nobody watches a module.
+        """Say whether nothing has changed, no random number was drawn in Python, and no module has hooks.
 
-        If not `strict`, another tensor in the place of one is no change, and neither objects that cannot be compared
-        nor hooks are looked at.
+        If not `strict`, a tensor replaced by another is no change, and objects that cannot be compared and hooks are
+        ignored.
         """
         _, now = _walk(self.things)
         if len(now) != len(self._reached) or self._states != _states():
             return False
-        if strict and (len(now) > MOST or _places(now) != self._places or _is_watched(now)):
+        if strict and (len(now) > MOST or _addresses(now) != self._addresses or _any_hooked(now)):
             return False
         return all(_is_same(a, b, strict) for a, b in zip(now, self._reached, strict=True))
 
     def what_changed(self) -> str:
-        """Say in words what does not hold if not strict, to be read after "it"; empty if all does."""
+        """Say what has changed (not strictly), as a clause to be read after "it"; empty if nothing has."""
         if self.holds(strict=False):
             return ""
         for source, before, now in zip(_GENERATORS, self._states, _states(), strict=True):
@@ -73,21 +73,21 @@ class Untouched:
         now = dict(zip(*_walk(self.things), strict=True))
         paths = [*now, *(path for path in before if path not in now)]
         changed = (p for p in paths if not _is_same(now.get(p, _GONE), before.get(p, _GONE), strict=False))
-        return _told(next(map(_written, changed), ""))
+        return _in_words(next(map(_as_code, changed), ""))
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Say whether somebody watches this very module, not those in it."""
+    """Say whether this module itself has hooks, whatever its submodules have."""
     return any(getattr(module, f"_{kind}_hooks") for kind in HOOKS)
 
 
-def _is_watched(things: list[Any]) -> bool:
+def _any_hooked(things: list[Any]) -> bool:
     everywhere = (getattr(torch_modules, f"_global_{kind}_hooks", None) for kind in HOOKS)
     return any(everywhere) or any(isinstance(thing, nn.Module) and is_hooked(thing) for thing in things)
 
 
 def _walk(things: tuple[Any, ...]) -> tuple[list[Path], list[Any]]:
-    """Return every object in reach with its path, up to a few more than can be looked at."""
+    """Return every object that things refer to, with its path; stop a little above `MOST` objects."""
     seen: set[int] = set()
     paths: list[Path] = []
     reached: list[Any] = []
@@ -102,23 +102,23 @@ def _walk(things: tuple[Any, ...]) -> tuple[list[Path], list[Any]]:
     return paths, reached
 
 
-def _written(path: Path) -> str:
+def _as_code(path: Path) -> str:
     """Return a path as Python code."""
     if not path:
         return ""
     before, kind, name = path
-    return _written(before) + kind.format(repr(name) if kind == ITEM else name)
+    return _as_code(before) + kind.format(repr(name) if kind == ITEM else name)
 
 
 def reached_from(things: tuple[Any, ...]) -> list[Any]:
-    """Return every object in reach from things, themselves included, up to a few more than `MOST`."""
+    """Return every object that things refer to, themselves included, up to a few more than `MOST`."""
     return _walk(things)[1]
 
 
-def _told(path: str) -> str:
-    """Return in words that what is at a path has changed: the attribute that holds it, as a user would write it.
+def _in_words(path: str) -> str:
+    """Say that the object at a path has changed, by the attribute or variable that holds it, as a user would write it.
 
-    >>> _told("[0]._modules['encoder'].calls['n'][3]")
+    >>> _in_words("[0]._modules['encoder'].calls['n'][3]")
     "changes its attribute 'encoder.calls' each time it is called"
     """
     if used := re.findall(r"<((?:global )?variable) (\w+)>", path):
@@ -140,18 +140,18 @@ def _is_same(a: Any, b: Any, strict: bool) -> bool:
         return False
     if isinstance(a, NUMBERS):
         return bool(a == b)
-    # of containers all that is in them is compared, too
+    # containers are equal if their items are, which are visited, too
     return isinstance(a, CONTAINERS) or (not strict and isinstance(a, Tensor | Unknown))
 
 
-def _places(reached: list[Any]) -> list[int | None]:
-    return [_place(thing) for thing in reached if isinstance(thing, Tensor)]
+def _addresses(reached: list[Any]) -> list[int | None]:
+    return [_address(thing) for thing in reached if isinstance(thing, Tensor)]
 
 
-def _place(tensor: Tensor) -> int | None:
+def _address(tensor: Tensor) -> int | None:
     try:
         return tensor.data_ptr()
-    except RuntimeError:  # what a module has kept of a call that was mapped has no memory of its own
+    except RuntimeError:  # a tensor kept from a call under torch.func.vmap has no memory of its own
         return None
 
 
@@ -159,20 +159,20 @@ _GENERATORS = ("Python's random module", "NumPy")
 
 
 def _states() -> tuple[Any, Any]:
-    """Return how the global generators of `_GENERATORS` stand."""
+    """Return the states of the global generators named in `_GENERATORS`."""
     _, keys, *place = np.random.get_state(legacy=True)
     return random.getstate(), (np.asarray(keys).tobytes(), tuple(place))
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:
-    """Return what a module holds besides parameters, buffers and other modules."""
+    """Return a module's attributes other than parameters, buffers and submodules."""
     return {name: value for name, value in vars(module).items() if name not in OF_TORCH and name != "_modules"}
 
 
 def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:
-    """Return the path to the first thing in reach from `a` that is another kind or value in `b`; None if all are alike.
+    """Return the path to the first object that `a` refers to and that differs in `b`; None if all are equal.
 
-    `known` are the ids of parameters that are compared elsewhere.
+    `known` are the ids of parameters, which are compared elsewhere.
 
     >>> difference({"scale": [0.5, torch.ones(2)]}, {"scale": [0.5, torch.ones(2)]})
     >>> difference({"order": torch.tensor([0, 1])}, {"order": torch.tensor([1, 0])})
@@ -181,7 +181,7 @@ def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:
     (paths, ours), (_, theirs) = _walk((a,)), _walk((b,))
     for path, one, other in zip(paths, ours, theirs, strict=False):
         if not _is_alike(one, other, known):
-            return _written(path)
+            return _as_code(path)
     return None if len(ours) == len(theirs) else ""
 
 
@@ -192,7 +192,7 @@ def _is_alike(a: Any, b: Any, known: Container[int]) -> bool:
         return False
     if isinstance(a, NUMBERS):
         return bool(a == b or a != a)
-    if isinstance(a, nn.Module):  # one that is kept in a list, say, so that its parameters are nobody's
+    if isinstance(a, nn.Module):  # one kept in a list, say, so that its parameters are not registered
         return all(
             torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=False) if id(p) not in known
         )

@@ -1,1 +1,1 @@
-"""From candidates and cells to stacks: what can be stacked, and what a stack is made of."""
+"""From candidates and cells to stacks: nets are initialised, checked, grouped, and divided into packs."""

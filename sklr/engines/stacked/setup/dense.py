@@ -1,4 +1,4 @@
-"""Sparse rows, which a stack holds dense: a reason where they would not fit into memory."""
+"""Sparse rows, which a stack holds dense: refused where they would not fit into memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sklr.experiment.experiment import Experiment
 
 
 def check_fits_dense(experiment: Experiment, heads: Sequence[Head | None]) -> None:
-    """Refuse sparse rows that would take more than half of the free memory, those of all folds together.
+    """Refuse sparse rows that would take more than half of the free memory if they were dense, all folds together.
 
-    `heads` are the fitted heads of the cells' pipelines, None where there is none: then all cells share the rows.
+    `heads` are the fitted heads of the cells' pipelines; None where there is no pipeline and all cells share the rows.
     """
     fitted = {id(head): head for head in heads if head is not None}.values()
     tables = [X for head in fitted for X in (head.data.X_train, head.data.X_test)] if fitted else [experiment.X]
-    floats = np.dtype(np.float32).itemsize
+    floats = np.dtype(np.float32).itemsize  # whatever the precision of X: nets are float32 unless asked otherwise
     needed = sum(
         int(np.prod(X.shape)) * (floats if X.dtype.kind == "f" else X.dtype.itemsize) for X in tables if issparse(X)
     )

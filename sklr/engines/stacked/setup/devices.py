@@ -1,4 +1,4 @@
-"""Several CUDA devices: packs take them in turn, each on copies of its group's nets and rows."""
+"""Several CUDA devices: packs are assigned to them in turn, with copies of their group's nets and rows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sklr.experiment.wrappers import fitted_around, without_pipelines
 
 
 def devices(group: Group) -> list[torch.device]:
-    """Return where packs of this group may be trained, the device it is on first.
+    """Return the devices on which packs of this group may be trained, its own first.
 
-    A net that asks for ``"cuda"``, without a number, may be trained on any CUDA device; all others stay where they are.
+    A net with ``device="cuda"``, without an index, may be trained on any CUDA device; all others stay where they are.
     """
     own = group.device
     if own.type != "cuda" or own.index is not None:
@@ -29,9 +29,9 @@ def devices(group: Group) -> list[torch.device]:
 
 
 def on_devices(packs: Iterable[tuple[Group, list[int]]], turns: Iterator[int]) -> Iterator[tuple[Group, list[int]]]:
-    """Yield packs of a group, each on the device whose turn it is among those it may be trained on.
+    """Yield packs, each with its group on the device whose turn it is.
 
-    On the first of them it is the group as it is, on another a copy, made when it is asked for.
+    On the group's own device that is the group itself, on another device a copy, made when it is first needed.
     """
     moved: dict[tuple[int, torch.device], Group] = {}
     for (group, chosen), turn in zip(packs, turns, strict=False):
@@ -50,8 +50,9 @@ def _moved(group: Group, device: torch.device) -> Group:
     criterion = group.stack_args["criterion"]
     if isinstance(criterion, nn.Module):
         criterion = copy.deepcopy(criterion).to(device)
+    # traits depend on the device: a stack examines the module again where there are none
     stack_args = {**group.stack_args, "example": (x, y), "criterion": criterion, "traits": None}
-    known: dict[int, Any] = {}  # tensors that cells share stay shared
+    known: dict[int, Any] = {}  # by id: tensors that cells share are copied once
     group_cells = [_moved_cell(own, device, known) for own in group.group_cells]
     return group._replace(group_cells=group_cells, stack_args=stack_args)
 
@@ -80,7 +81,7 @@ def _moved_cell(group_cell: GroupCell, device: torch.device, known: dict[int, An
 
 
 def _twin(net: NeuralNet, device: torch.device) -> NeuralNet:
-    """The net with a module and a criterion of its own; what else it holds is shared."""
+    """Return the net with copies of its module and criterion on a device; everything else is shared."""
     twin = object.__new__(type(net))
     vars(twin).update(
         vars(net),

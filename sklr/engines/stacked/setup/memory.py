@@ -1,7 +1,7 @@
-"""The most memory that a stacked search is expected to take at one time, above the data it is given.
+"""The peak memory that a stacked search is expected to take, on top of the data it is given.
 
-Counted are tensors and arrays that grow with the data, the cells or the runs. What Python, the imports, the scorer and
-the steps of a pipeline before the net work in is not.
+Tensors and arrays that grow with the data, the cells or the runs are counted. What Python, its modules, the scorer and
+the other steps of a pipeline allocate is not.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
-# what glibc's malloc does not give back of memory that was freed: up to twice its largest M_MMAP_THRESHOLD; and of a
-# thread, which has heaps of this size to itself, about half a heap, as measured
+# Bytes of freed memory that glibc's malloc does not return to the system: up to twice its largest M_MMAP_THRESHOLD. A
+# thread has heaps of this size of its own, of which about half was measured to be kept.
 KEPT = 2**26
 
 
 def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
-    """Return the peak: while nets of these groups are set up and compared, or while all packs of them train."""
+    """Return the larger peak: of initialising and auditing these groups, or of training all their packs at once."""
     held = bytes_of_cells(_distinct(group_cell for group in groups for group_cell in group.group_cells))
     setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)
@@ -38,14 +38,14 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
 
 
 def bytes_of_cells(group_cells: Sequence[GroupCell]) -> int:
-    """Return what the cells hold for as long as they are searched: rows that are not the data's own, and orders."""
+    """Return the bytes that the cells hold for the whole search: batch orders, and rows that are not the data's own."""
     held = 0
     for group_cell in group_cells:
         pack_cell = group_cell.pack_cell
         epochs = pack_cell.epochs.states if isinstance(pack_cell.epochs, RedrawnEpochs) else _distinct(pack_cell.epochs)
         orders = [rows for epoch in epochs for rows in (epoch if isinstance(epoch, list) else [epoch])]
         held += sum(a.nbytes for a in (pack_cell.x.numbers, group_cell.x_test.numbers, *orders))
-        held += _bytes(tree_leaves(pack_cell.y))  # the loss's own dtype and shape
+        held += _bytes(tree_leaves(pack_cell.y))  # targets are copied in the dtype and shape of the loss
     rows = tree_leaves(
         [part.tensors for group_cell in group_cells for part in (group_cell.pack_cell.x, group_cell.x_test)]
     )
@@ -53,9 +53,9 @@ def bytes_of_cells(group_cells: Sequence[GroupCell]) -> int:
 
 
 def setup_bytes(group: Group) -> int:
-    """Return what it takes to set a group up: to lay rows of a pipeline's folds end to end, or to audit a stack.
+    """Return the bytes that it takes to concatenate the rows of a pipeline's folds, or to audit a stack, if more.
 
-    The audit has a cell's rows, as skorch is given them, and the batches that both sides see.
+    The audit holds a cell's rows, as they are given to skorch, and the batches for the stack and for the single nets.
     """
     laid = _bytes(
         _distinct(
@@ -66,14 +66,14 @@ def setup_bytes(group: Group) -> int:
     )
     row, cell = _row_bytes(group), max(p.pack_cell.x.n_rows + p.x_test.n_rows for p in group.group_cells)
     copied = 0 if group.group_cells[0].head is not None or group.group_cells[0].pack_cell.stream else cell * row
-    looked_at = min(4 * MOST_NUMBERS, cell * row)  # for rare values; taken out, then its columns
+    searched = min(4 * MOST_NUMBERS, cell * row)  # searched for rare values: the rows, then their columns
     own, shared = step_bytes(group)
-    audit = copied + 2 * looked_at + AUDITED * (2 * own + 4 * shared)
+    audit = copied + 2 * searched + AUDITED * (2 * own + 4 * shared)
     return audit if group.group_cells[0].head is None else max(laid, audit)
 
 
 def pack_bytes(group: Group, n_members: int) -> int:
-    """Return what one pack takes while it trains and is scored."""
+    """Return the bytes that one pack takes while it trains and is scored."""
     pack_cells, n_cells = [group_cell.pack_cell for group_cell in group.group_cells], len(group.group_cells)
     row, n_train = _row_bytes(group), max(pack_cell.x.n_rows for pack_cell in pack_cells)
     n_test = max(group_cell.x_test.n_rows for group_cell in group.group_cells)
@@ -82,18 +82,18 @@ def pack_bytes(group: Group, n_members: int) -> int:
     step = n_cells * max(sizes) * row
     at_once = 1 if pack_cells[0].stream is not None else len(widest(pack_cells[0].epochs))
     chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
-    # a kernel keeps the batch in its own order, for every size of batch; the odd one is cut out besides
+    # a kernel keeps a copy of the batch in its own layout for each batch size; a smaller last batch is one more copy
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
-    # where rows are: in the pack's tables, in the orders of an epoch lined up, and in those of the targets
+    # row numbers: in the pack's tables and in the batch orders of an epoch; and the targets
     tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(
         _bytes(tree_leaves(pack_cell.y)) for pack_cell in pack_cells
     )
-    evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, as it is and as the kernel wants it
+    evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, and its copy in the kernel's layout
     return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables
 
 
 def _row_bytes(group: Group) -> int:
-    """Return the bytes of a row of X, as the stack is shown it."""
+    """Return the bytes of a row of X as a stack holds it."""
     return _bytes(t[0] for t in tree_leaves(group.group_cells[0].pack_cell.x.tensors))
 
 
@@ -106,7 +106,7 @@ def _distinct(things: Iterable[Any]) -> list[Any]:
 
 
 def _lies_in(tensor: Tensor, X: Any) -> bool:
-    """Say whether a tensor sees the memory of the data itself.
+    """Say whether a tensor is a view of the data's own memory.
 
     >>> X = np.zeros((2, 3), np.float32)
     >>> _lies_in(torch.from_numpy(X), X), _lies_in(torch.tensor(X), X)

@@ -1,6 +1,6 @@
 """How many runs go into one stack: as many as memory, workers and threads allow.
 
-The cells of a candidate stay together, unless there are too few candidates to keep every thread at work.
+The cells of a candidate stay together, unless there are too few candidates to keep all threads busy.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.recorder import can_replay
 from sklr.engines.stacked.setup.devices import devices
 
-STATES = 7  # a run holds its parameters this often at most: weights, gradients, updates, Adam's two or three, a spare
-SHARE = 0.5  # of the memory that is free; the rest is for what others do meanwhile
+STATES = (
+    7  # most tensors of a run as large as its parameters: weights, gradients, updates, Adam's two or three, a spare
+)
+SHARE = 0.5  # of the free memory; the rest is left to other processes
 
 
-THREAD_WORK = 1e7  # floating-point operations of a product that pay for a thread: below, threads wait for Python
-THREAD_TRAINING = 4e9  # of a thread's whole training, where steps are replayed and it does not wait
+THREAD_WORK = 1e7  # FLOPs of a product per thread that pays; with smaller products threads wait for Python's lock
+THREAD_TRAINING = 4e9  # FLOPs of a whole training per thread, where steps are replayed without Python
 
 
-Chosen = tuple[Group, list[int]]  # what a pack is made of: some of a group's members, by their places in it
+Chosen = tuple[Group, list[int]]  # a pack before it is built: a group, and the positions of its members in that
 
 
 def shares(groups: Sequence[Group]) -> list[float]:
-    """Return which part of all the work each group is."""
+    """Return each group's share of all the work."""
     work = [work_of(group, len(group.members)) for group in groups]
     return [own / sum(work) for own in work]
 
@@ -50,11 +52,11 @@ def divide(group: Group, share: float, max_stack: int | None, n_jobs: int) -> li
     ----------
     group : Group
     share : float
-        Of all the work: of that many of the workers, devices or threads each is to have a pack.
+        The group's share of all the work, and so of the workers, devices or threads, each of which gets a pack.
     max_stack : int or None
-        Most runs in a stack; None for as many as half of the free memory holds beside those trained at the same time.
+        Most runs in a stack; None for as many as fit into half of the free memory, with the stacks trained beside it.
     n_jobs : int
-        Workers that want a pack each; where there is one, its devices or its threads do, if the work is worth it.
+        Workers, each of which gets a pack; if 1, packs are for its devices or threads, where the work is worth it.
     """
     wanted = max(1, round(share * (n_jobs if n_jobs > 1 else _n_threads(group))))
     n_parts = min(-(-wanted // len(group.members)), len(group.group_cells)) if _may_part(group, n_jobs) else 1
@@ -66,7 +68,7 @@ def divide(group: Group, share: float, max_stack: int | None, n_jobs: int) -> li
 
 
 def _dealt(group: Group, max_stack: int | None, n_jobs: int, wanted: int) -> list[list[int]]:
-    """Deal the members of a group out to about so many packs as are wanted, more if they would be too large."""
+    """Deal a group's members out to the wanted number of packs, or to more if packs would exceed the memory."""
     n_members = len(group.members)
     if max_stack is None:
         beside = n_jobs if n_jobs > 1 else torch.get_num_threads() if group.thread_safe else 1
@@ -77,22 +79,22 @@ def _dealt(group: Group, max_stack: int | None, n_jobs: int, wanted: int) -> lis
 
 
 def work_of(group: Group, n_members: int) -> float:
-    """Return about how much a pack has to compute, to compare packs: the numbers that all its steps multiply."""
+    """Return an estimate of a pack's work, to compare packs: about the multiplications of all its steps."""
     pack_cell = group.group_cells[0].pack_cell
     n_numbers = sum(p.numel() for p in pack_cell.net.module_.parameters())
     return n_members * len(group.group_cells) * group.n_steps * max(map(len, pack_cell.epochs[0])) * n_numbers
 
 
 def _may_part(group: Group, n_jobs: int) -> bool:
-    """Say whether threads may take some of a group's cells each: dropout is drawn for all cells of a stack at once."""
+    """Say whether a group's cells may be divided over threads: dropout is drawn for all cells of a stack at once."""
     return n_jobs == 1 and group.device.type == "cpu" and not group.stack_args["traits"].draws
 
 
 def deal(n_members: int, n_packs: int) -> list[list[int]]:
-    """Deal members out to packs of about equal size, there and back.
+    """Deal members out to packs of about equal size, forwards and backwards in turn.
 
-    Neighbours are alike. When a pruner stops the lowest, the highest or every second of them, all packs lose as many,
-    and none is left to train on by itself.
+    Neighbouring candidates have similar scores. So when a pruner stops the lowest, the highest or every second one,
+    all packs lose about as many runs, and no pack is left to train alone.
 
     >>> deal(8, 2), deal(4, 3)
     ([[0, 3, 4, 7], [1, 2, 5, 6]], [[0], [1], [2, 3]])
@@ -103,9 +105,9 @@ def deal(n_members: int, n_packs: int) -> list[list[int]]:
 
 
 def _n_threads(group: Group) -> int:
-    """Return how many threads are to train a pack each: one for each CUDA device, or for what work there is on the CPU.
+    """Return how many threads train a pack each: one per CUDA device, or on the CPU as many as the work pays for.
 
-    One thread per pack, instead of several that share each product: those meet after every operation.
+    Threads that share each product, as PyTorch's own do, would have to synchronise after every operation.
     """
     if not group.thread_safe:
         return 1
@@ -116,32 +118,33 @@ def _n_threads(group: Group) -> int:
     product = len(group.members) * len(group.group_cells) * product_flops(group)
     share = product / THREAD_WORK
     if group.steady and can_replay():
-        share = max(share, 3 * _n_products(group) * product * group.n_steps / THREAD_TRAINING)  # backward takes twice
+        training = 3 * _n_products(group) * product * group.n_steps  # a backward pass costs two forward passes
+        share = max(share, training / THREAD_TRAINING)
     return max(1, min(torch.get_num_threads(), int(share)))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free on a device, in bytes."""
-    if device.type == "cuda":  # PyTorch keeps what it no longer uses, and takes from that first
+    """Return the free memory of a device, in bytes."""
+    if device.type == "cuda":  # the driver counts what PyTorch's allocator caches as used
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     if "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 4 * 2**30  # the system does not say (macOS, Windows): little enough for any of today's
+    return 4 * 2**30  # macOS and Windows do not tell: a value that most machines have free
 
 
 def run_bytes(group: Group) -> int:
-    """Return about how much memory one run of a stack takes: its state, and what a full batch leaves for backward."""
+    """Return about how many bytes one run of a stack takes: its state, and what a full batch saves for backward."""
     return state_bytes(group) + 2 * sum(step_bytes(group))
 
 
 def state_bytes(group: Group) -> int:
-    """Return the bytes of a run's parameters, and of all that is as large."""
+    """Return the bytes of a run's parameters, gradients and optimizer state."""
     return STATES * sum(p.numel() * p.element_size() for p in group.group_cells[0].pack_cell.net.module_.parameters())
 
 
 def step_bytes(group: Group) -> tuple[int, int]:
-    """Return the bytes that a full batch leaves for backward: what a run computes of it, and the batch itself."""
+    """Return the bytes of the tensors that a full batch saves for backward in one run, and of the batch itself."""
     module, x, scale = _few_rows(group)
     known = {t.untyped_storage().data_ptr() for t in [*module.parameters(), *tree_leaves(x)]}
     saved: list[int] = []
@@ -157,28 +160,28 @@ def step_bytes(group: Group) -> tuple[int, int]:
 
 
 def _few_rows(group: Group) -> tuple[Any, Any, float]:
-    """Return the first cell's module, in evaluation mode, a few rows for it, and how many times more a batch has."""
+    """Return the first cell's module in evaluation mode, a few rows for it, and how many times as many a batch has."""
     pack_cell = group.group_cells[0].pack_cell
     size = max(map(len, widest(pack_cell.epochs)))
     few = min(size, 8)
-    module = copy.deepcopy(pack_cell.net.module_)  # it may keep what it computes
+    module = copy.deepcopy(pack_cell.net.module_)  # a copy, since a module may store what it computes
     return module.eval(), pack_cell.x.take(slice(few)), size / few
 
 
-SMALL_WORK = 1e9  # floating-point operations of one product, about ten milliseconds: below this threads wait too much
+SMALL_WORK = 1e9  # FLOPs of one product, about ten milliseconds: below this threads mostly wait for each other
 
 
 @contextmanager
 def fitting_threads(flops: float) -> Iterator[None]:
-    """Use one thread on the CPU where a step's products are small, the user's number of threads where they are not.
+    """Use one CPU thread where a step's matrix products are small, else the user's number of threads.
 
-    Threads meet after every operation. For small operations that gains a little on an idle machine, and costs ten
-    times as much where another process holds a core: OpenMP's waiting threads then spin for a time slice each.
+    Threads synchronise after every operation. With small operations they gain a little on an idle machine, but take
+    ten times as long where another process holds a core: OpenMP's waiting threads then spin for a time slice each.
 
     Parameters
     ----------
     flops : float
-        Of an average product; see `step_flops`.
+        Floating-point operations of an average product; see `step_flops`.
     """
     threads = torch.get_num_threads()
     if flops < SMALL_WORK:
@@ -192,7 +195,7 @@ def fitting_threads(flops: float) -> Iterator[None]:
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), attention_by_steps(), counter:  # nobody counts what PyTorch's kernels for attention do
+    with torch.no_grad(), attention_by_steps(), counter:  # the counter does not see inside fused attention kernels
         module, x, scale = _few_rows(group)
         call(module, x)
     return counter.get_total_flops() * scale / _n_products(group)
@@ -203,15 +206,15 @@ def _n_products(group: Group) -> int:
 
 
 def step_flops(group: Group, stack: ModelStack) -> float:
-    """Return the floating-point operations of an average product of a stack's step, for `fitting_threads`."""
+    """Return the floating-point operations of an average product in a step of a stack, for `fitting_threads`."""
     return stack.n_candidates * stack.n_cells * product_flops(group)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory has run out, on the device or on the host.
 
-    Only PyTorch's own allocators raise an error of its own kind; the libraries beneath (cuBLAS, cuDNN) and the driver
-    say so in words.
+    Only PyTorch's own allocators raise `torch.OutOfMemoryError`. For cuBLAS, cuDNN and the driver it is a RuntimeError
+    whose message says so.
 
     >>> out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     True
@@ -231,15 +234,15 @@ _OUT_OF_MEMORY = (
 
 
 def release(device: torch.device) -> None:
-    """Give back what memory nothing holds any more, and what PyTorch keeps of it for sizes of before."""
-    gc.collect()  # a module and its hooks, say, hold each other
+    """Free the memory of unused objects, and return PyTorch's cached blocks to the device."""
+    gc.collect()  # reference cycles, such as a module and its hooks
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.empty_cache()
 
 
 def are_too_many(group: Group, n_packs: int) -> bool:
-    """Say whether the packs of a group take turns on a CUDA device, which their states alone would fill together."""
+    """Say whether a group's packs must take turns on a CUDA device, since their states together would fill it."""
     if n_packs == 1 or group.device.type != "cuda":
         return False
     return len(group.members) * len(group.group_cells) * state_bytes(group) > SHARE * free_bytes(group.device)

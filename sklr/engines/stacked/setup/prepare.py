@@ -1,4 +1,4 @@
-"""From candidates to packs: which can share a stack, what their nets ask for, and what cannot be stacked at all."""
+"""From candidates to groups: initialises nets, finds which can share a stack, and why others cannot be stacked."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from sklr.experiment.cell_data import cell_data, fit_head, seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import is_net, is_wrapped, net_name, net_of
 
-PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # and most of optimizer__*
+PER_RUN = ("lr", "schedule", "warmup_epochs", "schedule_epochs")  # may differ within a stack, as most optimizer__* may
 
 
 def group_candidates(candidates: Sequence[dict], prefix: str) -> dict[Hashable, list[int]]:
-    """Group the candidates that differ in nothing but what a stack can vary from run to run.
+    """Group the candidates that differ only in parameters that a stack can vary from run to run.
 
-    Groups are called by what their candidates have in common: equal names in another batch mean equal groups.
+    The keys are hashes of the parameters that a group's candidates share, so that a later batch of candidates finds the
+    same groups under the same keys.
 
     >>> groups = group_candidates([{"lr": 1, "batch_size": 8}, {"lr": 2, "batch_size": 8}, {"batch_size": 16}], "")
     >>> list(groups.values())
@@ -56,30 +57,31 @@ def _is_per_run(name: str) -> bool:
 def _key(params: Mapping[str, Any]) -> Hashable:
     try:
         return joblib_hash(sorted(params.items(), key=lambda item: item[0]))
-    except Exception:  # something that cannot be pickled, so it cannot be compared either
+    except Exception:  # what cannot be pickled cannot be compared, so it is equal to nothing else
         return object()
 
 
-_LAST: WeakKeyDictionary[Experiment, dict[Hashable, list[StackSetup]]] = WeakKeyDictionary()  # of a search's last batch
+# the set-ups of each search's last batch of candidates; weak, so that they are freed with the search
+_LAST: WeakKeyDictionary[Experiment, dict[Hashable, list[StackSetup]]] = WeakKeyDictionary()
 
 
 def prepare(
     experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]] = MappingProxyType({})
 ) -> Prepared:
-    """Set the candidates' nets up in every cell, up to the first step.
+    """Initialise the candidates' nets in every cell, up to the first step, and group those that can be stacked.
 
-    What the last batch of the same search has set up is not set up again; nor are the candidates that are `lost`, of
-    which the reasons are known before.
+    Set-ups of the previous batch of the same search are used again. `lost` maps the candidates that are known not to be
+    stackable to the reasons; these are not tried.
     """
-    everything: dict[int, list[str]] = {}
-    with _refusing(everything, range(len(candidates))):
+    refused: dict[int, list[str]] = {}
+    with _refusing(refused, range(len(candidates))):
         return _prepare(experiment, candidates, lost)
-    return Prepared([], everything)
+    return Prepared([], refused)  # an error that concerns no single candidate
 
 
 def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]]) -> Prepared:
     refused = {i: list(reasons) for i, reasons in lost.items()}
-    firsts: dict[int, Any] = {}  # each candidate's estimator, not initialised
+    firsts: dict[int, Any] = {}  # each candidate's estimator in the first cell, not initialised
     for i, candidate in enumerate(candidates):
         if i not in lost:
             with _refusing(refused, [i]):
@@ -92,7 +94,7 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
     makers = _makers(experiment, [candidates[numbers[0]] for key, numbers in groups.items() if not known.get(key)])
     _LAST[experiment] = setups = dict[Hashable, list[StackSetup]]()
     for key, numbers in groups.items():
-        setups[key] = known.get(key) or _first_worlds(
+        setups[key] = known.get(key) or _first_setups(
             experiment, candidates, numbers, f"{prefix}lr", next(makers), refused
         )
         for setup in setups[key]:
@@ -102,19 +104,19 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
 
 
 def _without(groups: Sequence[Group], refused: Container[int]) -> list[Group]:
-    """Leave candidates out that are refused in other cells: they are trained one by one in all."""
+    """Drop candidates that were refused in cells of another shape: these are trained one by one in all cells."""
     kept = [[i for i, member in enumerate(group.members) if member.candidate not in refused] for group in groups]
     return [group.only(chosen) for group, chosen in zip(groups, kept, strict=True) if chosen]
 
 
 @contextmanager
 def _refusing(refused: dict[int, list[str]], numbers: Sequence[int]) -> Iterator[None]:
-    """Write down why these candidates cannot be stacked, if that turns out within the context."""
+    """Record the reasons of an `Unstackable`, or another error, raised in the context for these candidates."""
     try:
         yield
     except Unstackable as refusal:
         refused.update({i: list(refusal.args) for i in numbers})
-    except Exception as error:  # whatever it is, the sequential engine meets it in its runs and records it
+    except Exception as error:  # of any kind: the sequential engine will meet it, too, and records it with the run
         refused.update({i: [_set_up_raised(error)] for i in numbers})
 
 
@@ -123,7 +125,7 @@ def _set_up_raised(error: Exception) -> str:
 
 
 def _stackable(experiment: Experiment, candidate: dict) -> Any:
-    """Return a candidate's estimator, unless its parameters alone say that it cannot be stacked."""
+    """Return a candidate's estimator; raise `Unstackable` if its parameters alone rule a stack out."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
     reasons = static_reasons(experiment, net_of(estimator))
     if reasons:
@@ -135,7 +137,7 @@ Maker = Callable[[dict], list[StackSetup]]
 
 
 def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Maker]:
-    """Fit what is around the nets of these candidates, one of each group; yield what sets a candidate of a group up."""
+    """Fit the pipeline steps around the nets of these candidates, one per group; yield what sets each up."""
     cells = experiment.cells
     estimators = [seeded_clone(experiment, candidate, cell) for candidate in candidates for cell in cells]
     heads = fit_heads(experiment, estimators, list(cells) * len(candidates))
@@ -143,7 +145,7 @@ def _makers(experiment: Experiment, candidates: Sequence[dict]) -> Iterator[Make
         yield partial(stack_setups, experiment, heads[start : start + len(cells)])
 
 
-def _first_worlds(
+def _first_setups(
     experiment: Experiment,
     candidates: Sequence[dict],
     numbers: Sequence[int],
@@ -151,10 +153,10 @@ def _first_worlds(
     make: Maker,
     refused: dict[int, list[str]],
 ) -> list[StackSetup]:
-    """Return what a group finds, by the shape of cells, set up by the first of its candidates that can be set up.
+    """Return a group's set-ups, one per shape of cells, made by the first of its candidates for which that succeeds.
 
-    A candidate that no engine could train is refused alone. Another refusal concerns all that differ from it in
-    nothing but the lr, and the whole group if candidates that differ in more are refused for the same reasons.
+    A candidate that no engine can train is refused alone. Any other refusal applies to all candidates that differ from
+    it only in the lr, and to the whole group once candidates that differ in more are refused for the same reasons.
     """
     kinds: dict[Hashable, list[int]] = {}
     for i in numbers:
@@ -181,18 +183,18 @@ def _first_worlds(
 
 
 def fails_anyway(experiment: Experiment, candidate: dict) -> bool:
-    """Say whether a candidate's training cannot even begin in the first cell, whatever the engine."""
+    """Say whether a candidate's training cannot begin in the first cell with any engine."""
     cell = experiment.cells[0]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the training itself says what is to be said
+            warnings.simplefilter("ignore")  # the training itself will give them
             estimator = seeded_clone(experiment, candidate, cell)
             data = cell_data(experiment, cell, estimator)
             data = fit_head(estimator, data).data if is_wrapped(estimator) else data
             net = net_of(estimator)
             if is_net(net):
                 EpochFit(net, data, cell.seed, score=lambda: float("nan")).begin()
-    except Exception:  # that is the question
+    except Exception:  # of any kind: whether there is one is the question
         return True
     return False
 
@@ -204,7 +206,7 @@ def _grouped(
     setup: StackSetup,
     refused: dict[int, list[str]],
 ) -> list[Group]:
-    """Return the group of candidates that find the same set-up; none if none can be stacked."""
+    """Return the groups, after their audit, of the candidates that share a set-up; none if none can be stacked."""
     members: list[Member] = []
     kwargs: list[dict[str, Any]] = []
     for i, net in nets_.items():
@@ -222,18 +224,21 @@ def _grouped(
 
 
 def _shared_optimizer(net: NeuralNet, setup: StackSetup) -> MadeOptimizer:
-    """Return the optimizer that a candidate's net makes, if a stack can step it together with those of others."""
+    """Return the optimizer that a candidate's net creates; refuse one that a stack cannot step with the others."""
     module, args = setup.group_cells[0].pack_cell.net.module_, setup.stack_args
     own = made_optimizer(net, module)
     if (own.kind, own.groups) != (args["optimizer"], args["groups"]):
-        raise Unstackable("the optimizer or its parameter groups are not the same for all candidates")
+        raise Unstackable(
+            "the optimizer or its parameter groups are not the same as another candidate's, and a stack has one for "
+            "all: search these parameters separately"
+        )
     return own
 
 
 def _audited(
     experiment: Experiment, candidates: Sequence[dict], group: Group, setup: StackSetup, refused: dict[int, list[str]]
 ) -> list[Group]:
-    """Return the group if a stack does what its nets do, else the kinds of its candidates for which that holds."""
+    """Return the group if it passes the audit, else those of its kinds of candidates that pass it by themselves."""
     kinds: dict[Hashable, list[int]] = {}
     for place, member in enumerate(group.members):
         kinds.setdefault(kinds_of(candidates[member.candidate]), []).append(place)
@@ -257,10 +262,16 @@ def _member(candidate: int, net: NeuralNet, optimizer: MadeOptimizer, pack_cells
     schedule, horizon = moving_lr(net, optimizer, pack_cells)
     known = columns_of(pack_cells[0].net, has_held=pack_cells[0].held is not None)
     if schedule.monitored() not in (None, "train_loss", *known):
-        raise Unstackable(f"the schedule follows {schedule.monitored()}, which is not recorded")
+        raise Unstackable(
+            f"the schedule monitors {schedule.monitored()!r}, which no callback of the net writes to the history: "
+            "monitor 'train_loss', or set a train_split"
+        )
     peak = float(net.get_params_for("optimizer").get("lr", net.lr))
     if schedule.monitored() is None:
         once, again = (schedule.epoch_multipliers(0, 2, horizon, lr=peak, losses=()) for _ in range(2))
         if not np.array_equal(once, again, equal_nan=True):
-            raise Unstackable("the schedule gives other values each time that it is asked")
+            raise Unstackable(
+                "the schedule gives other values each time it is called with the same step, and a stack calls it at "
+                "other times: let it depend on its arguments alone"
+            )
     return Member(candidate, peak, optimizer.lrs, schedule, horizon)

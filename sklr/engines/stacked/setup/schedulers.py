@@ -1,4 +1,4 @@
-"""How a candidate's learning rate moves: by its net's own schedule, or by a callback that is translated into one."""
+"""How a candidate's learning rate changes: by its net's own schedule, or by a callback translated into a schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sklr.schedules._base import By, Schedule
 
 @dataclass(frozen=True, repr=False)
 class Tabulated(Schedule):
-    """Multipliers that are known one by one.
+    """Multipliers read from a table.
 
     >>> Tabulated((1.0, 0.5), by="epoch").epoch_multipliers(1, steps_per_epoch=3, n_epochs=2)
     array([0.5, 0.5, 0.5])
@@ -47,19 +47,21 @@ def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, pack_cells: Sequence[Pac
     net : NeuralNet
         The candidate's, not initialised.
     optimizer : MadeOptimizer
-        That it makes.
+        The one that it creates.
     pack_cells : sequence of PackCell
-        The cells, with nets that have the same callbacks, initialised; but for the schedule that a net itself has.
+        The cells, whose initialised nets have the same callbacks; only the net's own schedule may differ.
 
     Raises
     ------
     Unstackable
-        If a callback does to the optimizer what no schedule does, or there are several.
+        If a callback changes more of the optimizer than a schedule can, or if there are several schedules.
     """
     own = getattr(net, "schedule", None) is not None or getattr(net, "warmup_epochs", 0) > 0
     movers = [callback for name, callback in pack_cells[0].net.callbacks_ if _moves(pack_cells[0].net, name, callback)]
     if own + len(movers) > 1:
-        raise Unstackable("two schedules, or callbacks, move the learning rate: leave one of them out")
+        raise Unstackable(
+            "two schedules, or callbacks, change the learning rate, and a stack follows one: leave one of them out"
+        )
     if not movers:
         return schedule_of(net, net.max_epochs)
     (mover,) = movers
@@ -80,8 +82,8 @@ def _moves(net: NeuralNet, name: str, callback: Any) -> bool:
 def _plateau(callback: LRScheduler, lrs: Sequence[float]) -> Plateau:
     if len(set(lrs)) > 1:
         raise Unstackable(
-            "ReduceLROnPlateau reduces the learning rates of parameter groups one by one: take schedule=Plateau() of "
-            "sklr.schedules, which keeps their ratios"
+            "ReduceLROnPlateau reduces the learning rate of each parameter group by itself, and a stack multiplies "
+            "all by one factor: use schedule=Plateau() of sklr.schedules, which keeps their ratios"
         )
     arguments = {name: value for name, value in callback.kwargs.items() if name != "verbose"}
     if isinstance(floor := arguments.get("min_lr"), list | tuple):
@@ -92,18 +94,25 @@ def _plateau(callback: LRScheduler, lrs: Sequence[float]) -> Plateau:
 def _tabulated(callback: LRScheduler, optimizer: MadeOptimizer, pack_cells: Sequence[PackCell]) -> Tabulated:
     by_step = callback.step_every == "batch"
     if by_step and any(_varies(pack_cell) for pack_cell in pack_cells):
-        raise Unstackable("LRScheduler(step_every='batch') meets epochs of different lengths: set step_every='epoch'")
+        raise Unstackable(
+            "LRScheduler(step_every='batch') steps in epochs of different lengths, and a stack needs the same number "
+            "in each: set step_every='epoch'"
+        )
     n_times = max(n_batches(pack_cell.epochs) if by_step else len(pack_cell.epochs) for pack_cell in pack_cells)
     lrs, peaks = simulated_lrs(callback, optimizer, n_times), np.array(optimizer.lrs)
     ratios = np.divide(lrs, peaks, out=np.ones_like(lrs), where=peaks > 0)
+    # by the first group that learns: one with lr=0 has no ratio, and is to stay at 0
     first = ratios[:, np.flatnonzero(peaks)[:1]] if peaks.any() else ratios[:, :1]
     if not np.allclose(lrs, first * peaks, rtol=1e-9, atol=0):
         raise Unstackable(
-            f"LRScheduler({_name(callback)}) gives parameter groups learning rates that do not keep their ratios: name "
-            "none in its arguments (max_lr, eta_min), or leave optimizer__param_groups out"
+            f"LRScheduler({_name(callback)}) gives parameter groups learning rates that do not keep their ratios, and "
+            "a stack multiplies all by one factor: pass it no learning rates (max_lr, eta_min), or leave "
+            "optimizer__param_groups out"
         )
     if not np.all(np.isfinite(first) & (first >= 0)):
-        raise Unstackable(f"LRScheduler({_name(callback)}) gives learning rates that are negative or not finite")
+        raise Unstackable(
+            f"LRScheduler({_name(callback)}) gives learning rates that are negative or not finite: check its arguments"
+        )
     return Tabulated(tuple(first[:, 0].tolist()), by="step" if by_step else "epoch")
 
 
@@ -112,12 +121,12 @@ def _varies(pack_cell: PackCell) -> bool:
 
 
 def simulated_lrs(callback: LRScheduler, optimizer: MadeOptimizer, n_times: int) -> np.ndarray:
-    """Return the learning rates that a callback gives to an idle optimizer, shape (n_times, n_groups).
+    """Return the learning rates that a callback sets on an idle optimizer, shape (n_times, n_groups).
 
     Raises
     ------
     Unstackable
-        If it changes more than these.
+        If it changes other options of the optimizer.
     """
     given = [
         {"params": [torch.nn.Parameter(torch.zeros(1))], **own, "lr": lr}
@@ -125,15 +134,18 @@ def simulated_lrs(callback: LRScheduler, optimizer: MadeOptimizer, n_times: int)
     ]
     idle = optimizer.kind(given, **optimizer.kwargs)
     before = [_options(group) for group in idle.param_groups]
-    asking = SimpleNamespace(history=[], optimizer_=idle)
-    scheduler = callback._get_scheduler(asking, callback.policy_, **callback.kwargs)
+    stand_in = SimpleNamespace(history=[], optimizer_=idle)  # what skorch reads of the net to create a scheduler
+    scheduler = callback._get_scheduler(stand_in, callback.policy_, **callback.kwargs)
     rows = []
     for _ in range(n_times):
         rows.append([float(group["lr"]) for group in idle.param_groups])
         if changed := _changed(before, [_options(group) for group in idle.param_groups]):
             advice = "set cycle_momentum=False" if changed in ("momentum", "betas") else "leave it out"
-            raise Unstackable(f"LRScheduler({_name(callback)}) moves {changed} as well as the learning rate: {advice}")
-        idle.step()  # without gradients: schedulers warn if there was none
+            raise Unstackable(
+                f"LRScheduler({_name(callback)}) changes {changed} as well as the learning rate, and a stack changes "
+                f"the learning rate alone: {advice}"
+            )
+        idle.step()  # does nothing without gradients; schedulers warn if they step before the optimizer
         scheduler.step()
     return np.array(rows)
 
@@ -143,7 +155,7 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
-    """Return the first option that has another value now; those that schedulers add are theirs."""
+    """Return the first option whose value has changed, or ""; options that the scheduler added do not count."""
     pairs = zip(before, after, strict=True)
     return next((name for old, new in pairs for name, value in old.items() if new[name] != value), "")
 

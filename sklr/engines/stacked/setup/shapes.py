@@ -1,4 +1,4 @@
-"""Cells that can share a stack: where what is fitted on a fold decides how many columns or classes there are."""
+"""Cells that can share a stack: the folds of a pipeline may differ in their numbers of columns or classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklr.engines.stacked.model.group import GroupCell
 
 
 def by_shape(group_cells: Sequence[GroupCell]) -> list[list[GroupCell]]:
-    """Return the cells whose modules and rows are of the same shapes together, in their order."""
+    """Group the cells whose modules and rows have the same shapes and dtypes, in their order."""
     groups: dict[str, list[GroupCell]] = {}
     for group_cell in group_cells:
         groups.setdefault(repr(list(_shapes(group_cell))), []).append(group_cell)
@@ -25,7 +25,7 @@ def by_shape(group_cells: Sequence[GroupCell]) -> list[list[GroupCell]]:
 
 
 def with_shared_rows(group_cells: Sequence[GroupCell]) -> list[GroupCell]:
-    """Return cells of one shape with rows that lie in the same tensors: each pack of them then needs no copies."""
+    """Return cells of one shape with rows in tensors that all of them share, so that packs need no copies."""
     streamed = group_cells[0].pack_cell.stream is not None
     x = (
         [group_cell.pack_cell.x for group_cell in group_cells]
@@ -43,7 +43,7 @@ def _shapes(group_cell: GroupCell) -> Iterator[Any]:
     pack_cell = group_cell.pack_cell
     yield from (_layers(module) for module in (pack_cell.net.module_, pack_cell.net.criterion_))
     yield _items(group_cell.x_test.tensors)
-    if pack_cell.stream is None:  # the shapes of batches that are read may differ from batch to batch
+    if pack_cell.stream is None:  # batches that are read may differ in shape
         yield from map(_items, (pack_cell.x.tensors, pack_cell.y))
 
 

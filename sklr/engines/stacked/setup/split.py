@@ -1,4 +1,4 @@
-"""What a net's `train_split` makes of the rows of a cell: those to train on, and those held out for its callbacks."""
+"""Splits the rows of a cell by the net's `train_split`: rows to train on, and rows held out for its callbacks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Subset
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, all_targets, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.index_batches import Rows, draw_epochs, map_tensors, outside
+from sklr.engines.stacked.data.read_rows import all_rows, all_targets
 from sklr.engines.stacked.model.held import Held
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.setup.shared_rows import SharedRows, caster
-from sklr.engines.stacked.setup.streamed import is_streamed
+from sklr.engines.stacked.setup.streamed import NO_BATCH, is_streamed
 from sklr.experiment.experiment import Cell
 from sklr.nets import _data as data
 
-NOT_SPLIT = "train_split gives rows that are read batch by batch: leave it at None, the folds validate"
+NOT_SPLIT = (
+    "train_split gives rows that are read batch by batch, and a stack evaluates held-out rows from memory: set it to "
+    "None, since the folds validate"
+)
 
 
 class Part(NamedTuple):
-    """Some rows that a split gives: a dataset without sample weights, and these.
+    """One part of a split: a dataset without sample weights, and the weights.
 
-    `numbers` are those of the rows among all that were split, a slice for all; None if they are others.
+    `numbers` are the positions of its rows in the rows that were split: a slice for all of them, None if it has others.
     """
 
     dataset: Any
@@ -52,9 +56,9 @@ def split_side(
     weight : array-like of shape (n_rows,) or None
         Sample weights.
     stream : context manager
-        The random numbers of the training, which the split and the order of the rows may draw.
+        The random stream of the training, from which the split and the order of the rows are drawn.
     shared : SharedRows or None
-        None for rows that are not those of the experiment.
+        None for rows that are not the experiment's.
     """
     fold = _fold(net, cell, net.get_dataset(X, y), shared)
     with stream:
@@ -63,15 +67,18 @@ def split_side(
     held = None if rest is None else held_rows(net, rest, fold)
     epochs = draw_epochs(net, x.n_rows, net.max_epochs, stream, partial(_draw_between, net, rest))
     if not len(epochs) or not all(epochs):
-        raise Unstackable("there is no batch to train on in some epoch")
+        raise Unstackable(NO_BATCH)
     if (row := outside(epochs, x.n_rows)) is not None:
-        raise Unstackable(f"the sampler asks for row {row} of a fold of {x.n_rows} rows")
+        raise Unstackable(
+            f"the sampler asks for row {row} of a fold of {x.n_rows} rows: its indices must fit the training rows of "
+            "every fold"
+        )
     own_weight = None if train.weight is None else _as_weight(net, train.weight)
     return PackCell(net, epochs, x, targets, own_weight, getattr(stream, "seed", cell.seed), held=held)
 
 
 def _fold(net: NeuralNet, cell: Cell, dataset: Any, shared: SharedRows | None) -> tuple[CellRows, Rows]:
-    """Return all rows of a cell to train on, before they are split."""
+    """Return a cell's training rows and targets before they are split."""
     x = None if shared is None else shared.of_cell(net, dataset, cell, training=True)
     if x is not None:
         return x, all_targets(net, dataset)
@@ -80,12 +87,12 @@ def _fold(net: NeuralNet, cell: Cell, dataset: Any, shared: SharedRows | None) -
 
 
 def split_parts(net: NeuralNet, X: Any, y: Any, weight: Any) -> tuple[Part, Part | None]:
-    """Have a net split its rows, as it does when training begins; a `train_split` may hold nothing out.
+    """Split rows by the net's `train_split`, as it does when training begins; the second part may be None.
 
     Parameters
     ----------
     net : NeuralNet
-        X, y
+    X, y
         As the net's `fit_loop` takes them.
     weight : array-like of shape (n_rows,) or None
         Sample weights.
@@ -102,7 +109,7 @@ def split_parts(net: NeuralNet, X: Any, y: Any, weight: Any) -> tuple[Part, Part
 def _part(dataset: Any, X: Any, y: Any) -> Part:
     whole: Any = dataset
     numbers, weight = np.arange(len(dataset)), None
-    while True:
+    while True:  # unwrap what splits and weights wrap around the data; X may be a Subset itself
         if isinstance(whole, data.WeightedDataset):
             whole, weight = whole.inside, whole.weights[numbers]
         elif type(whole) is Subset and whole is not X:
@@ -127,7 +134,7 @@ def rows_of(net: NeuralNet, part: Part, fold: tuple[CellRows, Rows]) -> tuple[Ce
 
 
 def held_rows(net: NeuralNet, part: Part, fold: tuple[CellRows, Rows]) -> Held:
-    """Return the rows that are held out, in the batches in which the net evaluates them.
+    """Return the held-out rows, in the batches in which the net evaluates them.
 
     Raises
     ------
@@ -136,12 +143,15 @@ def held_rows(net: NeuralNet, part: Part, fold: tuple[CellRows, Rows]) -> Held:
     """
     loader = net.get_iterator(part.dataset, training=False)
     if net.iterator_valid is not DataLoader or not _reads_all_in_order(loader):
-        raise Unstackable("iterator_valid does not read all rows of train_split in their order: leave it as it is")
+        raise Unstackable(
+            "iterator_valid does not read all rows that train_split holds out in their order, as a stack does: leave "
+            "it at its default"
+        )
     if is_streamed(net, part.dataset, training=False):
         raise Unstackable(NOT_SPLIT)
     sizes = [len(batch) for batch in loader.batch_sampler]
     if not sizes:
-        raise Unstackable("train_split holds out no batch to evaluate: leave it at None, the folds validate")
+        raise Unstackable("train_split holds out no batch to evaluate: set it to None, since the folds validate")
     x, y = rows_of(net, part, fold)
     weight = None if part.weight is None else _as_weight(net, part.weight)
     return Held(x, y, sizes, weight, y, partial(as_inferred, net), fold)
@@ -153,11 +163,11 @@ def _reads_all_in_order(loader: DataLoader) -> bool:
 
 
 def _as_weight(net: NeuralNet, weight: Any) -> torch.Tensor:
-    """Return sample weights as the loss takes them."""
+    """Return sample weights as a tensor in the module's dtype, on the net's device."""
     return torch.as_tensor(np.asarray(weight), dtype=data.float_dtype(net.module_), device=net.device)
 
 
 def _draw_between(net: NeuralNet, part: Part | None) -> None:
-    """Draw what evaluating held-out rows draws from the global generator after each epoch: the seed of a DataLoader."""
+    """Draw from the global generator what evaluating held-out rows draws after each epoch: a DataLoader's seed."""
     if part is not None and net.get_iterator(part.dataset, training=False).generator is None:
         torch.empty((), dtype=torch.int64).random_()

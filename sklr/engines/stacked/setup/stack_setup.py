@@ -1,4 +1,4 @@
-"""The cells of a search as stacks find them: nets made ready in each, their rows, and what all stacks in them share."""
+"""Sets up the cells of a search for stacking: initialised nets, their rows, and what all stacks of the cells share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from sklr.engines.stacked.checks.nets import check_parts, check_sample_weights, 
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred, targets_of, transform_of
 from sklr.engines.stacked.data.cell_rows import CellRows
-from sklr.engines.stacked.data.index_batches import Rows, all_rows, map_tensors
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+from sklr.engines.stacked.data.read_rows import all_rows
 from sklr.engines.stacked.model.group import GroupCell, StackSetup
 from sklr.engines.stacked.model.pack import PackCell
 from sklr.engines.stacked.optim.clipping import Clip
@@ -36,32 +37,31 @@ from sklr.experiment.wrappers import changes_rows, fitted_around, is_wrapped, ne
 
 
 def stack_setups(experiment: Experiment, heads: Sequence[Head | None], candidate: dict) -> list[StackSetup]:
-    """Set a candidate's nets up in all cells, up to the first step; return the cells of each shape together.
+    """Initialise a candidate's net in every cell, up to the first step; return one set-up per shape of cells.
 
     Parameters
     ----------
     experiment : Experiment
     heads : sequence of Head or None, one per cell
-        What is around the net, fitted.
+        The fitted steps of the pipeline around the net.
     candidate : dict
 
     Raises
     ------
     Unstackable
-        If nothing that differs from the candidate in the learning rate alone can be stacked.
+        If neither the candidate nor any that differs from it in the learning rate alone can be stacked.
     """
     estimators = [seeded_clone(experiment, candidate, cell) for cell in experiment.cells]
-    experiment = replace(experiment)  # places are kept for as long as the search's own is there: not because of them
+    # a copy: set-ups are cached by a weak reference to the search's own experiment, which they must not keep alive
+    experiment = replace(experiment)
     check_fits_dense(experiment, heads)
     of_all, of_folds = SharedRows(experiment), {id(head): FoldRows(experiment) for head in heads}
     shares = [of_folds[id(head)] if changes_rows(e) else of_all for e, head in zip(estimators, heads, strict=True)]
     triples = zip(estimators, heads, shares, strict=True)
-    shapes, setups = (
-        by_shape([_group_cell(experiment, k, *triple) for k, triple in enumerate(triples)]),
-        list[StackSetup](),
-    )
-    del shares
-    while shapes:  # of which the rows are let go as soon as they are laid end to end
+    shapes = by_shape([_group_cell(experiment, k, *triple) for k, triple in enumerate(triples)])
+    setups: list[StackSetup] = []
+    del of_all, of_folds, shares, triples  # they hold the rows of the folds, too
+    while shapes:  # popped, so that a shape's own rows are freed as soon as they are concatenated
         setups.append(_stack_setup(with_shared_rows(shapes.pop(0))))
     return setups
 
@@ -73,7 +73,7 @@ def _group_cell(
     raw = cell_data(experiment, cell, estimator)
     net = net_to_fit(estimator)
     if is_wrapped(estimator):
-        head = head or fit_head(estimator, raw)  # raises what it has raised before
+        head = head or fit_head(estimator, raw)  # a fit that failed in `fit_heads` raises its error again
         estimator = fitted_around(estimator, head.fitted, net)
     data = raw if head is None else head.data
     pack_cell = _pack_cell(net, cell, data, shared)
@@ -104,7 +104,10 @@ def _pack_cell(net: NeuralNet, cell: Cell, data: CellData, shared: SharedRows | 
         if net.train_split:
             raise Unstackable(NOT_SPLIT)
         if weight is not None:
-            raise Unstackable("sample_weight is given for the rows of a Dataset, which are read batch by batch")
+            raise Unstackable(
+                "sample_weight is given for the rows of a Dataset that is read batch by batch, and a stack weights "
+                "rows in memory: give X as arrays or a TensorDataset"
+            )
         first = shared is None or cell is shared.experiment.cells[0]  # all cells read from the same dataset
         return streamed_side(net, dataset, cell.seed, stream, watched=first)
     return split_side(net, cell, X, y, weight, stream, shared)
@@ -132,7 +135,7 @@ def _stack_setup(group_cells: list[GroupCell]) -> StackSetup:
         raise Unstackable(*dict.fromkeys(reasons))
     optimizer = made_optimizer(net, net.module_)
     stack_args = {
-        "criterion": copy.deepcopy(net.criterion_),  # the net's own is asked for losses, and may count that
+        "criterion": copy.deepcopy(net.criterion_),  # the net's own may record its calls
         "optimizer": optimizer.kind,
         "example": (x, y),
         "groups": optimizer.groups,
@@ -146,7 +149,7 @@ def _stack_setup(group_cells: list[GroupCell]) -> StackSetup:
 
 
 def _with_targets(pack_cell: PackCell, net: NeuralNet, output: Rows) -> PackCell:
-    """Return a cell whose targets are those that the net's loss sees."""
+    """Return a cell with targets as the net gives them to its loss."""
     if pack_cell.stream is not None:
         pack_cell.stream.ready = Ready(net, output)
     held = pack_cell.held
@@ -157,6 +160,6 @@ def _with_targets(pack_cell: PackCell, net: NeuralNet, output: Rows) -> PackCell
 
 
 def _spread(n_rows: int, n: int) -> Tensor:
-    """Return the numbers of `n` rows, evenly spread: rows in order of their class are then of several."""
+    """Return `n` evenly spaced row numbers: where rows are sorted by class, these are of several classes."""
     n = min(n, n_rows)
     return torch.arange(n) * (n_rows - 1) // max(1, n - 1)
