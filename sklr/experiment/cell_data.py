@@ -1,4 +1,4 @@
-"""The rows a run is trained and scored on: those of a fold, or the same rows transformed by a pipeline's first steps."""
+"""The rows a run is trained and scored on: those of a fold, as they are or transformed by the steps before the net."""
 
 from __future__ import annotations
 

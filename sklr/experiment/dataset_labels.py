@@ -1,4 +1,4 @@
-"""The targets of a dataset's items, taken from an attribute of the dataset where possible, without reading all items."""
+"""The targets of a dataset's items, read from an attribute of the dataset if possible, and not item by item."""
 
 from __future__ import annotations
 
