@@ -197,7 +197,7 @@ def test_verify_transfer_sweeps_around_both_lrs_on_the_same_folds(digits):
     [
         ({"to": []}, "to must be a Transfer or several"),
         ({"to": {"lr": 0.1}}, "to must be a Transfer or several"),
-        ({"to": [Transfer(0.1, 0.1, 2), Transfer(0.1, 0.2, 2)]}, r"to must be transfers from one lr, got \[0.1, 0.2\]"),
+        ({"to": [Transfer(0.1, 0.1, 2), Transfer(0.1, 0.2, 2)]}, r"to must be transfers from the same lr, got"),
         ({"n_lrs": 3}, "n_lrs must be at least 4"),
         ({"decades": 0}, "decades must be above 0"),
         ({"tolerance": -1}, "tolerance must be above 0"),
