@@ -17,7 +17,7 @@ _IN_OUT = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d
 
 @dataclass(frozen=True)
 class GrownParameter:
-    """One parameter: its role, and the growth factors of its fan-out, its fan-in, and the fan-in of its bias's layer."""
+    """One parameter: its role, the growth factors of fan-out and fan-in, and for a bias that of its layer's fan-in."""
 
     name: str
     role: str
@@ -100,7 +100,7 @@ def _bias_fan_in(name: str, module: nn.Module, base: nn.Module, owners: list[nn.
 
 
 def check_attention(module: nn.Module, base: nn.Module) -> None:
-    """Raise a ValueError if attention heads grew: torch divides logits by the root of the head size, muP by the size."""
+    """Raise a ValueError if attention heads grew: torch divides logits by the root of their size, muP by the size."""
     old = dict(base.named_modules())
     for name, layer in module.named_modules():
         size, before = (getattr(m, "head_dim", None) for m in (layer, old.get(name)))

@@ -108,8 +108,8 @@ def coordinate_check(
     """Train a few steps at several widths, and check that every layer's outputs change equally much at all of them.
 
     This is the defining property of muP: at every width each layer learns as much as it can without diverging (Yang et
-    al. 2022, arXiv 2203.03466, appendix D.1). If the changes of a layer's outputs grow with the width, the best learning
-    rate falls with it; if they shrink, a wide layer no longer learns.
+    al. 2022, arXiv 2203.03466, appendix D.1). If the changes of a layer's outputs grow with the width, the best
+    learning rate falls with it; if they shrink, a wide layer no longer learns.
 
     Parameters
     ----------
