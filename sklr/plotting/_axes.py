@@ -14,6 +14,7 @@ from sklr._utils.validation import must_be
 # blue, teal, gold: distinguishable for the colour-blind, of increasing brightness, readable on white and on black
 LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")
 DIVERGED_COLOR = "#e5383b"
+MARKERS = "osD^vP*X"
 LABEL_ROOM = 44.0  # points, the space that a tick label needs, including its distance to the next one
 LABEL_WIDTH = 24  # characters; longer values are truncated
 

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, label_log_axis, order_colors
+from sklr.plotting._axes import DIVERGED_COLOR, MARKERS, explain, get_axes, label_log_axis, order_colors
 
 HEADROOM = 0.15  # space above the loss at the start, as a fraction of the height of the curve
-MARKERS = "osD^vP*X"
 
 
 class RangeTestData(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
+    MARKERS,
     below,
     candidate_lrs,
     diverged,
@@ -20,8 +21,6 @@ from sklr.plotting._axes import (
     same_others,
     score_name,
 )
-
-MARKERS = "osD^vP*X"
 
 
 class RoundsData(NamedTuple):

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from sklr._utils.divergence import exploded
 from sklr._utils.validation import must_be
 from sklr.callbacks import LRSchedule
+from sklr.callbacks._kind import callback_class
 from sklr.engines import Engine, SequentialEngine
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit
@@ -150,7 +151,7 @@ def plain(estimator: Any) -> Any:
     estimator = clone(estimator)
     net = net_of(estimator)
     net.train_split, net.warm_start, net.verbose = None, False, 0
-    net.callbacks = [given for given in _listed(net.callbacks) if not _is_one_of(given, NOT_FOR_A_RAMP)]
+    net.callbacks = [c for c in _listed(net.callbacks) if not issubclass(callback_class(c), NOT_FOR_A_RAMP)]
     if hasattr(net, "start_fit"):
         net.schedule, net.warmup_epochs, net.schedule_epochs = None, 0, None
     return estimator
@@ -158,11 +159,6 @@ def plain(estimator: Any) -> Any:
 
 def _listed(callbacks: Any) -> list:
     return [] if callbacks is None or isinstance(callbacks, str) else list(callbacks)
-
-
-def _is_one_of(given: Any, classes: tuple[type, ...]) -> bool:
-    callback = given[-1] if isinstance(given, tuple) else given
-    return issubclass(callback if isinstance(callback, type) else type(callback), classes)
 
 
 def _peak(net: NeuralNet) -> float:

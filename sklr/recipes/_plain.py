@@ -12,6 +12,7 @@ from torch import nn
 from sklr._utils.names import resolve_optimizer
 from sklr._utils.validation import must_be
 from sklr.callbacks import BatchSizeSchedule, Resume
+from sklr.callbacks._kind import callback_class
 from sklr.experiment import wrappers
 from sklr.nets._parts import NetParts
 
@@ -53,7 +54,7 @@ def constant_lr(net: Any) -> tuple[Any, list[str]]:
         off += _set(net, name, plain)
     if isinstance(net.callbacks, list | tuple):
         kept = [c for c in net.callbacks if not _changes_training(c)]
-        off += [_kind(c).__name__ for c in net.callbacks if _changes_training(c)]
+        off += [callback_class(c).__name__ for c in net.callbacks if _changes_training(c)]
         net.set_params(callbacks=kept)
     return net, off
 
@@ -82,13 +83,8 @@ def _set(net: Any, name: str, value: Any) -> list[str]:
     return [f"{name}={before!r}"]
 
 
-def _kind(callback: Any) -> type:
-    callback = callback[-1] if isinstance(callback, tuple) else callback
-    return callback if isinstance(callback, type) else type(callback)
-
-
 def _changes_training(callback: Any) -> bool:
-    return issubclass(_kind(callback), _CHANGES_TRAINING)
+    return issubclass(callback_class(callback), _CHANGES_TRAINING)
 
 
 def _no_weight_decay(net: Any) -> list[str]:

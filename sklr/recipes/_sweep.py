@@ -11,8 +11,7 @@ from sklearn.utils import check_random_state, indexable
 from sklr._utils.sklearn import count_rows, take_params
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.experiment.experiment import Cell, Experiment
-
-MAX_SEED = 2**31 - 1
+from sklr.experiment.folds import MAX_SEED
 
 
 class SweepResult(NamedTuple):

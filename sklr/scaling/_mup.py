@@ -128,9 +128,9 @@ class MupGroups(ShownAsText):
             for p in self.params
             if p.lr_multiplier != 1 or p.options
         ]
-        init = {**_multipliers_of(module), **self._init_multipliers()}
-        made_by = module.module if isinstance(module, ScaledInit) else module
-        return {"lr": self.lr, "module": ScaledInit(made_by, init), "optimizer__param_groups": groups}
+        make, scaled = (module.module, module.multipliers) if isinstance(module, ScaledInit) else (module, {})
+        init = {**scaled, **self._init_multipliers()}
+        return {"lr": self.lr, "module": ScaledInit(make, init), "optimizer__param_groups": groups}
 
     def as_transfer(self, module: Callable[..., nn.Module], **params: Any) -> Transfer:
         """Return a `Transfer` for `sklr.transfer.verify_transfer`, including the parameters that widen the net.
@@ -260,16 +260,12 @@ def mup_param_groups(
 
 def _mup_param(side: GrownParameter, kind: Any, values: Mapping[str, Any]) -> MupParam:
     is_sgd = kind is torch.optim.SGD
-    lr = _sgd_multiplier(side) if is_sgd else 1 / side.m_in
+    lr = side.m_out / side.m_in if is_sgd else 1 / side.m_in
     init = side.m_in**-0.5 if side.role == "output" else math.sqrt(side.bias_fan_in)
     options = {"weight_decay": values["weight_decay"] / lr} if values["weight_decay"] and lr != 1 else {}
     if not is_sgd and side.m_out != 1:
         options["eps"] = values["eps"] / side.m_out
     return MupParam(side.name, side.role, lr, init, max(side.m_out, side.m_in), options)
-
-
-def _sgd_multiplier(side: GrownParameter) -> float:
-    return side.m_out / side.m_in
 
 
 def _check_same_names(named: Mapping[str, Any], names: list[str], what: str) -> None:
@@ -279,10 +275,6 @@ def _check_same_names(named: Mapping[str, Any], names: list[str], what: str) -> 
         raise ValueError(
             f"{what} must have the same parameters as base_module, got {alone[0]!r} in only one of them. {advice}"
         )
-
-
-def _multipliers_of(module: Any) -> Mapping[str, float]:
-    return module.multipliers if isinstance(module, ScaledInit) else {}
 
 
 def _multiply(module: nn.Module, multipliers: Mapping[str, float]) -> nn.Module:
