@@ -124,9 +124,9 @@ def fit_head(estimator: Any, data: CellData) -> Head:
 
 RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 LIBRARIES = ("skorch", "sklr", "sklearn", "abc", "builtins")
-NOT_SEEN = ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__")
+IGNORED = ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__")
 # attributes that Python, `abc` and scikit-learn add to a class themselves
-MADE = re.compile(
+GENERATED = re.compile(
     r"__(static_attributes|firstlineno|annotate_func|annotate|annotations_cache|abstractmethods)__$|_abc_|_sklearn_|set_\w+_request$"
 )
 
@@ -158,7 +158,7 @@ def predicts_as_its_library(net: NeuralNet) -> bool:
     A custom subclass that defines more than `__init__` may use other attributes to predict, such as its lr.
     """
     kinds = [kind for kind in type(net).__mro__ if kind.__module__.partition(".")[0] not in LIBRARIES]
-    return all(name in NOT_SEEN or MADE.match(name) for kind in kinds for name in vars(kind))
+    return all(name in IGNORED or GENERATED.match(name) for kind in kinds for name in vars(kind))
 
 
 def check_rows(X: Any) -> None:

@@ -18,7 +18,7 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import SettingsWarning
 
 LABELS = ("labels", "label", "target", "targets", "y")
-N_TRIED, MOST_TRIED = 3, 100  # min and max number of items read to verify that an attribute holds their labels
+MIN_VERIFIED, MAX_VERIFIED = 3, 100  # min and max number of items read to verify that an attribute holds their labels
 
 
 def labels_of(dataset: Any, what: str = "X", collate_fn: Callable[[list], Any] | None = None) -> np.ndarray:
@@ -28,7 +28,7 @@ def labels_of(dataset: Any, what: str = "X", collate_fn: Callable[[list], Any] |
     [3, 2]
     """
     target = _target if collate_fn is None else partial(_target_of_batch, collate_fn)
-    found = _held_labels(dataset, target)
+    found = _stored_labels(dataset, target)
     if found is None:
         warn(
             f"All {len(dataset)} items of {what} are read once for their targets: {type(dataset).__name__} has no "
@@ -47,14 +47,14 @@ def _stacked(targets: list[np.ndarray], what: str) -> np.ndarray:
     return np.stack(targets)
 
 
-def _held_labels(dataset: Any, target: Callable[[Any], np.ndarray]) -> np.ndarray | None:
+def _stored_labels(dataset: Any, target: Callable[[Any], np.ndarray]) -> np.ndarray | None:
     """Return the labels stored in a dataset, None if there are none; `target` extracts the label of an item."""
     of_parts = partial(_of_parts, target)
     if type(dataset).__module__.partition(".")[0] in ("torch", "sklr") and not isinstance(dataset, TensorDataset):
         return of_parts(dataset)  # a subclass of the user's may change the items, so its labels are verified below
     ways: list[Callable[[Any], Any]] = [of_parts, *map(_attribute, ("targets", "labels", "y"))]
     for get in (*ways, *map(_column, ("label", "labels"))):
-        if (found := _tried(get, dataset, target)) is not None:
+        if (found := _verified(get, dataset, target)) is not None:
             return found
     return None
 
@@ -62,10 +62,10 @@ def _held_labels(dataset: Any, target: Callable[[Any], np.ndarray]) -> np.ndarra
 def _of_parts(target: Callable[[Any], np.ndarray], dataset: Any) -> np.ndarray | None:
     """Return the labels of PyTorch's own dataset types from the datasets or tensors they are composed of."""
     if isinstance(dataset, Subset):
-        known = _held_labels(dataset.dataset, target)
+        known = _stored_labels(dataset.dataset, target)
         return None if known is None else known[np.asarray(dataset.indices, dtype=int)]
     if isinstance(dataset, ConcatDataset):
-        parts = [_held_labels(part, target) for part in dataset.datasets]
+        parts = [_stored_labels(part, target) for part in dataset.datasets]
         return None if any(part is None for part in parts) else np.concatenate([p for p in parts if p is not None])
     return to_numpy(dataset.tensors[-1]) if isinstance(dataset, TensorDataset) else None
 
@@ -79,7 +79,7 @@ def _column(name: str) -> Callable[[Any], Any]:
     return lambda dataset: dataset[name] if name in getattr(dataset, "column_names", ()) else None
 
 
-def _tried(get: Callable[[Any], Any], dataset: Any, target: Callable[[Any], np.ndarray]) -> np.ndarray | None:
+def _verified(get: Callable[[Any], Any], dataset: Any, target: Callable[[Any], np.ndarray]) -> np.ndarray | None:
     """Return the labels that `get` finds if they agree with some items: a transform may change the stored labels."""
     try:
         found = _array(get(dataset))
@@ -100,8 +100,8 @@ def _some_rows(labels: np.ndarray) -> list[int]:
     """
     n, first = len(labels), list[int]()
     if labels.ndim == 1 and labels.dtype.kind not in "fc":
-        first = np.unique(labels, return_index=True)[1][:MOST_TRIED].tolist()
-    return list(dict.fromkeys([*first, 0, n - 1, n // 2]))[: max(N_TRIED, len(first))] if n else []
+        first = np.unique(labels, return_index=True)[1][:MAX_VERIFIED].tolist()
+    return list(dict.fromkeys([*first, 0, n - 1, n // 2]))[: max(MIN_VERIFIED, len(first))] if n else []
 
 
 def item_of(dataset: Any, number: int) -> Any:

@@ -57,13 +57,13 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
     Returns None if the error comes from the candidates' own parameters: their fits then fail one by one.
     """
     try:
-        return _ready(experiment, candidates[0])
+        return _initialized(experiment, candidates[0])
     except MISTAKES as error:
         mistake = error
     for others in ([{}], candidates[1:]):
         for candidate in others:
             try:
-                estimator = _ready(experiment, candidate)
+                estimator = _initialized(experiment, candidate)
             except MISTAKES as error:
                 if not candidate and str(error) != str(mistake):
                     return None  # without the candidates' parameters the error is another one
@@ -72,7 +72,7 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
     raise mistake
 
 
-def _ready(experiment: Experiment, candidate: dict) -> Any:
+def _initialized(experiment: Experiment, candidate: dict) -> Any:
     """Return a clone with a candidate's parameters, its net initialized as far as possible without training."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
     net, X, y = net_of(estimator), experiment.X, experiment.y
@@ -117,7 +117,7 @@ def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence
 def _nets(experiment: Experiment, candidates: Sequence[dict]) -> Iterable[NeuralNet]:
     for candidate in candidates:
         try:
-            yield net_of(_ready(experiment, candidate))
+            yield net_of(_initialized(experiment, candidate))
         except MISTAKES:
             continue
 

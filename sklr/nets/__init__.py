@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sklr._utils.validation import must_be
 from sklr.nets._base import BaseNet
-from sklr.nets._data import widened
+from sklr.nets._data import at_least_float32
 from sklr.nets._labels import LabelNet
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
@@ -263,7 +263,7 @@ class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
         self.check_is_fitted()
         if self.predict_nonlinearity == "auto" and isinstance(self.criterion_, nn.BCEWithLogitsLoss):
             logits = self.forward(X)
-            logits = widened(logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
+            logits = at_least_float32(logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
         else:
             logits = logit(self.predict_proba(X)[:, 1])
         return logits - logit(self.threshold)

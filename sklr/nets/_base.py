@@ -315,7 +315,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
             y_true = data.fit_target(y_true, y_pred, criterion)
         if self._batch_weight is None:
             return super().get_loss(y_pred, y_true, *args, **kwargs)
-        with data.one_loss_each(criterion):
+        with data.unreduced(criterion):
             losses = super().get_loss(y_pred, y_true, *args, **kwargs)
         return data.weighted_loss(losses, self._batch_weight, y_true, criterion)
 

@@ -87,11 +87,11 @@ def cast_floats(x: Any, dtype: torch.dtype | None) -> Any:
     return [cast_floats(value, dtype) for value in x] if isinstance(x, list) else x
 
 
-def widened(x: Any) -> Any:
+def at_least_float32(x: Any) -> Any:
     """Return outputs in at least float32: NumPy has no bfloat16, and half precision is too coarse for scores.
 
-    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
+    >>> [at_least_float32(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64)]
+    [torch.float32, torch.float64]
     """
     narrow = isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4
     return x.float() if narrow else x
@@ -99,7 +99,7 @@ def widened(x: Any) -> Any:
 
 def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
     """Apply a nonlinearity to outputs, with input, computation and result in at least float32."""
-    return widened(nonlinearity(widened(x)))
+    return at_least_float32(nonlinearity(at_least_float32(x)))
 
 
 def bce_probabilities(criterion: Any) -> Callable[[Tensor], Tensor] | None:
@@ -189,7 +189,7 @@ def fit_target(y: Tensor, y_pred: Tensor, criterion: Any) -> Tensor:
 
 
 @contextmanager
-def one_loss_each(criterion: Any) -> Iterator[None]:
+def unreduced(criterion: Any) -> Iterator[None]:
     """Context in which a loss has ``reduction="none"`` and returns one value per sample."""
     if not hasattr(criterion, "reduction"):
         rule = "a loss with a `reduction` for sample_weight, such as torch's own"
@@ -219,7 +219,7 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
     --------
     >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 1])
     >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
-    >>> with one_loss_each(loss):
+    >>> with unreduced(loss):
     ...     losses = loss(logits, y)
     >>> repeated = loss(logits[[0, 1, 1]], y[[0, 1, 1]])
     >>> bool(torch.isclose(weighted_loss(losses, torch.tensor([1.0, 2.0]), y, loss), repeated))

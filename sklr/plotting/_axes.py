@@ -83,13 +83,13 @@ def _powers(low: float, high: float) -> range:
     return range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
 
 
-def count_epochs(ax: Any) -> None:
+def label_epoch_axis(ax: Any) -> None:
     """Label the x axis as epochs, with ticks at integers."""
     ax.xaxis.set_major_locator(require("matplotlib.ticker", extra="plot").MaxNLocator(integer=True))
     ax.set_xlabel("training time (epochs)")
 
 
-def explain(ax: Any, **place: Any) -> None:
+def add_legend(ax: Any, **place: Any) -> None:
     """Add a legend with the scores first, if there is anything with a label."""
     entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: not entry[1].startswith(("mean", "best mean")))
@@ -103,10 +103,10 @@ def mark_diverged(ax: Any, x: Any, y: Any, label: str = "diverged") -> None:
         ax.plot(x, y, "x", color=DIVERGED_COLOR, markersize=7, markeredgewidth=2, label=label, zorder=4, clip_on=False)
 
 
-def below(scores: np.ndarray) -> float:
+def marker_height(scores: np.ndarray) -> float:
     """Return the height for marks of candidates without a score: just below the lowest finite score.
 
-    >>> below(np.array([0.5, np.nan, 1.5])), below(np.array([np.nan]))
+    >>> marker_height(np.array([0.5, np.nan, 1.5])), marker_height(np.array([np.nan]))
     (0.4, 0.0)
     """
     known = scores[np.isfinite(scores)]
@@ -188,7 +188,7 @@ def _others(params: dict[str, Any], lr_param: Any) -> str:
     return repr(sorted((item for item in params.items() if item[0] != lr_param), key=lambda item: item[0]))
 
 
-def history(search: Any) -> dict[str, np.ndarray]:
+def recorded_history(search: Any) -> dict[str, np.ndarray]:
     """Return the history of a search; raise a ValueError if it has no epochs."""
     check_is_fitted(search, "cv_results_")
     columns = search.history_
@@ -198,10 +198,10 @@ def history(search: Any) -> dict[str, np.ndarray]:
     return columns
 
 
-def short(value: Any) -> str:
+def tick_label(value: Any) -> str:
     """Return a parameter's value as a tick label, with dollar signs escaped so that matplotlib renders no formula.
 
-    >>> short(0.00031622776), short("a$b"), short(None), short("x" * 30)
+    >>> tick_label(0.00031622776), tick_label("a$b"), tick_label(None), tick_label("x" * 30)
     ('0.000316', 'a\\\\$b', 'None', 'xxxxxxxxxxxxxxxxxxxxxxx…')
     """
     text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or str(value)

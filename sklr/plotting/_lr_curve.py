@@ -8,7 +8,15 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import below, explain, get_axes, label_log_axis, mark_diverged, score_name, vary_in_others
+from sklr.plotting._axes import (
+    add_legend,
+    get_axes,
+    label_log_axis,
+    mark_diverged,
+    marker_height,
+    score_name,
+    vary_in_others,
+)
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import Top, find_top
 
@@ -114,7 +122,7 @@ def lr_curve_data(
         se=np.nan_to_num(curve.se[drawn]),
         diverged=curve.lr[curve.diverged],
         unfinished=curve.lr[~curve.usable & ~curve.diverged],
-        floor=below(curve.mean[drawn]),
+        floor=marker_height(curve.mean[drawn]),
         n_cells=curve.cell_scores.shape[1],
         score=score,
         choice=choice,
@@ -249,7 +257,7 @@ class LRCurveDisplay:
         n = self.data.n_cells
         ax.set_ylabel(f"{self.data.score}, mean of {n} cells" if n > 1 else f"{self.data.score}, one cell")
         label_log_axis(ax)
-        explain(ax)
+        add_legend(ax)
         return self
 
     def _draw_interval(self) -> None:

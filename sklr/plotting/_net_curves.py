@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from sklr._utils.validation import unknown_name
-from sklr.plotting._axes import count_epochs, explain, get_axes
+from sklr.plotting._axes import add_legend, get_axes, label_epoch_axis
 
 PARTS = {"train": "training", "valid": "validation"}
 
@@ -80,7 +80,7 @@ def plot_net_curves(data: NetCurvesData, ax: Any) -> Any:
     ax = get_axes(ax)
     for word, values in data.curves.items():
         ax.plot(data.epochs, values, label=word, marker="." if len(values) <= 15 else None)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(data.label.replace("_", " "))
-    explain(ax)
+    add_legend(ax)
     return ax

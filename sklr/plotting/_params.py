@@ -9,14 +9,14 @@ import numpy as np
 from sklr._utils.optional import require
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
-    below,
+    add_legend,
     diverged,
-    explain,
     label_log_axis,
     mark_diverged,
+    marker_height,
     mean_scores,
     score_name,
-    short,
+    tick_label,
 )
 
 PANELS_PER_ROW = 3
@@ -136,7 +136,7 @@ def _places(values: list[Any], order: list[Any] | None = None) -> tuple[tuple[st
     """
     named = {repr(value): value for value in (order or values)}
     words = list(named)
-    return tuple(short(value) for value in named.values()), [words.index(repr(value)) for value in values]
+    return tuple(tick_label(value) for value in named.values()), [words.index(repr(value)) for value in values]
 
 
 def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
@@ -162,7 +162,7 @@ def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
         if ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col():
             ax.set_ylabel(f"{data.label}, mean over cells")
     marked = next((ax for ax in axes if len(ax.get_legend_handles_labels()[0]) > 1), axes[0])
-    explain(
+    add_legend(
         marked, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False
     )  # above the axes, to hide no points
     return axes
@@ -195,7 +195,7 @@ def _draw_panel(ax: Any, panel: ParamPanel, data: ParamsData) -> None:
         ax.set_xscale("log")
     ax.scatter(panel.at, data.score, s=28, alpha=0.55, linewidths=0)
     marked = data.diverged & np.isfinite(panel.at)
-    mark_diverged(ax, panel.at[marked], np.full(marked.sum(), below(data.score)))
+    mark_diverged(ax, panel.at[marked], np.full(marked.sum(), marker_height(data.score)))
     if data.best is not None:
         star = {"marker": "*", "markersize": 13, "color": "#c97b00", "markeredgecolor": "white", "linestyle": "none"}
         ax.plot(panel.at[data.best], data.score[data.best], **star, markeredgewidth=0.6, zorder=5, label="best")

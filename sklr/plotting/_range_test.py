@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import DIVERGED_COLOR, MARKERS, explain, get_axes, label_log_axis, order_colors
+from sklr.plotting._axes import DIVERGED_COLOR, MARKERS, add_legend, get_axes, label_log_axis, order_colors
 
 HEADROOM = 0.15  # space above the loss at the start, as a fraction of the height of the curve
 
@@ -113,5 +113,5 @@ def plot_range_test(source: Any, *, ax: Any = None) -> Any:
     ax.set_xlabel("learning rate of the step")
     ax.set_ylabel("training loss after it" + (f", {data.n_runs} runs" if data.n_runs > 1 else ", one run"))
     label_log_axis(ax)
-    explain(ax)
+    add_legend(ax)
     return ax

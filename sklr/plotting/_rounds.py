@@ -9,13 +9,13 @@ import numpy as np
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
     MARKERS,
-    below,
+    add_legend,
     candidate_lrs,
     diverged,
-    explain,
     get_axes,
     label_log_axis,
     mark_diverged,
+    marker_height,
     mean_scores,
     order_colors,
     same_others,
@@ -106,11 +106,11 @@ def plot_rounds(source: Any, *, ax: Any = None) -> Any:
     else:
         ax.scatter(data.lr, data.score, c=colors.to_rgba(data.round), s=40, zorder=3)
         ax.figure.colorbar(colors, ax=ax, label="trial, in the order tried")
-    mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), below(data.score)))
+    mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), marker_height(data.score)))
     ax.set_xlabel("peak learning rate")
     ax.set_ylabel(f"{data.label}, mean over cells")
     label_log_axis(ax)
-    explain(ax)
+    add_legend(ax)
     return ax
 
 

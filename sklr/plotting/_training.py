@@ -8,15 +8,15 @@ import numpy as np
 
 from sklr._utils.validation import must_be, unknown_name
 from sklr.plotting._axes import (
+    add_legend,
     candidate_lrs,
-    count_epochs,
     diverged,
-    explain,
     get_axes,
-    history,
+    label_epoch_axis,
     lr_colors,
     mark_diverged,
     order_colors,
+    recorded_history,
     score_name,
 )
 from sklr.plotting._net_curves import NetCurvesData, history_of, net_curves_data, plot_net_curves
@@ -83,7 +83,7 @@ def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurve
         label="training loss" if what == "train_loss" else f"validation {score_name(search)}",
         lr=candidate_lrs(search),
         epochs=np.arange(1, cells.shape[2] + 1),
-        values=_held(cells, diverged(search)).mean(axis=1),
+        values=_extended(cells, diverged(search)).mean(axis=1),
         diverged=diverged(search),
     )
 
@@ -92,7 +92,7 @@ def _by_cell(search: Any, what: str) -> np.ndarray:
     """Return a column of the history as an array of shape (n_candidates, n_cells, n_epochs), NaN where untrained."""
     if what not in WHATS:
         raise unknown_name("what", what, WHATS)
-    columns = history(search)
+    columns = recorded_history(search)
     shape = (*search.cell_scores_.shape, int(columns["epoch"].max()) + 1)
     values = np.full(shape, np.nan)
     cell = columns["fold"] * search.n_seeds + columns["seed"]
@@ -104,11 +104,11 @@ def _by_cell(search: Any, what: str) -> np.ndarray:
     return values
 
 
-def _held(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
+def _extended(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
     """Repeat the last value of each run until the candidate's longest run ends, unless the candidate is `lost`.
 
     >>> cells = np.array([[[3.0, 2.0, 1.0, np.nan], [3.0, 4.0, np.nan, np.nan]]])
-    >>> _held(cells, np.array([False])).mean(axis=1)
+    >>> _extended(cells, np.array([False])).mean(axis=1)
     array([[3. , 3. , 2.5, nan]])
     """
     seen, epochs = np.isfinite(cells), np.arange(cells.shape[2])
@@ -145,10 +145,10 @@ def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = Non
     is_short = len(data.epochs) <= 15
     for lr, curve in zip(key, data.values, strict=True):
         ax.plot(data.epochs, curve, color=colors.to_rgba(lr), linewidth=1.3, marker="." if is_short else None)
-    _limit(ax, data)
+    _set_limits(ax, data)
     _mark_ends(ax, data)
     ax.figure.colorbar(colors, ax=ax, label=name)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(f"{data.label}, mean over cells")
     return ax
 
@@ -160,7 +160,7 @@ def _coloring(data: TrainingCurvesData) -> tuple[Any, np.ndarray, str]:
     return order_colors(len(numbers)), numbers, "candidate"
 
 
-def _limit(ax: Any, data: TrainingCurvesData) -> None:
+def _set_limits(ax: Any, data: TrainingCurvesData) -> None:
     """Keep the curves that did not diverge readable: a logarithmic axis if they span much, diverging losses cut off."""
     sound = data.values[~data.diverged] if not data.diverged.all() else data.values
     sound = sound[np.isfinite(sound)]
@@ -186,7 +186,7 @@ def _mark_ends(ax: Any, data: TrainingCurvesData) -> None:
     ]
     if ends:
         mark_diverged(ax, *np.transpose(ends))
-        explain(ax)
+        add_legend(ax)
 
 
 class BestEpochsData(NamedTuple):
@@ -239,7 +239,7 @@ def best_epochs_data(search: Any) -> BestEpochsData:
     best = cells[search.best_index_]
     best = best[:, : np.flatnonzero(np.isfinite(best).any(axis=0)).max(initial=0) + 1]
     params = search.cv_results_["params"][search.best_index_]
-    mean = _held(best[None], np.array([False]))[0].mean(axis=0)
+    mean = _extended(best[None], np.array([False]))[0].mean(axis=0)
     return BestEpochsData(score_name(search), params, np.arange(1, best.shape[1] + 1), best, mean)
 
 
@@ -266,7 +266,7 @@ def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
     known = np.isfinite(data.cells).any(axis=0)
     low, high = np.nanmin(data.cells[:, known], axis=0), np.nanmax(data.cells[:, known], axis=0)
     ax.fill_between(data.epochs[known], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(f"validation {data.label}")
-    explain(ax)
+    add_legend(ax)
     return ax

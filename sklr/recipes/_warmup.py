@@ -230,7 +230,7 @@ def find_warmup(
     check_count("n_lrs", n_lrs, minimum=2)
     check_count("n_warmups", n_warmups, minimum=2)
     check_count("n_seeds", n_seeds)
-    falling = _checked_factors(factors)
+    descending = _checked_factors(factors)
     inner.set_params(max_epochs=inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs))
     estimator, lrs = with_net(net, inner), log_spaced(*check_lr_range(lr_range), n_lrs)
     lr_param = find_lr_param(estimator)
@@ -247,17 +247,17 @@ def find_warmup(
     if not np.isfinite(seen.loss[0]).all():
         raise AllDivergedError(must_be("the lowest lr of lr_range", "one at which the net trains", lrs[0], "Lower it."))
     no_loss = np.empty((0, 0, n_seeds, inner.max_epochs))
-    result = NeededWarmup(lrs, seen.loss, falling[:0], steps[:0], no_loss, per_epoch, tuple(off))
+    result = NeededWarmup(lrs, seen.loss, descending[:0], steps[:0], no_loss, per_epoch, tuple(off))
     if result.unstable_lr is None:
         return result
     warmup_param = f"{lr_param.removesuffix('lr')}warmup_epochs"
-    peaks = (falling * result.unstable_lr).tolist()
+    peaks = (descending * result.unstable_lr).tolist()
     candidates = [{lr_param: lr, warmup_param: int(s) / per_epoch} for lr in peaks for s in steps]
     seen = sweep(estimator, X, y, candidates, **how)
     loss = np.full((len(candidates), n_seeds, inner.max_epochs), np.nan)
     loss[..., : seen.loss.shape[-1]] = seen.loss
-    loss = loss.reshape(len(falling), len(steps), *loss.shape[1:])
-    return replace(result, factors=falling, warmup_steps=steps, warmup_loss=loss)
+    loss = loss.reshape(len(descending), len(steps), *loss.shape[1:])
+    return replace(result, factors=descending, warmup_steps=steps, warmup_loss=loss)
 
 
 def _checked_factors(factors: Sequence[float]) -> np.ndarray:
