@@ -63,7 +63,7 @@ class Characterization(ShownAsText):
 
     def __str__(self) -> str:
         n_folds, n_seeds = self.scores.shape
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items()) or "as it is"
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items()) or "the estimator as given"
         folds = f"{n_folds} fold{'s' * (n_folds > 1)}"
         text = f"{given}: mean score {self.mean:.4f} over {folds} x {n_seeds} seeds; {self.components}"
         return f"{text}. {REPEATED}" if self.repeated else text

@@ -300,7 +300,7 @@ class NetParts(NeuralNet):
         asked, fitted = state["device"], "device_" in state
         there, here = {name: value for name, value in state.items() if name != "device_"}, _device_here(asked)
         if _is_cuda(here) and not torch.cuda.is_available():
-            warn(f"A net that was on device {str(asked)!r} is on the CPU now: there is no CUDA device.", DeviceWarning)
+            warn(f"The net was on device {str(asked)!r} and is loaded to the CPU: no CUDA device found.", DeviceWarning)
             here = "cpu"
         super().__setstate__({**there, "device": here})
         if fitted:

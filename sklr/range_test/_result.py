@@ -129,12 +129,14 @@ class RangeTest(ShownAsText):
         )
 
     def _about_edge(self) -> str:
-        n_broken, n_runs = int((self.unstable_step >= 0).sum()), len(self.unstable_step)
+        n_unstable, n_runs = int((self.unstable_step >= 0).sum()), len(self.unstable_step)
         if self.edge is None:
-            return f"Edge: none, {n_broken} of {n_runs} runs broke. Raise the upper end of lr_range to see it."
+            unstable = f"{n_unstable} of {n_runs} runs became unstable"
+            return f"Edge: none, {unstable}. Raise the upper end of lr_range to find it."
         lrs = self.lr[np.maximum(self.unstable_step[self.unstable_step >= 0] - 1, 0)]
         return (
-            f"Edge: {self.edge:.3g}; {n_broken} of {n_runs} runs broke, just above {lrs.min():.3g} to {lrs.max():.3g}."
+            f"Edge: {self.edge:.3g}; {n_unstable} of {n_runs} runs became unstable, just above {lrs.min():.3g} to "
+            f"{lrs.max():.3g}."
         )
 
     def _about_suggestions(self) -> str:

@@ -65,7 +65,7 @@ class CoordinateCheck(ShownAsText):
     def failures(self) -> tuple[str, ...]:
         """A sentence for each layer whose outputs change more, or less, in wider models."""
         return tuple(
-            f"{name}: its output moves {'more' if slope > 0 else 'less'} in wider models, like width^{slope:.2f}"
+            f"{name}: its outputs change {'more' if slope > 0 else 'less'} in wider models, as width^{slope:.2f}"
             for name, slope in zip(self.modules, self.change_slopes[-1], strict=True)
             if not abs(slope) <= self.tolerance  # NaN is a failure too: no change, or the training diverged
         )
@@ -86,7 +86,7 @@ class CoordinateCheck(ShownAsText):
             f"  {name}: width^{slope:+.2f}" for name, slope in zip(self.modules, self.change_slopes[-1], strict=True)
         ]
         verdict = "passed" if self.passed else "failed"
-        return "\n".join([f"{head}; how far outputs move:", *rows, f"{verdict}, tolerance {self.tolerance:g}"])
+        return "\n".join([f"{head}; change of outputs:", *rows, f"{verdict}, tolerance {self.tolerance:g}"])
 
 
 def coordinate_check(
