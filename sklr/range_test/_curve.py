@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from sklr.range_test._rules import RULES
 
 MEDIAN_WIDTH = 5  # steps; so that one or two batches with a high loss do not count as instability
-BROKEN_SHARE = 0.5  # of the total decrease of the loss; smaller increases are often recovered from
-BROKEN_NOISE = 5.0  # standard deviations of a batch's loss, the minimum increase where the loss hardly decreased
+UNSTABLE_SHARE = 0.5  # of the total decrease of the loss; smaller increases are often recovered from
+UNSTABLE_NOISE = 5.0  # standard deviations of a batch's loss, the minimum increase where the loss hardly decreased
 SMOOTHING = 0.2  # decades, the standard deviation of the Gaussian
 SHORTEST = 3  # minimum number of steps of a curve
 FALLEN_NOISE = 2.0  # standard errors of a step's mean loss, the minimum decrease for which the rules are applied
@@ -65,8 +65,8 @@ def read_runs(before: np.ndarray, after: np.ndarray) -> Runs:
     best = np.minimum.accumulate(usual, axis=0)
     start = usual[0]
     gain, noise = start - best[-1], np.array([_noise(run) for run in losses.T])
-    broken = (usual > best + np.maximum(BROKEN_SHARE * gain, BROKEN_NOISE * noise)) | ended
-    return Runs(start, gain, noise, _first(broken[1:]))
+    unstable = (usual > best + np.maximum(UNSTABLE_SHARE * gain, UNSTABLE_NOISE * noise)) | ended
+    return Runs(start, gain, noise, _first(unstable[1:]))
 
 
 def _noise(losses: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def smooth(lr: np.ndarray, loss: np.ndarray, runs: Runs) -> np.ndarray:
     >>> smooth(lr, loss, read_runs(loss[0], loss)).ravel().round(1)
     array([3. , 3. , 2.7, 2. , 1.3, 1.3, 2.3, 3.5, 4. ])
     """
-    ceiling = runs.start + np.maximum(runs.gain, BROKEN_NOISE * runs.noise)
+    ceiling = runs.start + np.maximum(runs.gain, UNSTABLE_NOISE * runs.noise)
     steps_per_decade = (len(lr) - 1) / np.log10(lr[-1] / lr[0])
     capped = np.fmin(loss, ceiling)
     return gaussian_filter1d(capped, SMOOTHING * steps_per_decade, axis=0, mode="nearest")

@@ -17,8 +17,8 @@ from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
 
-FALLEN_BACK = 0.25  # a run is unstable if its loss rises again by more than this share of its earlier decrease
-GAINED = 0.5  # or if its loss decreases by less than this share of the decrease of the best run
+RISEN_AGAIN = 0.25  # a run is unstable if its loss rises again by more than this share of its earlier decrease
+MIN_GAIN = 0.5  # or if its loss decreases by less than this share of the decrease of the best run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -287,9 +287,9 @@ def is_unstable(loss: np.ndarray, untrained: float, best: float) -> np.ndarray:
     last = loss[..., -1]
     lowest = np.fmin.reduce(loss, axis=-1)
     with np.errstate(invalid="ignore"):
-        fell_back = last - lowest > FALLEN_BACK * (untrained - lowest)
-        hardly_gained = untrained - last < GAINED * (untrained - best)
-    return ~np.isfinite(last) | fell_back | hardly_gained
+        rose_again = last - lowest > RISEN_AGAIN * (untrained - lowest)
+        hardly_gained = untrained - last < MIN_GAIN * (untrained - best)
+    return ~np.isfinite(last) | rose_again | hardly_gained
 
 
 def _best(loss: np.ndarray) -> int:
