@@ -97,7 +97,7 @@ def _headline(search: Any) -> str:
         return ", ".join([f"Learning rate {search.lr_choice_.lr:.3g}", *others])
     if getattr(search, "best_params_", None):
         return "Best: " + ", ".join(f"{name} {_short(value)}" for name, value in search.best_params_.items())
-    return "A search's best candidate" if hasattr(search, "best_index_") else "A search that chose nothing"
+    return "The best candidate of a search" if hasattr(search, "best_index_") else "A search without a best candidate"
 
 
 def _short(value: Any) -> str:
