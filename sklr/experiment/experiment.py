@@ -32,7 +32,8 @@ class Experiment:
     scorer, and `metric` the name of the score that is monitored epoch by epoch (None for a single scorer). `follow`
     says when it is monitored: "always", "never", or "free", which is in stacks that compute the scores of all their
     runs at once. Otherwise a scorer is called once per run, as in scikit-learn's searches, since it may be slow or
-    count its calls.
+    count its calls. With ``scores_repeat=False``, for scikit-learn's own searches, test rows with random items are not
+    stacked, since every fit must draw its own. `caller` is the search, which callbacks refer to.
     """
 
     estimator: Any

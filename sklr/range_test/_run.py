@@ -89,9 +89,10 @@ def lr_range_test(
     -----
     The loss recorded for a learning rate is that of the next batch, after the update with this learning rate. Other
     implementations record the loss before the update, and so attribute the effect of each learning rate to the next
-    one. A run ends when it diverges. Curves are smoothed with a centred Gaussian of 0.2 decade, which unlike an
-    exponential moving average has no lag. A run is unstable when its loss (the median of five steps) has risen again by
-    half of its total decrease. No threshold is a multiple of the loss, so the loss may be negative.
+    one. A run ends when it diverges, and the learning rate at which it does is never suggested. Curves are smoothed
+    with a centred Gaussian of 0.2 decade, which unlike a running average has no lag. A run is unstable when its loss
+    (the median of five steps) has risen again by half of its total decrease. No threshold is a multiple of the loss, so
+    the loss may be negative.
 
     Limitations: the weights at step `i` have been trained for few steps, at lower learning rates. The test finds the
     edge of stability well (to a tenth or a quarter of a decade), but the best learning rate of a whole training is

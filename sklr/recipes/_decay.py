@@ -36,8 +36,8 @@ def weight_decay_by_layer(
     Returns
     -------
     groups : list of (pattern, {"weight_decay": decay})
-        For ``optimizer__param_groups`` of a net of sklr or skorch. There are as few patterns as possible, since each
-        one creates a parameter group.
+        For ``optimizer__param_groups`` of a net of sklr or skorch. Few patterns are used, since each one creates a
+        parameter group.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def transfer_lr(
         Number of rows per step. With a net, the new `batch_size` alone is enough; its `accumulate_steps` is kept.
     noise_scale : float, default=None
         The gradient noise scale, in rows, as measured by `sklr.transfer.gradient_noise_scale`. Neither rule holds for
-        larger batches, which hardly reduce the noise further: the lr is scaled up to the noise scale only, with a
+        larger batches, in which the noise no longer dominates: the lr is scaled up to the noise scale only, with a
         warning.
     **optimizer_params
         The optimizer's hyper-parameters at the old batch size, such as `betas`; by default those of the net, or
