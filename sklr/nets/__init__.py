@@ -38,7 +38,7 @@ def _spell_out(cls: _Net) -> _Net:
 
 @_spell_out
 class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
-    """A classifier that trains any PyTorch module, on labels of any type and all data that scikit-learn accepts.
+    """A classifier that trains any PyTorch module, on labels of any type and the data that scikit-learn accepts.
 
     It extends skorch's `NeuralNetClassifier`, whose parameters, callbacks and methods all work here. The default
     criterion is the cross entropy, so the module should return logits, as `MLP` does. For a module that returns
