@@ -405,7 +405,7 @@ def test_the_depth_rule_keeps_the_first_change_of_the_function(optimizer, expone
 
 
 def test_the_depth_rule_says_where_it_is_doubtful():
-    with pytest.warns(TransferWarning, match="blocks of one layer alone"):
+    with pytest.warns(TransferWarning, match="only known to hold for blocks of one layer"):
         transfer_lr_depth(0.1, depth=(4, 8), optimizer="adam", residual_exponent=0.5)
     with pytest.warns(TransferWarning, match="depth grows 16 times"):
         deep = transfer_lr_depth(0.1, depth=(2, 32), optimizer="sgd")
