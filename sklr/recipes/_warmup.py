@@ -112,7 +112,7 @@ class NeededWarmup(ShownAsText):
             return f"{first}, and {stable}: no warmup is needed in this range. Widen lr_range to look further."
         unstable = f"{first} and lr {self.unstable_lr:.3g} is unstable."
         if self.n_steps is None:
-            factors = ", ".join(f"{factor:g}" for factor in self.factors)
+            factors = " or ".join(f"{factor:g}" for factor in self.factors)
             return (
                 f"{unstable} No warmup of up to {self.warmup_steps[-1]} steps is stable at {factors} times this lr: "
                 "raise max_epochs to try longer ones, or clip the gradients (clip='p90')."

@@ -255,7 +255,7 @@ def test_the_shortest_warmup_from_which_on_all_survive_at_the_highest_factor():
 def test_where_no_warmup_helps_or_none_is_needed_it_says_so():
     hopeless = warmup(SWEPT, [[WORSE] * 4, [BAD] * 4])
     assert (hopeless.factor, hopeless.lr, hopeless.n_steps, hopeless.n_epochs) == (None,) * 4
-    assert "No warmup of up to 20 steps is stable at 10, 1 times this lr: raise max_epochs" in hopeless.summary()
+    assert "No warmup of up to 20 steps is stable at 10 or 1 times this lr: raise max_epochs" in hopeless.summary()
     calm = NeededWarmup(np.array([0.1, 1.0]), np.array([[[2.0]], [[1.0]]]), *(np.empty(0), np.empty(0, int)),
                   np.empty((0, 0, 1, 1)), 10, ())  # fmt: skip
     assert (calm.unstable_lr, calm.lr, calm.n_steps) == (None, None, None)
