@@ -2,34 +2,34 @@
 
 
 class SklrError(Exception):
-    """Base class of every error sklr raises on purpose."""
+    """Base class of all errors that sklr raises itself."""
 
 
 class EngineError(SklrError, ValueError):
-    """The engine asked for cannot train these candidates; the message lists the reasons."""
+    """The requested engine cannot train these candidates; the message lists the reasons."""
 
 
 class AllDivergedError(SklrError, ValueError):
-    """Every candidate of a search diverged or failed, so there is no learning rate to choose."""
+    """Every candidate of a search diverged or failed, so no learning rate can be selected."""
 
 
 class NoScoreError(SklrError, ValueError):
-    """No candidate of a search has a score: the scorer returned NaN for all of them, so there is none to choose."""
+    """No candidate of a search has a score: the scorer returned NaN for all of them, so none can be selected."""
 
 
 class TrainingDiverged(SklrError):
-    """Raised inside a training to end it at once; a search turns it into a status and never lets it out.
+    """Raised in the training loop to stop a diverged run; a search records it as a status and never propagates it.
 
     Parameters
     ----------
     step : int
-        The optimizer step, counted from 0 over the whole training, at which it was found.
+        The optimizer step at which divergence was detected, counted from 0 over the whole training.
     loss : float
-        That loss.
+        The loss at that step.
     """
 
     def __init__(self, step: int, loss: float):
-        super().__init__(step, loss)  # both positional, so that it survives pickling to and from a worker
+        super().__init__(step, loss)  # exceptions are unpickled from `args`, on the way from a worker for example
         self.step, self.loss = step, loss
 
     def __str__(self) -> str:
@@ -45,36 +45,36 @@ class NoScoreWarning(UserWarning):
 
 
 class TransferWarning(UserWarning):
-    """A learning rate is carried further than its rule is known to hold."""
+    """A learning rate is extrapolated further than its transfer rule is known to hold."""
 
 
 class OutOfMemoryWarning(UserWarning):
-    """A stack of runs did not fit into memory and was halved; the search goes on, slower."""
+    """A stack of runs did not fit into memory and was split in half; the search continues, but slower."""
 
 
 class StackFallbackWarning(UserWarning):
-    """Training in a stack raised an error, or a step could not be recorded; the search goes on another way, slower."""
+    """Stacked training raised an error, or a step could not be recorded; the search continues on a slower path."""
 
 
 class EdgeOfRangeWarning(UserWarning):
-    """The best learning rate lies at an end of the range that was searched; a better one may lie beyond."""
+    """The best learning rate is at an end of the searched range; a better one may lie outside it."""
 
 
 class SettingsWarning(UserWarning):
-    """A setting has no effect, as another overrides it, or does not act as it says beside another."""
+    """A setting has no effect because another one overrides it, or the combination does not act as documented."""
 
 
 class StorageError(SklrError):
-    """The storage of a search cannot be opened, or went away and did not come back; what has finished is kept."""
+    """The storage of a search cannot be opened, or was lost and did not come back; finished trials are kept."""
 
 
 class StudyError(SklrError, ValueError):
-    """A study of that name cannot be used for this search; the message names what differs."""
+    """The study of that name cannot be used for this search; the message names the differences."""
 
 
 class StorageWarning(UserWarning):
-    """Something was wrong with a storage and has been put right, such as a half-written last line."""
+    """A defect of a storage was found and repaired, such as a half-written last line."""
 
 
 class LostWorkerWarning(UserWarning):
-    """A worker process died in mid-search; what it was training is trained again."""
+    """A worker process died during a search; the runs it was training are trained again."""

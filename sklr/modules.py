@@ -1,4 +1,4 @@
-"""A ready module for tables: the multi-layer perceptron."""
+"""A ready-made module for tabular data: the multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from sklr._utils.validation import check_count, must_be
 
 
 class MLP(nn.Module):
-    """A multi-layer perceptron for tables, whose input and output widths sklr's nets find at `fit`.
+    """A multi-layer perceptron for tabular data; sklr's nets infer its input and output widths at `fit`.
 
-    Each hidden layer is a linear map, batch norm if wanted, the activation, and dropout if wanted; the
-    output layer is linear, so it gives logits for a classifier and plain values for a regressor.
-    All layers stand in one `torch.nn.Sequential`, `layers`.
+    Each hidden layer consists of a linear layer, optional batch norm, the activation, and optional dropout. The
+    output layer is linear, so it returns logits for a classifier and values for a regressor.
+    All layers are in one `torch.nn.Sequential`, `layers`.
 
     Parameters
     ----------
     n_inputs : int
-        Number of columns of the table. Found by the net.
+        Number of features. Inferred by the net.
     n_outputs : int
-        Number of classes or targets, 1 for a binary classifier. Found by the net.
+        Number of classes or targets, 1 for a binary classifier. Inferred by the net.
     hidden : sequence of int, default=(100,)
-        Width of each hidden layer, from the input on; `()` gives a linear model.
+        Width of each hidden layer, in order from the input; `()` gives a linear model.
     activation : callable, default=torch.nn.ReLU
         Called without arguments for each hidden layer; returns a module.
     dropout : float, default=0.0
-        Share of each hidden layer's outputs that is zeroed while training, in [0, 1).
+        Probability of zeroing each output of a hidden layer during training, in [0, 1).
     batch_norm : bool, default=False
-        Whether each hidden layer is normalised over the batch.
+        Whether to add batch normalization to each hidden layer.
     dtype : torch.dtype, optional
-        What to compute in, torch's default (float32) if not given.
+        The dtype of the parameters; torch's default dtype (float32) if not given.
 
     Raises
     ------
     TypeError, ValueError
-        If a width is not a positive integer, `hidden` is no sequence, `activation` does not make modules, or
-        `dropout` is outside [0, 1).
+        If a width is not a positive integer, `hidden` is not a sequence, `activation` is not a callable that returns
+        a module, or `dropout` is outside [0, 1).
 
     Examples
     --------
@@ -50,7 +50,7 @@ class MLP(nn.Module):
       (2): Dropout(p=0.5, inplace=False)
       (3): Linear(in_features=8, out_features=3, bias=True)
     )
-    >>> MLP(4, 3, hidden=())(torch.ones(2, 4, dtype=torch.int64)).shape  # whole numbers are numbers too
+    >>> MLP(4, 3, hidden=())(torch.ones(2, 4, dtype=torch.int64)).shape  # integer inputs are accepted
     torch.Size([2, 3])
     """
 
@@ -67,8 +67,9 @@ class MLP(nn.Module):
         super().__init__()
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
             raise TypeError(must_be("hidden", "a sequence of widths", hidden, "Write (64,) for one layer of 64."))
-        if not callable(activation) or isinstance(activation, nn.Module):  # a module is called with its input
-            raise TypeError(must_be("activation", "what makes a module", activation, "Write torch.nn.Tanh, say."))
+        if not callable(activation) or isinstance(activation, nn.Module):  # a module instance is called with its input
+            advice = "Write for example torch.nn.Tanh."
+            raise TypeError(must_be("activation", "a callable that returns a module", activation, advice))
         if not 0 <= dropout < 1:
             raise ValueError(must_be("dropout", "at least 0 and less than 1", dropout))
         widths = [check_count("n_inputs", n_inputs), *(check_count("each width of hidden", w) for w in hidden)]
@@ -78,9 +79,9 @@ class MLP(nn.Module):
         )
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        """Return the outputs for a batch, shape (n_samples, n_outputs), from one of shape (n_samples, n_inputs).
+        """Return the outputs, shape (n_samples, n_outputs), for a batch of shape (n_samples, n_inputs).
 
-        Numbers of any dtype are taken: they become the dtype of the weights here.
+        Inputs of any dtype are accepted; they are cast to the dtype of the weights.
         """
         return self.layers(X.to(next(self.parameters()).dtype))
 

@@ -1,4 +1,4 @@
-"""Train one configuration many times over, to see its noise, and two of them side by side, to see which is better."""
+"""Train one configuration many times to measure its noise, and compare two configurations with a paired test."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from sklr.selection import Comparison, VarianceComponents, compare_scores, varia
 from sklr.selection.variance import check_finite
 
 REPEATED = (
-    "All seeds of a fold ended in the same run, so nothing is known about seeds. Unless the training draws nothing at "
-    "random, look for a random_state that is set, or a module given as an instance."
+    "All seeds of a fold gave identical runs, so the variance between seeds is unknown. Unless the training is "
+    "deterministic, check for a random_state that is already set, or a module given as an instance."
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Characterization(ShownAsText):
-    """The scores of one configuration over folds and seeds, and where their spread comes from.
+    """The scores of one configuration over folds and seeds, with their variance components.
 
     Parameters
     ----------
     params : dict
-        What was set on the estimator.
+        The parameters that were set on the estimator.
     scores : ndarray of shape (n_folds, n_seeds)
-        Test scores; the same seeds in every fold.
+        Test scores. Every fold has the same seeds.
     components : VarianceComponents
-        Variance of seed, fold and residual; NaN for what one fold does not tell.
+        Variance of seed, fold and residual; NaN for a component that a single fold cannot estimate.
     n_train, n_test : int
-        Rows of a fold that were trained and tested on, on average.
+        Mean number of training and test rows of a fold.
     folds : tuple
-        What the folds were, to tell whether two characterizations share them.
+        A hash of each fold's test rows, to check whether two characterizations share their folds.
     seeds : tuple of int
+        The seeds of every fold.
     repeated : bool
-        Whether the seeds of every fold ended in the same run, epoch by epoch: their noise is then not known, and
-        `components` has NaN for it.
+        Whether the seeds of every fold gave identical runs, epoch by epoch. The variance between seeds is then
+        unknown, and NaN in `components`.
     """
 
     params: Mapping[str, Any]
@@ -62,14 +63,14 @@ class Characterization(ShownAsText):
 
     def __str__(self) -> str:
         n_folds, n_seeds = self.scores.shape
-        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items()) or "as it is"
+        given = ", ".join(f"{name}={value!r}" for name, value in self.params.items()) or "the estimator as given"
         folds = f"{n_folds} fold{'s' * (n_folds > 1)}"
-        said = f"{given}: mean score {self.mean:.4f} over {folds} x {n_seeds} seeds; {self.components}"
-        return f"{said}. {REPEATED}" if self.repeated else said
+        text = f"{given}: mean score {self.mean:.4f} over {folds} x {n_seeds} seeds; {self.components}"
+        return f"{text}. {REPEATED}" if self.repeated else text
 
 
 class _Crossed(LRGridSearchCV):
-    """A search in which every fold meets the same seeds, so that their part in the variance can be told."""
+    """A search in which every fold has the same seeds: seeds and folds are crossed factors, as their variances need."""
 
     def _draw_cells(self, *args: Any, **kwargs: Any) -> list:
         return cross_seeds(super()._draw_cells(*args, **kwargs))
@@ -90,22 +91,22 @@ def characterize(
     validation: Any = None,
     **fit_params: Any,
 ) -> Characterization:
-    """Train one configuration with many seeds on every fold, and split the variance of its scores.
+    """Train one configuration with many seeds on every fold, and decompose the variance of its scores.
 
     Parameters
     ----------
     estimator : estimator or fitted search
-        A net, a pipeline around one, or a search, whose best parameters, `cv` and `scoring` are then used.
+        A net, a pipeline around one, or a fitted search. Of a search, `best_params_`, `cv` and `scoring` are used.
     X, y : as in `fit`
     lr : float, optional
         The learning rate; by default the estimator's own, or the search's `best_lr_`.
     n_seeds : int, default=10
-        Trainings per fold, at least 2.
+        Number of trainings per fold, at least 2.
     cv, scoring, engine, n_jobs, random_state
-        As in `LRGridSearchCV`. Two characterizations can be compared if they were made with the same `cv`,
-        `n_seeds` and an integer `random_state`.
+        As in `LRGridSearchCV`. Two characterizations can be compared if they were made with the same `cv`, the same
+        `n_seeds` and the same integer `random_state`.
     validation : Dataset, DataLoader, or tuple (X, y), optional
-        A fixed validation set in the place of folds, as the searches' `fit` takes it.
+        A fixed validation set instead of folds, as in the `fit` of the searches.
     **fit_params
         As in `fit`.
 
@@ -116,7 +117,7 @@ def characterize(
     Raises
     ------
     ValueError
-        If an argument is not what it must be, or a training diverged.
+        If an argument is invalid, or a run diverged.
 
     Examples
     --------
@@ -170,7 +171,7 @@ def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -
 
 
 def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: int) -> bool:
-    """Say whether the seeds of every fold had the same score and, where epochs were followed, the same losses."""
+    """Whether all seeds of every fold have the same score and, where epochs were recorded, the same losses."""
     losses: dict[tuple[int, int], list[float]] = {}
     for fold, seed, loss in zip(history["fold"], history["seed"], history["train_loss"], strict=True):
         losses.setdefault((fold, seed), []).append(loss)
@@ -181,7 +182,7 @@ def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: i
 
 
 def _components(scores: np.ndarray) -> VarianceComponents:
-    """Return the variance components, NaN for those that one fold, or one seed in each, does not tell."""
+    """Return the variance components; NaN for those that one fold, or one seed per fold, cannot estimate."""
     n_folds, n_seeds = scores.shape
     if min(n_folds, n_seeds) > 1:
         return variance_components(scores)
@@ -191,25 +192,26 @@ def _components(scores: np.ndarray) -> VarianceComponents:
 
 
 def compare(new: Characterization, old: Characterization, *, min_effect: float = 0.0) -> Comparison:
-    """Say whether a new configuration should be adopted: a paired test on the cells both were trained in.
+    """Decide whether to adopt a new configuration, with a paired test on the folds and seeds both were trained on.
 
     Parameters
     ----------
     new, old : Characterization
-        Of the same folds and seeds.
+        The two configurations, trained on the same folds with the same seeds.
     min_effect : float, default=0
-        The smallest improvement worth having, in score.
+        The smallest improvement of the score that is worth adopting.
 
     Returns
     -------
     comparison : Comparison
-        Its `verdict` is "adopt", "do not adopt" or "not enough evidence", and `more_seeds` says how many more would
-        probably settle it. A t test, corrected for folds that overlap, see `sklr.selection.compare_scores`.
+        Its `verdict` is "adopt", "do not adopt" or "not enough evidence"; `more_seeds` estimates how many more seeds
+        would settle it. The test is a t-test corrected for overlapping training sets, see
+        `sklr.selection.compare_scores`.
 
     Raises
     ------
     ValueError
-        If the two do not share their cells.
+        If `new` and `old` were not trained on the same folds with the same seeds.
 
     Examples
     --------

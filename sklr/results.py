@@ -1,4 +1,4 @@
-"""What a search remembers: the outcome of every run, and the tables made of them. NumPy only; nothing here trains."""
+"""What a search records: the outcome of every run, and the tables built from them. NumPy only; nothing here trains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OK, DIVERGED, FAILED, STOPPED = "ok", "diverged", "failed", "stopped"
-NO_SCORE = "no score"  # how the status of a candidate begins whose runs came to their end and were not scored
+NO_SCORE = "no score"  # prefix of the status of a candidate whose runs finished without a finite score
 Scores = float | dict[str, float]
 
 
 class EpochRow(NamedTuple):
-    """One epoch of one run: the lr of its last step, its mean training loss, the score on the validation fold."""
+    """One epoch of one run: the lr of the last step, the mean training loss, and the score on the validation fold."""
 
     epoch: int
     lr: float
@@ -27,7 +27,7 @@ class Outcome:
     """How one run ended.
 
     `status` is one of ``"ok"``, ``"diverged"``, ``"failed"`` (an exception; `fit_error` holds its traceback) and
-    ``"stopped"`` (pruned); `reason` says more, such as ``"diverged at step 13: loss nan"``. Times are in seconds.
+    ``"stopped"`` (pruned); `reason` gives details, such as ``"diverged at step 13: loss nan"``. Times are in seconds.
     """
 
     test_scores: Scores
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def split_rows(outcomes: Sequence[Sequence[Outcome]], n_seeds: int) -> list[dict[str, Any]]:
-    """Return one record per candidate and split, its seeds averaged, as scikit-learn's tables want them.
+    """Return one record per candidate and split, averaged over seeds, in the form of scikit-learn's `_fit_and_score`.
 
     Parameters
     ----------
@@ -78,10 +78,10 @@ def _mean_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def candidate_status(outcomes: Sequence[Outcome], metric: str | None = None) -> str:
-    """Return the status of a candidate in words: the worst of its runs, with the earliest reason.
+    """Return the status of a candidate in words: the worst status of its runs, with the first reason.
 
-    `metric` names the score that counts where there are several. A run that came to its end and has no finite score
-    is not ``"ok"``.
+    `metric` is the score that is checked where there are several. A run that finished without a finite score is not
+    ``"ok"``.
 
     >>> candidate_status([Outcome(0.9), Outcome(0.8)])
     'ok'
@@ -99,7 +99,7 @@ def candidate_status(outcomes: Sequence[Outcome], metric: str | None = None) -> 
 
 
 def has_status(outcomes: Sequence[Outcome], status: str) -> bool:
-    """Say whether any run of a candidate ended that way."""
+    """Whether any run of a candidate ended with this status."""
     return any(o.status == status for o in outcomes)
 
 
@@ -109,7 +109,7 @@ def cell_scores(outcomes: Sequence[Sequence[Outcome]], metric: str | None) -> np
 
 
 def pick_score(scores: Scores, metric: str | None) -> float:
-    """Return the score a run is followed by: the only one, or the one named `metric` among several."""
+    """Return the score of a run that is monitored: the only one, or of several the one named `metric`."""
     if not isinstance(scores, dict):
         return scores
     return scores[metric] if metric in scores else next(iter(scores.values()))
@@ -121,7 +121,7 @@ HISTORY_COLUMNS = ("candidate", "fold", "seed", "epoch", "lr", "train_loss", "va
 def history_table(outcomes: Sequence[Sequence[Outcome]], n_seeds: int) -> dict[str, np.ndarray]:
     """Return one row per candidate, fold, seed and epoch, as a dict of equally long columns.
 
-    ``pandas.DataFrame(history_table(...))`` takes it as it is. `seed` counts the seeds of a fold from 0.
+    It can be passed to `pandas.DataFrame`. `seed` counts the seeds of a fold from 0.
 
     >>> run = Outcome(0.9, history=[EpochRow(0, 0.1, 2.3, 0.8)])
     >>> {name: column.tolist() for name, column in history_table([[run]], n_seeds=1).items()}
@@ -141,10 +141,10 @@ def history_table(outcomes: Sequence[Sequence[Outcome]], n_seeds: int) -> dict[s
 
 
 def rank_last(results: dict[str, Any], last: np.ndarray) -> None:
-    """Move the candidates marked in `last`, and infinite scores, behind all others in every ``rank_test_*`` column.
+    """Rank the candidates marked in `last`, and those with infinite scores, last in every ``rank_test_*`` column.
 
-    A diverged candidate whose `error_score` is a number must not outrank a trained one (0.0 beats every
-    ``neg_log_loss``). scikit-learn ties NaN scores on the worst rank; so does this, in place.
+    Works in place. A diverged candidate with a numeric `error_score` must not outrank a trained one (0.0 is better
+    than any ``neg_log_loss``). Like scikit-learn's NaN scores, these candidates are tied at the worst rank.
     """
     for key in [key for key in results if key.startswith("rank_test_")]:
         behind = last | ~np.isfinite(results[key.replace("rank", "mean", 1)])

@@ -66,7 +66,7 @@ def test_seeds_that_repeat_each_other_are_no_zero_variance():
     assert noise.repeated
     assert np.isnan([noise.components.seed, noise.components.residual]).all()
     assert noise.components.fold > 0
-    assert "All seeds of a fold ended in the same run" in str(noise)
+    assert "All seeds of a fold gave identical runs" in str(noise)
     equal_scores = characterize(NET.set_params(max_epochs=1), X, Y, lr=1e-12, **SAME)
     seeds_differ = np.ptp(equal_scores.scores, axis=1).any()
     assert not equal_scores.repeated, "losses differ even where scores do not"

@@ -275,7 +275,7 @@ def test_what_cannot_be_stacked_is_run_as_it_was(search, n_stacked, n_single, re
 def test_a_run_that_diverges_scores_what_it_would_have():
     stacking = assert_search_agrees(grid(net(), {"lr": [0.1, 1e30]}, cv=2))
     assert (stacking.n_stacked, stacking.n_single) == (2, 2)
-    assert stacking.reasons == ["a run that diverges leaves its stack, and is fitted again by itself"]
+    assert stacking.reasons == ["a run that diverges leaves its stack and is fitted again by itself"]
 
 
 def test_fits_that_fail_are_recorded_as_without():

@@ -1,23 +1,23 @@
-"""The one rule by which a loss counts as exploded, shared by everything that stops a training."""
+"""The rule by which a loss counts as diverged, shared by everything that stops a training."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-EXPLODED_FACTOR = 1e4  # far above any loss a training comes back from, reached within a few steps of a true explosion
-SMALLEST_FIRST_LOSS = 1e-2  # a training that starts nearly perfect may still lose a little
+EXPLODED_FACTOR = 1e4  # far above any loss a training recovers from; a real divergence exceeds it within a few steps
+SMALLEST_FIRST_LOSS = 1e-2  # a training that starts near zero loss may rise by a large factor without diverging
 
 
 def exploded(loss: Any, first_loss: Any) -> Any:
-    """Return whether a loss counts as diverged: not finite, or 10,000 times the first one.
+    """Return whether a loss counts as diverged: not finite, or more than 10,000 times the first one.
 
     Parameters
     ----------
     loss : float, ndarray or Tensor
         The training loss of a step.
     first_loss : float, ndarray or Tensor
-        That of the training's first step, taken for at least 0.01; same shape as `loss`.
+        The loss of the training's first step, same shape as `loss`; values below 0.01 are treated as 0.01.
 
     Returns
     -------

@@ -1,14 +1,14 @@
-"""How a result looks: its conclusion in short, and in a notebook as it prints."""
+"""How result objects are displayed: a one-line `repr`, and in a notebook the printed text."""
 
 from html import escape
 
-SHORT = 100  # characters of a conclusion that a `repr` shows
+SHORT = 100  # maximum number of characters of the conclusion in a `repr`
 
 
 class ShownAsText:
-    """Shows in a notebook what `print` shows, lines and columns kept, and in a list its conclusion.
+    """Mixin that shows an object in a notebook as `print` does, preformatted, and its `repr` as a one-line conclusion.
 
-    Dataclasses that hold arrays say ``repr=False``, so that theirs is not printed number by number.
+    Dataclasses that hold arrays set ``repr=False``, so that this `repr` is used and not one that prints every number.
 
     Examples
     --------
@@ -26,8 +26,8 @@ class ShownAsText:
         return str(self).partition("\n")[0]
 
     def __repr__(self) -> str:
-        said = self.conclusion()
-        return f"<{type(self).__name__}: {said if len(said) <= SHORT else said[: SHORT - 3] + '...'}>"
+        text = self.conclusion()
+        return f"<{type(self).__name__}: {text if len(text) <= SHORT else text[: SHORT - 3] + '...'}>"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"

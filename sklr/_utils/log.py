@@ -1,4 +1,4 @@
-"""What sklr says while it works: through the logger "sklr", which is seen unless its user has decided otherwise."""
+"""Messages through the logger "sklr", which go to standard output unless the user has configured that logger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOGGER = logging.getLogger("sklr")
 
 
 class ToStdout(logging.StreamHandler):
-    """Writes to where `sys.stdout` goes at the moment: a notebook's cell, a test's capture."""
+    """Write to the current `sys.stdout`, which notebooks and pytest replace while the process runs."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -23,7 +23,7 @@ class ToStdout(logging.StreamHandler):
 
 
 def say(text: str) -> None:
-    """Log a message; a logger that nobody has given a handler or a level writes to standard output.
+    """Log a message at level INFO; without a handler or a level of its own, the logger writes to standard output.
 
     >>> say("engine: stacked")
     [sklr] engine: stacked
@@ -33,7 +33,7 @@ def say(text: str) -> None:
     """
     if not LOGGER.handlers:
         LOGGER.addHandler(ToStdout())
-        LOGGER.propagate = False  # or it would be seen twice where the root logger has a handler
+        LOGGER.propagate = False  # a handler of the root logger would print the message a second time
     if LOGGER.level == logging.NOTSET:
         LOGGER.setLevel(logging.INFO)
     LOGGER.info(text)

@@ -1,4 +1,4 @@
-"""The name by which a module can be imported, whichever way it has come into this process."""
+"""The name under which a module can be imported, even if it runs as a script."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-SCRIPTS = ("__main__", "__mp_main__")  # a script that was started, here and in a process that it has spawned
+SCRIPTS = ("__main__", "__mp_main__")  # the script's name in the main process, and in the processes it spawns
 
 
 def importable(module: str) -> str:
-    """Return a module's name as another script would import it: that of its file, and of the packages around it.
+    """Return a module's name as another script would import it, from its file and the packages that contain it.
 
-    So ``__main__`` of ``python job.py`` is ``job``; a notebook's, which has no file, stays ``__main__``.
+    ``__main__`` of ``python job.py`` becomes ``job``; that of a notebook, which has no file, stays ``__main__``.
 
     >>> importable("json.decoder"), importable("no such module")
     ('json.decoder', 'no such module')
@@ -22,7 +22,7 @@ def importable(module: str) -> str:
 
 
 def without_main(text: str) -> str:
-    """Return a text, such as the repr of a class, with the importable name of the script in it."""
+    """Replace ``__main__`` in a text, such as the `repr` of a class, by the importable name of the script."""
     for script in SCRIPTS:
         text = text.replace(f"{script}.", f"{importable(script)}.")
     return text

@@ -1,4 +1,4 @@
-"""What a name stands for: optimizers, losses and devices of torch."""
+"""Optimizers, losses and devices of torch, looked up by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from sklr._utils.validation import must_be, unknown_name
 
-ALSO_CALLED = {  # what torch.nn.functional, Keras and scikit-learn call them
+ALSO_CALLED = {  # the names in torch.nn.functional, Keras and scikit-learn
     "binary_cross_entropy": "bce",
     "binary_cross_entropy_with_logits": "bce_with_logits",
     "mae": "l1",
@@ -19,12 +19,12 @@ ALSO_CALLED = {  # what torch.nn.functional, Keras and scikit-learn call them
 
 
 def resolve_optimizer(value: Any) -> Any:
-    """Return the optimizer class of a name, in any case; all else is handed back as it is.
+    """Return the optimizer class of that name, case-insensitive; any other value is returned unchanged.
 
     Raises
     ------
     ValueError
-        If torch has no optimizer of that name; lists those it has.
+        If torch has no optimizer of that name; the message lists the known names.
 
     Examples
     --------
@@ -38,12 +38,12 @@ def resolve_optimizer(value: Any) -> Any:
 
 
 def resolve_criterion(value: Any) -> Any:
-    """Return the loss class of a name, such as "cross_entropy" or "MSELoss"; all else is handed back as it is.
+    """Return the loss class of a name such as "cross_entropy" or "MSELoss"; any other value is returned unchanged.
 
     Raises
     ------
     ValueError
-        If torch has no loss of that name; lists those it has.
+        If torch has no loss of that name; the message lists the known names.
 
     Examples
     --------
@@ -60,14 +60,16 @@ def resolve_criterion(value: Any) -> Any:
 
 
 def best_device() -> str:
-    """Return the fastest kind of device there is: "cuda", then "mps", then "cpu"."""
+    """Return the first available of "cuda", "mps" and "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def check_device(device: Any) -> Any:
-    """Return a device that can be computed on here, or "auto", or say that there is none such; None is skorch's.
+    """Return the device if PyTorch can use it on this machine, else raise a ValueError; "auto" and None always pass.
+
+    None is skorch's value for "leave the device alone".
 
     >>> check_device("cpu"), check_device(None)
     ('cpu', None)

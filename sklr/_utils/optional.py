@@ -1,4 +1,4 @@
-"""Packages that only parts of sklr need: imported where they are used, one helpful error where missing."""
+"""Optional dependencies: imported where they are used, with one helpful error if they are missing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def require(module: str, *, extra: str) -> ModuleType:
     Parameters
     ----------
     module : str
-        What to import, such as "matplotlib.pyplot".
+        The module to import, such as "matplotlib.pyplot".
     extra : str
-        The extra of sklr that installs it.
+        The extra of sklr that installs it, as in ``pip install 'sklr[plot]'``.
 
     Raises
     ------
     ImportError
-        If the package is not installed, with the command that installs it.
+        If the package is not installed; the message has the command that installs it.
 
     Examples
     --------

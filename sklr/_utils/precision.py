@@ -1,4 +1,4 @@
-"""Arithmetic in full precision, where the user's settings allow less of it."""
+"""Arithmetic in full float32 precision, whatever reduced precision the user's settings allow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within it float32 products and convolutions are computed in float32, not in TF32 or bfloat16.
+    """Context in which float32 matrix products and convolutions are computed in float32, not in TF32 or bfloat16.
 
-    TF32 keeps 10 bits of a fraction: two ways to compute the same thing then differ by far more than their rounding.
-    cuDNN convolves in it unless told otherwise.
+    TF32 has a 10-bit mantissa, so two ways to compute the same result differ by far more than float32 rounding. It is
+    cuDNN's default for convolutions.
 
     >>> before = torch.backends.cudnn.allow_tf32
     >>> with full_precision():
@@ -26,7 +26,7 @@ def full_precision() -> Iterator[None]:
     """
     before = []
     for where, name, _ in _switches():
-        with suppress(RuntimeError):  # one of the older settings, where the user has set some of the newer ones
+        with suppress(RuntimeError):  # PyTorch refuses to read an old setting once a new one has been changed
             before.append((where, name, getattr(where, name)))
     try:
         _set(_switches())
@@ -36,18 +36,16 @@ def full_precision() -> Iterator[None]:
 
 
 def _set(switches: list[tuple[Any, str, Any]]) -> None:
-    with (
-        warnings.catch_warnings()
-    ):  # PyTorch 2.9 and later advise against the older ones, which must agree with the newer
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch 2.9 deprecates the old settings, but they must agree with the new
         for where, name, value in switches:
             setattr(where, name, value)
 
 
 def _switches() -> list[tuple[Any, str, Any]]:
-    """Return where PyTorch keeps its settings, by what name, and their values for full precision; the older ones first.
+    """Return (object, attribute, value for full precision) of PyTorch's precision settings, the old ones first.
 
-    From 2.9 on each kind of operation has one of its own. Setting an older one sets some of those.
+    From PyTorch 2.9 on each kind of operation has a setting of its own, and setting an old one changes some of them.
     """
     backends = torch.backends
     older = [(backends.cudnn, "allow_tf32", False), (_Matmul(), "precision", "highest")]
@@ -60,7 +58,7 @@ def _switches() -> list[tuple[Any, str, Any]]:
 
 
 class _Matmul:
-    """PyTorch's two functions for the precision of matrix products, as an attribute."""
+    """Adapter that presents PyTorch's getter and setter of the matmul precision as an attribute."""
 
     @property
     def precision(self) -> str:

@@ -1,4 +1,4 @@
-"""Optuna without log lines about what nobody has asked for: studies that a search creates or opens for itself."""
+"""Optuna studies that a search creates or opens for itself, without Optuna's log lines about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optuna
 
 @contextmanager
 def at_verbosity(level: int) -> Iterator[None]:
-    """Let Optuna log at another level for as long as the context lasts.
+    """Set Optuna's logging level for the duration of the context.
 
     >>> before = optuna.logging.get_verbosity()
     >>> with at_verbosity(optuna.logging.ERROR):
@@ -28,9 +28,9 @@ def at_verbosity(level: int) -> Iterator[None]:
 
 
 def quiet_study(sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """Create a fresh in-memory study that maximizes, without Optuna's log line.
+    """Create an in-memory study that maximizes, without Optuna's log line.
 
-    It always has the same name: Hyperband draws its brackets by the name and a trial's number.
+    The name is fixed because Hyperband assigns brackets by a hash of the study's name and the trial number.
     """
     sampler = sampler or optuna.samplers.RandomSampler(seed=0)
     with at_verbosity(optuna.logging.WARNING):

@@ -1,4 +1,4 @@
-"""Private random streams: a training draws from its own, and the global generators are left as they were found."""
+"""Private random streams: a training draws from its own stream, and the global generators are restored afterwards."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-_GLOBAL = threading.RLock()  # torch and NumPy have one global generator per process: one stream at a time
+_GLOBAL = threading.RLock()  # the global generators belong to the process: only one stream may replace them at a time
 
 
 class RandomStream:
-    """A stream of randomness that outlives the moments it is used in.
+    """A random stream, used as a context manager, that continues where it was left when it is entered again.
 
-    Entering it swaps torch's (CPU and every CUDA device in use), NumPy's and Python's global generators for its own,
-    leaving puts the old ones back and remembers where the stream stood, so that a training taken up again
-    goes on as if it had never been left. Streams of several threads take turns.
+    Entering it replaces the state of the global generators of torch (CPU and every CUDA device in use), NumPy and
+    Python by its own. Leaving it saves that state and restores the previous one, so that a training that is continued
+    draws as if it had never been interrupted. Only one thread can be inside a stream at a time; others wait.
 
     >>> stream, before = RandomStream(0), torch.random.get_rng_state()
     >>> with stream:
@@ -33,7 +33,7 @@ class RandomStream:
     def __init__(self, seed: int):
         self.seed = seed
         self._state: Any = None
-        self._python: Any = None  # Python's generator: this stream's while it is left, the outside's while it is in use
+        self._python: Any = None  # state of Python's generator: outside the context the stream's, inside the previous
 
     def __enter__(self) -> RandomStream:
         _GLOBAL.acquire()
@@ -43,7 +43,7 @@ class RandomStream:
             np.random.seed(self.seed % 2**32)
         else:
             set_global_state(self._state)
-            if not self._state[1]:  # CUDA was not in use when the stream was left
+            if not self._state[1]:  # CUDA was not initialized when the stream was left
                 _seed_cuda(self.seed)
         self._swap_python()
         return self
@@ -65,7 +65,7 @@ class RandomStream:
 
 @contextmanager
 def global_generators_kept() -> Iterator[None]:
-    """Leave the global generators of Python, NumPy and torch as they were found.
+    """Context that restores the global generators of Python, NumPy and torch when it ends.
 
     >>> before = random.getstate()
     >>> with global_generators_kept():
@@ -82,10 +82,10 @@ def global_generators_kept() -> Iterator[None]:
 
 
 def seed_generators(seed: int) -> None:
-    """Seed torch's generators, of the CPU and of every CUDA device in use, and quickly where there is only a CPU.
+    """Seed torch's generators, of the CPU and of every CUDA device in use; cheaper than `torch.manual_seed` on a CPU.
 
-    `torch.manual_seed` would also decide what CUDA draws when it is used for the first time, much later: what the user
-    has asked for would be forgotten.
+    `torch.manual_seed` would also queue a seed for CUDA, applied when CUDA is first used: a seed that the user has
+    queued would be lost.
 
     >>> outside = global_state()
     >>> seed_generators(1), torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(1)))
@@ -111,6 +111,6 @@ def global_state() -> tuple[Any, ...]:
 def set_global_state(state: tuple[Any, ...]) -> None:
     cpu, cuda, numpy_state = state
     torch.random.set_rng_state(cpu)
-    if cuda and torch.cuda.device_count() >= len(cuda):  # a stream may have been pickled on a larger machine
+    if cuda and torch.cuda.device_count() >= len(cuda):  # a stream may have been pickled on a machine with more GPUs
         torch.cuda.set_rng_state_all(cuda)
     np.random.set_state(numpy_state)

@@ -1,4 +1,4 @@
-"""Everything sklr takes from scikit-learn's private modules, in one place, so that a new release breaks one file."""
+"""Everything sklr imports from scikit-learn's private modules, in one place, so that a new release breaks one file."""
 
 from sklearn.base import _fit_context as fit_context
 from sklearn.model_selection._search import BaseSearchCV

@@ -1,4 +1,4 @@
-"""Checks of arguments, and the format of error messages: "<what> must be <rule>, got <value>. <next step>"."""
+"""Argument validation, and the format of error messages: "<what> must be <rule>, got <value>. <next step>"."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 
 
 def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
-    """Write the message of an error about a value that breaks a rule.
+    """Return the error message for a value that violates a rule.
 
     Parameters
     ----------
     what : str
-        The name of the thing, as the user wrote it.
+        The name of the argument, as the user wrote it.
     rule : str
-        What it must be.
+        What the value must be.
     value : object
-        What it is.
+        The value that was given.
     next_step : str, optional
-        What the user can do now, a sentence.
+        A sentence with what the user can do about it.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
 
 
 def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
-    """Return the error for a name nobody knows: it lists those there are, and the one that was perhaps meant.
+    """Return the error for an unknown name: it lists the known names, and suggests the closest one.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
 
 
 def check_is_object(what: str, value: Any) -> None:
-    """Raise an error if `value` is a class where an instance of it is wanted.
+    """Raise a TypeError if `value` is a class where an instance is expected.
 
     Raises
     ------
@@ -69,12 +69,12 @@ def check_is_object(what: str, value: Any) -> None:
 
 
 def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") -> int:
-    """Return a whole number of at least `minimum` as an int, or say that it is none.
+    """Return `value` as an int, after checking that it is an integer of at least `minimum`.
 
     Raises
     ------
     ValueError
-        If it is no integer, or smaller; True and False are no integers here.
+        If it is not an integer, or smaller than `minimum`. True and False do not count as integers.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") ->
 
 
 def check_flag(what: str, value: Any) -> bool:
-    """Return True or False, or say that the value is neither.
+    """Return `value` as a bool, after checking that it is True or False.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line, however deep within sklr and the libraries around it they are raised."""
+"""Warnings that point at the user's line, however deep in sklr and its dependencies they are raised."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 import warnings
 from types import FrameType
 
-# between a user's line and ours; whoever else is in between called us, as a user does
+# frames of these are skipped; a frame of any other package is treated as the user's, as it is what called sklr
 _LIBRARIES = {"sklr", "sklearn", "skorch", "joblib", "torch", "optuna", "skopt", "numpy", "scipy"}
 _NOT_THE_USERS = _LIBRARIES | sys.stdlib_module_names
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the innermost line that belongs neither to sklr, nor to the libraries it works with, nor to Python.
+    """Issue a warning at the innermost frame that is not of sklr, its dependencies or the standard library.
 
-    Where there is no such line, as in a worker process, the warning is at the outermost one.
+    Where there is no such frame, as in a worker process, the warning points at the outermost one.
 
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
@@ -33,7 +33,7 @@ def is_the_users(frame: FrameType) -> bool:
 
 
 def is_a_library(module: str) -> bool:
-    """Say whether a module is sklr's, of a library that it works with, or Python's.
+    """Whether a module belongs to sklr, to one of its dependencies or to the standard library.
 
     >>> is_a_library("torch.nn.functional"), is_a_library("__main__"), is_a_library("my_nets")
     (True, False, False)

@@ -1,4 +1,4 @@
-"""`stacked`: the fits of scikit-learn's own searches, trained as one batched model where that can be done."""
+"""`stacked`: a context in which scikit-learn's own searches train their fits as one batched model where possible."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["Stacking", "stacked"]
 
 @dataclass
 class Stacking:
-    """What became of the fits made under `stacked`.
+    """How the fits in a `stacked` context were run.
 
     Attributes
     ----------
     n_stacked : int
-        Fits that were trained in a stack.
+        Number of fits that were trained in a stack.
     n_single : int
-        Fits that were run one by one, as without `stacked`.
+        Number of fits that were run one by one, as without `stacked`.
     reasons : list of str
-        Why those could not be stacked, each reason once.
+        Why these could not be stacked, each reason once.
     """
 
     n_stacked: int = 0
@@ -45,19 +45,19 @@ class Stacking:
 
 @contextmanager
 def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[Stacking]:
-    """Let scikit-learn's own searches over nets train their candidates and folds as one batched model.
+    """Context in which scikit-learn's own searches over nets train candidates and folds as one batched model.
 
-    Within the ``with`` block `GridSearchCV`, `RandomizedSearchCV`, the halving searches, `cross_validate`,
-    `cross_val_score`, `validation_curve` and scikit-optimize's `BayesSearchCV` hand over all fits of a batch (of a
-    search, of a round of halving, of a proposal) at once. Those of skorch nets, sklr's or skorch's own, and of
-    pipelines ending in one are stacked; all others run as they would have.
+    Inside the ``with`` block, all fits that `GridSearchCV`, `RandomizedSearchCV`, the halving searches,
+    `cross_validate`, `cross_val_score`, `validation_curve` and scikit-optimize's `BayesSearchCV` start together (those
+    of a search, of a round of halving, of a proposal) are collected. Fits of nets, sklr's or skorch's own, and of
+    pipelines that end in a net are stacked; all others run as usual.
 
     Parameters
     ----------
     engine : StackedEngine, optional
-        How to stack: ``StackedEngine(max_stack=100)`` trains at most so many nets at once.
+        The engine to use: ``StackedEngine(max_stack=100)`` trains at most 100 nets at once.
     verbose : int, default=0
-        If above 0, a warning names the reasons why fits could not be stacked, once each.
+        If above 0, warn of the reasons why fits could not be stacked, once each.
 
     Yields
     ------
@@ -71,27 +71,26 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
 
     Notes
     -----
-    The results are those of the same search without `stacked` and with ``n_jobs=1`` wherever a fit does not depend on
-    what was fitted before it:
+    The results are those of the same search without `stacked` and with ``n_jobs=1``, if a fit does not depend on
+    earlier fits:
 
-    - sklr's nets with ``random_state`` an integer, and skorch's nets whose module seeds torch as it is built, have the
-      same initial weights and the same batches. What remains is rounding: in float64 accuracies are equal and other
-      scores agree to some twelve digits, in float32 to about five. A training that magnifies rounding, as one with a
-      learning rate too high to be stable does, magnifies that too.
-    - Dropout, and all else that draws random numbers as it trains, agrees in distribution only.
-    - Nets that draw from torch's global generator get one seed per split from it: reproducible after
-      ``torch.manual_seed``, but other initial weights and batches than without `stacked`, and the same ones for all
-      candidates of a split. So do other steps of a pipeline whose `random_state` is None.
+    - sklr's nets with an integer ``random_state``, and skorch's nets whose module seeds torch when it is created, have
+      the same initial weights and the same batches. They differ only by rounding: in float64 accuracies are equal and
+      other scores agree to about twelve digits, in float32 to about five. A training that amplifies rounding errors,
+      for example at an unstable learning rate, amplifies these differences too.
+    - Dropout, and everything else that draws random numbers during training, agrees only in distribution.
+    - Nets that draw from torch's global generator get one seed per split from it. The results are reproducible after
+      ``torch.manual_seed``, but initial weights and batches differ from those without `stacked`, and are the same for
+      all candidates of a split. The same is true of other steps of a pipeline whose `random_state` is None.
 
-    Among the nets that are not stacked are those on a `SliceDataset` whose items are drawn anew each time: each fit is
-    scored on items of its own.
+    Nets on a `SliceDataset` with random items are not stacked, since each fit is scored on its own random items.
 
-    A run that diverges has left its stack and is fitted again by itself, so that its score is what it would have been.
-    Fit times are a fair share of what the batch took, preparation included. The epochs of nets with ``verbose=1`` are
-    not printed. `n_jobs` is that of the search: the stacks are spread over so many processes.
+    A run that diverges leaves its stack and is fitted again by itself, so that its score is the one without `stacked`.
+    Fit times are shares of the time of the batch, including preparation. The epochs of nets with ``verbose=1``
+    are not printed. `n_jobs` of the search is the number of processes over which the stacks are distributed.
 
     Searches that are themselves fitted in a worker process, as in ``cross_val_score(search, X, y, n_jobs=2)``, are
-    not reached; with ``n_jobs=None`` they are.
+    not affected by `stacked`; with ``n_jobs=None`` they are.
 
     Examples
     --------
@@ -121,13 +120,13 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
         yield batches.stacking
 
 
-_ALONE = "a fit shares its estimator, its data and its splits with no other, and a stack of one gains nothing"
+_ALONE = "a fit shares its estimator, data and splits with no other fit, and a stack of one has no benefit"
 
-_DIVERGED = "a run that diverges leaves its stack, and is fitted again by itself"
+_DIVERGED = "a run that diverges leaves its stack and is fitted again by itself"
 
 
 class Batches:
-    """Runs batches of calls: what can be stacked is, the rest goes its usual way."""
+    """Runs batches of calls: fits that can be stacked are, all other calls are run as usual."""
 
     def __init__(self, engine: StackedEngine, verbose: int, stacking: Stacking):
         self.engine, self.verbose, self.stacking = engine, verbose, stacking
@@ -143,18 +142,18 @@ class Batches:
         self.stacking.n_stacked += len(results)
         self.stacking.n_single += len(fits) - len(results)
         left = [i for i in range(len(tasks)) if i not in results]
-        plain = gatherer.run_plainly([_untold(tasks[i]) if i in ended else tasks[i] for i in left])
+        plain = gatherer.run_plainly([_without_callbacks(tasks[i]) if i in ended else tasks[i] for i in left])
         results.update(zip(left, plain, strict=True))
         return [results[i] for i in range(len(tasks))]
 
     def _stack(self, block: Block, n_jobs: int | None) -> dict[int, dict | None]:
-        """Return the results of the fits that went through a stack, by number; None for those that diverged in it."""
+        """Return the results of the fits that were trained in a stack, by number; None for those that diverged."""
         if len(block.fits) == 1:
             self._note([_ALONE])
             return {}
         try:
             ended, reasons = self._train(block, n_jobs)
-        except Exception as error:  # whatever it is, the fits meet it again, one by one, as scikit-learn wants it
+        except Exception as error:  # the fits are then run one by one, and raise their errors as in scikit-learn
             ended, reasons = {}, [f"training in a stack raised {type(error).__name__}: {first_line(error)}"]
         if None in ended.values():
             reasons = [*reasons, _DIVERGED]
@@ -162,13 +161,13 @@ class Batches:
         return ended
 
     def _train(self, block: Block, n_jobs: int | None) -> tuple[dict[int, dict | None], list[str]]:
-        """Train a block as one experiment; return what came of it, and why it could not be done for the others."""
+        """Train a block as one experiment; return the results, and the reasons why other fits were not stacked."""
         start, before = time.time(), torch.random.get_rng_state()
         experiment, candidates = block.experiment(n_jobs), block.candidates
-        with global_generators_kept():  # a Dataset that is looked at may draw
+        with global_generators_kept():  # reading items of a Dataset may draw random numbers
             reasons = self.engine.refusals(experiment, candidates)
         if len(reasons) == len(candidates):
-            torch.random.set_rng_state(before)  # no seeds are needed
+            torch.random.set_rng_state(before)  # undo the drawing of seeds, which are not used
             return {}, describe(reasons, candidates)
         training = self.engine.start(experiment, candidates, block.contexts)
         training.leave_out()
@@ -179,14 +178,14 @@ class Batches:
         return ended, describe(training.reasons(), candidates)
 
     def _note(self, reasons: list[str]) -> None:
-        """Write down the reasons that are new."""
+        """Record new reasons, and warn of them if `verbose`."""
         new = [reason for reason in reasons if reason not in self.stacking.reasons]
         self.stacking.reasons += new
         if new and self.verbose > 0:
             warn(f"Some fits are not stacked, but run one by one: {'; '.join(new)}.", UserWarning)
 
 
-def _untold(task: Task) -> Task:
-    """Return a fit without scikit-learn's callbacks, which have been told of it already."""
+def _without_callbacks(task: Task) -> Task:
+    """Return a fit without scikit-learn's callbacks, which the stack has already notified of it."""
     function, args, kwargs = task
     return function, args, {name: value for name, value in kwargs.items() if name != "callback_ctx"}

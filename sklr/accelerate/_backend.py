@@ -1,4 +1,4 @@
-"""A joblib backend that sees all calls of a batch before any of them runs; what becomes of them is said elsewhere."""
+"""A joblib backend that collects all calls of a batch before it runs any of them; it does not know what they do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RunBatch = Callable[[list[Task], "GatheringBackend"], list[Any]]
 
 
 class StackedBackend(ParallelBackendBase):
-    """Hands scikit-learn's batches to a `GatheringBackend`, and everybody else's to the backend that was there before.
+    """Passes scikit-learn's batches to a `GatheringBackend`, and all others to the backend that was active before.
 
     Parameters
     ----------
     run : callable
-        ``run(tasks, gatherer)`` returns the tasks' results in their order.
+        ``run(tasks, gatherer)`` returns the results of the tasks in their order.
     """
 
     def __init__(self, run: RunBatch):
@@ -35,31 +35,31 @@ class StackedBackend(ParallelBackendBase):
 
     @property
     def supports_return_generator(self) -> bool:
-        """Whether results can come one by one: who asks for that is passed on."""
+        """Whether results can be returned one by one: such calls are passed to the outer backend."""
         outside = self.outside[None]
         return isinstance(outside, SequentialBackend) or outside.supports_return_generator
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Return how many workers there would be without this backend."""
+        """Return the number of workers of the outer backend."""
         return self.outside[None].effective_n_jobs(n_jobs)
 
     def configure(
         self, n_jobs: int = 1, parallel: Any = None, prefer: str | None = None, require: Any = None, **kwargs: Any
     ) -> int:
-        """Pass on to the backend that will do it: joblib asks each `Parallel`'s backend to say so, or to fall back."""
+        """Select the backend that runs this `Parallel`; joblib's way to do so is to raise `FallbackToBackend`."""
         outside = self.outside[prefer]
         at_once = isinstance(parallel, Parallel) and not parallel.return_generator and parallel.timeout is None
         raise FallbackToBackend(GatheringBackend(self.run, outside) if at_once else outside)
 
     def submit(self, func: Any, callback: Any = None) -> Any:
-        """Never called, as `configure` passes everybody on; joblib wants it there."""
+        """Required by joblib, but never called, as `configure` always selects another backend."""
         raise NotImplementedError
 
-    apply_async = submit  # what joblib called it before 1.5
+    apply_async = submit  # the name before joblib 1.5
 
 
 class GatheringBackend(ParallelBackendBase):
-    """The backend of one `Parallel`: it runs nothing until a result is asked for, and then all calls as one batch."""
+    """The backend of one `Parallel`: it runs nothing until a result is requested, and then all calls as one batch."""
 
     def __init__(self, run: RunBatch, outside: ParallelBackendBase):
         super().__init__(nesting_level=outside.nesting_level)
@@ -67,18 +67,18 @@ class GatheringBackend(ParallelBackendBase):
         self.waiting: list[Job] = []
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Return 2, whatever was asked for: the calls of one worker joblib would run itself, one by one."""
-        self.outside.effective_n_jobs(n_jobs)  # which refuses what is no number of workers
+        """Return 2 for any `n_jobs`: with one worker, joblib would run the calls itself, one by one."""
+        self.outside.effective_n_jobs(n_jobs)  # raises an error if `n_jobs` is invalid
         return 2
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
-        """Remember whose calls these are."""
+        """Store the `Parallel` object and its memory-mapping options, with which other calls are run."""
         self.parallel = parallel
         self.memory = {name: kwargs[name] for name in ("temp_folder", "max_nbytes", "mmap_mode") if name in kwargs}
         return self.effective_n_jobs(n_jobs)
 
     def submit(self, func: Any, callback: Any = None) -> Job:
-        """Take some calls, to be run later."""
+        """Collect some calls, to be run later."""
         job = Job(self, func, callback)
         self.waiting.append(job)
         return job
@@ -86,8 +86,8 @@ class GatheringBackend(ParallelBackendBase):
     apply_async = submit
 
     def gather(self) -> None:
-        """Have all that is still to come handed over, and run the batch."""
-        for job in self.waiting:  # grows on the way: to be told that a call is done, joblib submits the next one
+        """Let joblib submit all remaining calls, and run the batch."""
+        for job in self.waiting:  # grows during the loop: in the callback of a job, joblib submits the next one
             job.callback(None)
         jobs, self.waiting = self.waiting, []
         results = iter(self.run(list(chain.from_iterable(job.tasks for job in jobs)), self))
@@ -95,18 +95,18 @@ class GatheringBackend(ParallelBackendBase):
             job.results = list(islice(results, len(job.tasks)))
 
     def run_plainly(self, tasks: list[Task]) -> list[Any]:
-        """Run calls as they would have been run without this backend."""
+        """Run calls as without this backend."""
         if not tasks:
-            return []  # no worker need be started for that
+            return []  # start no workers
         return joblib.Parallel(n_jobs=self.parallel.n_jobs, backend=self.outside, **self.memory)(tasks)
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Forget what was not run: some call has failed."""
+        """Drop the calls that were not run, after one has failed."""
         self.waiting = []
 
 
 class Job:
-    """Calls that joblib has submitted together, and will ask for their results."""
+    """Calls that joblib has submitted together, and whose results it will request."""
 
     def __init__(self, gatherer: GatheringBackend, func: Any, callback: Callable[[Any], Any]):
         self.gatherer, self.callback = gatherer, callback
@@ -114,7 +114,7 @@ class Job:
         self.results: list[Any] | None = None
 
     def get(self, timeout: float | None = None) -> list[Any]:
-        """Return the results; the first of a batch to be asked has all of it run."""
+        """Return the results; the first call of `get` in a batch runs all of it."""
         if self.results is None:
             self.gatherer.gather()
         assert self.results is not None

@@ -1,4 +1,4 @@
-"""From calls of scikit-learn's `_fit_and_score` to experiments of candidates x cells, and from outcomes back."""
+"""Conversion of calls of scikit-learn's `_fit_and_score` to experiments, and of their outcomes back to results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sklr.experiment.wrappers import net_of
 from sklr.results import Outcome
 
 SIGNATURE = inspect.signature(fit_and_score)
-SHARED = (  # what the fits of an experiment have in common, one object for all of them
+SHARED = (  # arguments that all fits of an experiment share, compared by identity
     *("X", "y", "scorer", "fit_params", "score_params", "caller"),
     *("return_train_score", "return_estimator", "error_score", "verbose"),
 )
@@ -49,28 +49,28 @@ def _by_name(args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class Block(NamedTuple):
-    """Fits that are every one of some candidates in every one of some splits, rows are candidates."""
+    """A full table of fits: every candidate (row) on every split (column)."""
 
     rows: list[list[FitCall]]
 
     @property
     def fits(self) -> list[FitCall]:
-        """The fits, candidate by candidate."""
+        """All fits, ordered by candidate."""
         return [fit for row in self.rows for fit in row]
 
     @property
     def candidates(self) -> list[dict]:
-        """The parameters that each row sets."""
+        """The parameters of each row."""
         return [row[0].arguments["parameters"] or {} for row in self.rows]
 
     @property
     def contexts(self) -> list[Any] | None:
-        """scikit-learn's callback contexts, one per fit, if it has given any."""
+        """scikit-learn's callback contexts, one per fit; None if a fit has none."""
         contexts = [fit.arguments.get("callback_ctx") for fit in self.fits]
         return None if None in contexts else contexts
 
     def experiment(self, n_jobs: int | None) -> Experiment:
-        """Return what the block's trainings share."""
+        """Return the experiment of the block: what its runs share."""
         given = self.rows[0][0].arguments
         return Experiment(
             estimator=given["estimator"],
@@ -100,13 +100,13 @@ def _cells(row: Sequence[FitCall]) -> list[Cell]:
 
 
 def _positions(rows: Any) -> np.ndarray:
-    """Return rows as numbers; a splitter of the user's own may give them as a mask."""
+    """Return rows as indices; a custom splitter may yield boolean masks."""
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows
 
 
 def _seeds(estimator: Any, n: int) -> list[int]:
-    """Return a seed per split, from torch's global generator, where plain fits draw; none where nothing is drawn."""
+    """Return a seed per split, drawn from torch's global generator, or zeros if all random states are set."""
     states = [v for k, v in estimator.get_params().items() if k.rpartition("__")[2] == "random_state"]
     if hasattr(net_of(estimator), "random_state") and None not in states:
         return [0] * n
@@ -116,7 +116,7 @@ def _seeds(estimator: Any, n: int) -> list[int]:
 def blocks(fits: Sequence[FitCall]) -> Iterator[Block]:
     """Yield the fits as full tables of candidates and splits.
 
-    The same candidate may come twice in a split, as `RandomizedSearchCV` may draw it twice; it is then two candidates.
+    `RandomizedSearchCV` may draw a candidate twice; it is then treated as two candidates.
     """
     tables: dict[Any, dict[tuple, FitCall]] = {}
     seen: Counter[tuple] = Counter()
@@ -136,7 +136,7 @@ def blocks(fits: Sequence[FitCall]) -> Iterator[Block]:
 
 
 class Fingerprints:
-    """What is equal for equal values, as clones of one estimator have them.
+    """Fingerprints that are equal for equal values, such as the parameters of two clones of an estimator.
 
     >>> prints = Fingerprints()
     >>> prints.of({"lr": [0.1]}) == prints.of({"lr": [0.1]}), prints.of(0.1) == prints.of(0.2)
@@ -144,27 +144,27 @@ class Fingerprints:
     """
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[Any, Any]] = {}  # with the values, or an id might come to mean another one
+        self.known: dict[int, tuple[Any, Any]] = {}  # with the values, which keeps them alive so that ids stay unique
 
     def of(self, value: Any) -> Any:
-        """Return the fingerprint of a value; what cannot be pickled equals only itself."""
+        """Return the fingerprint of a value; a value that cannot be pickled is only equal to itself."""
         if id(value) not in self.known:
             self.known[id(value)] = value, _hash(value) or id(value)
         return self.known[id(value)][1]
 
     def of_params(self, params: Mapping[str, Any]) -> Any:
-        """Return the fingerprint of parameters, one by one if need be: clones share classes and functions."""
+        """Return the fingerprint of parameters, of each one separately if they cannot be hashed together."""
         return _hash(params) or tuple((name, self.of(params[name])) for name in sorted(params))
 
 
 class _Hasher(NumpyHasher):
-    """joblib's, but tensors are compared by their values, and classes and functions, local ones too, by identity.
+    """joblib's hasher, but tensors are hashed by value, and classes and functions, including local ones, by identity.
 
-    joblib hashes a tensor's storage, which is another one in every clone of a module instance.
+    joblib hashes a tensor's storage, which differs between clones of a module instance.
     """
 
     def save(self, obj: Any) -> None:
-        """Add an object to what is hashed."""
+        """Add an object to the hash."""
         if isinstance(obj, Tensor):
             values = obj.detach().cpu().reshape(-1).view(torch.uint8).numpy()
             obj = (type(obj), str(obj.dtype), str(obj.device), tuple(obj.shape), obj.requires_grad, values)
@@ -172,19 +172,19 @@ class _Hasher(NumpyHasher):
             obj = ("identity", id(obj))
         try:
             super().save(obj)
-        except TypeError as error:  # joblib would take it for keys without an order, and hash a dict without its values
+        except TypeError as error:  # joblib would assume unorderable keys, and hash a dict without its values
             raise PicklingError(str(error)) from error
 
 
 def _hash(value: Any) -> str | None:
     try:
         return _Hasher(hash_name="md5").hash(value)
-    except Exception:  # pickling runs code of the value's own
+    except Exception:  # pickling may run any code of the value's class
         return None
 
 
 def result(fit: FitCall, outcome: Outcome, spare: float) -> dict[str, Any]:
-    """Return what `_fit_and_score` would have; `spare` seconds of what all fits needed together are this one's."""
+    """Return the result in the form of `_fit_and_score`; `spare` is the fit's share of the common time, in seconds."""
     given = fit.arguments
     parts = {
         "train_scores": (given["return_train_score"], outcome.train_scores),

@@ -1,4 +1,4 @@
-"""skorch callbacks: they move the learning rate and the batch size, clip gradients, and stop or resume a training."""
+"""skorch callbacks that schedule the learning rate and the batch size, clip gradients, and stop or resume training."""
 
 from sklr.callbacks._batch_size import BatchSizeSchedule
 from sklr.callbacks._clipping import GradientClipping

@@ -1,4 +1,4 @@
-"""The callback that lets the batch grow while a net trains, instead of letting the learning rate fall."""
+"""A callback that increases the batch size during training, as an alternative to decaying the learning rate."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from sklr.callbacks._epochs import finished_epochs
 
 
 class BatchSizeSchedule(Callback):
-    r"""Let the batch grow by a factor every few epochs, as an alternative to letting the learning rate fall.
+    r"""Increase the batch size by a factor every few epochs, as an alternative to decaying the learning rate.
 
-    In epoch `e` (from 0) a batch has :math:`\min(\text{max}, \mathrm{round}(B f^n))` rows, with `B` the net's
-    `batch_size`, `f` the `factor` and `n` the number of growths up to `e`. The epochs are counted in the net's
-    history, so a training continued by `partial_fit` or from a checkpoint goes on with the batch it had come to.
+    In epoch `e`, counted from 0, a batch has :math:`\min(\text{max}, \mathrm{round}(B f^n))` rows, where `B` is the
+    net's `batch_size`, `f` the `factor` and `n` the number of increases up to `e`. Epochs are counted in the net's
+    history, so a training that is continued by `partial_fit` or from a checkpoint continues with its batch size.
 
-    A learning-rate schedule or warmup beside it keeps its place in *epochs*: in epoch `e` of `E` a cosine is as far as
-    it would be with batches of one size, and runs through the epoch's (now fewer) steps one by one. Where the batch
-    is to grow *instead* of the lr falling, leave the `schedule` out.
+    A learning-rate schedule or warmup is not affected in terms of *epochs*: at the start of epoch `e` of `E` a cosine
+    has the same value as with a constant batch size, and it is spread over the (fewer) steps of the epoch. To increase
+    the batch size *instead* of decaying the lr, set no `schedule`.
 
     Parameters
     ----------
     factor : float, default=2
-        What the batch is multiplied with, above 1.
+        The factor by which the batch size is multiplied, above 1.
     every : int, optional
-        Epochs between two growths; the first comes after so many epochs.
+        Number of epochs between two increases, and before the first one.
     at : sequence of int, optional
-        The epochs before which it grows, if not at even distances. Give `every` or `at`.
+        The epochs before which the batch size increases. Set either `every` or `at`.
     max_batch_size : int, optional
-        The batch grows no larger than this; by default than the training rows.
+        Upper limit of the batch size; by default the number of training rows.
 
     Raises
     ------
     ValueError, TypeError
-        When training begins: if a parameter is not what it must be, the net has no `batch_size` to start from (-1 or
-        a batch sampler), or it is none of sklr's nets, since skorch's fix their batches before the first epoch.
+        When training begins: if a parameter is invalid, the net has no `batch_size` to start from (-1 or a batch
+        sampler), or it is not one of sklr's nets, since skorch's nets create their batches before the first epoch.
 
     Notes
     -----
-    Smith, Kindermans, Ying and Le 2018 (arXiv 1711.00489, section 3): where SGD's lr would fall by a factor, a batch
-    that grows by that factor keeps the noise scale `lr x rows / batch` on the same course, with fewer steps. It fails
-    where the batch comes near the number of rows, and for Adam the factor is the square of that of the lr.
+    Smith, Kindermans, Ying and Le 2018 (arXiv 1711.00489, section 3): dividing SGD's lr by a factor and multiplying
+    the batch size by it have the same effect on the noise scale `lr x rows / batch`, but the latter needs fewer steps.
+    The rule fails if the batch size approaches the number of rows. For Adam, the factor of the batch size is the square
+    of that of the lr.
 
     Examples
     --------
@@ -71,26 +72,26 @@ class BatchSizeSchedule(Callback):
         self.max_batch_size = max_batch_size
 
     def batch_size(self, first: int, epoch: int) -> int:
-        """Return the rows in a batch of an epoch, counted from 0, for a net that starts with `first`."""
+        """Return the batch size of an epoch, counted from 0, for a net that starts with `first` rows per batch."""
         growths = epoch // self.every if self.every is not None else sum(epoch >= start for start in self.at or ())
         try:
             grown = round(first * self.factor**growths)
-        except OverflowError:  # long past any number of rows
+        except OverflowError:  # far above any number of rows
             grown = 2**62
         return grown if self.max_batch_size is None else max(first, min(grown, self.max_batch_size))
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Check the parameters, before any training."""
+        """Check the parameters and the net before training."""
         self._check()
         if not hasattr(net, "rows_at_once"):
-            advice = "skorch's own nets fix their batches before the first epoch."
+            advice = "skorch's own nets create their batches before the first epoch."
             raise TypeError(must_be("the net of a BatchSizeSchedule", "one of sklr's nets", type(net).__name__, advice))
         if net.rows_at_once(0) is None:
-            advice = "A batch sampler, or -1 for all rows, cannot grow."
+            advice = "A batch sampler, or -1 for all rows, has no batch size that could be increased."
             raise ValueError(must_be("batch_size", "at least 1 for a BatchSizeSchedule", net.batch_size, advice))
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Write down the batch size of the epoch."""
+        """Record the batch size of the epoch in the history."""
         net.history.record("batch_size", net.rows_at_once(len(finished_epochs(net))))
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""The callback that clips gradients at a fixed norm, or at a percentile of the norms met so far."""
+"""A callback that clips gradients at a fixed norm, or at a percentile of the norms so far."""
 
 from __future__ import annotations
 
@@ -16,36 +16,39 @@ from sklr._utils.validation import check_count, must_be
 
 
 class GradientClipping(GradientNormClipping):
-    """Clip the gradient's norm at a number or at a percentile of the norms so far, and log the unclipped norms.
+    """Clip the gradient norm at a number or at a percentile of the norms so far, and record the unclipped norms.
 
-    With ``clip="p90"`` a step whose gradient is longer than 90 % of those before it is scaled back to that length:
-    a threshold that finds itself, whatever the scale of the loss. The nets take it as their parameter `clip`; as a
-    callback it serves any skorch net.
+    With ``clip="p90"`` a gradient whose norm is above the 90th percentile of those of earlier steps is scaled down to
+    that percentile: the threshold adapts to the scale of the loss. sklr's nets have it as their parameter `clip`; as a
+    callback it works for any skorch net.
 
     Parameters
     ----------
     clip : float or str, optional
-        The largest norm (above 0, ``inf`` only logs), or a percentile such as "p90" or "p99.5". None does nothing.
+        The maximum norm (above 0; ``inf`` only records the norms), or a percentile such as "p90" or "p99.5". None
+        disables the callback.
     startup_steps : int, default=20
-        Steps that are logged but not clipped before there is a percentile; no matter for a number.
+        Number of first steps that are recorded but not clipped if `clip` is a percentile.
     norm_type : float, default=2
-        The order of the norm, over all parameters as if they were one vector; ``inf`` is the largest entry.
+        The order of the norm, computed over all parameters as one vector; ``inf`` is the maximum norm.
 
     Raises
     ------
     ValueError
-        When training begins, if a parameter is not what it must be.
+        When training begins, if a parameter is invalid.
 
     Notes
     -----
-    History: `grad_norm`, unclipped, per batch and (the median) per epoch, and per epoch the share `clipped`. If more
-    than half are clipped the lr is too high, and clipping only hides it (tuning playbook, "training instability").
+    The history gets `grad_norm`, the unclipped norm, per batch and its median per epoch, and `clipped`, per epoch the
+    share of steps that were clipped. If more than half of them are, the lr is too high, and clipping only hides it
+    (tuning playbook, "training instability").
 
-    The percentile is of all finite norms of earlier steps (Seetharaman et al. 2020, arXiv 2007.14469, section 3, who
-    count the present one too). Norms fall as a net learns, so late in a long training few steps are clipped. Norms
-    are read from the history, so a training continued by `partial_fit` or from a checkpoint goes on exactly.
+    The percentile is that of all finite norms of earlier steps; Seetharaman et al. 2020 (arXiv 2007.14469, section 3)
+    also include the current one. Norms decrease as a net learns, so few steps are clipped late in a long training.
+    Norms are read from the history, so a training continued by `partial_fit` or from a checkpoint is clipped as if it
+    had not been interrupted.
 
-    Stacked trainings clip every run by itself, by the norms of its own gradients.
+    Stacked training clips every run separately, by the norms of its own gradients.
 
     Examples
     --------
@@ -67,23 +70,23 @@ class GradientClipping(GradientNormClipping):
 
     @property
     def gradient_clip_value(self) -> float | None:
-        """The fixed norm, None where there is none; what skorch's callback calls it."""
+        """The fixed maximum norm, None if there is none; the name is that of skorch's callback."""
         return None if self.clip is None or isinstance(self.clip, str) else float(self.clip)
 
     @property
     def gradient_clip_norm_type(self) -> float:
-        """The order of the norm."""
+        """The order of the norm; the name is that of skorch's callback."""
         return self.norm_type
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Check the parameters, and take up the norms of an earlier part of this training."""
+        """Check the parameters, and load the norms of an earlier part of this training from the history."""
         check_count("startup_steps", self.startup_steps)
         self.percentile_ = percentile_of(self.clip)
         logged = [batch["grad_norm"] for row in net.history for batch in row["batches"] if "grad_norm" in batch]
         self.norms_ = sorted(norm for norm in logged if np.isfinite(norm))
 
     def on_grad_computed(self, net: Any, named_parameters: Any, **kwargs: Any) -> None:
-        """Scale the gradient back if it is too long."""
+        """Clip the gradient."""
         if self.clip is None:
             return
         self.threshold_ = self._threshold()
@@ -91,12 +94,12 @@ class GradientClipping(GradientNormClipping):
         self.norm_ = float(clip_grad_norm_(parameters, max_norm=self.threshold_, norm_type=self.norm_type))
 
     def repeat(self, net: Any, norm: float) -> None:
-        """Log a step that another training of this net has taken, whose gradient had this norm."""
+        """Record a step that was taken elsewhere, such as in a stack, with the norm of its gradient."""
         self.threshold_, self.norm_ = self._threshold(), norm
         self.on_batch_end(net, training=True)
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any) -> None:
-        """Log the step's norm."""
+        """Record the norm of the step's gradient."""
         if self.clip is None or not training:
             return
         net.history.record_batch("grad_norm", self.norm_)
@@ -105,7 +108,7 @@ class GradientClipping(GradientNormClipping):
             insort(self.norms_, self.norm_)
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Log the epoch's median norm, and the share of its steps that were clipped."""
+        """Record the median norm of the epoch, and the share of its steps that were clipped."""
         steps = [batch for batch in net.history[-1]["batches"] if "grad_norm" in batch]
         if self.clip is not None and steps:
             net.history.record("grad_norm", float(np.median([step["grad_norm"] for step in steps])))
@@ -121,7 +124,7 @@ class GradientClipping(GradientNormClipping):
 
 
 def percentile_of_sorted(values: Sequence[float], percentile: float) -> float:
-    """Return the percentile of numbers in rising order, as `numpy.percentile` does but without sorting them again.
+    """Return a percentile of sorted numbers, as `numpy.percentile` does but without sorting them again.
 
     >>> percentile_of_sorted([1.0, 2.0, 4.0], 75), percentile_of_sorted([1.0, 2.0, 4.0], 100)
     (3.0, 4.0)
@@ -133,7 +136,7 @@ def percentile_of_sorted(values: Sequence[float], percentile: float) -> float:
 
 
 def percentile_of(clip: Any) -> float | None:
-    """Return the percentile that is meant, None for a number or nothing at all."""
+    """Return the percentile that `clip` names, None if it is a number or None; raise a ValueError if it is neither."""
     if isinstance(clip, str):
         found = re.fullmatch(r"p(\d+(?:\.\d+)?)", clip)
         if found and 0 < float(found[1]) < 100:

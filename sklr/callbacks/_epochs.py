@@ -1,4 +1,4 @@
-"""What a net's history says of the epochs it has been through."""
+"""The finished epochs in a net's history, and the error for an epoch without batches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from skorch.dataset import get_len
 
 
 def finished_epochs(net: Any) -> list[dict[str, Any]]:
-    """Return the rows of a net's history whose training pass was completed; an interrupted epoch is left out."""
+    """Return the rows of a net's history whose training pass was completed; an interrupted epoch is excluded."""
     return [row for row in net.history if "train_batch_count" in row]
 
 
 def no_batches(net: Any, epoch: int, batches: Any) -> ValueError:
-    """Return the error for an epoch in which there is nothing to train on; epochs are counted from 1."""
+    """Return the error for an epoch without training batches; `epoch` counts from 1."""
     how = [f"batch_size={getattr(batches, 'batch_size', None) or net.batch_size}"]
     how += ["drop_last=True"] if getattr(batches, "drop_last", False) else []
     how += [
@@ -22,12 +22,12 @@ def no_batches(net: Any, epoch: int, batches: Any) -> ValueError:
         if f"iterator_train__{part}" in net.get_params(deep=False)
     ]
     found = f"none in epoch {epoch} from {_n_rows(batches)} with {', '.join(how)}"
-    advice = "Use a smaller batch_size or more rows, or look at how the batches are made."
+    advice = "Use a smaller batch_size or more rows, or check the sampler."
     return ValueError(f"The training data must make at least one batch in every epoch, got {found}. {advice}")
 
 
 def _n_rows(batches: Any) -> str:
     try:
         return f"{get_len(batches.dataset)} rows"
-    except (AttributeError, TypeError):  # of an iterator of the user's own, or a dataset without a length
+    except (AttributeError, TypeError):  # a custom iterator, or a dataset without a length
         return "the data"

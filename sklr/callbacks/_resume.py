@@ -1,4 +1,4 @@
-"""The callback that saves a training after every epoch and takes it up again where it was left."""
+"""A callback that saves the state of a training after every epoch, and resumes the training from it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from sklr._utils.random import global_state, set_global_state
 from sklr._utils.validation import check_count, must_be
 from sklr.callbacks._epochs import finished_epochs
 
-_FREE = {"max_epochs", "verbose", "device", "callbacks", "warm_start"}  # what may differ when a training is taken up
+_FREE = {"max_epochs", "verbose", "device", "callbacks", "warm_start"}  # may differ when a training is resumed
 
 
 class Resume(Callback):
-    """Save the training to a file after every epoch; a `fit` that finds the file goes on from there.
+    """Save the training to a file after every epoch; a `fit` that finds the file resumes from it.
 
-    A training that was cut off and is started again, be it in another process, ends exactly as if it had never been
-    interrupted: weights, optimizer, schedule, history, batch order and dropout, bit for bit if the net has a
-    `random_state`. Only the epochs that are missing are trained, none if none is. Put it last among the callbacks, so
-    that what the others write into the history is saved too.
+    A training that was interrupted and is started again, in the same or another process, ends exactly as if it had
+    not been interrupted: weights, optimizer, schedule, history, batch order and dropout are restored, bit for bit if
+    the net has a `random_state`. Only the missing epochs are trained. Put this callback last, so that the values that
+    other callbacks write into the history are saved too.
 
     Parameters
     ----------
     path : str or path-like
-        The file, one per training. It is replaced at once or not at all, so a crash while saving does no harm. Delete
-        it to begin anew.
+        The file, one per training. It is replaced atomically, so a crash while saving does not damage it. Delete it to
+        start from the beginning.
     every : int, default=1
-        Epochs between two savings.
+        Save after every so many epochs.
 
     Raises
     ------
     ValueError
-        When training begins, if the file is of a training with other parameters or other data; `max_epochs`,
-        `device`, `callbacks` and `verbose` may differ. So the runs of a search cannot share a file by accident.
+        When training begins, if the file was saved with other parameters or other data; `max_epochs`, `device`,
+        `callbacks`, `verbose` and `warm_start` may differ. So the runs of a search cannot share a file by accident.
     TypeError
-        If the net is none of sklr's.
+        If the net is not one of sklr's nets.
 
     Notes
     -----
-    skorch's `Checkpoint` and `LoadInitState` also bring back weights, optimizer and history, and with them the place
-    in a `schedule`, but batch order and dropout start over, and all of `max_epochs` is trained again.
+    skorch's `Checkpoint` and `LoadInitState` also restore weights, optimizer and history, and thus the position in a
+    `schedule`, but batch order and dropout start again from the seed, and all of `max_epochs` is trained again.
 
     Examples
     --------
@@ -68,9 +68,9 @@ class Resume(Callback):
         self.every = every
 
     def load(self, net: Any, X: Any, y: Any) -> int:
-        """Take the training up if it was saved and `net` is at its beginning; return how many epochs there were.
+        """Load the saved training if there is one and `net` has not been trained; return its number of epochs.
 
-        The nets call this before all other callbacks, which look at the history when training begins.
+        The nets call this before all other callbacks, which read the history when training begins.
         """
         check_count("every of Resume", self.every)
         self.settings_ = _settings(net, X, y)
@@ -86,7 +86,7 @@ class Resume(Callback):
         return len(finished_epochs(net))
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Refuse nets that do not know of it."""
+        """Raise a TypeError for nets that do not call `load`."""
         if not hasattr(net, "random_stream"):
             advice = "For others there are skorch's Checkpoint and LoadInitState."
             raise TypeError(must_be("the net of Resume", "one of sklr's nets", type(net).__name__, advice))
@@ -111,27 +111,27 @@ class Resume(Callback):
         if differing:
             raise ValueError(
                 f"the training saved in {os.fspath(self.path)!r} must be one with the same parameters and data, "
-                f"got others: {', '.join(differing)}. Delete the file to begin anew, or give each training its own."
+                f"got others: {', '.join(differing)}. Delete the file to start again, or use one file per training."
             )
 
 
 def _settings(net: Any, X: Any, y: Any) -> dict[str, str]:
-    """Return a fingerprint of each parameter and of the data; of what has none, only the kind."""
+    """Return a fingerprint of each parameter and of the data; the type's name for values that have none."""
     params = {name: value for name, value in net.get_params(deep=False).items() if name not in _FREE}
     return {name: _fingerprint(value) for name, value in {**params, "X": X, "y": y}.items()}
 
 
 def _fingerprint(value: Any) -> str:
     if isinstance(value, torch.nn.Module | torch.utils.data.Dataset | np.random.RandomState):
-        return type(value).__name__  # they change while training, or by being drawn from
+        return type(value).__name__  # their state changes during training, or by drawing from them
     try:
         return joblib.hash(value)
-    except Exception:  # a lambda, say
+    except Exception:  # not picklable, such as a lambda
         return type(value).__name__
 
 
 def _remember_best(net: Any) -> None:
-    """Tell skorch's `PassthroughScoring` the best value so far, which it alone does not look up in the history."""
+    """Restore the best value of skorch's `PassthroughScoring`, the only callback that does not read it from history."""
     for _, callback in net.callbacks_:
         if isinstance(callback, PassthroughScoring):
             values = [row[callback.name] for row in net.history if callback.name in row]
@@ -140,7 +140,7 @@ def _remember_best(net: Any) -> None:
 
 
 def _streams(net: Any) -> dict[str, Any]:
-    """Return where the net's random streams stand; called while the training is in its own."""
+    """Return the state of the net's random streams; called inside the stream, whose state is then the global one."""
     if net.random_state is None:
         return {}
     cpu, cuda, (kind, keys, *rest) = global_state()

@@ -1,4 +1,4 @@
-"""The callback that moves the learning rate along a schedule, and writes the lr used into the history."""
+"""A callback that sets the learning rate by a schedule, and records it in the history."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from sklr.schedules import Schedule, resolve_schedule
 
 
 class LRSchedule(Callback):
-    """Move the learning rate of any skorch net along a schedule, and write the lr used into its history.
+    """Set the learning rate of any skorch net by a schedule, and record it in the net's history.
 
-    Every param group's lr is its own peak times the schedule's multiplier, set anew before each step. Learning
-    rates that a schedule names outright (`max_lr`, `eta_min`, `min_lr`) are meant for the net's lr, and groups keep
-    their ratio to it. The moment is read from the net's history, so a training continued by `partial_fit` or from a
-    checkpoint (optimizer and history loaded) continues its schedule as if it had never been left. The peak stays in
-    the group as `initial_lr`, where torch's schedulers keep it; an lr that someone else sets becomes the new peak.
+    Before each step, the lr of every parameter group is set to its own peak times the schedule's multiplier. Absolute
+    learning rates of a schedule (`max_lr`, `eta_min`, `min_lr`) refer to the net's lr, and groups keep their ratio to
+    it. The position in the schedule is read from the net's history, so a training continued by `partial_fit` or from a
+    checkpoint (with optimizer and history loaded) continues its schedule as if it had not been interrupted. The peak is
+    stored in the group as `initial_lr`, as by torch's schedulers; an lr set by anyone else becomes the new peak.
 
-    Without a schedule or warmup the lr is only recorded, so that skorch's own `LRScheduler` may be at work.
+    Without a schedule or warmup the lr is only recorded, so that skorch's `LRScheduler` can be used.
 
     Parameters
     ----------
     schedule : None, str, Schedule, torch scheduler class or partial, or callable, default=None
-        As `sklr.schedules.resolve_schedule` takes it; None is a constant lr.
+        As in `sklr.schedules.resolve_schedule`; None is a constant lr.
     warmup_epochs : float, default=0
-        Epochs over which the lr rises, step by step, to exactly its peak; the schedule begins after them.
+        Number of epochs during which the lr rises, step by step, to exactly its peak. The schedule starts after them.
     schedule_epochs : int, optional
-        The horizon of the schedule, warmup included, in epochs; by default the net's `max_epochs`. Set it
-        where a training is made of several `partial_fit`. Past it most schedules stay where they ended.
+        The horizon of the schedule in epochs, including the warmup; by default the net's `max_epochs`. Set it if a
+        training consists of several calls of `partial_fit`. After the horizon most schedules keep their last value.
 
     Attributes
     ----------
     schedule_ : Schedule
-        The schedule that is followed, warmup included.
+        The resolved schedule, including the warmup.
     horizon_ : int
-        The epochs it is made for.
+        The horizon in epochs.
     lr_ : float
-        The net's lr in the latest step, whatever single groups have; also "lr" in the history, per batch and, for
-        the last step, per epoch.
+        The net's lr at the latest step, not that of a single group. It is also recorded as "lr" in the history, per
+        batch, and per epoch for the last step of the epoch.
 
     Examples
     --------
@@ -66,12 +66,12 @@ class LRSchedule(Callback):
         self.schedule_epochs = schedule_epochs
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Resolve the schedule, and refuse a warmup that the training would not finish."""
+        """Resolve the schedule, and check that the training is longer than its warmup."""
         self.schedule_, self.horizon_ = schedule_of(self, net.max_epochs)
         self.net_lr_ = NetLR(net)
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Work out the multipliers of the epoch's steps."""
+        """Compute the multipliers of the steps of the epoch."""
         self.step_ = 0
         self.multipliers_: np.ndarray | None = None
         self.lr_ = self.net_lr_.now(net)
@@ -87,11 +87,11 @@ class LRSchedule(Callback):
         )
 
     def on_batch_begin(self, net: Any, batch: Any = None, training: bool | None = None, **kwargs: Any) -> None:
-        """Set every group's lr for the step about to be made."""
+        """Set the lr of every group for the next step."""
         if not training:
             return
         if self.multipliers_ is not None:
-            # a loader that yields more batches than it announced keeps the epoch's last multiplier
+            # if a loader yields more batches than its length, the last multiplier of the epoch is kept
             multiplier = float(self.multipliers_[min(self.step_, len(self.multipliers_) - 1)])
             for group in net.optimizer_.param_groups:
                 _scale(group, multiplier)
@@ -100,17 +100,17 @@ class LRSchedule(Callback):
         net.history.record_batch("lr", self.lr_)
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Record the lr of the epoch's last step."""
+        """Record the lr of the last step of the epoch."""
         net.history.record("lr", self.lr_)
 
 
 def schedule_of(asking: Any, max_epochs: int) -> tuple[Schedule, int]:
-    """Return the schedule that a net or `LRSchedule` asks for, warmup included, and its horizon in epochs.
+    """Return the schedule of a net or of an `LRSchedule`, including the warmup, and its horizon in epochs.
 
     Raises
     ------
     ValueError
-        If there is no such schedule or horizon, or the training would end before its warmup does.
+        If the schedule or horizon is invalid, or the training is not longer than its warmup.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def schedule_of(asking: Any, max_epochs: int) -> tuple[Schedule, int]:
     if warmup and warmup >= horizon:
         raise ValueError(
             f"warmup_epochs must be less than {name}, got warmup_epochs={warmup} and {name}={horizon}. "
-            "Train longer, or where several partial_fit make one training set schedule_epochs to their sum."
+            "Train longer, or, if a training consists of several partial_fit, set schedule_epochs to all their epochs."
         )
     return schedule, horizon
 
@@ -138,7 +138,7 @@ def _steps_per_epoch(net: Any, dataset_train: Any) -> int:
     except TypeError as error:  # an IterableDataset without a length
         raise TypeError(
             f"the training data must have a length for a schedule or warmup, got {dataset_train!r}. "
-            "Give the dataset a __len__, or leave schedule and warmup_epochs out."
+            "Add a __len__ to the dataset, or set neither schedule nor warmup_epochs."
         ) from error
     if not n_steps:
         raise no_batches(net, len(net.history), batches)
@@ -151,16 +151,16 @@ def _monitored(schedule: Schedule, finished: list[dict[str, Any]]) -> list[float
         return []
     for row in finished:
         if name not in row:
-            there = ", ".join(sorted(key for key, value in row.items() if isinstance(value, int | float)))
-            raise ValueError(f"monitor must be a column of the net's history, got {name!r}. There are: {there}.")
+            known = ", ".join(sorted(key for key, value in row.items() if isinstance(value, int | float)))
+            raise ValueError(f"monitor must be a column of the net's history, got {name!r}. Columns are: {known}.")
     return [row[name] for row in finished]
 
 
 def _scale(group: dict[str, Any], multiplier: float) -> None:
     peak = peak_lr(group)
     if isinstance(group["lr"], torch.Tensor):
-        group["lr"].fill_(peak * multiplier)  # compiled and captured steps hold on to the tensor
+        group["lr"].fill_(peak * multiplier)  # in-place: compiled steps and CUDA graphs refer to this tensor
     else:
         group["lr"] = peak * multiplier
-    # both travel with the optimizer's state_dict, so a checkpoint knows its peak and who set the lr
+    # both are part of the optimizer's state dict, so after loading a checkpoint `peak_lr` still works
     group["initial_lr"], group["scheduled_lr"] = peak, float(group["lr"])

@@ -1,4 +1,4 @@
-"""What ends a training before its epochs are over: a loss that blows up, or one that no longer falls."""
+"""Callbacks that stop a training early: when its loss diverges, or no longer improves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sklr.exceptions import TrainingDiverged
 
 
 class StopOnDivergence(Callback):
-    """End a training at once when its loss is no longer finite or has exploded.
+    """Stop a training as soon as its loss diverges: it is not finite, or more than 10,000 times the first loss.
 
-    The rule is `sklr._utils.divergence.exploded`, measured against the loss of the training's first batch, that
-    of the first `partial_fit` included.
+    The first loss is that of the first batch of the whole training, including earlier calls of `partial_fit`, and at
+    least 0.01; see `sklr._utils.divergence.exploded`.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class StopOnDivergence(Callback):
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool | None = None, loss: Any = None, **kwargs: Any
     ) -> None:
-        """Compare the loss just computed with the training's first."""
+        """Compare the loss of the batch with the first loss of the training."""
         if not training:
             return
         value = loss.item()
@@ -52,30 +52,30 @@ class StopOnDivergence(Callback):
 
 
 class EarlyStopping(skorch.callbacks.EarlyStopping):
-    """End a training when a value has not improved for some epochs; skorch's, made safe for searches and resuming.
+    """Stop a training when a value has not improved for some epochs; skorch's callback, made safe for resuming.
 
-    **Inside a search the net's own `train_split` decides.** Each training fold is split once more, the net learns on
-    one part and stops by its loss on the other; the search's validation fold is for the score alone, and the training
-    never sees a row of it. Stopping by the validation fold would choose the epoch on the rows that are to judge it,
-    and every score would come out too good. The price is that part of each training fold is not trained on, in all
+    **Inside a search the net's own `train_split` is used.** Each training fold is split once more: the net trains on
+    one part and is stopped by its loss on the other. The search's validation fold is used only for the score, and the
+    training never sees its rows. Stopping by the validation fold would select the epoch on the same rows that score
+    it, and all scores would be biased upwards. The price is that part of each training fold is not trained on, for all
     candidates alike.
 
-    The best learning rate of a net that may stop is one for *that* net: refitted, it stops by its `train_split` of all
-    rows.
+    The best learning rate is then the best one for a net that *may stop early*. The refitted net is stopped by the
+    `train_split` of all rows.
 
     Parameters
     ----------
     monitor : str, default="valid_loss"
-        A column of the history, one number an epoch; those of the validation part need a `train_split`.
+        A column of the history with one number per epoch. Values on held-out rows need a `train_split`.
     patience : int, default=5
-        Epochs without improvement after which the training ends.
+        Number of epochs without improvement after which the training stops.
     threshold, threshold_mode, lower_is_better
         As in `skorch.callbacks.EarlyStopping`.
     sink : callable, default=print
-        Where it says that it stopped, if the net is `verbose`.
+        Called with a message when the training stops, if the net is `verbose`.
     load_best : bool, default=False
-        Whether the weights of the best epoch are put back in the end. A training that was taken up again knows the
-        weights of the epochs since.
+        Whether to restore the weights of the best epoch at the end. A resumed training only has the weights of the
+        epochs since it was resumed.
 
     Raises
     ------
@@ -101,13 +101,13 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):
     misses_: int
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Start counting, or go on where an earlier part of this training had come to."""
+        """Start counting epochs, including those of an earlier part of this training."""
         super().on_train_begin(net, X=X, y=y, **kwargs)
         for row in finished_epochs(net):
             self._count(row)
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
-        """Count the epoch, and end the training if there were too many in vain."""
+        """Stop the training if there was no improvement for `patience` epochs."""
         if self.monitor not in net.history[-1]:
             advice = "Give the net a train_split, such as skorch.dataset.ValidSplit(5), to hold rows out for it."
             rule = "a column of the net's history"
@@ -115,7 +115,7 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):
         super().on_epoch_end(net, **kwargs)
 
     def _count(self, row: dict[str, Any]) -> None:
-        """Judge an epoch of an earlier part as `on_epoch_end` did; where it had stopped, patience starts anew."""
+        """Count an epoch of an earlier part as `on_epoch_end` did; restart the count where the training was stopped."""
         improved = self.monitor in row and self._is_score_improved(row[self.monitor])
         if improved:
             self.dynamic_threshold_ = self._calc_new_threshold(row[self.monitor])
@@ -136,12 +136,12 @@ def _n_steps(net: Any) -> int:
 
 
 def best_weights(callbacks: Iterable[tuple[str, Callback]]) -> list[Any]:
-    """Return what callbacks keep to put back in the end; skorch's `EarlyStopping` leaves it out when it is pickled."""
+    """Return the best weights that callbacks hold; skorch's `EarlyStopping` drops them when it is pickled."""
     return [vars(callback).get("best_model_weights_") for _, callback in callbacks]
 
 
 def remember_best(callbacks: Iterable[tuple[str, Callback]], weights: Iterable[Any]) -> None:
-    """Let callbacks that have been pickled have again what `best_weights` has returned for them."""
+    """Restore in unpickled callbacks the weights that `best_weights` returned for them."""
     for (_, callback), best in zip(callbacks, weights, strict=True):
         if best is not None:
             vars(callback)["best_model_weights_"] = best

@@ -1,1 +1,1 @@
-"""What all trainings of a search share: the experiment, its folds and the rows of each cell."""
+"""What all runs of a search share: the experiment, its folds, and the rows of each cell."""

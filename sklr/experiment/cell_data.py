@@ -1,4 +1,4 @@
-"""The rows a run trains and is scored on: a plain fold, or a fold behind what is fitted around the net."""
+"""The rows a run is trained and scored on: those of a fold, as they are or transformed by the steps before the net."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklr.experiment.wrappers import fitted_net, net_name, net_of, rows_for_net
 
 
 class CellData(NamedTuple):
-    """Training and validation rows of one cell, with the parameters of `fit` and of the scorer that go with them."""
+    """Training and test rows of one cell, with the matching rows of the parameters of `fit` and of the scorer."""
 
     X_train: Any
     y_train: Any
@@ -30,9 +30,9 @@ class CellData(NamedTuple):
 
 
 def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool = True) -> CellData:
-    """Take a cell's rows out of the experiment's X, y and parameters, as `estimator` wants them.
+    """Select a cell's rows of the experiment's X, y and parameters, in the form that `estimator` takes.
 
-    Without `train` there is no X_train, which may be large.
+    With ``train=False`` X_train is None, which saves a copy that may be large.
     """
     X, y = experiment.X, experiment.y
     if train:
@@ -52,10 +52,10 @@ def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool
 
 
 def seeded_clone(experiment: Experiment, candidate: dict, cell: Cell) -> Any:
-    """Clone the estimator, give it the candidate's parameters and the cell's seed.
+    """Clone the estimator and set the candidate's parameters and the cell's seed.
 
-    The seed goes to every parameter named ``random_state`` that is None; with several seeds per fold, the second
-    and later ones also replace an integer the user has set, or they would all be the same training.
+    The seed is set on every parameter named ``random_state`` that is None. With several seeds per fold, all but the
+    first also replace an integer set by the user, since the runs of a fold would otherwise be identical.
     """
     estimator = clone(experiment.estimator).set_params(**clone(candidate, safe=False))
     for name, value in estimator.get_params().items():
@@ -69,17 +69,18 @@ def seeded_clone(experiment: Experiment, candidate: dict, cell: Cell) -> Any:
 
 
 class Head(NamedTuple):
-    """What is around the net of an estimator, fitted on the training rows of a cell.
+    """The estimator around a net (pipeline steps, target transformer), fitted on the training rows of a cell.
 
     Attributes
     ----------
     fitted : estimator
-        With a stand-in for the net.
+        The fitted estimator, with a placeholder instead of the net.
     data : CellData
-        As the net takes it.
+        The rows as the net receives them.
     scored : CellData
-        The same rows with the targets that predictions are compared with.
+        The same rows with the untransformed targets, to which predictions are compared.
     seconds : float
+        The time that fitting and transforming took.
     """
 
     fitted: Any
@@ -89,7 +90,7 @@ class Head(NamedTuple):
 
 
 class _StandIn(BaseEstimator):
-    """Stands where a net will be while scikit-learn fits what is around it, and notes what the net would be given."""
+    """A placeholder for the net, which records what its `fit` receives while scikit-learn fits the rest."""
 
     def __init__(self, net: Any = None):
         self.net = net
@@ -99,7 +100,7 @@ class _StandIn(BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Any:
-        raise NotImplementedError  # nobody predicts yet, but wrappers check that what is in them could
+        raise NotImplementedError  # never called, but wrappers check that their estimator has the method
 
     predict_proba = predict
 
@@ -111,7 +112,7 @@ class _StandIn(BaseEstimator):
 
 
 def fit_head(estimator: Any, data: CellData) -> Head:
-    """Fit what is around a net on the training rows alone, and pass both sets of rows through it."""
+    """Fit the steps and wrappers around a net on the training rows only, and transform training and test rows."""
     start = time.time()
     fitted = clone(estimator).set_params(**{str(net_name(estimator)): _StandIn(net_of(estimator))})
     targets = () if data.y_train is None else (data.y_train,)
@@ -123,18 +124,19 @@ def fit_head(estimator: Any, data: CellData) -> Head:
 
 RESPONSES = ("predict", "predict_proba", "predict_log_proba", "decision_function")
 LIBRARIES = ("skorch", "sklr", "sklearn", "abc", "builtins")
-NOT_SEEN = ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__")
-MADE = re.compile(
+IGNORED = ("__init__", "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__")
+# attributes that Python, `abc` and scikit-learn add to a class themselves
+GENERATED = re.compile(
     r"__(static_attributes|firstlineno|annotate_func|annotate|annotations_cache|abstractmethods)__$|_abc_|_sklearn_|set_\w+_request$"
 )
 
 
 def looks_only_at_predictions(scorer: Any) -> bool:
-    """Say whether a scorer sees of an estimator only its predictions or its own `score`.
+    """Whether a scorer uses only an estimator's predictions or its `score` method.
 
-    Such a scorer gives a net on transformed rows the score it gives the whole pipeline on the raw ones, so the
-    transformers need not run again. A function of the user's may look at the pipeline's steps, at raw columns, at the
-    net's parameters or its history: of scikit-learn's scorers and our own it is known that they do not.
+    Such a scorer returns the same score for a net on transformed rows as for the whole pipeline on the raw rows, so
+    the transformers need not run again. A custom scorer may look at the pipeline's steps, at raw columns, or at the
+    net's parameters or history; scikit-learn's scorers and sklr's own do not.
     """
     module = getattr(scorer, "__module__", None) or ""
     if module != "sklearn.metrics._scorer":
@@ -146,26 +148,25 @@ def looks_only_at_predictions(scorer: Any) -> bool:
 
 
 def scorers_of(scorer: Any) -> Mapping[str, Any] | None:
-    """Return the scorers that a multimetric one is made of, None for any other."""
+    """Return the scorers of a multimetric scorer by name; None for any other scorer."""
     return scorer._scorers if type(scorer).__name__ == "_MultimetricScorer" else None
 
 
 def predicts_as_its_library(net: NeuralNet) -> bool:
-    """Say whether a net's predictions and `score` are those of skorch or sklr, which depend on its outputs alone.
+    """Whether a net's predictions and `score` are those of skorch or sklr, which depend only on its outputs.
 
-    A class of the user's that defines anything beyond `__init__` may look at more on the way, such as its lr.
+    A custom subclass that defines more than `__init__` may use other attributes to predict, such as its lr.
     """
     kinds = [kind for kind in type(net).__mro__ if kind.__module__.partition(".")[0] not in LIBRARIES]
-    return all(name in NOT_SEEN or MADE.match(name) for kind in kinds for name in vars(kind))
+    return all(name in IGNORED or GENERATED.match(name) for kind in kinds for name in vars(kind))
 
 
 def check_rows(X: Any) -> None:
-    """Raise a TypeError if rows cannot be taken out of `X` by their numbers, and say what can be given instead.
+    """Raise a TypeError if `X` is a dict, whose rows cannot be selected by index.
 
     >>> check_rows({"a": [0.0]})
     Traceback (most recent call last):
-    TypeError: X must be rows that can be taken by number, got a dict. Give skorch.helper.SliceDict(**X).
+    TypeError: X must be indexable by rows, got a dict. Pass skorch.helper.SliceDict(**X).
     """
     if type(X) is dict:
-        rule = "rows that can be taken by number, got a dict. Give skorch.helper.SliceDict(**X)."
-        raise TypeError(f"X must be {rule}")
+        raise TypeError("X must be indexable by rows, got a dict. Pass skorch.helper.SliceDict(**X).")

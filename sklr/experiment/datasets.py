@@ -1,4 +1,4 @@
-"""A Dataset or a DataLoader in the place of X: rows that are taken by number without being read."""
+"""A Dataset or DataLoader given as X: rows are selected by index, without reading them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sklr.experiment.loaders import check_reads_all, loaded_rows, loader_params,
 
 
 class DatasetRows(Subset):
-    """Rows of a map-style dataset, in the form in which scikit-learn's splitters and skorch's nets both take them.
+    """Rows of a map-style dataset, in a form that both scikit-learn's splitters and skorch's nets accept.
 
     Parameters
     ----------
     dataset : Dataset
-        Whose items are those that skorch takes: ``(x, y)``, or what the net's collate function makes such pairs of.
+        Its items are pairs ``(x, y)`` as skorch expects, or are turned into such pairs by the net's collate function.
     evaluation : Dataset, optional
-        The same rows as they are to be predicted: without random augmentation, say.
+        The same rows for prediction, for example without random augmentation.
     indices : array-like of int, optional
-        Which rows; all of them by default.
+        The selected rows; all of them by default.
 
     >>> import torch
     >>> from torch.utils.data import TensorDataset
@@ -45,31 +45,31 @@ class DatasetRows(Subset):
 
     @property
     def shape(self) -> tuple[int]:
-        """One axis, of rows: scikit-learn asks."""
+        """The shape ``(n_rows,)``, which scikit-learn reads."""
         return (len(self),)
 
     def __getitem__(self, row: Any) -> Any:
-        """Return an item for a number, and rows for an array of numbers, without reading them."""
-        if isinstance(row, tuple):  # scikit-learn's rows[numbers, ...]
+        """Return an item for an integer, and `DatasetRows` for an array of integers, without reading the items."""
+        if isinstance(row, tuple):  # scikit-learn indexes as rows[indices, ...]
             row = row[0]
         if np.ndim(row) or isinstance(row, slice):
             return DatasetRows(self.dataset, self.evaluation, self.indices[row])
         return item_of(self.dataset, int(self.indices[row]))
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
-        """Return the items of a batch, as a DataLoader asks for them."""
+        """Return the items of a batch; a DataLoader calls this."""
         numbers = [int(self.indices[row]) for row in rows]
         if callable(read := getattr(self.dataset, "__getitems__", None)):
             return list(read(numbers))
         return [item_of(self.dataset, number) for number in numbers]
 
     def evaluated(self) -> DatasetRows:
-        """Return the same rows as they are to be predicted."""
+        """Return the same rows of the evaluation dataset, if there is one."""
         return self if self.evaluation is None else DatasetRows(self.evaluation, None, self.indices)
 
 
 class Paired:
-    """Collates items as they are, then makes a pair of a batch that is a dict with labels.
+    """Collate function that applies another one, and splits a resulting dict with labels into a pair (x, y).
 
     >>> batch = Paired()([{"pixels": 0.5, "label": 1}, {"pixels": 1.5, "label": 0}])
     >>> batch[0]["pixels"].tolist(), batch[1].tolist()
@@ -80,15 +80,16 @@ class Paired:
         self.collate_fn = default_collate if collate_fn is None else collate_fn
 
     def __call__(self, items: list[Any]) -> Any:
-        """Return the batch of some items."""
+        """Return the batch made of these items."""
         return pair_of(self.collate_fn(items))
 
 
 class Brought(NamedTuple):
-    """Data as a search works with it.
+    """Data in the form that a search uses.
 
-    `params` are what DataLoaders say of those that the net is to make; `n_train` is how many rows come before those of
-    a fixed validation set, None if there is none. With `paired`, items are dicts, or a collate function may return one.
+    `params` are the net's parameters that reproduce the DataLoaders given by the user. `n_train` is the number of rows
+    before those of a fixed validation set, None if there is none. `paired` is whether batches may be dicts that have
+    to be split into (x, y): items are dicts, or a custom collate function may return one.
     """
 
     X: Any
@@ -99,16 +100,17 @@ class Brought(NamedTuple):
 
 
 def indexed(data: Brought) -> Brought:
-    """Return the data with rows that can be taken by number, as many in X as in y."""
+    """Return the data with X and y made indexable and checked to be of the same length."""
     X, y = indexable(data.X, data.y)
     return data._replace(X=X, y=y)
 
 
 def is_dataset(X: Any, y: Any = None) -> bool:
-    """Say whether `X` is a dataset, or what loads one, rather than an array.
+    """Whether `X` is a dataset or DataLoader, and not an array.
 
-    Those of Hugging Face are known by `__getitems__`, which DataLoaders look for. As in PyTorch, so is anything with
-    items and a length, if it is no table and no sequence, and its items bring their labels.
+    Hugging Face's datasets are recognized by `__getitems__`, which DataLoaders use too. As in PyTorch, any object with
+    `__getitem__` and `__len__` is a dataset, if it is not an array, table, sequence or mapping, no `y` is given, and
+    its items contain labels.
 
     >>> class Pairs:
     ...     def __len__(self):
@@ -136,7 +138,7 @@ def _brings_label(X: Any) -> bool:
 def bring(
     X: Any, y: Any = None, evaluation: Any = None, *, net: Any = None, what: str = "X", whole: bool = False
 ) -> Brought:
-    """Take a Dataset or DataLoader over; anything else is returned as it is.
+    """Convert a Dataset or DataLoader to rows and parameters of the net; anything else is returned unchanged.
 
     Parameters
     ----------
@@ -144,23 +146,23 @@ def bring(
     y : array-like, optional
         Labels, if they are known.
     evaluation : Dataset, optional
-        As `DatasetRows` takes it.
+        As in `DatasetRows`.
     net : NeuralNet, optional
-        Which is to be trained; its own collate function may take items of any kind.
+        The net to train. Its collate function may accept items of any type.
     what : str
-        What the user calls `X`.
+        The name of the argument `X` in error messages.
     whole : bool
-        Whether all rows are trained on together, so that a sampler may name them by number.
+        Whether training uses all rows. Only then can a sampler, which yields row indices, be used.
 
     Raises
     ------
     TypeError, ValueError
-        If it is an `IterableDataset`, or a DataLoader that folds cannot take over.
+        If it is an `IterableDataset`, or a DataLoader that cannot be reproduced on a fold.
     """
     if not is_dataset(X, y):
         if evaluation is not None:
             given = type(X).__name__
-            raise TypeError(must_be("eval_dataset", "left out where X is no Dataset", given, "Give X as a Dataset."))
+            raise TypeError(must_be("eval_dataset", "left out if X is not a Dataset", given, "Pass X as a Dataset."))
         return Brought(X, y, {})
     check_map_style(X.dataset if isinstance(X, DataLoader) else X, what)
     params: dict[str, Any] = {}
@@ -170,8 +172,8 @@ def bring(
         evaluation = dataset_to_predict(evaluation, "eval_dataset")
         if len(evaluation) != len(X):
             rule = f"of the same {len(X)} rows as {what}"
-            way = "Give a dataset of the same rows, with another transform, say."
-            raise ValueError(must_be("eval_dataset", rule, len(evaluation), way))
+            advice = "Pass a dataset of the same rows, for example with another transform."
+            raise ValueError(must_be("eval_dataset", rule, len(evaluation), advice))
     rows = X if isinstance(X, DatasetRows) else DatasetRows(X, evaluation)
     if collate_fn := params.get("iterator_train__collate_fn"):
         params["iterator_valid__collate_fn"] = collate_fn
@@ -179,12 +181,12 @@ def bring(
 
 
 def own_collate_fn(net: Any, part: str) -> Any:
-    """Return the collate function that a net has been given, None without one."""
+    """Return the collate function set on a net, None if there is none."""
     return net.get_params_for(part).get("collate_fn") if isinstance(net, NeuralNet) else None
 
 
 def labelled(dataset: Any, data: Brought, what: str, collate_fn: Any) -> Brought:
-    """Return the rows of a dataset with its labels; what a custom collate function is given may be anything."""
+    """Return the rows of a dataset with their labels; items for a custom collate function are not checked."""
     plain = collate_fn in (None, default_collate)
     paired = has_dicts(dataset, what) if plain else True
     y = labels_of(dataset, what, None if plain else collate_fn) if data.y is None else data.y
@@ -192,7 +194,7 @@ def labelled(dataset: Any, data: Brought, what: str, collate_fn: Any) -> Brought
 
 
 def dataset_to_predict(data: Any, what: str) -> Any:
-    """Return a dataset to predict with, that of a DataLoader that reads all of its rows."""
+    """Return the dataset to predict on; of a DataLoader, its dataset, if the DataLoader reads all rows once."""
     check_map_style(data.dataset if isinstance(data, DataLoader) else data, what)
     if not isinstance(data, DataLoader):
         return data
@@ -201,26 +203,26 @@ def dataset_to_predict(data: Any, what: str) -> Any:
 
 
 def rows_to_predict(X: Any) -> Any:
-    """Return the rows of a dataset, or of a DataLoader's, as a net takes them; anything else is returned as it is."""
+    """Return a Dataset or DataLoader as rows that a net accepts; anything else is returned unchanged."""
     return DatasetRows(dataset_to_predict(X, "X")) if is_dataset(X) else X
 
 
 def labels_to_score(net: Any, X: Any, y: Any) -> Any:
-    """Return `y`, or if there is none the labels of a dataset's items, as the net reads them."""
+    """Return `y`, or if it is None the labels of the dataset's items, as the net's collate function returns them."""
     if y is not None or not is_dataset(X):
         return y
     return labels_of(dataset_to_predict(X, "X"), "X", own_collate_fn(net, "iterator_valid"))
 
 
 def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tuple[Any, Any, Any]:
-    """Take data over for a net; return a net that reads it as its DataLoader does, X and y."""
+    """Return a clone of the estimator that reads the data as the user's DataLoader does, and X and y as rows."""
     data = bring(X, y, net=estimator, whole=whole)
     check_takes_rows(estimator, data.X)
     return with_params(estimator, data), data.X, data.y
 
 
 def with_params(estimator: Any, data: Brought) -> Any:
-    """Return a clone that reads the data as its DataLoaders do; without any it is not asked to set parameters."""
+    """Return a clone whose parameters reproduce the DataLoaders; without any, `set_params` is not called."""
     estimator, params = clone(estimator), dict(data.params)
     for part in ("iterator_train", "iterator_valid") if isinstance(estimator, NeuralNet) else ():
         known = estimator.get_params_for(part) | params_for(part, params)
@@ -232,36 +234,35 @@ def with_params(estimator: Any, data: Brought) -> Any:
 
 
 def check_takes_rows(estimator: Any, X: Any) -> None:
-    """Refuse a Dataset for anything but a net."""
+    """Raise a TypeError if X is a Dataset and the estimator is not a net."""
     if isinstance(X, DatasetRows) and not isinstance(estimator, NeuralNet):
         name = type(estimator).__name__
-        raise TypeError(must_be("estimator", "a skorch net where X is a Dataset", name, "Give X as an array."))
+        raise TypeError(must_be("estimator", "a skorch net if X is a Dataset", name, "Pass X as an array."))
 
 
 def check_no_sampler(data: Brought, what: str, rule: str) -> None:
-    """Refuse what needs other rows than those a DataLoader's own sampler names by number."""
+    """Raise a ValueError if the DataLoader has its own sampler, whose row indices are only valid for the rows of X."""
     if (sampler := data.params.get("iterator_train__sampler")) is not None:
         rule = f"{rule} where the DataLoader in X has a sampler of its own"
-        raise ValueError(must_be(what, rule, type(sampler).__name__, "Its row numbers are for the rows of X alone."))
+        raise ValueError(must_be(what, rule, type(sampler).__name__, "Its indices are only valid for the rows of X."))
 
 
 def check_map_style(dataset: Any, what: str) -> None:
-    """Refuse a dataset whose items cannot be taken by number."""
+    """Raise a TypeError if the items of a dataset cannot be accessed by index."""
     if isinstance(dataset, IterableDataset):
         raise TypeError(
-            f"{what} must be a dataset whose items can be taken by number, got the IterableDataset "
-            f"{type(dataset).__name__}. Folds, seeds and candidates each read it in an order of their own: give a "
-            "Dataset with __getitem__ and __len__. If it fits into memory: items = list(dataset), then "
-            "torch.utils.data.Subset(items, range(len(items)))."
+            f"{what} must be a map-style dataset, got the IterableDataset {type(dataset).__name__}. Folds, seeds and "
+            "candidates each read it in a different order: pass a Dataset with __getitem__ and __len__. If it fits "
+            "into memory: items = list(dataset), then torch.utils.data.Subset(items, range(len(items)))."
         )
     missing = [name for name in ("__getitem__", "__len__") if not hasattr(type(dataset), name)]
     if missing:
         rule = f"a dataset with {' and '.join(missing)}"
-        raise TypeError(must_be(what, rule, type(dataset).__name__, "Its rows are taken by number."))
+        raise TypeError(must_be(what, rule, type(dataset).__name__, "Its items are accessed by index."))
 
 
 def has_dicts(dataset: Any, what: str) -> bool:
-    """Say whether the items of a dataset are dicts; refuse one whose first item is not what skorch takes."""
+    """Whether the items of a dataset are dicts; raise an error if its first item is not a pair (x, y)."""
     if not len(dataset):
         raise ValueError(must_be(what, "a dataset with items", f"{type(dataset).__name__} without any"))
     with global_generators_kept():
@@ -269,6 +270,6 @@ def has_dicts(dataset: Any, what: str) -> bool:
     item = pair_of(first)
     if not isinstance(item, tuple | list) or len(item) != 2:
         given = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
-        rule = "pairs (x, y) of what the module and the criterion take"
+        rule = "pairs (x, y) of a module input and a target"
         raise TypeError(must_be(f"the items of {what}", rule, given, "Have __getitem__ return two values."))
     return item is not first

@@ -1,4 +1,4 @@
-"""The experiment that a search carries out, and the cells in which each candidate is trained."""
+"""The experiment of a search, and its cells: the folds and seeds with which each candidate is trained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One fold and one seed: the random numbers with which every candidate of a search is trained once.
+    """One fold and one seed, with which every candidate of a search is trained once (common random numbers).
 
-    `train` and `test` are row indices into X. `seed` fixes initial weights, batch order and dropout.
+    `train` and `test` are row indices into X. `seed` determines initial weights, batch order and dropout.
     """
 
     fold: int
@@ -26,12 +26,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """All that the trainings of one search share; candidates are the only thing that differs.
+    """Everything that the runs of one search share; they differ only in candidate and cell.
 
-    `fit_params` and `score_params` are as scikit-learn routed them, still for all rows; `scorer` is one scorer or
-    a multimetric one, `metric` the name of the score that is followed epoch by epoch (None for a single one).
-    `follow` says when: "always", "never", or "free", in stacks that have the score of all their runs at once. A scorer
-    is otherwise called once a run, as in scikit-learn's own searches: it may take any time, and count its calls.
+    `fit_params` and `score_params` are as routed by scikit-learn, for all rows. `scorer` is a single or a multimetric
+    scorer, and `metric` the name of the score that is monitored epoch by epoch (None for a single scorer). `follow`
+    says when it is monitored: "always", "never", or "free", which is in stacks that compute the scores of all their
+    runs at once. Otherwise a scorer is called once per run, as in scikit-learn's searches, since it may be slow or
+    count its calls. With ``scores_repeat=False``, for scikit-learn's own searches, test rows with random items are not
+    stacked, since every fit must draw its own. `caller` is the search, which callbacks refer to.
     """
 
     estimator: Any
@@ -53,7 +55,7 @@ class Experiment:
     caller: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the caller's study behind: a worker writes nothing into it, and may not reach its storage."""
+        """Drop the caller's study: a worker process does not write to it, and may be unable to reach its storage."""
         caller = copy(self.caller)
         if caller is not None:
             vars(caller).update({name: None for name in ("study_", "study", "storage") if name in vars(caller)})

@@ -1,4 +1,4 @@
-"""Folds and seeds, drawn once per search: every candidate meets the same ones."""
+"""Folds and seeds, drawn once per search and shared by all candidates."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def draw_cells(
     rows: np.ndarray | None,
     random_state: np.random.RandomState,
 ) -> list[Cell]:
-    """Split the rows and give each fold its seeds.
+    """Split the rows into folds and draw the seeds of each fold.
 
     Parameters
     ----------
     cv : splitter
-        As `check_cv` returns it; it is asked once.
+        As returned by `check_cv`; its `split` is called once.
     rows : ndarray of shape (n_rows,) or None
-        The rows to search on; None for all of them. The cells' indices always count rows of the whole X.
+        The rows to search on; None for all of them. The indices of the cells always refer to the whole X.
 
     Returns
     -------
     list of Cell, of length n_splits * n_seeds
-        Fold by fold, the seeds of a fold side by side.
+        Ordered by fold, then by seed.
     """
     folds = list(split_rows_of(cv, X, y, split_params, rows))
     n_splits = len(folds)
@@ -51,7 +51,7 @@ def draw_cells(
 
 
 def split_rows_of(cv: Any, X: Any, y: Any, split_params: dict[str, Any], rows: np.ndarray | None) -> Any:
-    """Yield the folds of `cv` over the chosen rows, as indices into the whole X."""
+    """Return the folds of `cv` over the selected rows, as indices into the whole X."""
     if rows is None:
         expected = cv.get_n_splits(X, y, **split_params)
         folds = list(cv.split(X, y, **split_params))
@@ -71,7 +71,7 @@ def split_rows_of(cv: Any, X: Any, y: Any, split_params: dict[str, Any], rows: n
 
 
 def seeded(cv: Any, random_state: np.random.RandomState) -> Any:
-    """Return the splitter, seeded if it shuffles without a seed: another process must draw the same folds.
+    """Return the splitter, with a seed if it shuffles without one, so that another process draws the same folds.
 
     >>> from sklearn.model_selection import KFold
     >>> seeded(KFold(3, shuffle=True), np.random.RandomState(0))
@@ -85,6 +85,6 @@ def seeded(cv: Any, random_state: np.random.RandomState) -> Any:
 
 
 def cross_seeds(cells: list[Cell]) -> list[Cell]:
-    """Return the cells with the first fold's seeds in every fold."""
+    """Return the cells with the seeds of the first fold in every fold."""
     seeds = [cell.seed for cell in cells if cell.fold == 0]
     return [replace(cell, seed=seeds[cell.seed_index]) for cell in cells]

@@ -1,4 +1,4 @@
-"""What a DataLoader says of those that a net is to make in its place."""
+"""Translation of a user's DataLoader into the parameters with which a net creates an equal one for each run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sklr._utils.validation import must_be
 
 
 def loaded_rows(loader: DataLoader) -> Any:
-    """Return the dataset of a DataLoader, or the part of it that a `SubsetRandomSampler` names."""
+    """Return the dataset of a DataLoader, or the subset of it that a `SubsetRandomSampler` draws from."""
     if type(loader.sampler) is SubsetRandomSampler:
         return Subset(loader.dataset, [int(row) for row in loader.sampler.indices])
     return loader.dataset
 
 
 def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
-    """Return the parameters with which a net makes such a DataLoader for training.
+    """Return the parameters with which a net creates an equal DataLoader for training.
 
     >>> import torch
     >>> from torch.utils.data import TensorDataset
@@ -56,21 +56,21 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
 
 
 def check_batches(loader: DataLoader, what: str) -> None:
-    """Refuse a DataLoader whose batches are put together by someone's own sampler of batches."""
+    """Raise a ValueError if a DataLoader has a custom batch sampler."""
     if type(loader.batch_sampler) not in (BatchSampler, type(None)):
         raise ValueError(_no_loader(what, "batch_sampler", loader.batch_sampler, "batch_size="))
 
 
 def check_reads_all(loader: DataLoader, what: str) -> None:
-    """Refuse a DataLoader to predict with that has a sampler which may leave rows out, or take some twice."""
+    """Raise a ValueError if a DataLoader for prediction may skip rows, or read some twice."""
     check_batches(loader, what)
     if not (shuffles(loader) or _is_in_order(loader)):
-        advice = "a Subset of those rows that are to be scored"
+        advice = "a Subset of the rows to score"
         raise ValueError(_no_loader(what, "sampler", loader.sampler, advice))
 
 
 def shuffles(loader: DataLoader) -> bool:
-    """Say whether a DataLoader reads each of its rows once, in random order."""
+    """Whether a DataLoader reads each of its rows once, in random order."""
     sampler = loader.sampler
     if type(sampler) is RandomSampler:
         return not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
@@ -82,14 +82,14 @@ def _is_in_order(loader: DataLoader) -> bool:
 
 
 def _generator(loader: DataLoader) -> Any:
-    """Return the random generator of a DataLoader or its sampler, which every training would move on."""
+    """Return the random generator of a DataLoader or its sampler, which every training would advance; None without."""
     kinds = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
     own = getattr(loader.sampler, "__dict__", {}).values()
     return next((value for value in (loader.generator, *own) if isinstance(value, kinds)), None)
 
 
 def reading_params(loader: DataLoader) -> dict[str, Any]:
-    """Return how a DataLoader reads, where that is not its default: workers, collate function, pinned memory."""
+    """Return the options of a DataLoader that differ from the defaults: workers, collate function, pinned memory."""
     defaults = {
         "num_workers": 0,
         "collate_fn": default_collate,
@@ -106,12 +106,12 @@ def reading_params(loader: DataLoader) -> dict[str, Any]:
 
 
 def start_method() -> str:
-    """Return how processes are started, to be told to DataLoaders: in joblib's workers it would be joblib's own way."""
+    """Return the default start method of processes, to pass to DataLoaders: joblib's workers have another default."""
     return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
 
 
 def _no_loader(what: str, part: str, value: Any, instead: str) -> str:
     return (
-        f"{what} cannot be a DataLoader with a {part} of its own, got {type(value).__name__}: it is for one training "
-        f"on all rows, and a search trains many. Give the dataset, and {instead} instead."
+        f"{what} cannot be a DataLoader with a {part} of its own, got {type(value).__name__}: it serves a single "
+        f"training on all rows, but a search runs many. Pass the dataset, and {instead} instead."
     )

@@ -1,6 +1,6 @@
-"""What a search may ask of its arguments: learning-rate ranges, and names the estimator knows.
+"""Validation of a search's arguments: learning-rate ranges and lists, and parameter names of the estimator.
 
-The kinds of search dimensions live in `search.proposals.dimensions`; nothing here trains or proposes anything.
+The types of search dimensions are in `search.proposals.dimensions`. Nothing here trains or proposes candidates.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from skorch import NeuralNet
 from sklr._utils.validation import check_is_object, must_be, unknown_name
 
 LR_NAMES = ("lr", "learning_rate", "learning_rate_init", "eta0")
-OPEN_PREFIXES = ("module", "criterion", "optimizer", *NeuralNet.prefixes_)  # skorch hands what follows on, unlisted
+# skorch passes on what follows these prefixes, and does not list it in `get_params`
+OPEN_PREFIXES = ("module", "criterion", "optimizer", *NeuralNet.prefixes_)
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a finite real number; booleans are not.
+    """Whether `value` is a finite real number; booleans do not count.
 
     >>> [is_number(v) for v in (0.1, np.float32(2), True, "optimal", float("inf"))]
     [True, True, False, False, False]
@@ -32,7 +33,7 @@ def is_number(value: Any) -> bool:
 
 
 def check_lr_range(lr_range: Any) -> tuple[float, float]:
-    """Return the lowest and the highest learning rate to search, as floats.
+    """Return the lowest and the highest learning rate to search as floats, after checking them.
 
     >>> check_lr_range((1e-5, 1))
     (1e-05, 1.0)
@@ -52,7 +53,7 @@ def check_lr_range(lr_range: Any) -> tuple[float, float]:
 
 
 def check_select(select: Any, confidence: Any) -> None:
-    """Check how the learning rate is to be chosen, and with what confidence its interval.
+    """Check the arguments `select` and `confidence` of a search.
 
     >>> check_select("fit", 0.9)
     >>> check_select("best", 90)
@@ -67,7 +68,7 @@ def check_select(select: Any, confidence: Any) -> None:
 
 
 def check_lrs(lrs: Any) -> list[float]:
-    """Return the learning rates a user listed, as floats, in the order given.
+    """Return a list of learning rates as floats, in the given order, after checking them.
 
     >>> check_lrs(np.array([0.1, 0.01]))
     [0.1, 0.01]
@@ -86,10 +87,10 @@ def check_lrs(lrs: Any) -> list[float]:
 
 
 def log_grid(low: float, high: float, n: int) -> list[float]:
-    """Return `n` values from `low` to `high`, each the same factor above the one before.
+    """Return `n` values from `low` to `high`, evenly spaced on a logarithmic scale.
 
-    The ends are exact; what lies between is rounded to 12 digits, so that a decade reads `0.001`. A single
-    value is the geometric mean.
+    The ends are exact. Values in between are rounded to 12 significant digits, so that a decade is printed as `0.001`.
+    For ``n=1`` the value is the geometric mean.
 
     >>> log_grid(1e-3, 1.0, 4)
     [0.001, 0.01, 0.1, 1.0]
@@ -103,7 +104,7 @@ def log_grid(low: float, high: float, n: int) -> list[float]:
 
 
 def between_neighbours(best: Collection[float], lrs: Sequence[float], n: int) -> list[float]:
-    """Return `n` learning rates in the gaps of `lrs` next to the best ones, as many in each; the widest if too many.
+    """Return `n` learning rates that divide the gaps of `lrs` next to the best ones; the widest gaps come first.
 
     Parameters
     ----------
@@ -112,11 +113,13 @@ def between_neighbours(best: Collection[float], lrs: Sequence[float], n: int) ->
     lrs : sequence of float
         Ascending, above 0.
     n : int
+        Number of learning rates to place, shared out evenly among the gaps. If there are more gaps than `n`, only the
+        `n` widest get one.
 
     Returns
     -------
     between : list of float
-        Ascending; each gap is divided evenly on a logarithmic scale, unless into less than 0.02 decade.
+        Ascending. Each gap is divided evenly on a logarithmic scale, and skipped if the steps were below 0.02 decade.
 
     >>> between_neighbours([0.1], [0.001, 0.1, 1.0], 2), between_neighbours([1.0], [0.001, 1.0], 2)
     ([0.01, 0.316227766017], [0.01, 0.1])
@@ -132,11 +135,11 @@ def between_neighbours(best: Collection[float], lrs: Sequence[float], n: int) ->
 
 
 def lr_names(estimator: Any) -> list[str]:
-    """Return the names of the parameters of `estimator` that hold a learning rate, the shortest paths only.
+    """Return the names of the parameters of `estimator` that hold a learning rate, only the least nested ones.
 
     A name counts if its last part is `lr`, `learning_rate`, `learning_rate_init` or `eta0` and its value is a
-    number: the `learning_rate="optimal"` of `SGDClassifier` is the name of a schedule. `None`, as of xgboost's
-    `learning_rate`, counts where no number is found.
+    number: the `learning_rate="optimal"` of `SGDClassifier` is the name of a schedule. A value of None, the default of
+    xgboost's `learning_rate`, counts if no number is found.
 
     >>> from sklearn.linear_model import SGDClassifier
     >>> from sklearn.svm import SVC
@@ -159,12 +162,12 @@ def find_lr_param(estimator: Any, lr_param: str | None = None) -> str:
     estimator : estimator
         A net, a Pipeline or other meta-estimator around one, or any estimator with a learning rate.
     lr_param : str, optional
-        The name, where the user knows better; it must be a parameter of `estimator`.
+        The name given by the user; it must be a parameter of `estimator`.
 
     Raises
     ------
     ValueError
-        If there is none, or if there are several, equally near: the message lists what is there.
+        If there is no learning rate, or several at the same depth; the message lists the parameters.
 
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.neural_network import MLPClassifier
@@ -181,11 +184,11 @@ def find_lr_param(estimator: Any, lr_param: str | None = None) -> str:
     kind = type(estimator).__name__
     if found:
         raise ValueError(
-            f"lr_param must be given where an estimator has several learning rates, got None for {kind} with "
+            f"lr_param must be given if an estimator has several learning rates, got None for {kind} with "
             f"{', '.join(found)}. Write for example lr_param={found[0]!r}."
         )
     raise ValueError(
-        f"lr_param must be given where no parameter is called {', '.join(LR_NAMES)}, got None for {kind} with "
+        f"lr_param must be given if no parameter is called {', '.join(LR_NAMES)}, got None for {kind} with "
         f"{', '.join(sorted(estimator.get_params()))}. Name the learning rate with lr_param=, or pass a search space."
     )
 
@@ -202,22 +205,22 @@ def _check_lr_param(estimator: Any, lr_param: Any) -> None:
 
 
 def check_names(estimator: Any, names: Iterable[str]) -> None:
-    """Check that `estimator` has every parameter in `names`, and offer near names for one it has not.
+    """Check that `estimator` has every parameter in `names`, and suggest similar names for one that it does not have.
 
-    Names below a skorch prefix (`module__`, `optimizer__`, `callbacks__` ...) pass, since skorch hands them on to
-    objects that are made later; so does a name below a parameter that is itself searched, such as `clf__C` beside
-    `clf`, and any name of an estimator with a `set_params` of its own.
+    Names with a skorch prefix (`module__`, `optimizer__`, `callbacks__` ...) are accepted, since skorch passes them to
+    objects that are created later. So is a name below a parameter that is itself searched, such as `clf__C` beside
+    `clf`, and any name for an estimator that overrides `set_params`.
 
     Raises
     ------
     ValueError
-        For the first unknown name.
+        If a name is unknown; the message names the first one.
 
     >>> from sklearn.svm import SVC
     >>> check_names(SVC(), ["C", "gamma"])
     >>> check_names(SVC(), ["gama"])
     Traceback (most recent call last):
-    ValueError: Invalid parameter 'gama' for estimator SVC: a name searched must be a parameter of the estimator,
+    ValueError: Invalid parameter 'gama' for estimator SVC: every searched name must be a parameter of the estimator,
     got 'gama'. Did you mean 'gamma'?
     """
     names = list(names)
@@ -244,7 +247,7 @@ def _knows(estimator: Any, parts: Sequence[str]) -> bool:
 
 
 def _composes(estimator: Any) -> bool:
-    """Whether a `set_params` of its own only serves named steps, as in Pipeline and VotingClassifier."""
+    """Whether an estimator overrides `set_params` only for named steps, as Pipeline and VotingClassifier do."""
     return hasattr(estimator, "_set_params")
 
 
@@ -254,6 +257,6 @@ def _unknown_name(estimator: Any, name: str) -> str:
     near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
     advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
     return (
-        f"Invalid parameter {name!r} for estimator {type(estimator).__name__}: a name searched must be a parameter "
-        f"of the estimator, got {name!r}. {advice}"
+        f"Invalid parameter {name!r} for estimator {type(estimator).__name__}: every searched name must be a "
+        f"parameter of the estimator, got {name!r}. {advice}"
     )

@@ -1,4 +1,4 @@
-"""What is found out about a search's settings before anything is trained: simple mistakes, and what has no effect."""
+"""Checks of a search's settings before anything is trained: errors that all runs would raise, and unused settings."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._instances import has_hooks
 from sklr.nets._parts import NetParts
 
-MISTAKES = (ValueError, TypeError)  # others may come of this machine, memory for one
+MISTAKES = (ValueError, TypeError)  # other errors may be due to the machine, such as running out of memory
 
 
 def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: int) -> list[str]:
-    """Set the net of a candidate up on all rows, and warn of settings that do not act as they say.
+    """Initialize the net of a candidate on all rows, and warn of settings that are ignored or conflict.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     Raises
     ------
     ValueError, TypeError
-        The net's own, if it could be set up with none of the candidates, whatever they change.
+        The error of the net, if it cannot be initialized with any candidate.
     """
     if not trains_nets(experiment.estimator) or not candidates:
         return []
@@ -45,40 +45,43 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     if estimator is None:
         return []
     net, without_effect = net_of(estimator), _without_effect(experiment, estimator, candidates)
-    said = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
-    for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, said)]:
+    messages = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
+    for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, messages)]:
         warn(message, SettingsWarning)
     return without_effect
 
 
 def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
-    """Return the estimator of the first candidate that can be set up; raise if it is not for the candidates."""
+    """Return the estimator of the first candidate that can be initialized; raise the error if it is in all of them.
+
+    Returns None if the error comes from the candidates' own parameters: their fits then fail one by one.
+    """
     try:
-        return _ready(experiment, candidates[0])
+        return _initialized(experiment, candidates[0])
     except MISTAKES as error:
         mistake = error
     for others in ([{}], candidates[1:]):
         for candidate in others:
             try:
-                estimator = _ready(experiment, candidate)
+                estimator = _initialized(experiment, candidate)
             except MISTAKES as error:
                 if not candidate and str(error) != str(mistake):
-                    return None  # it is the candidates' own, whose fits fail
+                    return None  # without the candidates' parameters the error is another one
             else:
                 return estimator if candidate else None
     raise mistake
 
 
-def _ready(experiment: Experiment, candidate: dict) -> Any:
-    """Return a clone for a candidate, its net ready to train as far as that can be known without training."""
+def _initialized(experiment: Experiment, candidate: dict) -> Any:
+    """Return a clone with a candidate's parameters, its net initialized as far as possible without training."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
     net, X, y = net_of(estimator), experiment.X, experiment.y
     net.set_params(verbose=0)
     check_device(net.device)
     weights = [w for name, w in experiment.fit_params.items() if name.endswith("sample_weight") and w is not None]
     with RandomStream(0), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the trainings say it again
-        if net is not estimator:  # what its rows are like is known after the steps before it only
+        warnings.simplefilter("ignore")  # the runs issue these warnings again
+        if net is not estimator:  # the rows of a net in a pipeline are only known after the steps before it
             check_consistent_length(X, *weights)
             net.check_training_readiness()
             _initialize_blindly(net)
@@ -91,15 +94,15 @@ def _ready(experiment: Experiment, candidate: dict) -> Any:
 
 
 def _initialize_blindly(net: NeuralNet) -> None:
-    """Initialize a net whose rows are not known; the names of its parameters do not depend on their widths."""
+    """Initialize a net whose rows are unknown, with widths of 1: the names of its parameters do not depend on them."""
     if isinstance(net, NetParts):
         net._widths = {"n_inputs": 1, "n_outputs": 1}
-    with suppress(Exception):  # a module may need what it would be given: then less is known
+    with suppress(Exception):  # a module may not work with widths of 1; the checks of an initialized net are skipped
         net.initialize()
 
 
 def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:
-    """Return a sentence for each parameter that has no effect with any candidate."""
+    """Return a sentence for each searched parameter that has no effect with any candidate."""
     net = net_of(estimator)
     prefix = "" if net is estimator else f"{net_name(estimator)}__"
     searched = {name.removeprefix(prefix) for candidate in candidates for name in candidate if name.startswith(prefix)}
@@ -114,34 +117,34 @@ def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence
 def _nets(experiment: Experiment, candidates: Sequence[dict]) -> Iterable[NeuralNet]:
     for candidate in candidates:
         try:
-            yield net_of(_ready(experiment, candidate))
+            yield net_of(_initialized(experiment, candidate))
         except MISTAKES:
             continue
 
 
 def _given_instance(experiment: Experiment) -> Any:
-    """Return the skorch net that the user has given a module instance; None for other nets, also for ours."""
+    """Return the user's net if it is one of skorch's own and its module is an instance; None otherwise."""
     net = net_of(getattr(experiment.caller, "estimator", experiment.estimator))
     return None if isinstance(net, NetParts) or not isinstance(net.module, torch.nn.Module) else net
 
 
 def _already_trained(experiment: Experiment) -> str:
-    """Return what is to be said of a skorch net that has trained its module instance in place, as ours never do."""
+    """Return the warning about a skorch net that has trained its module instance in place; sklr's nets copy it."""
     net = _given_instance(experiment)
     if net is None or getattr(net, "module_", None) is not net.module or not net.history:
         return ""
     return (
-        "The module instance has been trained by this net before, and every run starts from its weights. Give the net "
-        "the module's class, or an instance that is as it should be at the start."
+        "The module instance has been trained by this net before, and every run starts from its weights. Pass the "
+        "module's class to the net, or an instance with the intended initial weights."
     )
 
 
 def _lost_hooks(experiment: Experiment) -> str:
-    """Return what is to be said of a skorch net whose clones lose hooks, as those of ours do not."""
+    """Return the warning about a skorch net whose clones lose hooks; clones of sklr's nets keep them."""
     net = _given_instance(experiment)
     if net is None or not has_hooks(net.module):
         return ""
     return (
-        "The module instance has hooks on its parameters, which sklearn.base.clone leaves out: no run has them. Give "
-        "the net the module's class and register the hooks in its __init__, or use the net of that name in sklr."
+        "The module instance has hooks on its parameters, which sklearn.base.clone leaves out: no run has them. Pass "
+        "the module's class to the net and register the hooks in its __init__, or use the net of that name in sklr."
     )

@@ -1,4 +1,4 @@
-"""A fixed validation set: its rows stand behind those to train on, and are the one fold there is."""
+"""A fixed validation set: its rows are appended to the training rows, and are the test rows of the only fold."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from sklr.experiment.loaders import reading_params
 
 
 def bring_validation(train: Brought, validation: Any, net: Any = None) -> Brought:
-    """Put the rows of a fixed validation set behind those to train on.
+    """Append the rows of a fixed validation set to the training rows.
 
     Parameters
     ----------
     train : Brought
+        The training data.
     validation : Dataset, DataLoader, or tuple (X, y) of arrays
-        Of the same kind as the rows to train on.
+        Of the same type as the training data.
     net : NeuralNet, optional
-        Which is to be trained.
+        The net to train.
     """
     if isinstance(train.X, DatasetRows):
         if not is_dataset(validation):
@@ -50,13 +51,13 @@ def bring_validation(train: Brought, validation: Any, net: Any = None) -> Brough
     if not count_rows(held.X):
         raise ValueError(must_be("validation", "at least one row", 0))
     if (train.y is None) != (held.y is None):
-        raise ValueError(must_be("validation", "a pair with targets where y is given, and without where not", held.y))
+        raise ValueError(must_be("validation", "a pair with targets if y is given, and without if not", held.y))
     y = None if train.y is None else joined(train.y, held.y, "y")
     return Brought(X, y, train.params | held.params, count_rows(train.X), train.paired or held.paired)
 
 
 def _held_out(train: Brought, validation: Any, net: Any) -> Brought:
-    """Return the rows of a validation set, and how they are read: without a DataLoader's own word as those of X."""
+    """Return the rows of a validation set with the net's parameters for reading them: its DataLoader's, else X's."""
     dataset, params = dataset_to_predict(validation, "validation"), {}
     collate_fn = train.params.get("iterator_valid__collate_fn") or own_collate_fn(net, "iterator_valid")
     if isinstance(validation, DataLoader):
@@ -68,13 +69,13 @@ def _held_out(train: Brought, validation: Any, net: Any) -> Brought:
 
 
 def fixed_fold(data: Brought, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on, all or those that are given, and those of the fixed validation set."""
+    """Return the training rows, all of them or the given ones, and the rows of the fixed validation set."""
     assert data.n_train is not None
     return np.arange(data.n_train) if rows is None else rows, np.arange(data.n_train, count_rows(data.X))
 
 
 def for_all_rows(params: Mapping[str, Any], data: Brought) -> dict[str, Any]:
-    """Return the parameters of `fit`, those for each row to train on with ones for the rows of a validation set."""
+    """Return the parameters of `fit`, with ones appended for the validation rows to those with a value per row."""
     if data.n_train is None:
         return dict(params)
     n_more = count_rows(data.X) - data.n_train
@@ -89,13 +90,13 @@ def _is_per_row(value: Any, n: int) -> bool:
 
 
 def joined_rows(train: DatasetRows, held: DatasetRows) -> DatasetRows:
-    """Return the rows of two datasets, one behind the other."""
+    """Concatenate the rows of two datasets."""
     both = [ConcatDataset[Any]([part, held]) for part in (train, train.evaluated())]
     return DatasetRows(both[0], None if train.evaluation is None else both[1])
 
 
 def joined(first: Any, second: Any, what: str) -> Any:
-    """Return arrays of the same kind as one, the second behind the first.
+    """Concatenate two arrays, tensors, data frames, sparse matrices or dicts of them.
 
     >>> joined(np.zeros(2), [1.0], "y")
     array([0., 0., 1.])
@@ -105,7 +106,7 @@ def joined(first: Any, second: Any, what: str) -> Any:
     if issparse(first):
         return vstack([first, second], format="csr")
     if hasattr(first, "iloc"):
-        import pandas as pd  # whoever has a data frame has it
+        import pandas as pd  # not a dependency of sklr, but installed if X is a data frame
 
         return pd.concat([first, second])
     if isinstance(first, Mapping):
@@ -118,7 +119,7 @@ def joined(first: Any, second: Any, what: str) -> Any:
 
 
 def check_refit_on(refit_on: Any, data: Brought) -> None:
-    """Refuse what is no name of rows to train the best candidate on."""
+    """Raise a ValueError if `refit_on` is not "train" or "all", or a sampler does not allow "all"."""
     if refit_on not in ("train", "all"):
         raise unknown_name("refit_on", refit_on, ["train", "all"])
     if refit_on == "all" and data.n_train is not None:

@@ -1,4 +1,4 @@
-"""Where the net is in an estimator, and what is around it: pipelines, transformed targets, a decision threshold."""
+"""Finding the net inside an estimator, and the wrappers around it: pipelines, target transformers, thresholds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet
 
-# fit a clone of what they hold once, on all rows; CalibratedClassifierCV, which fits it on folds, is none of these
+# these fit a clone of their estimator once, on all rows (unlike CalibratedClassifierCV, which fits it on folds)
 _AROUND_A_CLONE = {TransformedTargetRegressor: "regressor", FixedThresholdClassifier: "estimator"}
 
 
@@ -19,14 +19,14 @@ A_NET = "a skorch net, or a Pipeline or TransformedTargetRegressor around one"  
 
 
 def is_net(estimator: Any) -> bool:
-    """Say whether `estimator` is a skorch net, which can be trained an epoch at a time."""
+    """Whether `estimator` is a skorch net, which can be trained epoch by epoch."""
     return isinstance(estimator, NeuralNet)
 
 
 def _within(estimator: Any) -> tuple[str, Any] | None:
-    """Return the name and the estimator that a wrapper holds; None for what is no wrapper, or one that we do not know.
+    """Return the parameter name and the inner estimator of a known wrapper; None for anything else.
 
-    A subclass may do anything.
+    Subclasses of the known wrappers are not accepted, as they may override anything.
     """
     if type(estimator) is Pipeline:
         return estimator.steps[-1] if estimator.steps and estimator.transform_input is None else None
@@ -35,13 +35,13 @@ def _within(estimator: Any) -> tuple[str, Any] | None:
 
 
 def _fitted_within(fitted: Any) -> Any:
-    """Return the fitted estimator that a fitted wrapper holds."""
+    """Return the fitted inner estimator of a fitted wrapper."""
     name, inner = _within(fitted) or ("", None)
     return inner if type(fitted) is Pipeline else getattr(fitted, f"{name}_")
 
 
 def net_name(estimator: Any) -> str | None:
-    """Return the name of the parameter that the net is, "" for a net itself, None where there is no net.
+    """Return the parameter name of the net inside an estimator, "" for a net itself, None if there is no net.
 
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
@@ -57,17 +57,17 @@ def net_name(estimator: Any) -> str | None:
 
 
 def trains_nets(estimator: Any) -> bool:
-    """Say whether an estimator is a skorch net or a known wrapper around one, so that there is an engine to choose."""
+    """Whether an estimator is a skorch net or a known wrapper around one, which the engines can train."""
     return net_name(estimator) is not None
 
 
 def is_wrapped(estimator: Any) -> bool:
-    """Say whether there is a net in an estimator that is none itself."""
+    """Whether an estimator is a known wrapper around a net, and not a net itself."""
     return bool(net_name(estimator))
 
 
 def net_of(estimator: Any) -> Any:
-    """Return the net in an estimator, as it was given; the estimator itself if there is none."""
+    """Return the net inside an unfitted estimator; the estimator itself if there is none."""
     inner = estimator
     while (within := _within(inner)) is not None:
         inner = within[1]
@@ -75,29 +75,29 @@ def net_of(estimator: Any) -> Any:
 
 
 def net_in_place(estimator: Any) -> Any:
-    """Return the net in an estimator that its `fit` trains itself, not a clone; the estimator if there is none."""
+    """Return the net that the estimator's `fit` trains in place; the estimator itself if `fit` trains a clone."""
     return estimator if changes_predictions(estimator) else net_of(estimator)
 
 
 def net_to_fit(estimator: Any) -> Any:
-    """Return the net that a fit of the estimator would train: its own, or a clone where a wrapper makes one."""
+    """Return the net that the estimator's `fit` would train: its own, or a clone if a wrapper clones it."""
     return clone(net_of(estimator)) if changes_predictions(estimator) else net_of(estimator)
 
 
 def changes_predictions(estimator: Any) -> bool:
-    """Say whether what an estimator predicts is something else than what the net in it does, on the same rows."""
+    """Whether the predictions of an estimator differ from those of the net inside, on the same transformed rows."""
     inner = _within(estimator)
     return inner is not None and (type(estimator) is not Pipeline or changes_predictions(inner[1]))
 
 
 def changes_rows(estimator: Any) -> bool:
-    """Say whether the net in an estimator is given other rows than the estimator."""
+    """Whether the net inside an estimator receives transformed rows."""
     inner = _within(estimator)
     return inner is not None and ((type(estimator) is Pipeline and len(estimator.steps) > 1) or changes_rows(inner[1]))
 
 
 def around_net(estimator: Any) -> list[Any]:
-    """Return the settings of all that is around a net: where they are equal, the same is fitted."""
+    """Return the settings of everything around a net; if they are equal, the same transformations are fitted."""
     if (inner := _within(estimator)) is None:
         return []
     name, behind = inner
@@ -108,14 +108,14 @@ def around_net(estimator: Any) -> list[Any]:
 
 
 def fitted_net(fitted: Any) -> Any:
-    """Return the net in an estimator whose wrappers are fitted."""
+    """Return the net inside an estimator whose wrappers are fitted."""
     while _within(fitted) is not None:
         fitted = _fitted_within(fitted)
     return fitted
 
 
 def rows_for_net(fitted: Any, X: Any) -> Any:
-    """Pass rows through the fitted pipelines that are before a net."""
+    """Transform rows by the fitted pipeline steps before a net."""
     while _within(fitted) is not None:
         for _, step in fitted.steps[:-1] if type(fitted) is Pipeline else ():
             if step is not None and step != "passthrough":
@@ -125,7 +125,7 @@ def rows_for_net(fitted: Any, X: Any) -> Any:
 
 
 def fitted_around(estimator: Any, fitted: Any, net: Any) -> Any:
-    """Return an estimator as its `fit` would leave it, with what is fitted in an equal one, around this net."""
+    """Return `estimator` as its `fit` would leave it: the wrappers fitted as in `fitted`, around this net."""
     if (inner := _within(estimator)) is None:
         return net
     (name, own), whole = inner, copy.copy(fitted)
@@ -138,7 +138,7 @@ def fitted_around(estimator: Any, fitted: Any, net: Any) -> Any:
 
 
 def without_pipelines(fitted: Any) -> Any:
-    """Return what predicts, from rows that have passed the pipelines, what a fitted estimator predicts from others."""
+    """Return a fitted estimator without its pipeline steps: it predicts the same, but from transformed rows."""
     if (inner := _within(fitted)) is None:
         return fitted
     behind = without_pipelines(_fitted_within(fitted))

@@ -1,4 +1,4 @@
-"""The nets: skorch's, made for scikit-learn's data and for learning-rate schedules; how they do it is in `_base.py`."""
+"""The nets: skorch's nets, extended for scikit-learn's data and for learning-rate schedules; see `_base.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sklr._utils.validation import must_be
 from sklr.nets._base import BaseNet
-from sklr.nets._data import widened
+from sklr.nets._data import at_least_float32
 from sklr.nets._labels import LabelNet
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
@@ -24,7 +24,7 @@ _Net = TypeVar("_Net", bound=type[BaseNet])
 
 
 def _spell_out(cls: _Net) -> _Net:
-    """Show the parameters that the nets share in the signature, for `help`, editors and scikit-learn's HTML."""
+    """List the parameters inherited from `BaseNet` in the signature, for `help`, editors and scikit-learn's HTML."""
     own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
     shared = inspect.signature(BaseNet.__init__).parameters
     rest = [
@@ -38,77 +38,84 @@ def _spell_out(cls: _Net) -> _Net:
 
 @_spell_out
 class NeuralNetClassifier(LabelNet, skorch.NeuralNetClassifier):
-    """A classifier that trains any PyTorch module, with labels of any kind and the data scikit-learn takes.
+    """A classifier that trains any PyTorch module, on labels of any type and the data that scikit-learn accepts.
 
-    skorch's `NeuralNetClassifier` with more: its parameters, callbacks and methods all work here. By default
-    the module returns logits, as `MLP` does, for the criterion is the cross entropy; for a module that
-    returns probabilities say ``criterion=torch.nn.NLLLoss``, which is skorch's default.
+    It extends skorch's `NeuralNetClassifier`, whose parameters, callbacks and methods all work here. The default
+    criterion is the cross entropy, so the module should return logits, as `MLP` does. For a module that returns
+    probabilities, pass ``criterion=torch.nn.NLLLoss``, which is skorch's default.
 
     Parameters
     ----------
     module : class, callable or torch.nn.Module
-        The module, or what makes one. Its parameters are set as `module__...`; those named `n_inputs` and
-        `n_outputs` (features and classes) are found at `fit` if not set. Of an instance the net trains a copy, and
-        every `fit` starts from the weights that the instance has, whatever the seed.
+        A module class, a function that returns a module, or a module instance. Arguments of the class or function are
+        set as `module__...`; those named `n_inputs` and `n_outputs` (number of features and of classes) are inferred
+        at `fit` if not set. The net trains a copy of an instance, and every `fit` starts from the weights of the
+        instance, whatever the seed.
     criterion : class, str or torch.nn.Module, default=torch.nn.CrossEntropyLoss
         The loss, by class or by name ("cross_entropy", "nll", ...), with `criterion__...` parameters.
     classes : None or list, default=None
-        All labels there are, if `y` may lack some; as in skorch an empty list leaves `y` and predictions
-        alone, and labels that are not in `y` merely name its integers.
+        All labels, if `y` may not contain some of them. As in skorch, with an empty list `y` and the predictions are
+        not encoded; and if integers in `y` are not in `classes`, they are used as they are, and `classes` only names
+        them.
     optimizer : class or str, default=torch.optim.SGD
-        By class or by name in any case ("sgd", "adamw", ...), with `optimizer__...` parameters.
+        The optimizer, by class or by case-insensitive name ("sgd", "adamw", ...), with `optimizer__...` parameters.
     lr : float, default=0.01
         The peak learning rate.
     max_epochs : int, default=10
-        Passes over the data in one `fit` or `partial_fit`.
+        Number of epochs of one `fit` or `partial_fit`.
     batch_size : int, default=128
-        Rows in a step; -1 for all. Shuffle with `iterator_train__shuffle=True`, which is not skorch's default.
+        Number of rows in a batch; -1 for all rows. As in skorch, rows are not shuffled by default: pass
+        `iterator_train__shuffle=True`.
     train_split : None or callable, default=None
-        How to hold out rows for validation while training; `skorch.dataset.ValidSplit(5)` is skorch's default.
+        How to hold out rows for validation during training. None trains on all rows; skorch's default is
+        `skorch.dataset.ValidSplit(5)`.
     warmup_epochs : float, default=0
-        Epochs in which the learning rate rises to `lr`, step by step.
+        Number of epochs during which the learning rate rises, step by step, to `lr`.
     schedule : None, str, Schedule, torch scheduler class or callable, default=None
-        What the learning rate does afterwards; see `sklr.schedules`.
+        How the learning rate changes after the warmup; see `sklr.schedules`.
     schedule_epochs : int, optional
-        The epochs the schedule spans, if not `max_epochs`; for trainings made of several `partial_fit`.
+        Number of epochs that the schedule spans, by default `max_epochs`. Set it if a training consists of several
+        calls of `partial_fit`.
     accumulate_steps : int, default=1
-        Parts a step is made of: it has `batch_size * accumulate_steps` rows, `batch_size` of which are in memory at a
-        time. Equal to the larger batch, but for batch norm, which sees the parts, and the draws of dropout. Stacked
-        trainings take the larger batch.
+        Number of batches over which gradients are accumulated for one optimizer step. A step uses `batch_size *
+        accumulate_steps` rows, `batch_size` of which are in memory at a time. The result equals that of the larger
+        batch, except for batch norm, which sees the smaller batches, and for the random numbers of dropout. Stacked
+        training uses the larger batch.
     clip : None, float or str, default=None
-        The largest norm of a step's gradient, or a percentile of the norms so far such as "p90"; see
+        Maximum norm of the gradient of a step, or a percentile of the norms so far such as "p90"; see
         `sklr.callbacks.GradientClipping`.
     random_state : int, RandomState or None, default=None
-        With a seed initial weights, batch order and dropout repeat bit for bit and the global generators
-        stay as they were; with None they all draw from torch's global generator.
+        With a seed, initial weights, batch order and dropout are reproducible bit for bit, and the global random
+        generators are left unchanged. With None they all draw from torch's global generator.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" is CUDA if there, then MPS, then the CPU.
+        The device to compute on; "auto" is CUDA if available, else MPS if available, else the CPU.
     verbose : int, default=0
-        Whether a table of the epochs is printed.
+        If not 0, print a table with a row per epoch.
     iterator_train, iterator_valid, dataset, callbacks, predict_nonlinearity, warm_start, compile, \
 use_caching, torch_load_kwargs
         As in `skorch.NeuralNet`.
     **kwargs
-        Parameters of the parts, such as `module__hidden` or `optimizer__momentum`.
+        Parameters of the components, such as `module__hidden` or `optimizer__momentum`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted; `predict` returns these. Where a sample has several labels, their numbers.
+        The labels that `predict` returns, sorted unless `classes` was given. For multilabel targets, the indices of
+        the labels.
     n_features_in_, feature_names_in_ : int and ndarray of str
-        Columns seen at `fit`, and their names if they had such.
+        Number of features seen at `fit`, and their names if they had any.
     module_, criterion_, optimizer_ : torch.nn.Module and torch.optim.Optimizer
-        The parts in use.
+        The initialized module, criterion and optimizer.
     history_ : skorch.history.History
-        One row an epoch, with `lr` (the net's, in its last step) and `train_loss` among others.
+        One row per epoch, with `lr` (that of the net at the last step of the epoch) and `train_loss` among others.
 
     Notes
     -----
-    Floats are cast to the module's dtype, float32 unless it says otherwise. Integers stay integers, since an
-    embedding needs them; `MLP` takes them as numbers.
+    Floats are cast to the dtype of the module's parameters, which is float32 by default. Integers stay integers, since
+    an embedding needs them; `MLP` casts them itself.
 
-    With `sample_weight` a batch's loss is the weighted mean of the losses of its samples, as if they were
-    repeated; the weights are not handed to the module, as skorch's nets do.
+    With `sample_weight` the loss of a batch is the weighted mean of the losses of its samples, as if samples were
+    repeated. Unlike in skorch, the weights are not passed to the module.
 
     Examples
     --------
@@ -128,7 +135,7 @@ use_caching, torch_load_kwargs
 
     @property
     def classes_(self) -> np.ndarray:
-        """The labels, in the order of `predict_proba`'s columns."""
+        """The labels, in the order of the columns of `predict_proba`."""
         classes = super().classes_
         return np.arange(len(classes)) if self._encoded and self._by_number else classes
 
@@ -142,7 +149,7 @@ use_caching, torch_load_kwargs
         return len(known) if known.size else None
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss of a batch; for NLLLoss the outputs are probabilities, as in skorch."""
+        """Return the loss of a batch; as in skorch, with NLLLoss the module's outputs are probabilities."""
         if (
             self._encoded
             and isinstance(y_pred, Tensor)
@@ -157,21 +164,22 @@ use_caching, torch_load_kwargs
         return super().get_loss(y_pred, y_true, *args, **kwargs)
 
     def _check_labels_for_bce(self, y_pred: Any, y_true: Any) -> None:
-        """Check that there is a target for every output: binary cross entropy takes a column of 0 and 1 for each."""
+        """Check that `y` has a column of 0 and 1 for every output, as binary cross entropy requires."""
         shape = tuple(np.shape(y_true))
         if isinstance(y_pred, Tensor) and y_pred.numel() != np.prod(shape):
             name = type(self.criterion_).__name__
             advice = (
-                "Leave the criterion out for classes that exclude each other, use NeuralNetBinaryClassifier for two, "
+                "Use the default criterion for mutually exclusive classes, NeuralNetBinaryClassifier for two classes, "
                 "or give y a column of 0 and 1 for each label."
             )
-            rule = f"y must be of shape (n_samples, {y_pred[0].numel()}) where the criterion is {name}"
+            rule = f"y must be of shape (n_samples, {y_pred[0].numel()}) with criterion {name}"
             raise ValueError(f"{rule}, got a batch of shape {shape}. {advice}")
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class, shape (n_samples, n_classes), or that of each of several labels.
+        """Return the probability of each class, shape (n_samples, n_classes), or for multilabel targets of each label.
 
-        Outputs that a module has beyond the classes seen are left out, and the others rescaled.
+        If the module has more outputs than classes were seen at `fit`, the extra ones are dropped and the other
+        probabilities are renormalized.
         """
         proba = super().predict_proba(X)
         n_classes = len(self.classes_) if self._encoded else proba.shape[1]
@@ -182,8 +190,8 @@ use_caching, torch_load_kwargs
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each sample, shape (n_samples,).
 
-        Where a sample has several labels, each 0 or 1, and the loss is a binary cross entropy: those that are more
-        probable than not, shape (n_samples, n_labels).
+        For multilabel targets and a binary cross entropy, return 1 for each label with a probability above 0.5 and
+        else 0, shape (n_samples, n_labels).
         """
         proba = self.predict_proba(X)
         if self._bce is not None and ((self._n_targets or 1) > 1 or proba.ndim > 2 or proba.shape[1] > 2):
@@ -193,24 +201,25 @@ use_caching, torch_load_kwargs
 
 @_spell_out
 class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
-    """A classifier of two classes, for modules with one output: the logit of the second class.
+    """A binary classifier for PyTorch modules with one output, the logit of the positive class.
 
-    skorch's `NeuralNetBinaryClassifier` with what `NeuralNetClassifier` tells of; parameters not named here
-    are as there.
+    It extends skorch's `NeuralNetBinaryClassifier` as `NeuralNetClassifier` extends skorch's; parameters that are not
+    listed here are documented there.
 
     Parameters
     ----------
     module : class, callable or torch.nn.Module
-        The module, or what makes one; it returns shape (n_samples,) or (n_samples, 1).
+        A module class, a function that returns a module, or a module instance. The output has shape (n_samples,) or
+        (n_samples, 1).
     criterion : class, str or torch.nn.Module, default=torch.nn.BCEWithLogitsLoss
         The loss, by class or by name; with "bce" the module returns probabilities.
     threshold : float, default=0.5
-        `predict` returns the second class where its probability is above this.
+        `predict` returns the positive class if its probability is above the threshold.
 
     Attributes
     ----------
     classes_ : ndarray of shape (2,)
-        The two labels, sorted; the second is the positive one.
+        The two labels, sorted; the second is the positive class.
 
     Examples
     --------
@@ -229,32 +238,32 @@ class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
 
     @property
     def classes_(self) -> np.ndarray:
-        """The two labels; 0 and 1 where the targets were left to skorch."""
+        """The two labels; 0 and 1 if the net did not encode the targets, as with those inside a dataset."""
         return self.classes_inferred_ if self._encoded and not self._by_number else np.array([0, 1])
 
     def _check_kind(self, y: np.ndarray, classes: Any) -> None:
         for labels in (y, *([] if classes is None else [classes])):
             kind = type_of_target(labels, input_name="y")
-            if kind not in ("binary", "continuous", "unknown"):  # the last two are refused in general
+            if kind not in ("binary", "continuous", "unknown"):  # `check_classification_targets` refuses these two
                 raise ValueError(f"Only binary classification is supported. The type of the target is {kind}.")
 
     def _n_outputs(self, n_targets: int | None) -> int | None:
         return 1
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the second label where its probability is above `threshold`, else the first, shape (n_samples,)."""
+        """Return the positive label where its probability is above `threshold`, else the other; shape (n_samples,)."""
         above = self.predict_proba(X)[:, 1] > self.threshold
         return self._decode(above.astype(np.uint8))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the logit of the second class less that of `threshold`, shape (n_samples,).
+        """Return the logit of the positive class minus the logit of `threshold`, shape (n_samples,).
 
-        Above 0 `predict` returns the second class.
+        `predict` returns the positive class where this is above 0.
         """
         self.check_is_fitted()
         if self.predict_nonlinearity == "auto" and isinstance(self.criterion_, nn.BCEWithLogitsLoss):
             logits = self.forward(X)
-            logits = widened(logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
+            logits = at_least_float32(logits[0] if isinstance(logits, tuple) else logits).numpy(force=True)
         else:
             logits = logit(self.predict_proba(X)[:, 1])
         return logits - logit(self.threshold)
@@ -269,14 +278,15 @@ class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
 class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
     """A regressor that trains any PyTorch module on one target or several.
 
-    skorch's `NeuralNetRegressor` with what `NeuralNetClassifier` tells of; parameters not named here are as
-    there. A target of shape (n_samples,) meets a module's output of shape (n_samples, 1) row by row, and
-    predictions have the shape of the targets seen at `fit`; with a binary cross entropy they are probabilities.
+    It extends skorch's `NeuralNetRegressor` as `NeuralNetClassifier` extends skorch's; parameters that are not listed
+    here are documented there. Targets of shape (n_samples,) are reshaped to match outputs of shape (n_samples, 1), not
+    broadcast. Predictions have the shape of the targets seen at `fit`; with a binary cross entropy they are
+    probabilities.
 
     Parameters
     ----------
     module : class, callable or torch.nn.Module
-        The module, or what makes one; `n_outputs` is the number of targets.
+        A module class, a function that returns a module, or a module instance; `n_outputs` is the number of targets.
     criterion : class, str or torch.nn.Module, default=torch.nn.MSELoss
         The loss, by class or by name ("mse", "l1", "huber", ...).
 
@@ -309,11 +319,11 @@ class NeuralNetRegressor(BaseNet, skorch.NeuralNetRegressor):
 
     @property
     def predict_proba(self) -> Any:
-        """Not there: a regressor has no probabilities, and scikit-learn takes what has them for a classifier."""
+        """Not available: scikit-learn treats an estimator with `predict_proba` as a classifier."""
         raise AttributeError(f"{type(self).__name__} has no predict_proba. Use predict, or forward for tensors.")
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the prediction for each sample, in the shape and floating-point dtype of the targets of `fit`."""
+        """Return the prediction for each sample, in the shape and floating-point dtype of the targets seen at `fit`."""
         y = super().predict_proba(X)
         if self._target_ndim == 1 and y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]

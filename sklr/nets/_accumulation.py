@@ -1,4 +1,4 @@
-"""A step's gradient from its batch in parts, equal to that of the batch as a whole."""
+"""Gradient accumulation: the gradient of a batch, computed in parts and equal to that of the whole batch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sklr.nets import _data as data
 
 
 def accumulated_step(net: Any, batch: Any, size: int, **fit_params: Any) -> dict[str, Any]:
-    """Leave the gradient of a batch's mean loss in the net, computed from `size` rows at a time.
+    """Accumulate the gradient of a batch's mean loss in the net's parameters, `size` rows at a time.
 
-    The mean over the batch is that of the parts' means, each counted by what it divides by: its rows, or the weights
-    of its samples and classes.
+    The mean over the batch is the weighted mean of the parts' means. The weight of a part is the divisor of its mean:
+    its number of rows, or the sum of the weights of its samples and classes.
 
     Returns
     -------
     step : dict
-        As skorch's `train_step_single`: "loss", of the whole batch, and "y_pred", its outputs.
+        As from skorch's `train_step_single`: the "loss" of the whole batch, and its outputs "y_pred".
     """
     net._set_training(True)
     weight, criterion = net._batch_weight, getattr(net.criterion_, "_orig_mod", net.criterion_)
@@ -35,7 +35,7 @@ def accumulated_step(net: Any, batch: Any, size: int, **fit_params: Any) -> dict
             net._batch_weight = w
             output = net.infer(X, **fit_params)
             outputs.append(output)
-            if share:  # of a part in which nothing counts the mean is not a number
+            if share:  # the mean of a part whose weights are all 0 is NaN, and 0 * NaN would be too
                 loss = share * net.get_loss(output, y, X=X, training=True)
                 loss.backward()
                 losses.append(loss.detach())
@@ -51,7 +51,7 @@ def _parts(X: Any, y: Any, weight: Tensor | None, size: int) -> Iterator[tuple[A
 
 
 def _cut(value: Any, rows: slice) -> Any:
-    """Return some rows of a tensor, or of each tensor in a dict or list.
+    """Return a slice of the rows of a tensor, or of each tensor in a dict, list or tuple.
 
     >>> _cut({"a": torch.arange(3), "b": [torch.ones(3, 2)]}, slice(1, 9))
     {'a': tensor([1, 2]), 'b': [tensor([[1., 1.],
@@ -67,10 +67,10 @@ def _cut(value: Any, rows: slice) -> Any:
 
 
 def _divisor(y: Any, weight: Tensor | None, criterion: Any) -> float:
-    """Return what the mean loss of a part divides by, up to a factor that all parts share."""
+    """Return the divisor of a part's mean loss, up to a factor that is the same for all parts."""
     if not isinstance(y, Tensor):
         return float(get_len(y))
-    weights = getattr(criterion, "weight", None)  # on the net's device, where the batch need not be yet
+    weights = getattr(criterion, "weight", None)  # on the net's device; the batch may still be on the CPU
     y = y.to(weights.device) if isinstance(weights, Tensor) else y
     ones = torch.ones(y.shape, device=y.device)
     share = data.share_in_mean(ones, y if y.is_floating_point() else y.long(), criterion).cpu().double()
@@ -79,7 +79,7 @@ def _divisor(y: Any, weight: Tensor | None, criterion: Any) -> float:
 
 
 def _shares(divisors: list[float], criterion: Any) -> list[float]:
-    """Return how much each part's loss counts: not at all where nothing in it does, unless so in the whole batch."""
+    """Return the weight of each part's loss in the batch's loss; equal weights if all divisors are 0."""
     if getattr(criterion, "reduction", "mean") == "sum":
         return [1.0] * len(divisors)
     total = sum(divisors)
@@ -87,7 +87,7 @@ def _shares(divisors: list[float], criterion: Any) -> list[float]:
 
 
 def _joined(outputs: list[Any]) -> Any:
-    """Return the outputs of all parts as those of one batch, without their graphs."""
+    """Concatenate the outputs of all parts, detached from their graphs."""
     first = outputs[0]
     if isinstance(first, Tensor):
         return torch.cat([output.detach() for output in outputs])

@@ -1,4 +1,4 @@
-"""What the three nets do alike: take data, train on it, give outputs; their parts are in `_parts.py`."""
+"""The base class of the three nets: validate data, train on it, predict. Their components are made in `_parts.py`."""
 
 from __future__ import annotations
 
@@ -24,62 +24,64 @@ from sklr.nets import _data as data
 from sklr.nets._accumulation import accumulated_step
 from sklr.nets._conflicts import conflicts
 from sklr.nets._parts import NetParts
-from sklr.nets._sklearn_callbacks import ToldCallbacks, raised_by_callback
+from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
-    """A skorch net that takes what scikit-learn's users hand over, and knows warmup, schedules and seeds.
+    """A skorch net that accepts scikit-learn's data, and supports warmup, schedules and seeds.
 
-    An engine that wants to pause between epochs makes a `fit` of these pieces, as `fit` itself does::
+    An engine that pauses between epochs can compose a `fit` from these steps, as `fit` itself does::
 
         X, y = net.start_fit(X, y)
         with net.random_stream():
             net.notify("on_train_begin", X=X, y=y)
-            net.fit_loop(X, y, epochs=1)  # again and again
+            net.fit_loop(X, y, epochs=1)  # as often as needed
             net.notify("on_train_end", X=X, y=y)
     """
 
-    _met_data = False
-    _by_number = False  # whether classes go by their number, as they do in the datasets a net trains on
+    _data_checked = False
+    _by_number = False  # whether labels are exchanged as class indices, as in the datasets a net trains on
     _sample_weight: Any = None
     _batch_weight: Tensor | None = None
-    _told: ToldCallbacks | None = None
-    _bce: Any = None  # what makes probabilities of outputs that a binary cross entropy is given
-    _two_columns = False  # whether one such output a row gives predictions for two classes
+    _callback_tasks: CallbackTasks | None = None
+    _bce: Any = None  # turns outputs into probabilities, if the criterion is a binary cross entropy
+    _two_columns = False  # whether one such output per row predicts two classes
     _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
-    _brought_along = 0  # epochs of this training that came out of a file
-    lr_find: Any  # set by `sklr.range_test`, which stands above the nets
-    _begins_fit = False  # whether `initialize` is called at the start of a training
+    _n_resumed_epochs = 0  # epochs of this training that `Resume` loaded from a file
+    lr_find: Any  # set by `sklr.range_test`, which may import the nets but not the other way round
+    _initializes_for_fit = False  # whether `initialize` is called at the start of a training
 
     def initialize(self) -> BaseNet:
-        """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
+        """Create module, criterion, optimizer and callbacks, and start the random streams."""
         super().initialize()
-        if not self._begins_fit:  # a training says it itself, and an engine's trainings do not say it again
+        if not self._initializes_for_fit:  # `fit` warns itself; an engine, which trains many runs, warns once for all
             self._warn_of_conflicts()
         return self
 
     def _initialize_to_fit(self) -> None:
-        self._begins_fit = True
+        self._initializes_for_fit = True
         try:
             self.initialize()
         finally:
-            self._begins_fit = False
+            self._initializes_for_fit = False
 
     @with_callbacks
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, **fit_params: Any) -> BaseNet:
-        """Train from the start: initial weights anew, or those of a module instance, then `max_epochs` epochs.
+        """Initialize the net and train it for `max_epochs` epochs.
+
+        The initial weights are drawn anew, or are those of the module if it is an instance.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or what skorch takes
-            Numbers of any kind, but for NaN and infinity. Tensors, dicts, datasets and arrays of more dimensions go to
-            skorch as they are, but for their floats, which become the module's.
+        X : array-like of shape (n_samples, n_features), or any data that skorch accepts
+            Finite numbers of any dtype. Tensors, dicts, datasets and arrays with more dimensions are passed to skorch
+            unchanged, except that floats are cast to the module's dtype.
         y : array-like of shape (n_samples,) or (n_samples, n_targets), optional
-            Labels or values; None where `X` is a dataset that has them.
+            Labels or target values; None if `X` is a dataset that contains them.
         sample_weight : array-like of shape (n_samples,), optional
-            How much each sample counts: a batch's loss is the weighted mean of its samples' losses.
+            Weight of each sample: the loss of a batch is the weighted mean of the losses of its samples.
         **fit_params
-            Handed to the module's `forward` and to `train_split`, as in skorch.
+            Passed to the module's `forward` and to `train_split`, as in skorch.
 
         Returns
         -------
@@ -87,52 +89,52 @@ class BaseNet(CallbackSupportMixin, NetParts):
         """
         data_ = self.start_fit(X, y, sample_weight)
         self._warn_of_conflicts()
-        self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="fit", **fit_params)
+        self._train(*data_, user_data=(X, y), sample_weight=sample_weight, _routing_method="fit", **fit_params)
         return self
 
     @with_callbacks
     def partial_fit(
         self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None, **fit_params: Any
     ) -> BaseNet:
-        """Train on for `max_epochs` epochs; optimizer, schedule and random streams continue.
+        """Continue the training for `max_epochs` epochs; optimizer, schedule and random streams continue.
 
-        So `fit` of k epochs equals k times `partial_fit` of one (with `schedule_epochs=k` if there is a
-        schedule), bit for bit where `random_state` is given.
+        One `fit` of k epochs equals k calls of `partial_fit` with one epoch each (with `schedule_epochs=k` if there is
+        a schedule), bit for bit if `random_state` is given.
 
         Parameters
         ----------
         X, y, sample_weight, **fit_params
             As in `fit`.
         classes : array-like of shape (n_classes,), optional
-            All labels there will ever be; for a classifier's first call, if `y` may lack some.
+            All labels that may occur in later calls; for the first call of a classifier, if `y` may not contain all.
 
         Returns
         -------
         self
         """
         self.check_training_readiness()
-        fresh = not (self.initialized_ and self._met_data)
+        fresh = not (self.initialized_ and self._data_checked)
         X_, y_ = self._take_data(X, y, reset=fresh, classes=classes)
         if not self.initialized_:
             self._initialize_to_fit()
         self._take_new_groups()
         self._warn_of_conflicts()
         data_ = self._ready(X_), self._ready(y_)
-        self._train(*data_, told=(X, y), sample_weight=sample_weight, _routing_method="partial_fit", **fit_params)
+        self._train(*data_, user_data=(X, y), sample_weight=sample_weight, _routing_method="partial_fit", **fit_params)
         return self
 
     def start_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> tuple[Any, Any]:
-        """Make the net ready for a new training, and return the data as `fit_loop` takes it.
+        """Prepare the net for a new training, and return the data in the form that `fit_loop` takes.
 
-        Validates the data, learns its width and classes, restarts the random streams and draws initial
-        weights; with `warm_start` a fitted net keeps its weights and streams.
+        It validates the data, infers the number of features and the classes, restarts the random streams and draws
+        initial weights. With `warm_start`, a fitted net keeps its weights and streams.
         """
         self.check_training_readiness()
-        anew = not (self.warm_start and self.initialized_)
-        X, y = self._take_data(X, y, reset=anew)
+        fresh = not (self.warm_start and self.initialized_)
+        X, y = self._take_data(X, y, reset=fresh)
         if sample_weight is not None:
             self._check_weights(y, _checked_weights(sample_weight, X))
-        if anew:
+        if fresh:
             self._initialize_to_fit()
         self._take_new_groups()
         return self._ready(X), self._ready(y)
@@ -141,31 +143,34 @@ class BaseNet(CallbackSupportMixin, NetParts):
         for message in conflicts(self):
             warn(message, SettingsWarning)
 
-    def _train(self, X: Any, y: Any, told: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
-        """Train until the epochs are over or a callback ends it; a Ctrl-C is passed on, once all is tidy."""
+    def _train(self, X: Any, y: Any, user_data: tuple[Any, Any], sample_weight: Any, **fit_params: Any) -> None:
+        """Train until the last epoch or until a callback stops the training.
+
+        A Ctrl-C, which skorch's `partial_fit` swallows, is raised again after `on_train_end`.
+        """
         asked = fit_params.pop("epochs", None)
         epochs = self.max_epochs if asked is None else asked
         interrupt = None
         with self.random_stream():
-            self._told = ToldCallbacks(self, epochs, *told, sample_weight)
+            self._callback_tasks = CallbackTasks(self, epochs, *user_data, sample_weight)
             self.notify("on_train_begin", X=X, y=y)
             try:
                 self.fit_loop(
-                    X, y, epochs=max(0, epochs - self._brought_along), sample_weight=sample_weight, **fit_params
+                    X, y, epochs=max(0, epochs - self._n_resumed_epochs), sample_weight=sample_weight, **fit_params
                 )
             except KeyboardInterrupt as error:
                 interrupt = None if raised_by_callback(error) else error
             finally:
-                told_callbacks, self._told = self._told, None
+                tasks, self._callback_tasks = self._callback_tasks, None
             self.notify("on_train_end", X=X, y=y)
         if interrupt is not None:
             raise interrupt
-        told_callbacks.on_train_end()
+        tasks.on_train_end()
 
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, *, sample_weight: Any = None, **fit_params: Any
     ) -> BaseNet:
-        """Train for some epochs on data made ready by `start_fit`, as in skorch; sample weights go to the loss."""
+        """Train for some epochs on data returned by `start_fit`, as in skorch; sample weights are used in the loss."""
         self._sample_weight = None if sample_weight is None else _checked_weights(sample_weight, X)
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
@@ -173,23 +178,23 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self._sample_weight = self._batch_weight = None
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
-        """Take up a training that `Resume` has saved, before any callback looks at the history."""
+        """Load a training that `Resume` has saved, before any callback reads the history."""
         super().on_train_begin(net, X=X, y=y, **kwargs)
         resuming = [callback for _, callback in self.callbacks_ if isinstance(callback, Resume)]
-        self._brought_along = sum(callback.load(self, X, y) for callback in resuming)
+        self._n_resumed_epochs = sum(callback.load(self, X, y) for callback in resuming)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Tell the net itself, skorch's callbacks, then scikit-learn's."""
+        """Notify the net itself, then skorch's callbacks, then scikit-learn's."""
         getattr(self, method_name)(self, **cb_kwargs)
         for _, callback in self.callbacks_:
-            # scores compare predictions with the targets of a dataset, where classes are numbers
+            # scoring callbacks compare predictions with the targets in a dataset, which are class indices
             self._by_number = isinstance(callback, ScoringBase)
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             finally:
                 self._by_number = False
-        if method_name in ("on_epoch_begin", "on_epoch_end") and self._told is not None:
-            getattr(self._told, method_name)()
+        if method_name in ("on_epoch_begin", "on_epoch_end") and self._callback_tasks is not None:
+            getattr(self._callback_tasks, method_name)()
 
     def _take_data(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Any]:
         X = self._check_X(X, reset)
@@ -202,14 +207,14 @@ class BaseNet(CallbackSupportMixin, NetParts):
             raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
         else:
             self._forget_targets()
-            self._met_data = False  # so that check_data, which users override, looks at them
+            self._data_checked = False  # so that `check_data`, which users may override, runs skorch's own checks
             self.check_data(X, y)
         if reset:
             n_inputs, n_targets = data.sample_shape(X, y)
             self._n_targets = n_targets
             found = {"n_inputs": n_inputs, "n_outputs": self._n_outputs(n_targets)}
             self._widths = {name: width for name, width in found.items() if width is not None}
-        self._met_data = True
+        self._data_checked = True
         return X, y
 
     def _check_X(self, X: Any, reset: bool) -> Any:
@@ -223,34 +228,34 @@ class BaseNet(CallbackSupportMixin, NetParts):
         return X
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
-        raise NotImplementedError  # what a target may be is what tells the three nets apart
+        raise NotImplementedError  # each of the three nets accepts another kind of target
 
     def _forget_targets(self) -> None:
-        """Forget what the targets of an earlier training were like: the ones now are left to skorch."""
+        """Reset what was learned from the targets of an earlier training; the present ones are handled by skorch."""
 
     def _n_outputs(self, n_targets: int | None) -> int | None:
         return n_targets
 
     def _check_weights(self, y: Any, weights: np.ndarray) -> None:
-        """Refuse sample weights that leave nothing to learn."""
+        """Raise a ValueError if the weights leave nothing to learn; the classifiers check that two classes remain."""
 
     def _ready(self, X: Any) -> Any:
         return data.as_numbers(X, data.float_dtype(self.module_))
 
     def check_data(self, X: Any, y: Any = None) -> None:
-        """Leave data to skorch's own check, unless `start_fit` or `partial_fit` have seen it."""
-        if not self._met_data:
+        """Check the data as skorch does, unless `start_fit` or `partial_fit` has already validated it."""
+        if not self._data_checked:
             super().check_data(X, y)
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> tuple[Any, Any]:
-        """Return the datasets to train and to validate on (None without `train_split`), with any sample weights."""
+        """Return the training and the validation dataset (None without `train_split`), including sample weights."""
         if self._sample_weight is None:
             return super().get_split_datasets(X, y, **fit_params)
         weighted = data.WeightedDataset(self.get_dataset(X, y), self._sample_weight)
         return super().get_split_datasets(weighted, y, **fit_params)
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
-        """Return the batches of a dataset, as in skorch."""
+        """Return the batch iterator of a dataset, as in skorch."""
         make = partial(super().get_iterator, dataset, training=training)
         batches = data.FreshBatches(make) if training and self.batches_grow else make()
         return data.WeightedBatches(batches, self._set_batch_weight) if data.carries_weights(dataset) else batches
@@ -259,58 +264,58 @@ class BaseNet(CallbackSupportMixin, NetParts):
         self._batch_weight = weight
 
     def ready_to_predict(self, X: Any) -> Any:
-        """Return data as `predict` hands it to the dataset: validated, in numbers that torch takes."""
+        """Return data as `predict` passes it to the dataset: validated, and in dtypes that torch supports."""
         return self._ready(self._check_X(X, reset=False))
 
     def forward_iter(self, X: Any, training: bool = False, device: Any = "cpu") -> Any:
         """Yield the module's outputs batch by batch, as in skorch; tables are validated first."""
         self.check_is_fitted()
-        if not self._by_number:  # a scoring callback hands in data that went through here before
+        if not self._by_number:  # a scoring callback passes data that was validated before
             X = self.ready_to_predict(X)
         return super().forward_iter(X, training=training, device=device)
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
-        """Return the module's outputs for a batch, whose floats are cast to the module's own."""
+        """Return the module's outputs for a batch; floats in it are cast to the module's dtype."""
         dtype = data.float_dtype(self.module_)
         x = to_tensor(x, device=self.device)
         return super().infer(x if dtype is None else data.cast_floats(x, dtype), **fit_params)
 
     def initialize_criterion(self) -> BaseNet:
-        """Create the criterion, as in skorch, and remember what it takes for probabilities."""
+        """Create the criterion, as in skorch, and remember how its outputs become probabilities."""
         super().initialize_criterion()
         self._bce = data.bce_probabilities(self.criterion_)
         return self
 
     def _get_predict_nonlinearity(self) -> Any:
-        """Return what makes predictions of outputs: skorch's, but in float32 at least, and in the targets' shape."""
+        """Return the function from outputs to predictions, in at least float32: skorch's, or that for a BCE loss."""
         if self.predict_nonlinearity == "auto" and self._bce is not None:
             return partial(data.in_float32, partial(data.bce_columns, self._bce, self._two_columns))
         return partial(data.in_float32, super()._get_predict_nonlinearity())
 
     def run_single_epoch(self, iterator: Any, training: bool, *args: Any, **kwargs: Any) -> None:
-        """Train or validate for an epoch, as in skorch; one without a batch to train on is an error."""
+        """Train or validate for an epoch, as in skorch; raise an error if there is no batch to train on."""
         super().run_single_epoch(iterator, training, *args, **kwargs)
-        self._batch_weight = None  # the weights of its last batch are not for held-out rows that come without any
+        self._batch_weight = None  # validation batches may have no weights, and must not use those of the last batch
         if training and not self.history[-1].get("train_batch_count"):
             raise no_batches(self, len(self.history), iterator)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Compute loss and gradient of a step, as in skorch; with `accumulate_steps` its batch in parts."""
+        """Compute loss and gradient of a step, as in skorch; with `accumulate_steps` in parts of the batch."""
         if self.accumulate_steps == 1:
             return super().train_step_single(batch, **fit_params)
         rows = self.rows_at_once(len(finished_epochs(self)))
-        assert rows is not None  # else the net was not ready to train
+        assert rows is not None  # `check_training_readiness` refuses such nets
         return accumulated_step(self, batch, rows, **fit_params)
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss of a batch: targets take the shape and dtype of the outputs, sample weights count."""
+        """Return the loss of a batch, with targets in the shape and dtype of the outputs, and with sample weights."""
         y_true = to_tensor(y_true, device=self.device)
-        criterion = getattr(self.criterion_, "_orig_mod", self.criterion_)  # a compiled one has it inside
+        criterion = getattr(self.criterion_, "_orig_mod", self.criterion_)  # torch.compile wraps the criterion
         if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
             y_true = data.fit_target(y_true, y_pred, criterion)
         if self._batch_weight is None:
             return super().get_loss(y_pred, y_true, *args, **kwargs)
-        with data.one_loss_each(criterion):
+        with data.unreduced(criterion):
             losses = super().get_loss(y_pred, y_true, *args, **kwargs)
         return data.weighted_loss(losses, self._batch_weight, y_true, criterion)
 
@@ -321,6 +326,6 @@ class BaseNet(CallbackSupportMixin, NetParts):
 
 
 def _checked_weights(sample_weight: Any, X: Any) -> np.ndarray:
-    """Return sample weights as an array of shape (n_samples,), in scikit-learn's words if they are wrong."""
+    """Return sample weights as an array of shape (n_samples,), validated with scikit-learn's error messages."""
     rows = np.empty((get_len(X), 0))
     return check_sample_weight(sample_weight, rows, ensure_non_negative=True)

@@ -1,4 +1,4 @@
-"""Settings of a net that do not go together: found before training, so that one of two does not act in silence."""
+"""Conflicting settings of a net, found before training, so that none of them is ignored silently."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from skorch.callbacks import LRScheduler
 from sklr.callbacks import LRSchedule
 from sklr.schedules import resolve_schedule
 
-_OF_CALLBACKS = ("schedule", "warmup_epochs", "schedule_epochs", "clip")  # what default callbacks see to
-# what may keep another parameter from having an effect
+_OF_CALLBACKS = ("schedule", "warmup_epochs", "schedule_epochs", "clip")  # implemented by the default callbacks
+# prefixes of the parameters that may override another parameter
 CAUSES = ("schedule", "warmup_epochs", "callbacks", "optimizer__lr", "optimizer__param_groups", "iterator_train__")
 
 
 def conflicts(net: Any) -> list[str]:
-    """Return a sentence for each setting of an initialized net that meets another, or nothing at all.
+    """Return a sentence for each conflict between settings of an initialized net, or for one that matches nothing.
 
     >>> import warnings
     >>> from sklr import MLP, NeuralNetRegressor
     >>> net = NeuralNetRegressor(MLP(2, 1, hidden=()), optimizer__param_groups=[("layer.*", {"lr": 1})])
     >>> with warnings.catch_warnings(action="ignore"):
     ...     print(*conflicts(net.initialize()))
-    The pattern 'layer.*' of optimizer__param_groups matches no parameter. There are layers.0.weight, layers.0.bias.
+    The pattern 'layer.*' of optimizer__param_groups matches no parameter. The parameters are layers.0.weight,
+    layers.0.bias.
     """
     return [*_two_schedules(net), *_unmatched_patterns(net)]
 
@@ -49,21 +50,21 @@ def _unmatched_patterns(net: Any) -> list[str]:
         unmatched += [] if found else [pattern]
     return [
         f"The pattern {pattern!r} of optimizer__param_groups matches no parameter"
-        f"{' that an earlier one has left' if any(fnmatch(name, pattern) for name in names) else ''}. "
-        f"There are {', '.join(names)}."
+        f"{' that no earlier pattern matches' if any(fnmatch(name, pattern) for name in names) else ''}. "
+        f"The parameters are {', '.join(names)}."
         for pattern in unmatched
     ]
 
 
 def overridden(net: Any, name: str) -> str:
-    """Return what keeps a net's parameter from having an effect, such as a schedule that names the lr; "" if nothing.
+    """Return why a net's parameter has no effect, such as a schedule that sets absolute lrs; "" if it has one.
 
     >>> from torch.optim.lr_scheduler import OneCycleLR
     >>> from sklr import MLP, NeuralNetClassifier
     >>> from sklr.schedules import TorchSchedule
     >>> net = NeuralNetClassifier(MLP, schedule=TorchSchedule(OneCycleLR, by="step", max_lr=0.3, total_steps=9))
     >>> overridden(net, "lr")
-    "schedule=TorchSchedule(OneCycleLR, by='step', max_lr=0.3, total_steps=9) names the learning rates itself"
+    "schedule=TorchSchedule(OneCycleLR, by='step', max_lr=0.3, total_steps=9) sets absolute learning rates"
     >>> overridden(net, "module__hidden"), overridden(net.set_params(schedule="cosine"), "lr")
     ('', '')
     """
@@ -75,7 +76,7 @@ def _disabled(net: Any, name: str) -> str:
 
 
 def _by_a_longer_name(net: Any, name: str) -> str:
-    """An lr may be given twice over, and a batch size."""
+    """skorch lets the lr and the batch size also be set by a longer name, which takes precedence."""
     longer = {"lr": ["optimizer__lr"]}
     longer["batch_size"] = ["iterator_train__batch_size", "iterator_train__batch_sampler"]
     given = [other for other in longer.get(name, []) if other in vars(net)]
@@ -89,13 +90,12 @@ def _by_schedule(net: Any, name: str) -> str:
     if name == "schedule_epochs":
         same = asked is not None and _are_equal(_lrs(net, horizon=h) for h in (net.max_epochs, 2 * net.max_epochs))
         return f"schedule={asked!r} does not depend on the number of epochs" if same else ""
-    return (
-        f"schedule={asked!r} names the learning rates itself" if _are_equal(_lrs(net, lr) for lr in (0.1, 0.2)) else ""
-    )
+    is_absolute = _are_equal(_lrs(net, lr) for lr in (0.1, 0.2))
+    return f"schedule={asked!r} sets absolute learning rates" if is_absolute else ""
 
 
 def _lrs(net: Any, lr: float = 0.1, horizon: int | None = None) -> np.ndarray:
-    """Return the learning rates of a training of four steps an epoch."""
+    """Return the learning rates of a training with four steps per epoch."""
     schedule = resolve_schedule(getattr(net, "schedule", None), getattr(net, "warmup_epochs", 0))
     n_epochs = horizon or getattr(net, "schedule_epochs", None) or net.max_epochs
     epochs = range(min(net.max_epochs, 20))
@@ -108,7 +108,7 @@ def _by_skorchs_scheduler(net: Any, name: str) -> str:
     given = [callback[-1] if isinstance(callback, tuple) else callback for callback in net.callbacks or []]
     for callback in given:
         if isinstance(callback, LRScheduler) and _are_equal(callback.simulate(4, lr) for lr in (0.1, 0.2)):
-            return f"skorch's LRScheduler(policy={callback.policy!r}) names the learning rates itself"
+            return f"skorch's LRScheduler(policy={callback.policy!r}) sets absolute learning rates"
     return ""
 
 
@@ -122,7 +122,7 @@ def _by_groups(net: Any, name: str) -> str:
 
 
 def _by_optimizer(net: Any, name: str) -> str:
-    """A function that makes the optimizer, or a class of the user's, may not use what it is given."""
+    """A custom optimizer class, or a function that returns an optimizer, may ignore its arguments."""
     kind = net.optimizer
     if not (name == "lr" or name.startswith("optimizer__")) or not net.initialized_:
         return ""
@@ -131,7 +131,7 @@ def _by_optimizer(net: Any, name: str) -> str:
     option = name.removeprefix("optimizer__")
     try:
         first, second = (_made_with(net, option, change) for change in (False, True))
-    except Exception:  # of a function of the user's: what is wrong with it is said when it is used
+    except Exception:  # user code: its error is raised when the net is trained
         return ""
     known = all(option in group for group in first[0])
     called = getattr(kind, "__name__", type(kind).__name__)
@@ -140,7 +140,7 @@ def _by_optimizer(net: Any, name: str) -> str:
 
 
 def _made_with(net: Any, option: str, change: bool) -> tuple[list[dict], dict]:
-    """Return the settings of the optimizer that a net makes, with an option as it is or with another value."""
+    """Return the groups and attributes of the net's optimizer, made with an option unchanged or changed."""
     groups, options = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
     value = options[option]
     if change:
@@ -154,10 +154,10 @@ def _made_with(net: Any, option: str, change: bool) -> tuple[list[dict], dict]:
 
 
 def _are_equal(tables: Any) -> bool:
-    """Say whether two tables of learning rates are the same; where one cannot be made, they are not."""
+    """Whether two tables of learning rates, computed lazily, are equal; False if one cannot be computed."""
     try:
         first, second = map(np.asarray, tables)
-    except Exception:  # of a scheduler of the user's: what is wrong with it is said when it is used
+    except Exception:  # user code, such as a custom scheduler: its error is raised when the net is trained
         return False
     return first.size > 0 and bool(np.allclose(first, second, rtol=1e-9, atol=0))
 
@@ -173,11 +173,11 @@ _RULES: tuple[Callable[[Any, str], str], ...] = (
 
 
 def shared_start(net: Any, n_seeds: int) -> str:
-    """Return what is to be said of several seeds for a net whose module is an instance; "" for all others."""
+    """Return the warning about several seeds for a net whose module is an instance; "" for other nets."""
     if n_seeds < 2 or not isinstance(net.module, torch.nn.Module):
         return ""
     return (
-        f"The {n_seeds} seeds all start from the weights of the module instance, so that they differ in the order of "
-        "the batches and in dropout alone. Give the net the module's class, or a function that makes it, for weights "
-        "of their own."
+        f"The {n_seeds} seeds all start from the weights of the module instance, so they differ only in the order of "
+        "the batches and in dropout. Pass the module's class to the net, or a function that returns a module, to give "
+        "each seed its own initial weights."
     )

@@ -1,4 +1,4 @@
-"""What the nets do to data, as functions of it: rows and labels made ready for torch, sample weights carried along."""
+"""Data preparation for the nets: conversion of inputs and targets for torch, losses, and sample weights in batches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sklr._utils.validation import must_be
 
 _TORCH_DATA = (Tensor, PackedSequence, Mapping, torch.utils.data.Dataset, SliceDataset)
 _NUMPY_FLOATS = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-_CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)  # their mean divides by the class weights, not by the rows
-_INDEX_LOSSES = (*_CLASS_LOSSES, nn.MultiMarginLoss, nn.MultiLabelMarginLoss)  # they want int64 targets
+_CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)  # their mean divides by the sum of class weights, not by the rows
+_INDEX_LOSSES = (*_CLASS_LOSSES, nn.MultiMarginLoss, nn.MultiLabelMarginLoss)  # their targets must be int64
 
 
 def is_table(X: Any) -> bool:
-    """Whether data is the rows and columns of scikit-learn, rather than what only torch and skorch know.
+    """Whether `X` is tabular data that scikit-learn can validate, and not a type that only torch and skorch support.
 
     >>> [is_table(X) for X in (np.ones((2, 3)), [[1, 2]], sparse.eye(2), None)]
     [True, True, True, True]
@@ -34,17 +34,17 @@ def is_table(X: Any) -> bool:
     """
     if isinstance(X, np.ndarray):
         return X.ndim <= 2
-    if isinstance(X, list | tuple) and X:  # rows, or the inputs of a module with several
+    if isinstance(X, list | tuple) and X:  # either rows, or the several inputs of a module
         return not isinstance(X[0], _TORCH_DATA) and getattr(X[0], "ndim", 0) < 2
     return not isinstance(X, _TORCH_DATA)
 
 
 def check_finite_rows(X: Any) -> None:
-    """Refuse rows in a tensor that scikit-learn would refuse in an array, and name the first number that is to blame.
+    """Raise a ValueError if a tensor of up to two dimensions is not finite, as scikit-learn does for an array.
 
     >>> check_finite_rows(torch.tensor([[0.0, 1.0], [2.0, float("nan")]]))
     Traceback (most recent call last):
-    ValueError: Input X contains NaN: the first is in row 1, column 1. Fill or drop such rows before.
+    ValueError: Input X contains NaN: the first is in row 1, column 1. Impute or drop such rows first.
     """
     if not isinstance(X, Tensor) or X.ndim > 2 or bool(X.isfinite().all()):
         return
@@ -52,11 +52,11 @@ def check_finite_rows(X: Any) -> None:
     what, where = ("NaN", missing) if bool(missing.any()) else ("infinity", X.isinf())
     row, *column = where.nonzero()[0].tolist()
     place = f"row {row}{', column ' * bool(column)}{''.join(map(str, column))}"
-    raise ValueError(f"Input X contains {what}: the first is in {place}. Fill or drop such rows before.")
+    raise ValueError(f"Input X contains {what}: the first is in {place}. Impute or drop such rows first.")
 
 
 def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
-    """Return an array that torch takes as it is: floats of this dtype, integers left integers; else `X` itself.
+    """Convert an array to what torch can read: floats to `dtype`, integers stay integers. Other types are unchanged.
 
     >>> as_numbers(np.ones((1, 2))[::-1], torch.float32).dtype, as_numbers(np.ones(2, "uint16"), None).dtype
     (dtype('float32'), dtype('int64'))
@@ -66,16 +66,16 @@ def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
     target = X.dtype
     if X.dtype.kind == "f":
         target = _NUMPY_FLOATS.get(dtype, np.float32)  # type: ignore[arg-type]
-    elif X.dtype.kind == "u" and X.dtype.itemsize > 1:  # torch knows these in name only
+    elif X.dtype.kind == "u" and X.dtype.itemsize > 1:  # torch hardly supports uint16, uint32 and uint64
         target = np.int64
     if sparse.issparse(X):
-        return sparse.csr_matrix(X, dtype=target)  # skorch reads row by row, and a row of a sparse *array* is flat
-    # torch takes no negative strides, and warns of memory it may not write to
+        return sparse.csr_matrix(X, dtype=target)  # skorch indexes rows, and a row of a sparse *array* is 1-dimensional
+    # torch rejects negative strides, and warns of read-only memory
     return np.require(X, target, ["C", "W"]) if X.dtype.kind in "fiub" else X
 
 
 def cast_floats(x: Any, dtype: torch.dtype | None) -> Any:
-    """Return a batch, or a list or dict of them, with its floating-point tensors in this dtype.
+    """Cast the floating-point tensors of a batch, which may be a tensor, dict or list, to `dtype`.
 
     >>> cast_floats({"a": torch.ones(1, dtype=torch.float64), "b": torch.ones(1, dtype=torch.int64)}, torch.float32)
     {'a': tensor([1.]), 'b': tensor([1])}
@@ -87,32 +87,32 @@ def cast_floats(x: Any, dtype: torch.dtype | None) -> Any:
     return [cast_floats(value, dtype) for value in x] if isinstance(x, list) else x
 
 
-def widened(x: Any) -> Any:
-    """Return outputs in at least float32: bfloat16 is unknown to NumPy, and half precision is too little for scores.
+def at_least_float32(x: Any) -> Any:
+    """Return outputs in at least float32: NumPy has no bfloat16, and half precision is too coarse for scores.
 
-    >>> widened(torch.ones(1, dtype=torch.bfloat16)).dtype, widened(torch.ones(1, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
+    >>> [at_least_float32(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float64)]
+    [torch.float32, torch.float64]
     """
     narrow = isinstance(x, Tensor) and x.is_floating_point() and x.element_size() < 4
     return x.float() if narrow else x
 
 
 def in_float32(nonlinearity: Callable[[Any], Any], x: Any) -> Any:
-    """Return what a function makes of outputs, computed and handed back in at least float32."""
-    return widened(nonlinearity(widened(x)))
+    """Apply a nonlinearity to outputs, with input, computation and result in at least float32."""
+    return at_least_float32(nonlinearity(at_least_float32(x)))
 
 
 def bce_probabilities(criterion: Any) -> Callable[[Tensor], Tensor] | None:
-    """Return what makes probabilities of the outputs that a binary cross entropy is given, None for other losses."""
+    """Return the function from the inputs of a binary cross entropy to probabilities; None for other losses."""
     if isinstance(criterion, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
         return torch.sigmoid
     return torch.clone if isinstance(criterion, nn.BCELoss) else None
 
 
 def bce_columns(probabilities: Callable[[Tensor], Tensor], two_columns: bool, x: Tensor) -> Tensor:
-    """Return the probabilities of outputs trained by a binary cross entropy, in the outputs' shape.
+    """Return the probabilities of outputs trained with a binary cross entropy, in the shape of the outputs.
 
-    With `two_columns`, for classes 0 and 1, those of both where there is one output per row.
+    With `two_columns` and one output per row, return the probabilities of classes 0 and 1, shape (n_samples, 2).
 
     >>> logits = torch.zeros(3, 1)
     >>> [bce_columns(torch.sigmoid, two, x).shape[1:] for two in (True, False) for x in (logits, torch.zeros(3, 5))]
@@ -126,12 +126,12 @@ def bce_columns(probabilities: Callable[[Tensor], Tensor], two_columns: bool, x:
 
 
 def float_dtype(module: nn.Module) -> torch.dtype | None:
-    """Return the floating-point dtype a module computes in, that of its first such parameter; None without one."""
+    """Return the dtype of a module's first floating-point parameter; None if it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
 
 def target_array(X: Any, y: Any) -> Any:
-    """Return the targets as an array-like, or None where they are in `X` or only torch and skorch can read them."""
+    """Return the targets as an array-like; None if they are in `X`, or of a type that only torch and skorch support."""
     if y is None or isinstance(X, torch.utils.data.Dataset):
         return None
     if isinstance(y, Tensor | SliceDataset):
@@ -141,7 +141,7 @@ def target_array(X: Any, y: Any) -> Any:
 
 
 def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:
-    """Return how many numbers an input row and a target row have; None for what is not a plain row.
+    """Return the number of values in a row of the input and of the target; None where a row is not 1-dimensional.
 
     >>> sample_shape(np.ones((5, 3)), np.ones(5)), sample_shape(np.ones((5, 1, 8, 8)), np.ones((5, 2)))
     ((3, 1), (None, 2))
@@ -156,14 +156,14 @@ def sample_shape(X: Any, y: Any) -> tuple[int | None, int | None]:
 def _first_row(dataset: torch.utils.data.Dataset) -> tuple[int | None, int | None]:
     try:
         X, y = unpack_data(dataset[0])
-    except (TypeError, ValueError, NotImplementedError, IndexError):  # an IterableDataset, an empty one, or of dicts
+    except (TypeError, ValueError, NotImplementedError, IndexError):  # IterableDataset, empty dataset, items are dicts
         return None, None
     n_inputs = len(X) if len(getattr(X, "shape", ())) == 1 else None
     return n_inputs, int(np.prod(np.shape(y)))
 
 
 def class_codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """Return the position of each label in `classes`, shape (n_samples,) int64; None if a label is not there.
+    """Return the index of each label in `classes`, int64 of shape (n_samples,); None if a label is not in `classes`.
 
     >>> class_codes(np.array(["b", "a"]), np.array(["b", "c", "a"])), class_codes(np.array([3]), np.array([1, 2]))
     (array([0, 2]), None)
@@ -175,22 +175,22 @@ def class_codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
 
 
 def fit_target(y: Tensor, y_pred: Tensor, criterion: Any) -> Tensor:
-    """Return a batch's targets in the dtype and shape that the loss wants, never to be broadcast.
+    """Return a batch's targets in the dtype and shape that the loss expects, so that they are not broadcast.
 
     >>> fit_target(torch.ones(3, dtype=torch.float64), torch.ones(3, 1), nn.MSELoss()).shape
     torch.Size([3, 1])
     """
     if isinstance(criterion, _INDEX_LOSSES):
-        return y.to(y_pred.dtype) if y.is_floating_point() else y.long()  # floats are probabilities of classes
+        return y.to(y_pred.dtype) if y.is_floating_point() else y.long()  # floats are class probabilities
     if not y.is_floating_point() and type(criterion).__module__ != nn.MSELoss.__module__:
-        return y  # someone's own loss may want integers
+        return y  # a custom loss may expect integers
     same_rows = [n for n in y.shape if n != 1] == [n for n in y_pred.shape if n != 1]
     return (y.reshape(y_pred.shape) if same_rows else y).to(y_pred.dtype)
 
 
 @contextmanager
-def one_loss_each(criterion: Any) -> Iterator[None]:
-    """Make a loss give one value per sample, for as long as the context lasts."""
+def unreduced(criterion: Any) -> Iterator[None]:
+    """Context in which a loss has ``reduction="none"`` and returns one value per sample."""
     if not hasattr(criterion, "reduction"):
         rule = "a loss with a `reduction` for sample_weight, such as torch's own"
         raise ValueError(must_be("criterion", rule, criterion))
@@ -202,24 +202,24 @@ def one_loss_each(criterion: Any) -> Iterator[None]:
 
 
 def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> Tensor:
-    """Return the loss of a batch whose samples weigh differently, as repeating them would give it.
+    """Return the loss of a batch with sample weights, equal to the loss with each sample repeated by its weight.
 
     Parameters
     ----------
     losses : Tensor of shape (n_samples, ...)
-        The unreduced losses; class weights are in them.
+        The unreduced losses, already multiplied by class weights.
     weight : Tensor of shape (n_samples,)
-        How much each sample weighs; where all are 0 the loss is 0.
+        The sample weights. If all are 0, the loss is 0.
     y : Tensor
         The targets.
     criterion : torch.nn.Module
-        The loss; its `reduction`, class `weight` and `ignore_index` say what the mean divides by.
+        The loss; its `reduction`, class `weight` and `ignore_index` determine the divisor of the mean.
 
     Examples
     --------
     >>> logits, y = torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 1])
     >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]))
-    >>> with one_loss_each(loss):
+    >>> with unreduced(loss):
     ...     losses = loss(logits, y)
     >>> repeated = loss(logits[[0, 1, 1]], y[[0, 1, 1]])
     >>> bool(torch.isclose(weighted_loss(losses, torch.tensor([1.0, 2.0]), y, loss), repeated))
@@ -234,7 +234,7 @@ def weighted_loss(losses: Tensor, weight: Tensor, y: Tensor, criterion: Any) -> 
 
 
 def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:
-    """Return how much each loss counts in the divisor of a mean, same shape as `losses`: class weights, or 1."""
+    """Return the contribution of each loss to the divisor of the mean, same shape as `losses`: class weight, or 1."""
     share = torch.ones_like(losses)
     if not isinstance(criterion, _CLASS_LOSSES) or y.is_floating_point():
         return share
@@ -245,9 +245,9 @@ def share_in_mean(losses: Tensor, y: Tensor, criterion: Any) -> Tensor:
 
 
 class WeightedDataset(Dataset):
-    """A dataset whose items carry their sample weight as a third part.
+    """A dataset whose items have the sample weight as a third element.
 
-    A skorch dataset itself, with the `X` and `y` of the one inside, so that skorch's scoring finds them.
+    It is a skorch dataset with the `X` and `y` of the wrapped one, which skorch's scoring callbacks read.
     """
 
     def __init__(self, inside: Any, weights: np.ndarray):
@@ -262,14 +262,14 @@ class WeightedDataset(Dataset):
 
 
 def carries_weights(dataset: Any) -> bool:
-    """Whether a dataset, or the one a subset is of, gives sample weights."""
+    """Whether the items of a dataset, or of a subset of it, contain sample weights."""
     if isinstance(dataset, torch.utils.data.Subset):
         return carries_weights(dataset.dataset)
     return isinstance(dataset, WeightedDataset)
 
 
 class FreshBatches:
-    """Batches that are asked for anew in each epoch, since their size may have changed."""
+    """A batch iterable that makes a new iterator in each epoch, since the batch size may have changed."""
 
     def __init__(self, make: Callable[[], Any]):
         self.make = make
@@ -282,12 +282,12 @@ class FreshBatches:
 
 
 def of_one_epoch(batches: Any) -> Any:
-    """Return batches as the next epoch has them, if they are made anew for each; others as they are."""
+    """Return the batch iterator of the next epoch, if a new one is made for each; otherwise `batches` itself."""
     return batches.make() if isinstance(batches, FreshBatches) else batches
 
 
 class WeightedBatches:
-    """Batches of (X, y) whose sample weights are told to `tell` just before each is given out."""
+    """Batches (X, y) whose sample weights are passed to the callback `tell` just before each batch is yielded."""
 
     def __init__(self, batches: Any, tell: Any):
         self.batches, self.tell = batches, tell

@@ -1,4 +1,4 @@
-"""How a net comes by its module and criterion: instances are copied, and arguments of classes checked by name."""
+"""Module and criterion of a net: instances are copied, and the arguments of classes are checked by name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sklr._utils.validation import must_be, unknown_name
 
 
 def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
-    """Return a copy of a module for a net to train, hooks on its parameters included.
+    """Return a deep copy of a module for a net to train, including the hooks on its parameters.
 
     Parameters
     ----------
     instance : nn.Module
-        The user's own, which stays as it is.
+        The user's module, which is not changed.
     known : dict from id to object
-        What has been copied before and is to be found in its new form, see `counterparts`.
+        The memo of `copy.deepcopy`: objects that have been copied before, see `counterparts`.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
     """
     try:
         own = copy.deepcopy(instance, dict(known))
-    except Exception as error:  # of foreign code
+    except Exception as error:  # a module may define `__deepcopy__`
         advice = f"Give the net a class, or a function that makes it ({type(error).__name__}: {error})."
         raise ValueError(must_be("a module instance", "one that copy.deepcopy can copy", instance, advice)) from error
     for before, after in zip(instance.parameters(), own.parameters(), strict=True):
@@ -43,21 +43,21 @@ def copied(instance: nn.Module, known: dict[int, Any]) -> nn.Module:
 
 
 def has_hooks(instance: nn.Module) -> bool:
-    """Say whether hooks are registered on parameters, which `copy.deepcopy` leaves out of a copy."""
+    """Whether hooks are registered on a module's parameters, which `copy.deepcopy` does not copy."""
     return any(map(is_hooked, instance.parameters()))
 
 
 def is_hooked(parameter: nn.Parameter) -> bool:
-    """Say whether hooks are registered on a parameter, of either kind."""
+    """Whether a gradient hook or a post-accumulate-gradient hook is registered on a parameter."""
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
 
 
 def counterparts(instance: Any, own: Any) -> dict[int, Any]:
-    """Return what each module and parameter of a user's instance is in a net's copy of it, by its id.
+    """Map the id of each submodule and parameter of a user's instance to its counterpart in the net's copy.
 
-    A criterion that holds on to the module, or to part of it, is so given the one that is trained.
+    A criterion that refers to the module, or to part of it, can then be made to refer to the copy that is trained.
     """
-    own = getattr(own, "_orig_mod", own)  # a compiled one has it inside
+    own = getattr(own, "_orig_mod", own)  # torch.compile wraps the module
     if not isinstance(instance, nn.Module) or type(instance) is not type(own):
         return {}
     pairs: list[tuple[Any, Any]] = [*zip(instance.modules(), own.modules(), strict=False)]
@@ -66,7 +66,7 @@ def counterparts(instance: Any, own: Any) -> dict[int, Any]:
 
 
 def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
-    """Refuse arguments that a class or function does not take, and offer the name that was perhaps meant.
+    """Raise a ValueError for arguments that a class or function does not accept, and suggest the closest name.
 
     >>> check_arguments("module__", nn.Linear, {"in_features": 1, "out_feature": 2})
     Traceback (most recent call last):
@@ -75,7 +75,7 @@ def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
     """
     try:
         taken = inspect.signature(make).parameters
-    except (TypeError, ValueError):  # not every callable tells
+    except (TypeError, ValueError):  # some callables have no signature
         return
     if any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         return
@@ -86,10 +86,10 @@ def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
 
 
 def wanted_widths(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:
-    """Return the widths that a module's constructor names and that no one bound before."""
+    """Return the widths that are arguments of a module's constructor and not already bound by a `partial`."""
     try:
         named = inspect.signature(module).parameters
-    except (TypeError, ValueError):  # not every callable tells
+    except (TypeError, ValueError):  # some callables have no signature
         return {}
     bound = getattr(module, "keywords", {})
     return {name: width for name, width in widths.items() if name in named and name not in bound}

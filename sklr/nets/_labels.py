@@ -1,4 +1,4 @@
-"""What the two classifiers share: labels of any kind become numbers for the net, and labels again after it."""
+"""Label encoding, shared by the two classifiers: labels of any type become class indices, and predictions labels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sklr._utils.warnings import warn
 from sklr.nets import _data as data
 from sklr.nets._base import BaseNet
 
-_COLUMN = (  # scikit-learn's words, which it would give at a line of ours
+_COLUMN = (  # scikit-learn's message, but issued by sklr so that it points at the user's line
     "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, ), for "
     "example using ravel()."
 )
 
 
 class LabelNet(BaseNet):
-    """A net that trains on the positions of labels in `classes_`, and gives the labels back."""
+    """A net that trains on the indices of labels in `classes_`, and predicts the labels."""
 
     _two_columns = True
-    _label_dtype: Any = np.int64  # of each of several labels a row
-    _encoded = False  # whether the datasets hold the positions of labels in classes_, not what the user gave
+    _label_dtype: Any = np.int64  # dtype of multilabel targets
+    _encoded = False  # whether the datasets hold indices into `classes_` and not the user's labels
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
         y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y", estimator=self)
@@ -33,7 +33,7 @@ class LabelNet(BaseNet):
         if y.ndim == 2 and y.shape[1] == 1:
             y = y.ravel()
             warn(_COLUMN, DataConversionWarning)
-        if y.ndim > 1:  # several labels a row, or probabilities: between the user, the module and the criterion
+        if y.ndim > 1:  # multilabel, or class probabilities: passed to the criterion as they are
             self._encoded, self._label_dtype = False, y.dtype
             self.classes_inferred_ = np.arange(y.shape[1])  # as in scikit-learn's multilabel classifiers
             return y
@@ -43,7 +43,7 @@ class LabelNet(BaseNet):
         return y if codes is None else codes
 
     def _check_kind(self, y: np.ndarray, classes: Any) -> None:
-        """Refuse targets that this kind of net cannot learn."""
+        """Raise a ValueError for targets that this type of net cannot learn."""
 
     def _learn_classes(self, y: np.ndarray, reset: bool, classes: Any) -> np.ndarray:
         if self._given_classes() is not None:
@@ -63,7 +63,7 @@ class LabelNet(BaseNet):
             unknown = np.setdiff1d(y, classes).tolist()
             advice = "Pass all labels as `classes` to the first partial_fit."
             raise ValueError(must_be("y", f"of the known classes {classes.tolist()}", unknown, advice))
-        return codes  # None where `classes` merely names the numbers in y, as it may in skorch
+        return codes  # None if `classes` only names the integers in y, as skorch allows
 
     def _given_classes(self) -> Any:
         return None
@@ -81,7 +81,7 @@ class LabelNet(BaseNet):
         return self.classes_[numbers] if self._encoded and not self._by_number else numbers
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); minus infinity where that is 0."""
+        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); -inf where the probability is 0."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 

@@ -1,8 +1,7 @@
-"""What the nets are made of: parameters, devices, random streams, and module, criterion and optimizer made of them."""
+"""The components of a net: its parameters, device and random streams, and its module, criterion and optimizer."""
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,48 +18,33 @@ from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
 from sklr.callbacks._net_lr import group_options
+from sklr.nets._groups import check_multipliers, is_option, scale_groups
+from sklr.nets._hidden import Hidden
 from sklr.nets._instances import check_arguments, copied, counterparts, has_hooks, wanted_widths
 from sklr.schedules import resolve_schedule
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
-_WHILE_TRAINING = (  # what a copy made in the middle of a training must not take along
-    "_told",
+_WHILE_TRAINING = (  # state of a training in progress, which copies and pickles of the net leave out
+    "_callback_tasks",
     "_sample_weight",
     "_batch_weight",
     "_by_number",
     "_callback_fit_ctx",
     "_skl_callbacks_to_teardown",
-    "get_split_datasets",  # of an engine that pauses
+    "get_split_datasets",  # replaced on the instance by the sequential engine, which pauses between epochs
 )
 
 
-class _Hidden:
-    """A fitted attribute that skorch sets in `__init__`, kept where scikit-learn does not see it before `fit`."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.key = name, f"_{name}"
-
-    def __get__(self, net: Any, owner: type | None = None) -> Any:
-        if net is None:
-            return self
-        if self.key not in vars(net):
-            raise AttributeError(f"{type(net).__name__!r} object has no attribute {self.name!r}")
-        return vars(net)[self.key]
-
-    def __set__(self, net: Any, value: Any) -> None:
-        vars(net)[self.key] = value
-
-
 class NetParts(NeuralNet):
-    """A skorch net whose parts may be given by name, whose sizes and device are found, and which a seed repeats."""
+    """A skorch net with components given by name, inferred sizes and device, and reproducible random streams."""
 
-    history_, initialized_, virtual_params_ = _Hidden(), _Hidden(), _Hidden()
+    history_, initialized_, virtual_params_ = Hidden(), Hidden(), Hidden()
 
     predict_nonlinearity: Any
-    _random_stream: RandomStream | None = None  # initial weights, dropout and all else that a training draws
-    _batch_order: torch.Generator | None = None  # a stream of its own, so that it can be had without the rest
-    _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never changed
-    _new_groups = False  # whether optimizer__param_groups was set since the optimizer was made
+    _random_stream: RandomStream | None = None  # initial weights, dropout and everything else that a training draws
+    _batch_order: torch.Generator | None = None  # separate, so that the batch order can be drawn without the rest
+    _widths: dict[str, int] = {}  # noqa: RUF012 - replaced, never mutated
+    _new_groups = False  # whether optimizer__param_groups was set after the optimizer was created
 
     def __init__(
         self,
@@ -119,7 +103,7 @@ class NetParts(NeuralNet):
         self.random_state = random_state
 
     def random_stream(self) -> AbstractContextManager[Any]:
-        """Return the context of everything this training draws; entering it again goes on where it was left."""
+        """Return the context manager of this training's random stream; entered again, the stream continues."""
         return nullcontext() if self._random_stream is None else self._random_stream
 
     @property
@@ -129,7 +113,7 @@ class NetParts(NeuralNet):
         return [("lr_schedule", schedule), ("gradient_clipping", clipping), *super()._default_callbacks]
 
     def check_training_readiness(self) -> None:
-        """Check what skorch checks, and the parameters that no part of the net checks for itself."""
+        """Check what skorch checks, and the parameters that no component of the net validates itself."""
         super().check_training_readiness()
         check_device(vars(self)["device"])
         resolve_schedule(self.schedule, self.warmup_epochs)
@@ -139,14 +123,16 @@ class NetParts(NeuralNet):
             check_arguments("module__", self.module, self.get_params_for("module"))
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
-            advice = "It sets the number of rows in a part, which a batch sampler, or -1 for all rows, does not."
+            advice = (
+                "It is the number of rows per accumulated batch, which a batch sampler or -1 (all rows) leaves open."
+            )
             raise ValueError(must_be("batch_size", "at least 1 for accumulate_steps", self.batch_size, advice))
 
     def rows_at_once(self, epoch: int) -> int | None:
-        """Return how many rows go through the module together in an epoch, counted from 0; None if there is no telling.
+        """Return how many rows one forward pass has in an epoch, counted from 0; None if that is unknown.
 
-        This is the batch size, grown by a `BatchSizeSchedule` if there is one; a step is made of `accumulate_steps`
-        times as many.
+        This is the batch size, as increased by a `BatchSizeSchedule` if there is one; an optimizer step uses
+        `accumulate_steps` times as many rows.
         """
         params = super().get_params_for("iterator_train")
         size = params.get("batch_size", self.batch_size)
@@ -156,13 +142,13 @@ class NetParts(NeuralNet):
         return size if schedule is None else schedule.batch_size(size, epoch)
 
     def rows_in_step(self, epoch: int) -> int | None:
-        """Return how many rows a step is made of in an epoch, counted from 0; None if there is no telling."""
+        """Return how many rows one optimizer step has in an epoch, counted from 0; None if that is unknown."""
         rows = self.rows_at_once(epoch)
         return None if rows is None else rows * self.accumulate_steps
 
     @property
     def batches_grow(self) -> bool:
-        """Whether the batches of one epoch may be of another size than those of another."""
+        """Whether the batch size may change from epoch to epoch."""
         return self._batch_size_schedule() is not None
 
     def _batch_size_schedule(self) -> BatchSizeSchedule | None:
@@ -170,19 +156,19 @@ class NetParts(NeuralNet):
         return next((callback for callback in callbacks if isinstance(callback, BatchSizeSchedule)), None)
 
     def initialize(self) -> NetParts:
-        """Create module, criterion, optimizer and callbacks anew, and start the random streams."""
+        """Create module, criterion, optimizer and callbacks, and start the random streams."""
         asked = vars(self)["device"]
         self.device_ = best_device() if _is_auto(asked) else asked
-        if _is_cuda(self.device_):  # its generator is swapped for the net's own only where there is one already
+        if _is_cuda(self.device_):  # `RandomStream` replaces CUDA's generators only once CUDA is initialized
             torch.cuda.init()
         self._random_stream, self._batch_order = _random_streams(self.random_state)
         with self.random_stream():
             return super().initialize()
 
     def get_params_for(self, prefix: str) -> dict[str, Any]:
-        """Return the parameters of a part of the net; the batches also get their random stream."""
+        """Return the parameters of a component of the net; a DataLoader also gets a random generator."""
         params = super().get_params_for(prefix)
-        # a loader draws even where it does not shuffle; predictions are to draw from no one's stream
+        # a DataLoader draws a seed even without shuffling; predictions must not advance the generator of the training
         stream = {"iterator_train": self._batch_order, "iterator_valid": torch.Generator()}.get(prefix)
         if stream is not None:
             iterator = getattr(self, prefix)
@@ -196,9 +182,9 @@ class NetParts(NeuralNet):
         return params
 
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
-        """Return a module or criterion, made from a class, a name or an instance; widths are filled in.
+        """Return a module or criterion made from a class, a name or an instance, with inferred widths as arguments.
 
-        Of an instance a copy is made, so that the user's own is never trained and every training starts from it.
+        An instance is copied, so that the user's module is never trained and every training starts from its weights.
         """
         is_module = instance_or_cls is self.module
         known = {} if is_module else counterparts(self.module, getattr(self, "module_", None))
@@ -210,7 +196,7 @@ class NetParts(NeuralNet):
         return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
-        """Create the optimizer, given by class or by name."""
+        """Create the optimizer from its class or name."""
         named = self.get_all_learnable_params()
         args, kwargs = self.get_params_for_optimizer("optimizer", named)
         self.optimizer_ = resolve_optimizer(self.optimizer)(*args, **kwargs)
@@ -220,16 +206,16 @@ class NetParts(NeuralNet):
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[Any, dict[str, Any]]:
         """Return the optimizer's arguments, as in skorch; an `lr_multiplier` makes a group's lr relative to the net's.
 
-        An lr that a group sets for itself stays as it is whatever lr the net has, which is no use in a search.
+        A group's own `lr`, in contrast, does not change with the net's lr, and so is not changed by a search.
         """
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
-        _check_multipliers(args[0])
-        _scale_groups(args[0], kwargs["lr"])
+        check_multipliers(args[0])
+        scale_groups(args[0], kwargs["lr"])
         return args, kwargs
 
     @property
     def device(self) -> Any:
-        """The device in use: for "auto", or loaded where there is no such device, the one found."""
+        """The device in use, which may differ from the parameter if that is "auto" or not available here."""
         return vars(self).get("device_", vars(self)["device"])
 
     @device.setter
@@ -241,7 +227,7 @@ class NetParts(NeuralNet):
         return [name for name in super()._get_param_names() if not name.startswith("_")]
 
     def __sklearn_clone__(self) -> NetParts:
-        """Return what `sklearn.base.clone` does; copies of module instances keep the hooks on their parameters."""
+        """Return a clone, as `sklearn.base.clone` does, but keep the hooks on the parameters of module instances."""
         own = super().__sklearn_clone__()
         for name, value in vars(self).items():
             if isinstance(value, torch.nn.Module) and name in vars(own) and has_hooks(value):
@@ -249,20 +235,20 @@ class NetParts(NeuralNet):
         return own
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Return the parameters as they were given, nested ones too if `deep`."""
+        """Return the parameters as they were given, including those of components if `deep`."""
         return {**super().get_params(deep=deep, **kwargs), "device": vars(self)["device"]}
 
     def set_params(self, **params: Any) -> NetParts:
-        """Set parameters; on a fitted net lr, schedule and the optimizer's take effect at once.
+        """Set parameters; on a fitted net, those of lr, schedule and optimizer take effect immediately.
 
-        What a parameter group sets for itself, its lr for one, stays. New `optimizer__param_groups` take effect when
-        training goes on.
+        Options that a parameter group sets itself, such as its lr, are kept. New `optimizer__param_groups` take effect
+        when the training continues.
         """
-        if not self.initialized_ and "callbacks" in params:  # skorch would initialize them, and so refuse nonsense
+        if not self.initialized_ and "callbacks" in params:  # skorch would initialize, and so validate, them here
             self.callbacks = params.pop("callbacks")
-        options = {name: params.pop(name) for name in list(params) if self.initialized_ and _is_option(name)}
-        self.__dict__.update(options)  # skorch would forget them at the next fit
-        # new parameters of the module draw weights anew: those that the seed gives, and no one else's
+        options = {name: params.pop(name) for name in list(params) if self.initialized_ and is_option(name)}
+        self.__dict__.update(options)  # skorch would only set them on the optimizer, and lose them at the next fit
+        # new module parameters make skorch draw new weights: use the net's seed, and not the global generators
         with nullcontext() if self._random_stream is None else RandomStream(self._random_stream.seed):
             super().set_params(**params)
         self._set_options(options)
@@ -275,20 +261,20 @@ class NetParts(NeuralNet):
         return self
 
     def _set_options(self, options: dict[str, Any]) -> None:
-        """Give the optimizer's groups new options, but for those that a group sets for itself."""
+        """Set new options on the optimizer's groups, except those that a group sets itself."""
         self._new_groups |= "optimizer__param_groups" in options
         if not options or self._new_groups or getattr(self, "optimizer_", None) is None:
-            return  # the optimizer is made anew when training goes on, if it can
+            return  # with new groups, the optimizer is created again when the training continues
         new = {name.removeprefix("optimizer__"): value for name, value in options.items()}
         lr, is_new = self.get_params_for("optimizer").get("lr", self.lr), new.pop("lr", None) is not None
         for group, own in zip(self.optimizer_.param_groups, group_options(self), strict=True):
             group.update({name: value for name, value in new.items() if name not in own})
             if is_new and ("lr" not in own or "lr_multiplier" in own):
                 group["lr"] = lr * own["lr_multiplier"] if "lr_multiplier" in own else lr
-                group.pop("scheduled_lr", None)  # it is a new peak, even if a schedule had come to just that
+                group.pop("scheduled_lr", None)  # so that it counts as a new peak even if a schedule had set this lr
 
     def _take_new_groups(self) -> None:
-        """Make the optimizer anew if its parameter groups are to be others; what it knows of each parameter stays."""
+        """Create the optimizer again if its parameter groups have changed; the state of each parameter is kept."""
         if self._new_groups:
             before = self.optimizer_
             self._initialize_optimizer()
@@ -296,8 +282,8 @@ class NetParts(NeuralNet):
                 self.optimizer_.state.update(before.state)
 
     def trim_for_prediction(self) -> None:
-        """Drop all that only training needs, as in skorch; predictions stay what they were."""
-        if self.predict_nonlinearity == "auto":  # it is read off the criterion, which goes
+        """Drop everything that only training needs, as in skorch; predictions do not change."""
+        if self.predict_nonlinearity == "auto":  # "auto" is resolved from the criterion, which is dropped
             self.predict_nonlinearity = self._get_predict_nonlinearity()
         super().trim_for_prediction()
 
@@ -314,7 +300,7 @@ class NetParts(NeuralNet):
         asked, fitted = state["device"], "device_" in state
         there, here = {name: value for name, value in state.items() if name != "device_"}, _device_here(asked)
         if _is_cuda(here) and not torch.cuda.is_available():
-            warn(f"A net that was on device {str(asked)!r} is on the CPU now: there is no CUDA device.", DeviceWarning)
+            warn(f"The net was on device {str(asked)!r} and is loaded to the CPU: no CUDA device found.", DeviceWarning)
             here = "cpu"
         super().__setstate__({**there, "device": here})
         if fitted:
@@ -322,7 +308,7 @@ class NetParts(NeuralNet):
         self.__dict__["device"] = asked
 
     def _remember_device(self, asked: Any) -> None:
-        """Note the device in use, where loading may have put the net, beside the one that was asked for."""
+        """Store the device in use, to which loading has moved the net, separately from the one asked for."""
         self.device_ = self.device
         self.__dict__["device"] = asked
 
@@ -336,7 +322,7 @@ def _is_cuda(device: Any) -> bool:
 
 
 def _device_here(asked: Any) -> Any:
-    """Return the device that a net from another machine is loaded to, if there is CUDA at all."""
+    """Return the device to load a pickled net to, if CUDA is available; another CUDA device if its own is missing."""
     if _is_auto(asked):
         return best_device()
     if _is_cuda(asked) and (torch.device(asked).index or 0) >= torch.cuda.device_count() > 0:
@@ -344,34 +330,9 @@ def _device_here(asked: Any) -> Any:
     return asked
 
 
-def _is_option(name: str) -> bool:
-    """Say whether a parameter is the optimizer's, for all its groups; skorch names a single one by its number.
-
-    >>> [_is_option(name) for name in ("lr", "optimizer__momentum", "optimizer__param_groups__0__lr", "optimizer")]
-    [True, True, False, False]
-    """
-    return name == "lr" or (name.startswith("optimizer__") and "__" not in name.removeprefix("optimizer__"))
-
-
 def _random_streams(random_state: Any) -> tuple[RandomStream | None, torch.Generator | None]:
-    """Return the stream of a training and that of its batch order; none and none without a seed."""
+    """Return the random stream of a training and the generator of its batch order; (None, None) without a seed."""
     if random_state is None:
         return None, None
     seed, order = check_random_state(random_state).randint(2**31 - 1, size=2)
     return RandomStream(int(seed)), torch.Generator().manual_seed(int(order))
-
-
-def _check_multipliers(groups: list[dict[str, Any]]) -> None:
-    for group in groups:
-        multiplier = group.get("lr_multiplier", 1)
-        if isinstance(multiplier, bool) or not isinstance(multiplier, int | float) or not 0 <= multiplier < math.inf:
-            raise ValueError(must_be("lr_multiplier of a parameter group", "a finite number >= 0", multiplier))
-        if "lr_multiplier" in group and "lr" in group:
-            raise ValueError(must_be("a parameter group", "given lr or lr_multiplier", "both", "Leave one out."))
-
-
-def _scale_groups(groups: list[dict[str, Any]], lr: Any) -> None:
-    """Give the groups that have an `lr_multiplier` their share of the net's lr."""
-    for group in groups:
-        if "lr_multiplier" in group:
-            group["lr"] = lr * group["lr_multiplier"]

@@ -1,4 +1,4 @@
-"""How callbacks hear of a training and end one: scikit-learn's are told of each epoch, skorch's may stop it."""
+"""How callbacks follow and stop a training: scikit-learn's are notified of each epoch, skorch's raise an interrupt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from skorch.callbacks import Callback
 
 
 class StopTraining(KeyboardInterrupt):
-    """A scikit-learn callback asked for the end of this training."""
+    """Raised when a scikit-learn callback asks to stop this training; skorch's loop ends on a KeyboardInterrupt."""
 
 
 def raised_by_callback(error: BaseException) -> bool:
-    """Whether a KeyboardInterrupt is a callback's way to end its training, rather than someone's Ctrl-C.
+    """Whether a KeyboardInterrupt was raised by a callback to stop its training, and not by Ctrl-C.
 
-    skorch's callbacks (EarlyStopping is one) raise it themselves, by a `raise` statement below one of their
-    methods. Ctrl-C comes out of any other instruction, be it in a callback that happens to run.
+    skorch's callbacks, such as EarlyStopping, raise it with a `raise` statement in or below one of their methods.
+    Ctrl-C is raised at any other instruction, even while a callback runs.
 
     >>> raised_by_callback(KeyboardInterrupt())
     False
@@ -36,17 +36,17 @@ def _is_raise(traceback: TracebackType) -> bool:
     return dis.opname[traceback.tb_frame.f_code.co_code[traceback.tb_lasti]] == "RAISE_VARARGS"
 
 
-class ToldCallbacks:
-    """scikit-learn's callbacks kept up to date about one training: a task for it, a subtask for each epoch.
+class CallbackTasks:
+    """The tasks of one training in scikit-learn's callback protocol: one for `fit`, and a subtask for each epoch.
 
     Parameters
     ----------
     net : skorch.NeuralNet
         The net in training.
     n_epochs : int
-        How many epochs it is to have; it may stop before.
+        The number of epochs planned; the training may stop earlier.
     X, y, sample_weight
-        The data as the user gave it, which callbacks score on.
+        The data as the user passed it, on which callbacks may score.
     """
 
     def __init__(self, net: Any, n_epochs: int, X: Any, y: Any, sample_weight: Any = None):
@@ -61,17 +61,17 @@ class ToldCallbacks:
         self.epoch = self.whole.subcontext(task_name="epoch").call_on_fit_task_begin(**self.about)
 
     def on_epoch_end(self) -> None:
-        """Close it, with a copy of the net as it is now for those who want to score it.
+        """Close the epoch's subtask; callbacks can reconstruct the net in its present state, to score it.
 
         Raises
         ------
         StopTraining
-            If a callback asks for the end of the training.
+            If a callback asks to stop the training.
         """
         epoch, self.epoch = self.epoch, None
         if epoch is not None and epoch.call_on_fit_task_end(**self.about, reconstruction_attributes={}):
             raise StopTraining
 
     def on_train_end(self) -> None:
-        """Close the task of the training."""
+        """Close the task of `fit`."""
         self.whole.call_on_fit_task_end(**self.about, reconstruction_attributes={})

@@ -1,6 +1,7 @@
-"""Every picture, one file each: a function that returns its data and one that draws them.
+"""Plots, one file each: a function that returns the data of a plot, and one that draws them.
 
-matplotlib is imported only to draw. What is drawn is labelled with its unit and returned; nothing is ever shown.
+matplotlib is imported only when a plot is drawn. The functions return the axes, labelled with units, and never call
+`show`.
 """
 
 from sklr.plotting._coordinate_check import (

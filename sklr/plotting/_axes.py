@@ -1,4 +1,4 @@
-"""What all pictures share: axes to draw on, colours of learning rates, names of scores."""
+"""Helpers shared by all plots: axes, colours of learning rates, names of scores."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from sklearn.utils.validation import check_is_fitted
 from sklr._utils.optional import require
 from sklr._utils.validation import must_be
 
-# Blue, teal, gold: told apart by the colour-blind, brighter with the lr also in grey, readable on white and on black.
+# blue, teal, gold: distinguishable for the colour-blind, of increasing brightness, readable on white and on black
 LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")
 DIVERGED_COLOR = "#e5383b"
-LABEL_ROOM = 44.0  # points that a number takes on an axis, with what keeps it from the next one
-LABEL_WIDTH = 24  # characters; a longer value is cut
+MARKERS = "osD^vP*X"
+LABEL_ROOM = 44.0  # points, the space that a tick label needs, including its distance to the next one
+LABEL_WIDTH = 24  # characters; longer values are truncated
 
 
 def get_axes(ax: Any) -> Any:
-    """Return the axes given, or those of a new figure."""
+    """Return `ax`, or the axes of a new figure if it is None."""
     return require("matplotlib.pyplot", extra="plot").subplots(layout="constrained")[1] if ax is None else ax
 
 
 def lr_colors(lrs: np.ndarray) -> Any:
-    """Return what turns learning rates into colours, a matplotlib `ScalarMappable`; logarithmic unless all are equal.
+    """Return a matplotlib `ScalarMappable` that maps learning rates to colours on a logarithmic scale.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def lr_colors(lrs: np.ndarray) -> Any:
 
 
 def order_colors(n: int) -> Any:
-    """Return what turns the numbers 1 to `n` into colours."""
+    """Return a matplotlib `ScalarMappable` that maps the numbers 1 to `n` to colours."""
     colors = require("matplotlib.colors", extra="plot")
     return _mappable(colors.Normalize(1, max(n, 2)))
 
@@ -50,15 +51,16 @@ def _mappable(scale: Any) -> Any:
 
 
 def label_log_axis(ax: Any) -> None:
-    """Label a logarithmic x axis whose limits are known so that there are two numbers at least, and none overlap.
+    """Set the ticks of a logarithmic x axis so that there are at least two labels, and none overlap.
 
-    Matplotlib labels up to eight numbers in a decade, whether there is room for them or not. Here a decade has three,
-    two or one, by the room there is; less than a decade may have any round numbers.
+    Matplotlib labels up to eight numbers per decade, even if they overlap. Here a decade has three, two or one label,
+    depending on the width of the axis; an axis of less than a decade may have any round numbers. Call it after the
+    limits of the axis are set.
     """
     low, high = ax.get_xlim()
     decades = np.log10(high / low)
     ticker = require("matplotlib.ticker", extra="plot")
-    room = 0.85 * ax.bbox.width * 72 / ax.figure.dpi  # the layout still takes some
+    room = 0.85 * ax.bbox.width * 72 / ax.figure.dpi  # points; the layout engine will still shrink the axes
     digits: tuple[int, ...]
     for digits, closest in (((1, 2, 5), np.log10(2)), ((1, 3), np.log10(3)), ((1,), 1.0)):
         shown = sum(low <= digit * 10.0**power <= high for digit in digits for power in _powers(low, high))
@@ -81,14 +83,14 @@ def _powers(low: float, high: float) -> range:
     return range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
 
 
-def count_epochs(ax: Any) -> None:
-    """Label the axis of the epochs, at whole numbers."""
+def label_epoch_axis(ax: Any) -> None:
+    """Label the x axis as epochs, with ticks at integers."""
     ax.xaxis.set_major_locator(require("matplotlib.ticker", extra="plot").MaxNLocator(integer=True))
     ax.set_xlabel("training time (epochs)")
 
 
-def explain(ax: Any, **place: Any) -> None:
-    """Add a legend of what has a label, the scores first; nothing where there is nothing to explain."""
+def add_legend(ax: Any, **place: Any) -> None:
+    """Add a legend with the scores first, if there is anything with a label."""
     entries = list(zip(*ax.get_legend_handles_labels(), strict=True))
     entries.sort(key=lambda entry: not entry[1].startswith(("mean", "best mean")))
     if entries:
@@ -101,10 +103,10 @@ def mark_diverged(ax: Any, x: Any, y: Any, label: str = "diverged") -> None:
         ax.plot(x, y, "x", color=DIVERGED_COLOR, markersize=7, markeredgewidth=2, label=label, zorder=4, clip_on=False)
 
 
-def below(scores: np.ndarray) -> float:
-    """Return where to mark what has no score: just below the lowest of those that have one.
+def marker_height(scores: np.ndarray) -> float:
+    """Return the height for marks of candidates without a score: just below the lowest finite score.
 
-    >>> below(np.array([0.5, np.nan, 1.5])), below(np.array([np.nan]))
+    >>> marker_height(np.array([0.5, np.nan, 1.5])), marker_height(np.array([np.nan]))
     (0.4, 0.0)
     """
     known = scores[np.isfinite(scores)]
@@ -112,7 +114,7 @@ def below(scores: np.ndarray) -> float:
 
 
 def metric_key(search: Any) -> str:
-    """Return the name of the score that candidates are compared by, as in the keys of ``cv_results_``."""
+    """Return the name of the metric by which candidates are compared, as in the keys of ``cv_results_``."""
     check_is_fitted(search, "cv_results_")
     if not getattr(search, "multimetric_", False):
         return "score"
@@ -122,7 +124,7 @@ def metric_key(search: Any) -> str:
 
 
 def score_name(search: Any) -> str:
-    """Return the name of that score in words, such as ``"accuracy"`` or ``"neg log loss"``."""
+    """Return the name of this metric in words, such as ``"accuracy"`` or ``"neg log loss"``."""
     key = metric_key(search)
     if key != "score":
         return key.replace("_", " ")
@@ -136,21 +138,21 @@ def score_name(search: Any) -> str:
 
 
 def mean_scores(search: Any) -> np.ndarray:
-    """Return the mean score of every candidate, shape (n_candidates,); NaN for what was not trained to the end."""
+    """Return the mean score of every candidate, shape (n_candidates,); NaN if its status is not "ok"."""
     key = metric_key(search)
     scores = np.array(search.cv_results_[f"mean_test_{key}"], dtype=float)
     return np.where(search.cv_results_["status"] == "ok", scores, np.nan)
 
 
 def diverged(search: Any) -> np.ndarray:
-    """Say which candidates diverged; a boolean array of shape (n_candidates,)."""
+    """Return which candidates diverged, a boolean array of shape (n_candidates,)."""
     return np.array([status.startswith("diverged") for status in search.cv_results_["status"]], dtype=bool)
 
 
 def candidate_lrs(search: Any) -> np.ndarray:
-    """Return the peak lr of every candidate, shape (n_candidates,); NaN where there is none.
+    """Return the peak lr of every candidate, shape (n_candidates,); NaN if it has none.
 
-    Where the search did not vary it, it is the estimator's.
+    If the search did not vary the lr, it is that of the estimator.
     """
     name = getattr(search, "lr_param_", None)
     if name is None:
@@ -161,7 +163,7 @@ def candidate_lrs(search: Any) -> np.ndarray:
 
 
 def same_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
-    """Say whether each lr was tried with the same other parameters.
+    """Whether every lr was tried with the same values of the other parameters.
 
     >>> grid = [{"lr": lr, "batch_size": size} for lr in (0.1, 1.0) for size in (8, 16)]
     >>> same_others(grid, "lr"), same_others(grid[:3], "lr")
@@ -174,7 +176,7 @@ def same_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
 
 
 def vary_in_others(candidates: list[dict[str, Any]], lr_param: Any) -> bool:
-    """Say whether candidates differ in more than the lr.
+    """Whether candidates differ in other parameters than the lr.
 
     >>> vary_in_others([{"lr": 0.1}, {"lr": 1.0}], "lr"), vary_in_others([{"lr": 0.1}, {"lr": 0.1, "width": 8}], "lr")
     (False, True)
@@ -186,8 +188,8 @@ def _others(params: dict[str, Any], lr_param: Any) -> str:
     return repr(sorted((item for item in params.items() if item[0] != lr_param), key=lambda item: item[0]))
 
 
-def history(search: Any) -> dict[str, np.ndarray]:
-    """Return the epochs of all runs, or say that there are none to draw."""
+def recorded_history(search: Any) -> dict[str, np.ndarray]:
+    """Return the history of a search; raise a ValueError if it has no epochs."""
     check_is_fitted(search, "cv_results_")
     columns = search.history_
     if not len(columns["epoch"]):
@@ -196,10 +198,10 @@ def history(search: Any) -> dict[str, np.ndarray]:
     return columns
 
 
-def short(value: Any) -> str:
-    """Write a parameter's value for an axis; it is plain text, so no dollar sign starts a formula.
+def tick_label(value: Any) -> str:
+    """Return a parameter's value as a tick label, with dollar signs escaped so that matplotlib renders no formula.
 
-    >>> short(0.00031622776), short("a$b"), short(None), short("x" * 30)
+    >>> tick_label(0.00031622776), tick_label("a$b"), tick_label(None), tick_label("x" * 30)
     ('0.000316', 'a\\\\$b', 'None', 'xxxxxxxxxxxxxxxxxxxxxxx…')
     """
     text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or str(value)

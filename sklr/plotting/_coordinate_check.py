@@ -1,4 +1,4 @@
-"""The coordinate check: how far each layer's outputs move, against the width."""
+"""The plot of a coordinate check: the change of each layer's outputs against the width."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sklr.plotting._axes import get_axes, order_colors
 
 
 class CoordinateCheckData(NamedTuple):
-    """What is drawn.
+    """The data of a coordinate-check plot.
 
     Attributes
     ----------
     widths : ndarray of shape (n_widths,)
     names : tuple of str
-        The layers, with the slope of their line.
+        Names of the layers with the slopes of their lines.
     changes : ndarray of shape (n_widths, n_layers)
-        Mean absolute change of the outputs since the first step, after the last; mean over seeds.
+        Mean absolute change of the outputs from before the first to after the last step, averaged over seeds.
     low, high : ndarray of the same shape
-        The seed in which they moved least, and most.
+        Minimum and maximum over seeds.
     title : str
     """
 
@@ -33,7 +33,7 @@ class CoordinateCheckData(NamedTuple):
 
 
 def coordinate_check_data(check: Any) -> CoordinateCheckData:
-    """Return how far each layer's outputs have moved after the last step.
+    """Return the change of each layer's outputs after the last step.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def coordinate_check_data(check: Any) -> CoordinateCheckData:
 
 
 def plot_coordinate_check(source: Any, *, ax: Any = None) -> Any:
-    """Draw how far each layer's outputs move against the width; level lines are what is wanted.
+    """Plot the change of each layer's outputs against the width; with correct muP the lines are horizontal.
 
     Parameters
     ----------
     source : CoordinateCheck or CoordinateCheckData
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------

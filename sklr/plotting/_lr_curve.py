@@ -1,4 +1,4 @@
-"""The LR curve: score against learning rate with its noise, the choice, its interval, and what diverged."""
+"""The LR curve: score against learning rate with error bars, the chosen lr, its interval, and diverged runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,28 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import below, explain, get_axes, label_log_axis, mark_diverged, score_name, vary_in_others
+from sklr.plotting._axes import (
+    add_legend,
+    get_axes,
+    label_log_axis,
+    mark_diverged,
+    marker_height,
+    score_name,
+    vary_in_others,
+)
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import Top, find_top
 
 FITTED = ("quadratic", "neighbours")
 N_FIT_POINTS = 101
-OFF_SCALE = 100  # a score that would shrink all others to a hundredth of the picture is marked at its foot instead
+OFF_SCALE = 100  # a score that would compress all others to a hundredth of the axis is marked at the bottom instead
 INTERVAL_COLOR, CHOICE_COLOR, FIT_COLOR = "#dca01e", "#c97b00", "#1f9e9a"
 
 
 class FittedCurve(NamedTuple):
-    """The curve that an lr was chosen on, with the band of one standard error; arrays of shape (n_points,).
+    """The fitted curve from which an lr was chosen, with a band of one standard error; arrays of shape (n_points,).
 
-    With one cell the noise is not known, and the band is the curve itself.
+    With a single cell the noise is unknown, and the band has zero width.
     """
 
     lr: np.ndarray
@@ -31,31 +39,31 @@ class FittedCurve(NamedTuple):
 
 
 class LRCurveData(NamedTuple):
-    """What the picture of an LR curve shows.
+    """The data of an LR-curve plot.
 
     Attributes
     ----------
     lr, mean, se : ndarray of shape (n_trained,)
-        Learning rates that were trained to the end, their mean scores and paired standard errors; 0 where one cell
-        tells no standard error.
+        Learning rates that were trained to the end, their mean scores and paired standard errors; the latter are 0 if
+        there is only one cell.
     diverged, unfinished : ndarray of shape (n_diverged,), (n_unfinished,)
         Learning rates that diverged, and those that failed or were stopped.
     floor : float
-        Where to mark those: just below the lowest mean score.
+        The height at which these are marked: just below the lowest mean score.
     n_cells : int
-        How many cells each mean is of.
+        Number of cells over which scores are averaged.
     score : str
-        The score's name.
+        Name of the score.
     choice : Choice or None
-        The learning rate chosen, and its interval if the scores tell one.
+        The chosen learning rate, and its interval if the scores determine one.
     fit : FittedCurve or None
-        The curve the choice was made on, if it was made on one.
+        The fitted curve from which the lr was chosen, if there is one.
     off_scale : ndarray of shape (n_off_scale,)
         Learning rates whose score is far below all others; they are not in `lr`.
     joined : bool
-        Whether neighbours differ by their learning rate alone, so that a line through them means something.
+        Whether neighbours differ only in their learning rate, so that a line through them is meaningful.
     others_varied : bool
-        Whether the search had other parameters too, of which the curve shows the chosen values alone.
+        Whether the search also varied other parameters; the curve only has candidates with the chosen values of them.
     """
 
     lr: np.ndarray
@@ -80,7 +88,7 @@ def lr_curve_data(
     joined: bool = True,
     others_varied: bool = False,
 ) -> LRCurveData:
-    """Separate what was trained from what diverged, and compute the fitted curve where the choice was made on one.
+    """Return the data of an LR-curve plot: trained and diverged learning rates, and the fitted curve if there is one.
 
     Parameters
     ----------
@@ -89,11 +97,11 @@ def lr_curve_data(
     choice : Choice, optional
         ``search.lr_choice_``.
     score : str, default="score"
-        The score's name.
+        Name of the score.
     joined : bool, default=True
-        Whether neighbours differ by their learning rate alone; never where the curve says that they do not.
+        Whether neighbours differ only in their learning rate; ignored if ``curve.joined`` is False.
     others_varied : bool, default=False
-        Whether the search had other parameters too, of which the curve shows the chosen values alone.
+        Whether the search also varied other parameters; the curve only has candidates with the chosen values of them.
 
     Returns
     -------
@@ -114,7 +122,7 @@ def lr_curve_data(
         se=np.nan_to_num(curve.se[drawn]),
         diverged=curve.lr[curve.diverged],
         unfinished=curve.lr[~curve.usable & ~curve.diverged],
-        floor=below(curve.mean[drawn]),
+        floor=marker_height(curve.mean[drawn]),
         n_cells=curve.cell_scores.shape[1],
         score=score,
         choice=choice,
@@ -126,17 +134,17 @@ def lr_curve_data(
 
 
 def _far_below(mean: np.ndarray) -> np.ndarray:
-    """Say which means would flatten the rest of the picture to a line, such as an R² of -1e9 just before the cliff."""
+    """Return which means would compress the rest of the plot to a line, such as an R² of -1e9 just below divergence."""
     known = np.sort(mean[np.isfinite(mean)])
     if not len(known):
         return np.zeros(len(mean), dtype=bool)
     best, upper_half = known[-1], known[len(known) // 2 :]
-    spread = max(float(np.ptp(upper_half)), 0.1 * abs(best))  # the second: no accuracy is ever off the scale
+    spread = max(float(np.ptp(upper_half)), 0.1 * abs(best))  # with the second term no accuracy is ever off scale
     return np.nan_to_num(mean, nan=best) < best - OFF_SCALE * spread
 
 
 def _fit(curve: LRCurve, choice: Choice, drawn: np.ndarray) -> FittedCurve | None:
-    """Return the curve the choice was made on, over the learning rates that it was made from and that are drawn."""
+    """Return the fitted curve from which the lr was chosen, over the learning rates that were used and are drawn."""
     top = find_top(curve, choice.confidence)
     if not isinstance(top, Top):
         return None
@@ -148,7 +156,7 @@ def _fit(curve: LRCurve, choice: Choice, drawn: np.ndarray) -> FittedCurve | Non
 
 
 def searched_curve_data(search: Any) -> LRCurveData:
-    """Return what to draw of a fitted search."""
+    """Return the data of the LR-curve plot of a fitted search."""
     check_is_fitted(search, "cv_results_")
     if not hasattr(search, "lr_curve_"):
         advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
@@ -160,21 +168,21 @@ def searched_curve_data(search: Any) -> LRCurveData:
 
 
 class LRCurveDisplay:
-    """The picture of an LR curve, in scikit-learn's pattern: made by `from_search`, drawn by `plot`.
+    """LR-curve visualization, like scikit-learn's display objects: create it with `from_search`, draw it with `plot`.
 
     Parameters
     ----------
     data : LRCurveData
-        What to draw, see `lr_curve_data`.
+        The data to plot, see `lr_curve_data`.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     line_ : matplotlib Line2D
-        Mean score against learning rate.
+        The line of mean scores.
     errorbar_ : matplotlib ErrorbarContainer
-        The same with paired standard errors.
+        The line with its error bars, paired standard errors.
 
     Examples
     --------
@@ -204,14 +212,14 @@ class LRCurveDisplay:
 
     @classmethod
     def from_search(cls, search: Any, *, ax: Any = None) -> LRCurveDisplay:
-        """Draw the LR curve of a fitted search.
+        """Plot the LR curve of a fitted search.
 
         Parameters
         ----------
         search : fitted search
-            One with `lr_curve_`.
+            A search that has `lr_curve_`.
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Axes to plot on; a new figure by default.
 
         Returns
         -------
@@ -225,17 +233,17 @@ class LRCurveDisplay:
         return cls(searched_curve_data(search)).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> LRCurveDisplay:
-        """Draw the curve.
+        """Plot the curve.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Axes to plot on; a new figure by default.
 
         Returns
         -------
         display : LRCurveDisplay
-            Itself, with the attributes set.
+            The object itself, with its fitted attributes set.
         """
         self.ax_ = ax = get_axes(ax)
         self.figure_ = ax.figure
@@ -249,19 +257,19 @@ class LRCurveDisplay:
         n = self.data.n_cells
         ax.set_ylabel(f"{self.data.score}, mean of {n} cells" if n > 1 else f"{self.data.score}, one cell")
         label_log_axis(ax)
-        explain(ax)
+        add_legend(ax)
         return self
 
     def _draw_interval(self) -> None:
         choice = self.data.choice
-        if choice is not None and choice.interval[0] < choice.interval[1]:  # NaN is not
+        if choice is not None and choice.interval[0] < choice.interval[1]:  # False for NaN
             label = f"{100 * choice.confidence:g} % interval"
             self.ax_.axvspan(*choice.interval, color=INTERVAL_COLOR, alpha=0.18, linewidth=0, zorder=0, label=label)
 
     def _draw_scores(self) -> None:
         d = self.data
         noise = " ± s.e." if d.se.any() else ""
-        style = "-" if d.joined and not d.fit else "none"  # two lines through the same points say less than one
+        style = "-" if d.joined and not d.fit else "none"  # the fit is already a line through the points
         self.errorbar_ = self.ax_.errorbar(
             d.lr, d.mean, yerr=d.se if noise else None, fmt="o", linestyle=style, markersize=5, capsize=3,
             label=f"mean{noise}" if d.joined else f"best mean there{noise}", zorder=3,
@@ -305,14 +313,14 @@ class LRCurveDisplay:
 
 
 def plot_lr_curve(source: Any, *, ax: Any = None) -> Any:
-    """Draw score against learning rate, with error bars; diverged learning rates are red crosses.
+    """Plot score against learning rate with error bars; diverged learning rates are red crosses.
 
     Parameters
     ----------
     source : fitted search, LRCurve or LRCurveData
-        Whose curve to draw.
+        The search or curve to plot.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""One fitted net's training, epoch by epoch, from its own history."""
+"""The training curves of a single fitted net, from its history."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from sklr._utils.validation import unknown_name
-from sklr.plotting._axes import count_epochs, explain, get_axes
+from sklr.plotting._axes import add_legend, get_axes, label_epoch_axis
 
 PARTS = {"train": "training", "valid": "validation"}
 
 
 class NetCurvesData(NamedTuple):
-    """What a net recorded of its epochs.
+    """Values that a net recorded per epoch.
 
     Attributes
     ----------
     label : str
-        What it is, such as ``"loss"``.
+        Name of the values, such as ``"loss"``.
     epochs : ndarray of shape (n_epochs,)
-        How many epochs were trained, from 1.
+        Epoch numbers, from 1.
     curves : dict from str to ndarray of shape (n_epochs,)
-        By what it was taken on: ``"training"``, ``"validation"``; NaN for an epoch without.
+        The values on the ``"training"`` and ``"validation"`` rows; NaN for epochs without a value.
     """
 
     label: str
@@ -32,21 +32,21 @@ class NetCurvesData(NamedTuple):
 
 
 def history_of(source: Any) -> Any:
-    """Return the history of a net, or of the one within a fitted pipeline or target transformer; None of others."""
+    """Return the history of a net, or of the net inside a fitted pipeline or target transformer; None for others."""
     while hasattr(source, "steps") or hasattr(source, "regressor_"):
         source = source.steps[-1][1] if hasattr(source, "steps") else source.regressor_
     return getattr(source, "history", None)
 
 
 def net_curves_data(net: Any, what: str = "train_loss") -> NetCurvesData:
-    """Return what a net recorded after every epoch, on its training rows and on those held out.
+    """Return the values that a net recorded per epoch, on its training rows and on held-out rows.
 
     Parameters
     ----------
     net : fitted net, or a Pipeline or TransformedTargetRegressor around one
     what : str, default="train_loss"
-        A column of the net's `history`. Where its other half is there, ``valid_...`` of ``train_...``, that is taken,
-        too. skorch's ``EpochScoring("accuracy", on_train=True, name="train_acc")`` records one of training rows.
+        A column of the net's `history`. For a column ``train_...`` or ``valid_...`` the other one is included if it
+        exists. skorch's ``EpochScoring("accuracy", on_train=True, name="train_acc")`` records one for training rows.
 
     Returns
     -------
@@ -55,13 +55,13 @@ def net_curves_data(net: Any, what: str = "train_loss") -> NetCurvesData:
     Raises
     ------
     ValueError
-        If the net recorded no such number.
+        If the history has no such numeric column.
     sklearn.exceptions.NotFittedError
-        If it has not been trained.
+        If the net has not been trained.
     """
     history = history_of(net)
     if not history:
-        raise NotFittedError("The net must be fitted, got one without epochs. Call its fit first.")
+        raise NotFittedError("The net must be fitted, got one whose history has no epochs. Call its fit first.")
     numbers = [name for name in history[-1] if isinstance(history[-1][name], float | int | np.number)]
     if what not in numbers:
         raise unknown_name("what", what, [name for name in numbers if name != "epoch"])
@@ -76,11 +76,11 @@ def _column(history: Any, name: str) -> np.ndarray:
 
 
 def plot_net_curves(data: NetCurvesData, ax: Any) -> Any:
-    """Draw them, a line each."""
+    """Plot the curves of a net."""
     ax = get_axes(ax)
     for word, values in data.curves.items():
         ax.plot(data.epochs, values, label=word, marker="." if len(values) <= 15 else None)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(data.label.replace("_", " "))
-    explain(ax)
+    add_legend(ax)
     return ax

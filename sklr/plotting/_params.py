@@ -1,4 +1,4 @@
-"""Searches over more than the learning rate: the score against each parameter, a panel each."""
+"""Plots of searches over several parameters: the score against each parameter, one panel per parameter."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 from sklr._utils.optional import require
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
-    below,
+    add_legend,
     diverged,
-    explain,
     label_log_axis,
     mark_diverged,
+    marker_height,
     mean_scores,
     score_name,
-    short,
+    tick_label,
 )
 
 PANELS_PER_ROW = 3
-LOG_RATIO = 30.0  # positive values must span more than this to be drawn on a logarithmic axis
-FEW = 6  # numbers: so few get a tick each, evenly spaced
+LOG_RATIO = 30.0  # minimum ratio of the largest to the smallest value for a logarithmic axis
+FEW = 6  # up to so many distinct numbers get a tick each, evenly spaced
 
 
 class ParamPanel(NamedTuple):
-    """One parameter's part of the picture.
+    """The panel of one parameter.
 
     Attributes
     ----------
     name : str
-        The parameter.
+        Name of the parameter.
     at : ndarray of shape (n_candidates,)
-        Its value, or the position of the value among `ticks`; NaN where a candidate does not have the parameter.
+        The value of each candidate, or its index in `ticks`; NaN if a candidate does not have the parameter.
     ticks : tuple of str
-        The values in the order drawn, where there are few or they are no numbers; empty for an axis of numbers.
+        Labels of the distinct values in the order drawn, if there are few or they are not numbers; otherwise empty.
     is_log : bool
         Whether the axis is logarithmic.
     """
@@ -46,20 +46,20 @@ class ParamPanel(NamedTuple):
 
 
 class ParamsData(NamedTuple):
-    """What the picture of a search over several parameters shows.
+    """The data of a plot of a search over several parameters.
 
     Attributes
     ----------
     panels : list of ParamPanel
-        A panel for each parameter that was varied.
+        One panel for each parameter that was varied.
     score : ndarray of shape (n_candidates,)
-        Mean scores; NaN where a candidate was not trained to the end.
+        Mean scores; NaN if a candidate was not trained to the end.
     diverged : ndarray of bool of shape (n_candidates,)
         Which candidates diverged.
     best : int or None
-        The candidate chosen.
+        Index of the best candidate.
     label : str
-        The score's name.
+        Name of the score.
     """
 
     panels: list[ParamPanel]
@@ -70,7 +70,7 @@ class ParamsData(NamedTuple):
 
 
 def params_data(search: Any) -> ParamsData:
-    """Return the score of every candidate and its place on the axis of each parameter that was varied.
+    """Return the score of every candidate, and its position on the axis of each parameter that was varied.
 
     Parameters
     ----------
@@ -83,19 +83,19 @@ def params_data(search: Any) -> ParamsData:
     Raises
     ------
     ValueError
-        If all candidates are the same.
+        If all candidates are equal.
     """
     score = mean_scores(search)
     candidates = search.cv_results_["params"]
     names = dict.fromkeys(name for params in candidates for name in params)
     panels = [panel for name in names if (panel := _panel(name, candidates)) is not None]
     if not panels:
-        raise ValueError(must_be("search", "one that varied a parameter", f"{len(candidates)} candidates all alike"))
+        raise ValueError(must_be("search", "one that varied a parameter", f"{len(candidates)} equal candidates"))
     return ParamsData(panels, score, diverged(search), getattr(search, "best_index_", None), score_name(search))
 
 
 def _panel(name: str, candidates: list[dict[str, Any]]) -> ParamPanel | None:
-    """Return the panel of a parameter, None if all candidates have the same value of it."""
+    """Return the panel of a parameter, None if all its values are equal."""
     has = np.array([name in params for params in candidates])
     values = [params[name] for params in candidates if name in params]
     at = np.full(len(candidates), np.nan)
@@ -113,7 +113,7 @@ def _panel(name: str, candidates: list[dict[str, Any]]) -> ParamPanel | None:
 
 
 def _looks_logarithmic(values: np.ndarray) -> bool:
-    """Say whether numbers span decades and lie around the geometric centre of their range, not the arithmetic one.
+    """Whether numbers span decades, with a median closer to the geometric than to the arithmetic mean of their range.
 
     >>> _looks_logarithmic(np.array([1e-3, 1e-2, 1e-1])), _looks_logarithmic(np.array([0.02, 0.4, 0.5, 0.9]))
     (True, False)
@@ -127,7 +127,7 @@ def _looks_logarithmic(values: np.ndarray) -> bool:
 
 
 def _places(values: list[Any], order: list[Any] | None = None) -> tuple[tuple[str, ...], list[int]]:
-    """Return the distinct values in words, in the order given or that they came in, and which of them each value is.
+    """Return the labels of the distinct values, in the given order or in order of appearance, and each value's index.
 
     >>> _places(["relu", None, "relu"])
     (('relu', 'None'), [0, 1, 0])
@@ -136,18 +136,18 @@ def _places(values: list[Any], order: list[Any] | None = None) -> tuple[tuple[st
     """
     named = {repr(value): value for value in (order or values)}
     words = list(named)
-    return tuple(short(value) for value in named.values()), [words.index(repr(value)) for value in values]
+    return tuple(tick_label(value) for value in named.values()), [words.index(repr(value)) for value in values]
 
 
 def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
-    """Draw the score against each parameter, a panel each; the star is the best, red crosses diverged.
+    """Plot the score against each parameter, one panel per parameter; the best is a star, diverged are red crosses.
 
     Parameters
     ----------
     source : fitted search or ParamsData
-        Whose candidates to draw.
+        The search to plot.
     axes : array-like of matplotlib Axes, optional
-        Where to draw, at least one for each panel; a new figure by default.
+        Axes to plot on, at least one for each panel; a new figure by default.
 
     Returns
     -------
@@ -162,12 +162,14 @@ def plot_params(source: Any, *, axes: Any = None) -> np.ndarray:
         if ax.get_subplotspec() is None or ax.get_subplotspec().is_first_col():
             ax.set_ylabel(f"{data.label}, mean over cells")
     marked = next((ax for ax in axes if len(ax.get_legend_handles_labels()[0]) > 1), axes[0])
-    explain(marked, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)  # it would hide points inside
+    add_legend(
+        marked, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False
+    )  # above the axes, to hide no points
     return axes
 
 
 def new_panels(n: int, figure: Any = None) -> np.ndarray:
-    """Return axes in rows of up to three, of a new figure or the one given, that share the score's axis."""
+    """Return axes in rows of up to three with a shared y axis, in a new figure or the given one."""
     n_rows = panel_rows(n)
     n_columns = -(-n // n_rows)
     if figure is None:
@@ -180,7 +182,7 @@ def new_panels(n: int, figure: Any = None) -> np.ndarray:
 
 
 def panel_rows(n: int) -> int:
-    """Return in how many rows that many panels stand.
+    """Return the number of rows for `n` panels.
 
     >>> [panel_rows(n) for n in (1, 3, 4, 7)]
     [1, 1, 2, 3]
@@ -192,8 +194,8 @@ def _draw_panel(ax: Any, panel: ParamPanel, data: ParamsData) -> None:
     if panel.is_log:
         ax.set_xscale("log")
     ax.scatter(panel.at, data.score, s=28, alpha=0.55, linewidths=0)
-    gone = data.diverged & np.isfinite(panel.at)
-    mark_diverged(ax, panel.at[gone], np.full(gone.sum(), below(data.score)))
+    marked = data.diverged & np.isfinite(panel.at)
+    mark_diverged(ax, panel.at[marked], np.full(marked.sum(), marker_height(data.score)))
     if data.best is not None:
         star = {"marker": "*", "markersize": 13, "color": "#c97b00", "markeredgecolor": "white", "linestyle": "none"}
         ax.plot(panel.at[data.best], data.score[data.best], **star, markeredgewidth=0.6, zorder=5, label="best")

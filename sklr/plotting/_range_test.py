@@ -1,4 +1,4 @@
-"""The range test: training loss while the learning rate rises, where training breaks, and what each rule suggests."""
+"""The plot of a range test: training loss against learning rate, the edge, and the suggestion of each rule."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr._utils.validation import must_be
-from sklr.plotting._axes import DIVERGED_COLOR, explain, get_axes, label_log_axis, order_colors
+from sklr.plotting._axes import DIVERGED_COLOR, MARKERS, add_legend, get_axes, label_log_axis, order_colors
 
-HEADROOM = 0.15  # of the height of the curve, left above the loss at the start
-MARKERS = "osD^vP*X"
+HEADROOM = 0.15  # space above the loss at the start, as a fraction of the height of the curve
 
 
 class RangeTestData(NamedTuple):
-    """What the picture of a range test shows.
+    """The data of a range-test plot.
 
     Attributes
     ----------
     lr, mean, low, high : ndarray of shape (n_steps,)
-        The smoothed loss, and one standard deviation over the runs around it; equal to the mean for a single run.
+        Learning rate, smoothed loss, and smoothed loss minus and plus one standard deviation over runs; `low` and
+        `high` are equal to `mean` for a single run.
     runs : ndarray of shape (n_steps, n_runs)
         Raw losses.
     n_runs : int
     edge : float or None
     suggestions : dict from str to (float, float)
-        By rule, ascending: the learning rate, and the smoothed loss there.
+        For each rule the suggested learning rate, ascending, and the smoothed loss there.
     ylim : tuple (low, high)
-        Leaves out how high losses explode.
+        Limits of the y axis, which exclude the huge losses of diverged runs.
     """
 
     lr: np.ndarray
@@ -42,7 +42,7 @@ class RangeTestData(NamedTuple):
 
 
 def range_test_data(result: Any) -> RangeTestData:
-    """Return the curve, its band, and where the suggestions lie on it.
+    """Return the curve, its band, and the positions of the suggestions on it.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def range_test_data(result: Any) -> RangeTestData:
     Raises
     ------
     ValueError
-        If it is something else.
+        If `result` is not a `RangeTest`.
     """
     if not hasattr(result, "suggestions"):
         raise ValueError(must_be("result", "what lr_range_test returned", type(result).__name__))
@@ -76,21 +76,21 @@ def range_test_data(result: Any) -> RangeTestData:
 
 
 def _limits(result: Any) -> tuple[float, float]:
-    """Return the heights between which something is to be seen: from the lowest loss to a little above the start."""
+    """Return the limits of the y axis, from slightly below the lowest loss to slightly above the loss at the start."""
     high, low = float(np.max(result.start_loss)), float(np.nanmin(np.vstack([result.start_loss, result.loss])))
     room = HEADROOM * (high - low) or 1.0
     return low - room / 3, high + room
 
 
 def plot_range_test(source: Any, *, ax: Any = None) -> Any:
-    """Draw the loss against the learning rate, runs and their mean, with the edge and a mark for each suggestion.
+    """Plot the loss against the learning rate: each run, their mean, the edge, and a mark for each suggestion.
 
     Parameters
     ----------
     source : RangeTest or RangeTestData
-        What `lr_range_test` returned.
+        The result of `lr_range_test`.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------
@@ -113,5 +113,5 @@ def plot_range_test(source: Any, *, ax: Any = None) -> Any:
     ax.set_xlabel("learning rate of the step")
     ax.set_ylabel("training loss after it" + (f", {data.n_runs} runs" if data.n_runs > 1 else ", one run"))
     label_log_axis(ax)
-    explain(ax)
+    add_legend(ax)
     return ax

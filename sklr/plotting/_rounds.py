@@ -1,4 +1,4 @@
-"""The order in which a search tried its learning rates: coarse to fine, or trial after trial."""
+"""The order in which a search tried its learning rates, by round or by trial."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ import numpy as np
 
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
-    below,
+    MARKERS,
+    add_legend,
     candidate_lrs,
     diverged,
-    explain,
     get_axes,
     label_log_axis,
     mark_diverged,
+    marker_height,
     mean_scores,
     order_colors,
     same_others,
     score_name,
 )
 
-MARKERS = "osD^vP*X"
-
 
 class RoundsData(NamedTuple):
-    """Which candidates came in which round.
+    """The data of a plot of a search's rounds.
 
     Attributes
     ----------
     lr, score : ndarray of shape (n_candidates,)
-        Peak learning rate and mean score; NaN where a candidate has none.
+        Peak learning rate and mean score; NaN if a candidate has none.
     diverged : ndarray of bool of shape (n_candidates,)
         Which candidates diverged.
     round : ndarray of int of shape (n_candidates,)
-        From 1; where the search has no rounds each candidate is one.
+        Round of each candidate, from 1; the number of the trial if the search has no rounds.
     word : str
-        What to call one: ``"round"`` or ``"trial"``.
+        ``"round"`` or ``"trial"``.
     label : str
-        The score's name.
+        Name of the score.
     joined : bool
-        Whether neighbours differ by their learning rate alone, so that a line through them means something.
+        Whether neighbours differ only in their learning rate, so that a line through them is meaningful.
     """
 
     lr: np.ndarray
@@ -58,7 +57,8 @@ def rounds_data(search: Any) -> RoundsData:
     Parameters
     ----------
     search : fitted search
-        One with an lr. `rounds_` says which candidates belong to a round; without it candidates count one by one.
+        A search over learning rates. Its attribute `rounds_` has the candidates of each round; without it, each
+        candidate is a trial of its own.
 
     Returns
     -------
@@ -82,14 +82,14 @@ def rounds_data(search: Any) -> RoundsData:
 
 
 def plot_rounds(source: Any, *, ax: Any = None) -> Any:
-    """Draw score against learning rate, each round in its own colour and shape.
+    """Plot score against learning rate, with a colour and a marker for each round.
 
     Parameters
     ----------
     source : fitted search or RoundsData
-        Whose rounds to draw.
+        The search to plot.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------
@@ -106,16 +106,16 @@ def plot_rounds(source: Any, *, ax: Any = None) -> Any:
     else:
         ax.scatter(data.lr, data.score, c=colors.to_rgba(data.round), s=40, zorder=3)
         ax.figure.colorbar(colors, ax=ax, label="trial, in the order tried")
-    mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), below(data.score)))
+    mark_diverged(ax, data.lr[data.diverged], np.full(data.diverged.sum(), marker_height(data.score)))
     ax.set_xlabel("peak learning rate")
     ax.set_ylabel(f"{data.label}, mean over cells")
     label_log_axis(ax)
-    explain(ax)
+    add_legend(ax)
     return ax
 
 
 def _draw_envelope(ax: Any, data: RoundsData) -> None:
-    """Join the best score of each learning rate by a thin line."""
+    """Draw a thin line through the best score of each learning rate."""
     known = np.isfinite(data.score)
     lrs = np.unique(data.lr[known])
     ax.plot(lrs, [data.score[known & (data.lr == lr)].max() for lr in lrs], color="0.6", linewidth=0.8, zorder=1)

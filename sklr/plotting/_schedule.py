@@ -1,4 +1,4 @@
-"""The learning rate over a training, planned or done."""
+"""The learning rate over the steps of a training, from a schedule or from a fitted net."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sklr.schedules import resolve_schedule
 
 
 class ScheduleData(NamedTuple):
-    """The learning rate of every step, in the order of training.
+    """The learning rate of every step of a training.
 
     Attributes
     ----------
     epochs : ndarray of shape (n_steps,)
-        When each step began, in epochs.
+        The time at the start of each step, in epochs.
     lrs : ndarray of shape (n_steps,)
-        Its learning rate.
+        The learning rate of each step.
     """
 
     epochs: np.ndarray
@@ -28,21 +28,22 @@ class ScheduleData(NamedTuple):
 def schedule_data(
     source: Any, *, n_epochs: int = 10, steps_per_epoch: int = 50, lr: float = 1.0, warmup_epochs: float = 0
 ) -> ScheduleData:
-    """Return the learning rate of every step of a training, planned or done.
+    """Return the learning rate of every step of a training, from a schedule or from a fitted net.
 
     Parameters
     ----------
     source : schedule or fitted net
-        Whatever `sklr.schedules.resolve_schedule` takes is planned with the arguments below; a net with `LRSchedule`
-        among its callbacks tells what it used, and the arguments below are not looked at.
+        A schedule, in any form that `sklr.schedules.resolve_schedule` accepts, is evaluated with the arguments below.
+        Of a fitted net with the callback `LRSchedule`, the recorded learning rates are used, and the arguments below
+        are ignored.
     n_epochs : int, default=10
-        The horizon.
+        The horizon in epochs.
     steps_per_epoch : int, default=50
-        Optimizer steps in one epoch.
+        Number of optimizer steps per epoch.
     lr : float, default=1.0
         The peak lr; 1 shows the multipliers.
     warmup_epochs : float, default=0
-        As the nets take it.
+        Number of epochs of warmup before the schedule.
 
     Returns
     -------
@@ -81,14 +82,14 @@ def _used_lrs(history: Any) -> ScheduleData:
 
 
 def plot_schedule(source: Any, *, ax: Any = None, **options: Any) -> Any:
-    """Draw the learning rate over the epochs of a training, planned or done.
+    """Plot the learning rate over the epochs of a training, from a schedule or from a fitted net.
 
     Parameters
     ----------
     source : ScheduleData, schedule or fitted net
-        As `schedule_data` takes it, or what it returned.
+        As in `schedule_data`, or its result.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
     **options
         Passed to `schedule_data`.
 
@@ -98,7 +99,7 @@ def plot_schedule(source: Any, *, ax: Any = None, **options: Any) -> Any:
     """
     data = source if isinstance(source, ScheduleData) else schedule_data(source, **options)
     ax = get_axes(ax)
-    ax.plot(data.epochs, data.lrs, drawstyle="steps-post")  # an lr holds until the next step
+    ax.plot(data.epochs, data.lrs, drawstyle="steps-post")  # the lr is constant until the next step
     ax.set_xlabel("training time (epochs)")
     ax.set_ylabel("learning rate")
     ax.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""Training epoch by epoch: the curves of all candidates, and the best one's score with its spread over the cells."""
+"""Training curves by epoch: those of all candidates, and the best candidate's score with its spread over cells."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import numpy as np
 
 from sklr._utils.validation import must_be, unknown_name
 from sklr.plotting._axes import (
+    add_legend,
     candidate_lrs,
-    count_epochs,
     diverged,
-    explain,
     get_axes,
-    history,
+    label_epoch_axis,
     lr_colors,
     mark_diverged,
     order_colors,
+    recorded_history,
     score_name,
 )
 from sklr.plotting._net_curves import NetCurvesData, history_of, net_curves_data, plot_net_curves
 
 WHATS = ("train_loss", "valid_score")
-UNFOLLOWED = (  # why there may be none
-    "A scorer that may take long is called once, at the end of a training, as is any of nets trained one by one. "
-    "For its score after every epoch search with pruner=optuna.pruners.NopPruner()."
+UNFOLLOWED = (  # why there may be no validation scores
+    "A scorer that may be slow is called only once, at the end of a training, and so is any scorer of nets that are "
+    "trained one by one. For scores after every epoch, search with pruner=optuna.pruners.NopPruner()."
 )
-WIDE = 20.0  # losses whose ratio is beyond this are drawn on a logarithmic axis
-HEADROOM = 3.0  # an exploding loss leaves the picture at this multiple of the largest loss of what did not diverge
+WIDE = 20.0  # losses with a larger ratio of maximum to minimum are drawn on a logarithmic axis
+HEADROOM = 3.0  # the axis ends at this multiple of the largest loss of the candidates that did not diverge
 
 
 class TrainingCurvesData(NamedTuple):
-    """The training of every candidate, epoch by epoch.
+    """The training curves of all candidates.
 
     Attributes
     ----------
     what : str
         ``"train_loss"`` or ``"valid_score"``.
     label : str
-        The same in words.
+        The name of these values in words.
     lr : ndarray of shape (n_candidates,)
-        Peak learning rates; NaN where there is none.
+        Peak learning rates; NaN if a candidate has none.
     epochs : ndarray of shape (n_epochs,)
-        How many epochs were trained, from 1.
+        Epoch numbers, from 1.
     values : ndarray of shape (n_candidates, n_epochs)
-        Mean over the cells; one that stopped early counts with its last value, one that diverged with NaN.
+        Mean over cells. A run that stopped early keeps its last value; a candidate that diverged has NaN from where
+        one of its runs ended.
     diverged : ndarray of bool of shape (n_candidates,)
         Which candidates diverged.
     """
@@ -58,14 +59,14 @@ class TrainingCurvesData(NamedTuple):
 
 
 def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurvesData:
-    """Return the mean over the cells of every candidate's training loss, or validation score, at each epoch.
+    """Return the training loss or validation score of every candidate at each epoch, averaged over cells.
 
     Parameters
     ----------
     search : fitted search
-        One with `history_`.
+        A search that has `history_`.
     what : {"train_loss", "valid_score"}, default="train_loss"
-        What to average.
+        The values to average.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurve
     Raises
     ------
     ValueError
-        If `what` is unknown, or the search recorded no epochs, or no validation scores of them.
+        If `what` is unknown, or the search has recorded no epochs, or no validation scores.
     """
     cells = _by_cell(search, what)
     return TrainingCurvesData(
@@ -82,16 +83,16 @@ def training_curves_data(search: Any, what: str = "train_loss") -> TrainingCurve
         label="training loss" if what == "train_loss" else f"validation {score_name(search)}",
         lr=candidate_lrs(search),
         epochs=np.arange(1, cells.shape[2] + 1),
-        values=_held(cells, diverged(search)).mean(axis=1),
+        values=_extended(cells, diverged(search)).mean(axis=1),
         diverged=diverged(search),
     )
 
 
 def _by_cell(search: Any, what: str) -> np.ndarray:
-    """Return that column of the history as an array of shape (n_candidates, n_cells, n_epochs), NaN where untrained."""
+    """Return a column of the history as an array of shape (n_candidates, n_cells, n_epochs), NaN where untrained."""
     if what not in WHATS:
         raise unknown_name("what", what, WHATS)
-    columns = history(search)
+    columns = recorded_history(search)
     shape = (*search.cell_scores_.shape, int(columns["epoch"].max()) + 1)
     values = np.full(shape, np.nan)
     cell = columns["fold"] * search.n_seeds + columns["seed"]
@@ -103,11 +104,11 @@ def _by_cell(search: Any, what: str) -> np.ndarray:
     return values
 
 
-def _held(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """Let what a run had at its end stand until the candidate's longest run ends, unless it is `lost`.
+def _extended(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Repeat the last value of each run until the candidate's longest run ends, unless the candidate is `lost`.
 
     >>> cells = np.array([[[3.0, 2.0, 1.0, np.nan], [3.0, 4.0, np.nan, np.nan]]])
-    >>> _held(cells, np.array([False])).mean(axis=1)
+    >>> _extended(cells, np.array([False])).mean(axis=1)
     array([[3. , 3. , 2.5, nan]])
     """
     seen, epochs = np.isfinite(cells), np.arange(cells.shape[2])
@@ -118,19 +119,19 @@ def _held(cells: np.ndarray, lost: np.ndarray) -> np.ndarray:
 
 
 def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = None) -> Any:
-    """Draw the training of all candidates, coloured by learning rate, or that of one fitted net.
+    """Plot the training curves of all candidates of a search, coloured by learning rate, or those of one fitted net.
 
-    A red cross is where a candidate diverged.
+    Red crosses mark where candidates diverged.
 
     Parameters
     ----------
     source : fitted search, fitted net, TrainingCurvesData or NetCurvesData
-        Whose curves to draw; a net may be within a Pipeline or a TransformedTargetRegressor.
+        The search or net to plot; a net may be inside a Pipeline or a TransformedTargetRegressor.
     what : str, default="train_loss"
-        Of a search ``"train_loss"`` or ``"valid_score"``. Of a net any column of its history, with its other half
-        where there is one: the validation loss beside the training loss.
+        For a search, ``"train_loss"`` or ``"valid_score"``. For a net, any column of its history; with ``"train_..."``
+        the matching ``"valid_..."`` is plotted too if it exists, and vice versa.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------
@@ -144,10 +145,10 @@ def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = Non
     is_short = len(data.epochs) <= 15
     for lr, curve in zip(key, data.values, strict=True):
         ax.plot(data.epochs, curve, color=colors.to_rgba(lr), linewidth=1.3, marker="." if is_short else None)
-    _limit(ax, data)
+    _set_limits(ax, data)
     _mark_ends(ax, data)
     ax.figure.colorbar(colors, ax=ax, label=name)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(f"{data.label}, mean over cells")
     return ax
 
@@ -159,8 +160,8 @@ def _coloring(data: TrainingCurvesData) -> tuple[Any, np.ndarray, str]:
     return order_colors(len(numbers)), numbers, "candidate"
 
 
-def _limit(ax: Any, data: TrainingCurvesData) -> None:
-    """Keep the curves that did not diverge readable: a logarithmic axis for wide losses, explosions cut off."""
+def _set_limits(ax: Any, data: TrainingCurvesData) -> None:
+    """Keep the curves that did not diverge readable: a logarithmic axis if they span much, diverging losses cut off."""
     sound = data.values[~data.diverged] if not data.diverged.all() else data.values
     sound = sound[np.isfinite(sound)]
     if data.what != "train_loss" or not len(sound):
@@ -174,35 +175,35 @@ def _limit(ax: Any, data: TrainingCurvesData) -> None:
 
 
 def _mark_ends(ax: Any, data: TrainingCurvesData) -> None:
-    """Put a cross where each diverged candidate was last seen, on the rim of the picture if that is beyond it."""
+    """Put a cross at the last value of each diverged candidate, or at the border of the axes if that is outside."""
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top)
-    rim = top if data.what == "train_loss" else bottom
+    border = top if data.what == "train_loss" else bottom
     lasts = [np.flatnonzero(np.isfinite(curve)) for curve in data.values[data.diverged]]
     ends = [
-        (data.epochs[seen[-1]], np.clip(curve[seen[-1]], bottom, top)) if len(seen) else (data.epochs[0], rim)
+        (data.epochs[seen[-1]], np.clip(curve[seen[-1]], bottom, top)) if len(seen) else (data.epochs[0], border)
         for seen, curve in zip(lasts, data.values[data.diverged], strict=True)
     ]
     if ends:
         mark_diverged(ax, *np.transpose(ends))
-        explain(ax)
+        add_legend(ax)
 
 
 class BestEpochsData(NamedTuple):
-    """The best candidate's validation score, epoch by epoch.
+    """The validation score of the best candidate by epoch.
 
     Attributes
     ----------
     label : str
-        The score in words.
+        Name of the score in words.
     params : dict
-        The candidate's parameters.
+        Parameters of the candidate.
     epochs : ndarray of shape (n_epochs,)
-        How many epochs were trained, from 1.
+        Epoch numbers, from 1.
     cells : ndarray of shape (n_cells, n_epochs)
-        Scores; NaN where a cell has ended.
+        Score in each cell; NaN after a run has ended.
     mean : ndarray of shape (n_epochs,)
-        Over the cells; one that has ended counts with its last score.
+        Mean over cells; a run that has ended keeps its last score.
     """
 
     label: str
@@ -215,12 +216,12 @@ class BestEpochsData(NamedTuple):
 def best_epochs_data(search: Any) -> BestEpochsData:
     """Return the validation score of the best candidate in each cell at each epoch.
 
-    Where the lr chosen was never tried, the best candidate is the tried one next to it.
+    If the chosen lr was not tried, the best candidate is the one closest to it.
 
     Parameters
     ----------
     search : fitted search
-        One with `history_` and `best_index_`.
+        A search that has `history_` and `best_index_`.
 
     Returns
     -------
@@ -229,27 +230,28 @@ def best_epochs_data(search: Any) -> BestEpochsData:
     Raises
     ------
     ValueError
-        If the search chose no candidate, or recorded no validation scores of its epochs.
+        If the search selected no candidate, or has recorded no validation scores.
     """
     cells = _by_cell(search, "valid_score")
     if not hasattr(search, "best_index_"):
-        raise ValueError(must_be("search", "one that chose a candidate", f"refit={search.refit!r}", "Name a metric."))
+        advice = "Set refit to the name of a metric."
+        raise ValueError(must_be("search", "one that selected a candidate", f"refit={search.refit!r}", advice))
     best = cells[search.best_index_]
     best = best[:, : np.flatnonzero(np.isfinite(best).any(axis=0)).max(initial=0) + 1]
     params = search.cv_results_["params"][search.best_index_]
-    mean = _held(best[None], np.array([False]))[0].mean(axis=0)
+    mean = _extended(best[None], np.array([False]))[0].mean(axis=0)
     return BestEpochsData(score_name(search), params, np.arange(1, best.shape[1] + 1), best, mean)
 
 
 def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
-    """Draw the best candidate's validation score against the epochs, with its spread over the cells.
+    """Plot the validation score of the best candidate against the epoch, with its spread over cells.
 
     Parameters
     ----------
     source : fitted search or BestEpochsData
-        Whose best candidate to draw.
+        The search to plot.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Axes to plot on; a new figure by default.
 
     Returns
     -------
@@ -264,7 +266,7 @@ def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
     known = np.isfinite(data.cells).any(axis=0)
     low, high = np.nanmin(data.cells[:, known], axis=0), np.nanmax(data.cells[:, known], axis=0)
     ax.fill_between(data.epochs[known], low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    count_epochs(ax)
+    label_epoch_axis(ax)
     ax.set_ylabel(f"validation {data.label}")
-    explain(ax)
+    add_legend(ax)
     return ax

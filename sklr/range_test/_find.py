@@ -1,4 +1,4 @@
-"""`lr_find`, the method of the nets: a range test and its picture in one call."""
+"""`lr_find`, a method of the nets: a range test and its plot in one call."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from sklr.range_test._run import lr_range_test
 
 
 def lr_find(net: Any, X: Any, y: Any = None, *, ax: Any = None, plot: bool = True, **params: Any) -> RangeTest:
-    """Raise the learning rate until training breaks, draw the loss, and return where to start.
+    """Run a learning-rate range test, plot the loss, and return a learning rate to start from.
 
-    This is `sklr.lr_range_test` for this net, with its picture. The net stays as it is: clones are trained.
+    This is `sklr.lr_range_test` for this net, with a plot. The net is not changed: clones are trained.
 
     Parameters
     ----------
     X, y : as in `fit`
         Training rows; X may also be a Dataset or a DataLoader.
     ax : matplotlib Axes, default=None
-        Where to draw; None makes a new figure, and draws nothing where matplotlib is not installed.
+        Axes to plot on. By default a new figure is created, or nothing is plotted if matplotlib is not installed.
     plot : bool, default=True
-        Whether to draw.
+        Whether to plot.
     **params
         As in `sklr.lr_range_test`: `lr_range`, `n_steps`, `n_seeds`, `random_state` and others.
 
     Returns
     -------
     result : RangeTest
-        Prints as its conclusion; `result.suggestion` is the number.
+        Its `suggestion` is the learning rate; its `repr` is the conclusion in words.
 
     Examples
     --------
@@ -48,4 +48,4 @@ def lr_find(net: Any, X: Any, y: Any = None, *, ax: Any = None, plot: bool = Tru
     return result
 
 
-BaseNet.lr_find = lr_find  # the nets stand below the range test, so it brings the method to them
+BaseNet.lr_find = lr_find  # set here, since the nets must not import the range test, which imports them

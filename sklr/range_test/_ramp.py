@@ -1,6 +1,6 @@
-"""The training behind a range test: every cell's net while its learning rate rises, all as one stack if they can.
+"""The training of a range test: the net of every cell at increasing learning rates, as one stack if possible.
 
-What the losses mean is not known here; `_curve.py` reads them.
+The losses are analysed in `_curve.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from sklr._utils.divergence import exploded
 from sklr._utils.validation import must_be
 from sklr.callbacks import LRSchedule
+from sklr.callbacks._kind import callback_class
 from sklr.engines import Engine, SequentialEngine
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit
@@ -41,7 +42,7 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import is_wrapped, net_of
 from sklr.schedules import Schedule
 
-NOT_FOR_A_RAMP = (  # what sets the learning rate itself, needs validation rows, ends a training or reports on it
+NOT_FOR_A_RAMP = (  # callbacks that set the learning rate, need validation rows, or stop or report a training
     LRSchedule,
     skorch_callbacks.LRScheduler,
     skorch_callbacks.EarlyStopping,
@@ -56,16 +57,17 @@ NOT_FOR_A_RAMP = (  # what sets the learning rate itself, needs validation rows,
 
 
 class Losses(NamedTuple):
-    """The losses of a ramp, raw, and how it was trained.
+    """The raw losses of a ramp, and how it was trained.
 
     Attributes
     ----------
     lr : ndarray of shape (n_steps,)
+        The learning rate of each step.
     before : ndarray of shape (n_runs,)
-        Each run's loss before its first update.
+        Loss of each run before its first update.
     after : ndarray of shape (n_steps, n_runs)
-        Each run's loss on the batch that follows the update with that step's learning rate; NaN once the run is
-        beyond return.
+        Loss of each run on the next batch after the update with the learning rate of each step; NaN from where the run
+        diverged.
     engine : str
         ``"stacked"`` or ``"sequential"``.
     reasons : tuple of str
@@ -81,9 +83,9 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Ramp(Schedule):
-    r"""Rise by the same factor every step: :math:`m(s) = a (b / a)^{s / (n - 1)}` from `low` to `high` in `n_steps`.
+    r"""Increase by a constant factor every step: :math:`m(s) = a (b / a)^{s / (n - 1)}`, from `low` to `high`.
 
-    Past the last step the multiplier stays at `high`.
+    After `n_steps` steps the multiplier stays at `high`.
 
     >>> [round(Ramp(0.1, 10.0, 3)(step, 0), 6) for step in (0, 1, 2, 9)]
     [0.1, 1.0, 10.0, 10.0]
@@ -103,17 +105,17 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
     Parameters
     ----------
     experiment : Experiment
-        `estimator` is a skorch net or what is around one; it is cloned.
+        Its `estimator` is a skorch net or a known wrapper around one; it is cloned.
     ramp : Ramp
         `low` and `high` as learning rates. A parameter group with a learning rate of its own is raised by the same
         factor as the net's.
     engine : {"auto", "stacked", "sequential"} or Engine
-        Whether all cells are one stack; ``"auto"`` where they can be.
+        Whether to train all cells as one stack; ``"auto"`` does so if possible.
 
     Raises
     ------
     EngineError
-        If they are to be one stack and cannot be.
+        If the engine is "stacked" and the cells cannot be stacked.
     ValueError
         If a loss is not finite before the first step.
     """
@@ -129,7 +131,7 @@ def ramp_losses(experiment: Experiment, ramp: Ramp, engine: str | Engine = "auto
 
 
 def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[list[np.ndarray] | None, tuple[str, ...]]:
-    """Return every run's batch losses, or None and the reasons why they are not trained as one stack."""
+    """Return the batch losses of every run, or None and the reasons why they cannot be trained as one stack."""
     groups, refused = _prepare_ramp(experiment, ramp.n_steps)
     if refused and engine != "auto":
         advice = "Use engine='sequential', or engine='auto' to have one chosen."
@@ -139,17 +141,17 @@ def _train_stacked(experiment: Experiment, ramp: Ramp, engine: str) -> tuple[lis
     try:
         runs = {k: losses for group in groups for k, losses in _ramp_in_stack(group, ramp).items()}
         return [runs[k] for k in range(len(experiment.cells))], ()
-    except Exception as error:  # whatever it is, training one by one does without, or raises what is not the stack's
+    except Exception as error:  # sequential training is tried next; an error that is not due to the stack recurs there
         warn_of_fallback(in_words(error), "all runs")
         return None, (raised(in_words(error)),)
 
 
 def plain(estimator: Any) -> Any:
-    """Return a clone whose net trains on all its rows, at no learning rate but the ramp's."""
+    """Return a clone whose net trains on all its rows, and whose learning rate nothing but the ramp changes."""
     estimator = clone(estimator)
     net = net_of(estimator)
     net.train_split, net.warm_start, net.verbose = None, False, 0
-    net.callbacks = [given for given in _listed(net.callbacks) if not _is_one_of(given, NOT_FOR_A_RAMP)]
+    net.callbacks = [c for c in _listed(net.callbacks) if not issubclass(callback_class(c), NOT_FOR_A_RAMP)]
     if hasattr(net, "start_fit"):
         net.schedule, net.warmup_epochs, net.schedule_epochs = None, 0, None
     return estimator
@@ -159,22 +161,17 @@ def _listed(callbacks: Any) -> list:
     return [] if callbacks is None or isinstance(callbacks, str) else list(callbacks)
 
 
-def _is_one_of(given: Any, classes: tuple[type, ...]) -> bool:
-    callback = given[-1] if isinstance(given, tuple) else given
-    return issubclass(callback if isinstance(callback, type) else type(callback), classes)
-
-
 def _peak(net: NeuralNet) -> float:
-    """Return the learning rate the net is set to, which multipliers refer to."""
+    """Return the net's peak learning rate, which the multipliers of a schedule refer to."""
     peak = net.get_params_for("optimizer").get("lr", net.lr)
     if not peak > 0:
-        advice = "Which lr above 0 it is makes no difference to the test."
+        advice = "Any lr above 0 gives the same result."
         raise ValueError(must_be("the net's lr", "above 0 for a range test", peak, advice))
     return float(peak)
 
 
 def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
-    """Set the nets up in every cell as one stack, with batches enough for the ramp."""
+    """Prepare the nets of all cells as one stack, with enough epochs for all steps of the ramp."""
     net = net_of(experiment.estimator)
     n_rows = min(len(cell.train) for cell in experiment.cells)
     n_batches = len(net.get_iterator(range(n_rows), training=True)) if net.iterator_train is DataLoader else 1
@@ -183,7 +180,7 @@ def _prepare_ramp(experiment: Experiment, n_steps: int) -> Prepared:
 
 
 def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
-    """Return each cell's batch losses, by its number; a batch more than the ramp has steps shows what the last did."""
+    """Return the batch losses of each cell, by cell number; one more than steps, to see the effect of the last one."""
     (member,), pack_cells = group.members, [group_cell.pack_cell for group_cell in group.group_cells]
     orders = [list(islice(chain.from_iterable(pack_cell.epochs), ramp.n_steps + 1)) for pack_cell in pack_cells]
     multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
@@ -197,20 +194,20 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
 
 
 def _feed(pack: Pack, orders: Sequence[Epoch]) -> Feed | StreamFeed:
-    """Return what each step of the ramp is shown, from the batches of as many epochs as it takes."""
+    """Return the batches of all steps of the ramp, from as many epochs as needed."""
     if pack.streams:
         return StreamFeed([_batches(stream, len(orders[0])) for stream in pack.streams], epoch_sizes(orders))
     return pack.feed(*epoch_positions(orders))
 
 
 def _batches(stream: CellStream, n: int) -> Iterator[Shown]:
-    """Return the first batches of a stream, of as many epochs as it takes."""
+    """Return the first `n` batches of a stream, from as many epochs as needed."""
     epochs = (stream.batches() for _ in repeat(None))
     return islice(chain.from_iterable(epochs), n)
 
 
 def _train_one_by_one(experiment: Experiment, ramp: Ramp) -> list[np.ndarray]:
-    """Return every run's batch losses, trained by skorch's own loop; short where a run was beyond return."""
+    """Return the batch losses of every run, trained by skorch's own loop; they end where a run diverged."""
     cells = experiment.cells
     estimators = [seeded_clone(experiment, {}, cell) for cell in cells]
     heads = fit_heads(experiment, estimators, cells)
@@ -231,11 +228,11 @@ def _train_one(experiment: Experiment, cell: Cell, estimator: Any, head: Head | 
 
 
 class _RampIsOver(Exception):
-    """The last loss of a ramp is known."""
+    """Raised to stop the training after the last loss of a ramp."""
 
 
 class _End(Callback):
-    """Ends a training with the batch after the ramp's last step."""
+    """Stops the training after the batch that follows the last step of the ramp."""
 
     def __init__(self, n_steps: int):
         self.n_steps = n_steps
@@ -252,7 +249,7 @@ def _batch_losses(net: NeuralNet) -> list[float]:
 
 
 def _losses(lr: np.ndarray, runs: Sequence[np.ndarray], engine: str, reasons: tuple[str, ...] = ()) -> Losses:
-    """Line the runs up, and forget what comes after a loss beyond return."""
+    """Collect the losses of all runs in arrays, with NaN after the loss at which a run diverged."""
     table = np.full((len(lr) + 1, len(runs)), np.nan)
     for run, losses in enumerate(runs):
         beyond = exploded(losses, np.full_like(losses, losses[0]))
@@ -260,6 +257,6 @@ def _losses(lr: np.ndarray, runs: Sequence[np.ndarray], engine: str, reasons: tu
         table[:end, run] = losses[:end]
     table[~np.isfinite(table)] = np.nan
     if np.isnan(table[0]).any():
-        advice = "Look for NaN or huge values in X and y, and for a loss that does not fit the module."
+        advice = "Check X and y for NaN and huge values, and that the loss matches the module's outputs."
         raise ValueError(must_be("the loss before the first step", "finite in every run", table[0].tolist(), advice))
     return Losses(lr, table[0], table[1:], engine, reasons)

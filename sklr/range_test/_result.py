@@ -1,4 +1,4 @@
-"""What `lr_range_test` returns: the curve with its spread, the edge, and what each rule would suggest."""
+"""The result of `lr_range_test`: the curve with its spread, the edge, and the suggestion of each rule."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from sklr.plotting import plot_range_test
 from sklr.range_test._curve import find_edge, read_runs, smooth, suggest
 from sklr.range_test._ramp import Losses
 
-AGREE_WITHIN = 10.0  # a factor; a step of a coarse search, and less than the rules differ on most data
-SEARCH_BELOW = (1e4, 3.0)  # the edge, factors: a whole training breaks a little earlier than one that only passes by
+AGREE_WITHIN = 10.0  # factor; the spacing of a coarse grid, and less than the rules differ by on most data
+# factors below the edge: a whole training becomes unstable at a slightly lower lr than a single step of the ramp
+SEARCH_BELOW = (1e4, 3.0)
 
 
 @dataclass(frozen=True, eq=False)
 class RangeTest(ShownAsText):
-    """The result of a range test; `suggestion` is the number, no picture needed.
+    """The result of a learning-rate range test; `suggestion` is the learning rate to start from.
 
     Parameters
     ----------
     lr : ndarray of shape (n_steps,)
         The learning rates, ascending.
     loss : ndarray of shape (n_steps, n_runs)
-        Training loss of the batch that follows the update with that learning rate, raw; NaN once a run is beyond
-        return.
+        Raw training loss of the next batch after the update with each learning rate; NaN from where a run diverged.
     start_loss : ndarray of shape (n_runs,)
         The loss before the first update.
     mean, spread : ndarray of shape (n_steps,)
-        Mean and standard deviation over the runs of their smoothed losses; `spread` is NaN for a single run. A run
-        that has blown up counts with as much above its start as it had fallen below.
+        Mean and standard deviation over runs of the smoothed losses; `spread` is NaN for a single run. The losses of a
+        run are capped as far above its start as they decreased below it.
     unstable_step : ndarray of int of shape (n_runs,)
-        The index in `lr` of the first step that broke each run; -1 if none did.
+        The index in `lr` of the first unstable step of each run; -1 if there is none.
     edge : float or None
-        The highest learning rate before half of the runs are broken; None if they never are.
+        The highest learning rate before half of the runs are unstable; None if fewer ever are.
     suggestions : dict from str to float
-        By rule: `minimum`, `steep`, `valley`, `slide` as fastai has them, and `midway`, the geometric mean of `minimum`
-        and `steep`, at most a quarter of the edge. A rule without an answer is absent; none has one if the loss never
-        falls.
+        The learning rate suggested by each rule: `minimum`, `steep`, `valley` and `slide` as in fastai, and `midway`,
+        the geometric mean of `minimum` and `steep`, at most a quarter of the edge. A rule without a result is absent;
+        all are if the loss never falls.
     run_suggestions : dict from str to ndarray of shape (n_runs,)
-        The same, read off each run alone; NaN without an answer.
+        The suggestions from each run alone; NaN if a rule has no result.
     engine : {"stacked", "sequential"}
         How the runs were trained.
     engine_reasons : tuple of str
-        Why they could not be stacked.
+        Why the runs could not be stacked.
     """
 
     lr: np.ndarray
@@ -63,23 +63,23 @@ class RangeTest(ShownAsText):
 
     @property
     def suggestion(self) -> float | None:
-        """The one learning rate to start from, that of the rule `midway`; None if the loss never fell."""
+        """The learning rate to start from, suggested by the rule `midway`; None if the loss never fell."""
         return self.suggestions.get("midway")
 
     @property
     def disagreement(self) -> float:
-        """The highest suggestion over the lowest; NaN where there are none."""
+        """Ratio of the highest to the lowest suggestion; NaN if there are none."""
         found = list(self.suggestions.values())
         return max(found) / min(found) if found else float("nan")
 
     @property
     def agree(self) -> bool:
-        """Whether there are suggestions, all within a factor of 10 of each other."""
+        """Whether there are suggestions, and all are within a factor of 10 of each other."""
         return self.disagreement <= AGREE_WITHIN
 
     @property
     def search_range(self) -> tuple[float, float]:
-        """The learning rates worth searching: from four decades below the edge up to a third of it.
+        """The range of learning rates to search: from four decades below the edge to a third of it.
 
         Without an edge, the four decades up to the highest learning rate that was tried.
         """
@@ -88,12 +88,12 @@ class RangeTest(ShownAsText):
         return float(f"{edge / low:.3g}"), float(f"{edge / high:.3g}")
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the curve with its spread, the edge and the suggestions.
+        """Plot the curve with its spread, the edge and the suggestions.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Axes to plot on; a new figure by default.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class RangeTest(ShownAsText):
         return plot_range_test(self, ax=ax)
 
     def summary(self) -> str:
-        """Return the result in plain words: the edge, the suggestions, whether they agree, what to search."""
+        """Return the result in words: the edge, the suggestions, whether they agree, and the range to search."""
         return "\n".join(
             [self.conclusion(), self._what(), self._about_edge(), self._about_suggestions(), self._advice()]
         )
@@ -129,12 +129,14 @@ class RangeTest(ShownAsText):
         )
 
     def _about_edge(self) -> str:
-        n_broken, n_runs = int((self.unstable_step >= 0).sum()), len(self.unstable_step)
+        n_unstable, n_runs = int((self.unstable_step >= 0).sum()), len(self.unstable_step)
         if self.edge is None:
-            return f"Edge: none, {n_broken} of {n_runs} runs broke. Raise the upper end of lr_range to see it."
+            unstable = f"{n_unstable} of {n_runs} runs became unstable"
+            return f"Edge: none, {unstable}. Raise the upper end of lr_range to find it."
         lrs = self.lr[np.maximum(self.unstable_step[self.unstable_step >= 0] - 1, 0)]
         return (
-            f"Edge: {self.edge:.3g}; {n_broken} of {n_runs} runs broke, just above {lrs.min():.3g} to {lrs.max():.3g}."
+            f"Edge: {self.edge:.3g}; {n_unstable} of {n_runs} runs became unstable, just above {lrs.min():.3g} to "
+            f"{lrs.max():.3g}."
         )
 
     def _about_suggestions(self) -> str:
@@ -142,16 +144,16 @@ class RangeTest(ShownAsText):
             return "Suggestions: none, the loss never fell by more than its noise."
         found = ", ".join(f"{rule} {lr:.3g}" for rule, lr in self.suggestions.items())
         verdict = "agree" if self.agree else "do not agree"
-        apart = f"within a factor of {AGREE_WITHIN:g} ({self.disagreement:.2g} lies between them)"
+        apart = f"within a factor of {AGREE_WITHIN:g} (they differ by a factor of {self.disagreement:.2g})"
         return f"Suggestions: {found}. They {verdict} {apart}."
 
     def _advice(self) -> str:
         low, high = self.search_range
-        return f"A range test sees the start of a training, not its end. Search lr_range=({low:g}, {high:g})."
+        return f"A range test only covers the start of a training. Search lr_range=({low:g}, {high:g})."
 
 
 def read(losses: Losses) -> RangeTest:
-    """Make the result of a ramp's losses."""
+    """Return the result of a range test from the losses of its ramp."""
     lr = losses.lr
     runs = read_runs(losses.before, losses.after)
     edge = find_edge(lr, runs.unstable_step)

@@ -1,7 +1,7 @@
-"""The rules by which others read a learning rate off a range test, as they were published; pure functions of a curve.
+"""Published rules that select a learning rate from a range test, as pure functions of the curve.
 
-Each is given `lr` and `loss`, both of shape (n_steps,), ascending in `lr`, evenly spaced on a logarithmic scale,
-without NaN, and cut where the training broke. A curve that never falls has no such lr: that is the caller's to see.
+Each takes `lr` and `loss` of shape (n_steps,), with ascending `lr` evenly spaced on a logarithmic scale, without NaN,
+and cut where training became unstable. The caller must check that the loss falls at all, or the result is meaningless.
 The formulas are those of fastai 2, `fastai/callback/schedule.py`.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 SLIDE_WIDTH = 15  # steps
-SLIDE_SLOPE = 0.005  # loss per step; why the test scales a curve before it asks
+SLIDE_SLOPE = 0.005  # loss per step, an absolute value; `suggest` therefore scales the curve to a range of 1
 
 
 def minimum(lr: np.ndarray, loss: np.ndarray) -> float:
@@ -25,7 +25,7 @@ def minimum(lr: np.ndarray, loss: np.ndarray) -> float:
 
 
 def steep(lr: np.ndarray, loss: np.ndarray) -> float:
-    """Return the left end of the step in which the loss falls most, by slope over ln lr.
+    """Return the learning rate at which the slope of the loss over ln(lr) is steepest, the left end of that interval.
 
     >>> steep(np.array([0.1, 1.0, 10.0]), np.array([3.0, 2.5, 1.0]))
     1.0
@@ -34,10 +34,10 @@ def steep(lr: np.ndarray, loss: np.ndarray) -> float:
 
 
 def valley(lr: np.ndarray, loss: np.ndarray) -> float:
-    """Return about the middle of the longest valley.
+    """Return a learning rate near the middle of the longest valley, as in fastai.
 
-    The valley is the longest strictly falling subsequence, whose length is then taken for that of a stretch of
-    neighbours that ends where it ends; of the stretch's three thirds the answer is the middle of the second.
+    The valley is the longest strictly decreasing subsequence. It is then treated as a contiguous interval of the same
+    length that ends at the same step, and the middle of the second third of this interval is returned.
 
     >>> lr = np.geomspace(1e-3, 1.0, 7)
     >>> round(valley(lr, np.array([9.0, 8.0, 7.0, 6.0, 5.0, 6.0, 7.0])), 6)  # ends at 4, so starts at -1: -1 + 1 + 0
@@ -53,9 +53,9 @@ def valley(lr: np.ndarray, loss: np.ndarray) -> float:
 
 
 def slide(lr: np.ndarray, loss: np.ndarray) -> float | None:
-    """Return where an interval that slides down from the right first has slopes alike at both ends; None if too short.
+    """Return where an interval, moved from right to left, first has similar slopes at both ends; None if too short.
 
-    The interval is 15 steps wide, slopes are per step, and alike means less than 0.005 apart.
+    The interval is 15 steps wide, and slopes per step are similar if they differ by at most 0.005.
 
     >>> slide(np.geomspace(1e-3, 1.0, 10), np.arange(10.0)) is None
     True
@@ -65,7 +65,7 @@ def slide(lr: np.ndarray, loss: np.ndarray) -> float | None:
     slope = np.gradient(loss)
     apart = np.abs(slope[SLIDE_WIDTH:] - slope[:-SLIDE_WIDTH]) > SLIDE_SLOPE
     alike = np.flatnonzero(~apart)
-    # the last interval whose ends are still apart; the rightmost where even that one is alike
+    # the leftmost of the intervals on the right whose slopes differ; the rightmost interval if there is none
     left = int(alike[-1]) + 1 if len(alike) else 0
     return float(lr[min(left, len(apart) - 1)])
 

@@ -1,4 +1,4 @@
-"""`lr_range_test`: from a net and data to a result."""
+"""`lr_range_test`, the function that runs a range test."""
 
 from __future__ import annotations
 
@@ -40,62 +40,64 @@ def lr_range_test(
     random_state: Any = None,
     **fit_params: Any,
 ) -> RangeTest:
-    r"""Raise the learning rate step by step until training breaks, and see which ones might be worth searching.
+    r"""Increase the learning rate every step until training becomes unstable, to find the range worth searching.
 
-    Leslie Smith's range test (2015, arXiv:1506.01186, section 3.3) in fastai's form: the learning rate rises by the
-    same factor each optimizer step, :math:`lr_i = low (high / low)^{i / (n - 1)}`, and the training loss is watched.
-    Here it is repeated with several seeds, and on several folds if asked for, as one stack where that can be.
+    This is Leslie Smith's range test (2015, arXiv:1506.01186, section 3.3) in fastai's form: the learning rate
+    increases by a constant factor every optimizer step, :math:`lr_i = low (high / low)^{i / (n - 1)}`, and the training
+    loss is recorded. Here it is repeated with several seeds, and optionally on several folds, as one stack if possible.
 
     Parameters
     ----------
     net : skorch net, or Pipeline or TransformedTargetRegressor around one
-        Left as it is: clones are trained. Its optimizer, batch size, loss and gradient clipping count; its `lr` (but
-        for its ratio to those of parameter groups with their own), schedule, warmup, `max_epochs` and `train_split`
-        do not, nor do callbacks that stop, score, report or set the learning rate.
+        It is not changed: clones are trained. Its optimizer, batch size, loss and gradient clipping are used. Its `lr`
+        (except for its ratio to parameter groups with their own lr), schedule, warmup, `max_epochs` and `train_split`
+        are not used, and neither are callbacks that stop, score, report or set the learning rate.
     X, y : as in `fit`
-        Training rows. Epochs are repeated until there are steps enough.
+        Training rows. As many epochs are trained as the steps need.
     lr_range : tuple (low, high)
         The first and the last learning rate.
     n_steps : int, default=200
-        Learning rates, which are optimizer steps. 25 to the decade: with half as many the rules scatter more.
+        Number of learning rates, with one optimizer step each. The default is 25 per decade: with half as many the
+        suggestions of the rules scatter more.
     cv : int, splitter or iterable, optional
-        Train on the training rows of these folds; None trains on all rows, as no score is taken.
+        Train on the training rows of these folds. By default all rows are used, since no score is computed.
     n_seeds : int, default=3
-        Trainings on each fold, or on all rows, each from initial weights and in a batch order of its own.
+        Number of runs per fold, each with its own initial weights and batch order.
     engine : {"auto", "stacked", "sequential"} or Engine
-        Whether all runs are one batched model; ``"auto"`` where they can be.
+        Whether to train all runs as one batched model; ``"auto"`` does so if possible.
     n_jobs : int, optional
-        Workers for runs that cannot be stacked.
+        Number of workers for runs that cannot be stacked.
     random_state : int, RandomState instance or None
-        Decides folds and seeds. The global generators are left as they were found.
+        Determines folds and seeds. The global random generators are left unchanged.
     **fit_params
         As in `fit`, such as ``sample_weight``.
 
     Returns
     -------
     result : RangeTest
-        `result.suggestions` has a number by rule, `result.edge` the highest learning rate that did not break training,
-        `result.search_range` what is worth searching.
+        With the `suggestions` of all rules, the `edge`, which is the highest learning rate at which training is stable,
+        and the `search_range`.
 
     Raises
     ------
     ValueError
-        If an argument is not what it must be, or a loss is not finite before the first step.
+        If an argument is invalid, or a loss is not finite before the first step.
     EngineError
-        If the runs are to be stacked and cannot be.
+        If ``engine="stacked"`` and the runs cannot be stacked.
 
     Notes
     -----
-    The loss at a learning rate is that of the batch after the update it made; other implementations take the one
-    before it, and so blame each learning rate for its predecessor. The loss of an exploded run ends the ramp and is
-    never suggested. Curves are smoothed with a centred Gaussian of 0.2 decade, which unlike a running average does not
-    lag. A run is broken where its loss, the median of five steps, has given back half of all it gained; no multiple of
-    the loss is looked at, so it may be negative.
+    The loss recorded for a learning rate is that of the next batch, after the update with this learning rate. Other
+    implementations record the loss before the update, and so attribute the effect of each learning rate to the next
+    one. A run ends when it diverges, and the learning rate at which it does is never suggested. Curves are smoothed
+    with a centred Gaussian of 0.2 decade, which unlike a running average has no lag. A run is unstable when its loss
+    (the median of five steps) has risen again by half of its total decrease. No threshold is a multiple of the loss, so
+    the loss may be negative.
 
-    When it fails: the weights of step `i` have been trained at lower learning rates, by few steps. It finds the edge
-    of stability well (to a tenth or a quarter of a decade), but the best learning rate of a whole training lies some
-    decades below it. Search there, as ``LRGridSearchCV(net, lr_range="auto")`` does; do not train with a suggestion
-    unseen, least of all where `result.agree` is False.
+    Limitations: the weights at step `i` have been trained for few steps, at lower learning rates. The test finds the
+    edge of stability well (to a tenth or a quarter of a decade), but the best learning rate of a whole training is
+    decades below it. Search that range, as ``LRGridSearchCV(net, lr_range="auto")`` does; do not train with a
+    suggestion without checking it, in particular if `result.agree` is False.
 
     Examples
     --------
@@ -110,7 +112,7 @@ def lr_range_test(
     ((200, 3), ['midway', 'minimum', 'slide', 'steep', 'valley'])
     >>> 0.1 < test.edge < 10 and all(lr < test.edge for lr in test.suggestions.values())
     True
-    >>> lr_range_test(net, X, y, lr_range=(1e-7, 1e-5), random_state=0).suggestions  # nothing happens down there
+    >>> lr_range_test(net, X, y, lr_range=(1e-7, 1e-5), random_state=0).suggestions  # the loss does not fall here
     {}
     """
     low, high = check_lr_range(lr_range)
@@ -147,4 +149,4 @@ def _cells(net: Any, X: Any, y: Any, cv: Any, n_seeds: int, random_state: np.ran
         return draw_cells(folds, X, y, {}, n_seeds=n_seeds, rows=None, random_state=random_state)
     rows = np.arange(count_rows(X))
     seeds = random_state.randint(MAX_SEED, size=n_seeds)
-    return [Cell(0, index, int(seed), rows, rows[:1]) for index, seed in enumerate(seeds)]  # nothing is tested
+    return [Cell(0, index, int(seed), rows, rows[:1]) for index, seed in enumerate(seeds)]  # test rows are not used

@@ -1,4 +1,4 @@
-"""Recipes around a search: how long to train, how much warmup, which layers to decay."""
+"""Recipes that prepare a search: how long to train, how much warmup, and weight decay by layer."""
 
 from sklr.recipes._decay import weight_decay_by_layer
 from sklr.recipes._max_steps import MaxSteps, suggest_max_steps

@@ -1,4 +1,4 @@
-"""Weight decay by layer, as the parameter groups that skorch hands to an optimizer."""
+"""Weight decay by layer, as parameter groups for `optimizer__param_groups`."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ def weight_decay_by_layer(
     *,
     biases_and_norms: float | None = 0.0,
 ) -> list[tuple[str, dict[str, float]]]:
-    """Give each layer its own weight decay, and none to biases and normalisation layers.
+    """Return parameter groups with a weight decay per layer, and no decay of biases and normalization layers.
 
     Parameters
     ----------
     module : torch.nn.Module
-        What is trained, or one built alike: only its parameters' names count.
+        The module to train, or one of the same structure: only its layers and parameter names are used.
     decay : float, or dict from str or layer class to float, optional
-        The weight decay of all weights, or that of some: keys are patterns of parameter names such as "layers.0.*" or
-        "*embedding*", or classes such as ``torch.nn.Conv2d``; of several that fit the first counts. What no key
-        fits keeps the optimizer's own `weight_decay`, which stays there to be searched.
+        The weight decay of all weights, or of some of them: keys are patterns of parameter names such as "layers.0.*"
+        or "*embedding*", or layer classes such as ``torch.nn.Conv2d``. If several keys match a parameter, the first
+        one is used. Parameters that no key matches get the optimizer's `weight_decay`, which can still be searched.
     biases_and_norms : float or None, default=0
-        The weight decay of biases and of all parameters of normalisation layers, unless a key of `decay` is the very
-        name of one. None treats them like all others.
+        The weight decay of biases and of all parameters of normalization layers, unless a key of `decay` is the exact
+        name of the parameter. None treats them like all other parameters.
 
     Returns
     -------
     groups : list of (pattern, {"weight_decay": decay})
-        For ``optimizer__param_groups`` of a net, skorch's own included. Patterns are few, as each makes a group.
+        For ``optimizer__param_groups`` of a net of sklr or skorch. Few patterns are used, since each one creates a
+        parameter group.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, or a key fits no parameter.
+        If an argument is invalid, or a key matches no parameter.
 
     Notes
     -----
-    Norms and biases do without decay in most recipes since He et al. 2019 (arXiv 1812.01187, section 3.1): the scale of
-    a layer before a norm does not matter, and its shift is no capacity. In a search of the module's own shape (its
-    depth, say) the names change from candidate to candidate: use patterns that fit them all, or decay alike.
+    Most recipes do not decay norms and biases, following He et al. 2019 (arXiv 1812.01187, section 3.1): the scale of a
+    layer before a norm does not change the output, and a shift adds no capacity. In a search over the module's
+    architecture, such as its depth, parameter names differ between candidates: use patterns that match all of them, or
+    the same decay for all weights.
 
     Examples
     --------
@@ -62,7 +64,7 @@ def weight_decay_by_layer(
     ...                           optimizer__weight_decay=0.01, optimizer__param_groups=groups)
     >>> weight_decay_by_layer(module, {"head.*": 0.1})
     Traceback (most recent call last):
-    ValueError: each key of decay must be a pattern or class that fits a parameter of the module, got 'head.*'. Its
+    ValueError: each key of decay must be a pattern or class that matches a parameter of the module, got 'head.*'. Its
     parameters are layers.0.weight, layers.0.bias, layers.1.weight, layers.1.bias, layers.3.weight, ...
     """
     if not isinstance(module, nn.Module):
@@ -78,7 +80,7 @@ def weight_decay_by_layer(
 
 
 def _named_layers(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    """Yield the name of each parameter, shared ones once as optimizers have them, with the layer it is in."""
+    """Yield the name of each parameter with its layer; shared parameters once, as optimizers need them."""
     for name, _ in module.named_parameters():
         yield name, module.get_submodule(name.rpartition(".")[0])
 
@@ -91,7 +93,7 @@ def _check_decay(value: Any) -> None:
 def _check_keys(rules: Mapping[Any, float], layers: Mapping[str, nn.Module]) -> None:
     for key in rules:
         if not any(_fits(key, name, layer) for name, layer in layers.items()):
-            rule = "a pattern or class that fits a parameter of the module"
+            rule = "a pattern or class that matches a parameter of the module"
             first = ", ".join(list(layers)[:5]) + (", ..." if len(layers) > 5 else "")
             raise ValueError(must_be("each key of decay", rule, key, f"Its parameters are {first}"))
 
@@ -101,7 +103,7 @@ def _fits(key: Any, name: str, layer: nn.Module) -> bool:
 
 
 def _decay_of(name: str, layer: nn.Module, rules: Mapping[Any, float], exempt: float | None) -> float | None:
-    """Return the decay of one parameter, None for the optimizer's own."""
+    """Return the weight decay of one parameter, None for the optimizer's default."""
     if name not in rules and exempt is not None and _is_bias_or_norm(name, layer):
         return exempt
     return next((float(value) for key, value in rules.items() if _fits(key, name, layer)), None)
@@ -113,13 +115,16 @@ def _is_bias_or_norm(name: str, layer: nn.Module) -> bool:
 
 
 def _patterns(wanted: Mapping[str, float | None], rules: Mapping[Any, float]) -> Iterable[tuple[str, float]]:
-    """Yield the patterns that sort the parameters, those that fit most first; skorch takes the first that fits."""
+    """Yield few patterns that assign every parameter its decay, greedily by the number of parameters they match.
+
+    The order matters, as skorch assigns a parameter to the first pattern that matches it.
+    """
     left = dict(wanted)
     while any(value is not None for value in left.values()):
         pattern = max(_candidates(left, rules), key=lambda p: (_reach(p, left), -len(p)))
         fitting = [name for name in left if fnmatchcase(name, pattern)]
         value = left[fitting[0]]
-        assert value is not None  # _reach is 0 for those that are left alone
+        assert value is not None  # `_reach` is 0 for parameters that keep the optimizer's decay
         yield pattern, value
         for name in fitting:
             del left[name]
@@ -136,6 +141,6 @@ def _candidates(left: Mapping[str, float | None], rules: Mapping[Any, float]) ->
 
 
 def _reach(pattern: str, left: Mapping[str, float | None]) -> int:
-    """Return how many parameters a pattern would sort, 0 if not all of them alike."""
+    """Return how many parameters a pattern matches, 0 if they do not all have the same decay."""
     values = [value for name, value in left.items() if fnmatchcase(name, pattern)]
     return len(values) if len(set(values)) == 1 and values[0] is not None else 0

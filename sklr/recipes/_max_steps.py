@@ -1,4 +1,4 @@
-"""How long to train: the steps in which the fastest constant learning rate fits the training set."""
+"""How long to train: the number of steps in which the fastest constant learning rate fits the training set."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from sklr.experiment.lr_param import check_lr_range, find_lr_param
 from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularisation
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
 
-STILL_FALLING = 0.05  # share of its loss that a run loses in the last quarter of its epochs, if time is what it lacks
+STILL_FALLING = (
+    0.05  # relative decrease of the loss in the last quarter of the epochs above which a run needs more time
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MaxSteps(ShownAsText):
-    """How long to train, and what was seen.
+    """How long to train, with the losses and scores from which it was computed.
 
     Parameters
     ----------
     lrs : ndarray of shape (n_lrs,)
-        The constant learning rates, rising.
+        The constant learning rates, ascending.
     loss, score : ndarray of shape (n_lrs, n_seeds, n_epochs)
-        Training loss of each epoch, and the score on the training rows after it; NaN where a run had diverged. The
-        epochs end where the first learning rate had fitted in most of its seeds.
+        Training loss of each epoch, and the score on the training rows after it; NaN from where a run diverged.
+        Training stopped when the first learning rate had fitted the training set with most of its seeds.
     target : float
-        The score that counts as fitted.
+        The score at which the training set counts as fitted.
     steps_per_epoch : int
+        Number of optimizer steps per epoch.
     switched_off : tuple of str
-        What of the net's own settings was left out for the experiment.
+        The settings of the net that were disabled for the experiment.
     engine : str
-        Which engine trained.
+        The engine that trained the runs.
     """
 
     lrs: np.ndarray
@@ -52,40 +55,40 @@ class MaxSteps(ShownAsText):
 
     @property
     def fit_steps(self) -> np.ndarray:
-        """Steps after which each run first reached the target, shape (n_lrs, n_seeds); inf where it did not."""
+        """Number of steps after which each run first reached the target, shape (n_lrs, n_seeds); inf if it did not."""
         reached = self.score >= self.target
         first = np.where(reached.any(axis=-1), reached.argmax(axis=-1) + 1.0, np.inf)
         return first * self.steps_per_epoch
 
     @property
     def lr(self) -> float:
-        """The fastest learning rate; if none fits the training set, the one with the lowest loss in the end."""
+        """The fastest learning rate; if none fits the training set, the one with the lowest final loss."""
         steps = _upper_median(self.fit_steps)
         return float(self.lrs[np.lexsort((self._median_loss[:, -1], steps))[0]])
 
     @property
     def n_steps(self) -> int | None:
-        """Optimizer steps to train for, to whole epochs; None if no learning rate fits the training set in time."""
+        """Number of optimizer steps to train, in whole epochs; None if no learning rate fits the training set."""
         steps = _upper_median(self.fit_steps).min()
         return int(steps) if np.isfinite(steps) else None
 
     @property
     def n_epochs(self) -> int | None:
-        """The same in epochs, the net's `max_epochs`."""
+        """Number of epochs to train, for the net's `max_epochs`; None if no learning rate fits the training set."""
         return None if self.n_steps is None else self.n_steps // self.steps_per_epoch
 
     @property
     def edge(self) -> str | None:
-        """Whether the fastest lr is the "low" or the "high" end of the range, so that a faster one may lie beyond."""
+        """The end of the range, "low" or "high", if the fastest lr is at one: a faster lr may lie outside the range."""
         return {self.lrs[0]: "low", self.lrs[-1]: "high"}.get(self.lr)
 
     @property
     def bound(self) -> str:
         """What limits the training: "patience", "compute" or "fit".
 
-        "patience": the training set can be fitted, so the workload is not compute-bound, and how long to train is to be
-        chosen. "compute": it was not, and the best run's loss still fell at the end, by more than 5 % in the last
-        quarter of the epochs. "fit": it was not, and the loss had stopped falling.
+        "patience": the training set was fitted, so the training is not compute-bound, and its length can be chosen.
+        "compute": it was not fitted, and the loss of the best lr was still decreasing, by more than 5 % in the last
+        quarter of the epochs. "fit": it was not fitted, and the loss had stopped decreasing.
         """
         if self.n_steps is not None:
             return "patience"
@@ -96,38 +99,38 @@ class MaxSteps(ShownAsText):
 
     def summary(self) -> str:
         """Return the result in plain words."""
-        lines = [self._answer(), self._edge_words(), f"Switched off: {', '.join(self.switched_off) or 'nothing'}."]
-        return "\n".join(line for line in lines if line)
+        disabled = f"Disabled for this experiment: {', '.join(self.switched_off) or 'nothing'}."
+        return "\n".join(line for line in [self._answer(), self._edge_words(), disabled] if line)
 
     def __str__(self) -> str:
         return f"{self.summary()}\n\n{self.table()}"
 
     def table(self) -> str:
-        """Return what each learning rate took, a line each."""
+        """Return a table of the steps that each learning rate needed, one line each."""
         rows = [f"{'lr':>10}  steps to fit, per seed"]
         fastest = None if self.n_steps is None else self.lr
         for lr, steps in zip(self.lrs, self.fit_steps, strict=True):
-            told = "  ".join(f">{self._seen}" if np.isinf(s) else f"{s:.0f}" for s in steps)
-            rows.append(f"{lr:>10.3g}  {told}{'  <- fastest' * bool(lr == fastest)}")
+            needed = "  ".join(f">{self._n_trained}" if np.isinf(s) else f"{s:.0f}" for s in steps)
+            rows.append(f"{lr:>10.3g}  {needed}{'  <- fastest' * bool(lr == fastest)}")
         return "\n".join(rows)
 
     @property
     def _median_loss(self) -> np.ndarray:
-        """The training loss of the median seed, shape (n_lrs, n_epochs); inf where most seeds had diverged."""
+        """The median training loss over seeds, shape (n_lrs, n_epochs); inf where most seeds had diverged."""
         return np.median(np.nan_to_num(self.loss, nan=np.inf), axis=1)
 
     @property
-    def _seen(self) -> int:
+    def _n_trained(self) -> int:
         return self.loss.shape[-1] * self.steps_per_epoch
 
     def _answer(self) -> str:
-        none = f"No lr reached {self.target:g} on the training rows in {self._seen} steps"
+        none = f"No lr reached a score of {self.target:g} on the training rows in {self._n_trained} steps"
         if self.bound == "patience":
             return (
-                f"Train for about {self.n_steps} steps ({self.n_epochs} epochs): lr {self.lr:.3g} takes so long to "
-                f"reach {self.target:g} on the training rows. Not compute-bound: they can be fitted in the time there "
-                "is. A first search shows whether that is right: if its best runs peak in the first tenth of the "
-                "steps take fewer, if in the last quarter more."
+                f"Train for about {self.n_steps} steps ({self.n_epochs} epochs): that is how long lr {self.lr:.3g} "
+                f"takes to reach a score of {self.target:g} on the training rows. The training is not compute-bound, "
+                "as it can fit the training rows. Check the number of steps with a first search: if its best runs "
+                "peak in the first tenth of the steps, use fewer; if in the last quarter, use more."
             )
         if self.bound == "compute":
             return (
@@ -143,8 +146,8 @@ class MaxSteps(ShownAsText):
         if self.edge is None:
             return ""
         return (
-            f"lr {self.lr:.3g} is the {self.edge} end of the range, a faster one may lie beyond: widen lr_range before "
-            "you believe this."
+            f"lr {self.lr:.3g} is the {self.edge} end of the range, and a faster one may lie outside it: widen "
+            "lr_range before you rely on this result."
         )
 
 
@@ -164,29 +167,31 @@ def suggest_max_steps(
     random_state: Any = None,
     **fit_params: Any,
 ) -> MaxSteps:
-    """Find out how long to train: the steps in which the fastest constant learning rate fits the training set.
+    """Suggest how long to train: the number of steps in which the fastest constant lr fits the training set.
 
-    A first guess for `max_epochs`, before any search, for trainings that are not compute-bound. All learning rates are
-    trained from several seeds on all rows, without schedule, warmup, weight decay, dropout, label smoothing and early
-    stopping, until one has fitted in most of its seeds; each lr counts with its median seed, so that no lucky run
-    decides. Give rows without augmentation: what a dataset or loader does to them is not seen here.
+    It gives a first value of `max_epochs`, before any search, for trainings that are not compute-bound. All learning
+    rates are trained with several seeds on all rows, without schedule, warmup, weight decay, dropout, label smoothing
+    and early stopping, until one has fitted the training set with most of its seeds. The median over seeds is used, so
+    that a single lucky run does not decide. Pass rows without augmentation: it cannot be disabled here.
 
     Parameters
     ----------
     net : estimator
-        One of sklr's nets, or a pipeline or TransformedTargetRegressor around one. It is left as it is.
+        One of sklr's nets, or a pipeline or TransformedTargetRegressor around one. It is not changed.
     X, y : as in `fit`
     lr_range : (float, float), default=(1e-4, 10)
         Lowest and highest learning rate.
     n_lrs : int, default=11
-        How many, evenly on a log scale.
+        Number of learning rates, evenly spaced on a log scale.
     max_epochs : int, optional
-        When to give up; by default the net's own, times 5.
+        Maximum number of epochs; by default 5 times that of the net.
     target : float, optional
-        The score on the training rows that counts as fitted; by default 1 for classifiers and 0.99 for regressors.
+        The score on the training rows at which they count as fitted; by default 1 for classifiers and 0.99 for
+        regressors.
     scoring : str or callable, optional
         As in scikit-learn, higher is better; by default accuracy or R².
     n_seeds : int, default=3
+        Number of runs per learning rate.
     engine, n_jobs, random_state
         As in `LRGridSearchCV`.
     **fit_params
@@ -195,20 +200,21 @@ def suggest_max_steps(
     Returns
     -------
     result : MaxSteps
-        `n_steps`, `n_epochs`, `lr`, whether it was at the `edge`, what the workload is `bound` by, and `summary()`.
+        With `n_steps`, `n_epochs`, `lr`, whether that is at an `edge` of the range, what limits the training (`bound`),
+        and `summary()`.
 
     Raises
     ------
     TypeError, ValueError
-        Before any training, if an argument is not what it must be.
+        Before any training, if an argument is invalid.
     AllDivergedError
         If every run diverged.
 
     Notes
     -----
     Godbole, Dahl, Gilmer, Shallue and Nado 2023, *Deep Learning Tuning Playbook*, "Deciding how long to train when
-    training is not compute-bound". It counts to whole epochs, since that is how often a score is taken. Labels that are
-    noisy may need regularisation *and* many steps; then this is a lower bound.
+    training is not compute-bound". The result is in whole epochs, since the score is computed once per epoch. Noisy
+    labels may need regularization *and* more steps; the result is then a lower bound.
 
     Examples
     --------
@@ -246,7 +252,7 @@ def suggest_max_steps(
     )
     if not np.isfinite(found.loss[..., -1]).any():
         rule = "a range in which the net trains at some lr"
-        raise AllDivergedError(must_be("lr_range", rule, lr_range, "Lower it: all runs diverged."))
+        raise AllDivergedError(must_be("lr_range", rule, lr_range, "All runs diverged: use lower learning rates."))
     per_epoch = steps_per_epoch(inner, count_rows(X))
     return MaxSteps(lrs, found.loss, found.score, fitted, per_epoch, (*off, *more), found.engine)
 
@@ -257,12 +263,12 @@ def _target(target: float | None, estimator: Any, scoring: Any) -> float:
             raise ValueError(must_be("target", "a finite number", target))
         return float(target)
     if scoring is not None:
-        raise ValueError(must_be("target", "given with scoring", target, "Say which score counts as fitted."))
+        raise ValueError(must_be("target", "given with scoring", target, "Set the score that counts as fitted."))
     return 1.0 if is_classifier(estimator) else 0.99
 
 
 def _upper_median(steps: np.ndarray) -> np.ndarray:
-    """Return the median over seeds, shape (n_lrs,); of an even number the later of the two in the middle."""
+    """Return the median over seeds, shape (n_lrs,); for an even number of seeds the higher of the two middle values."""
     return np.sort(steps, axis=1)[:, steps.shape[1] // 2]
 
 

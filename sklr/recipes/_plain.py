@@ -1,4 +1,4 @@
-"""A net made plain for an experiment: constant learning rate, and if wanted nothing that regularises."""
+"""Simplified clones of a net for an experiment: constant learning rate, and optionally no regularization."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from sklr._utils.names import resolve_optimizer
 from sklr._utils.validation import must_be
 from sklr.callbacks import BatchSizeSchedule, Resume
+from sklr.callbacks._kind import callback_class
 from sklr.experiment import wrappers
 from sklr.nets._parts import NetParts
 
@@ -26,12 +27,12 @@ _CHANGES_TRAINING = (
 
 
 def net_of(estimator: Any) -> Any:
-    """Return the net that an estimator is, or that it is a known wrapper around.
+    """Return the net inside an estimator, or the estimator itself if it is a net.
 
     Raises
     ------
     TypeError
-        If that is none of sklr's nets.
+        If it is not one of sklr's nets.
     """
     net = wrappers.net_of(estimator)
     if not isinstance(net, NetParts):
@@ -41,27 +42,27 @@ def net_of(estimator: Any) -> Any:
 
 
 def with_net(estimator: Any, net: Any) -> Any:
-    """Return a clone of the estimator around another net."""
+    """Return a clone of the estimator with its net replaced."""
     name = wrappers.net_name(estimator)
     return clone(estimator).set_params(**{name: net}) if name else net
 
 
 def constant_lr(net: Any) -> tuple[Any, list[str]]:
-    """Return a clone that trains at one lr for all its epochs, and what was switched off for that."""
+    """Return a clone that trains at a constant lr for all its epochs, and the settings that were disabled for it."""
     net, off = clone(net), []
     for name, plain in (("schedule", None), ("schedule_epochs", None), ("warmup_epochs", 0), ("train_split", None)):
         off += _set(net, name, plain)
     if isinstance(net.callbacks, list | tuple):
         kept = [c for c in net.callbacks if not _changes_training(c)]
-        off += [_kind(c).__name__ for c in net.callbacks if _changes_training(c)]
+        off += [callback_class(c).__name__ for c in net.callbacks if _changes_training(c)]
         net.set_params(callbacks=kept)
     return net, off
 
 
 def without_regularisation(net: Any) -> tuple[Any, list[str]]:
-    """Return a clone without weight decay, dropout and label smoothing, and what of these there was.
+    """Return a clone without weight decay, dropout and label smoothing, and the settings that were disabled.
 
-    Dropout is named whenever the module might have some: it is looked for when the module is built.
+    Dropout is always listed, since dropout layers are only found when the module is created.
     """
     net, off = clone(net), []
     off += _no_weight_decay(net)
@@ -82,13 +83,8 @@ def _set(net: Any, name: str, value: Any) -> list[str]:
     return [f"{name}={before!r}"]
 
 
-def _kind(callback: Any) -> type:
-    callback = callback[-1] if isinstance(callback, tuple) else callback
-    return callback if isinstance(callback, type) else type(callback)
-
-
 def _changes_training(callback: Any) -> bool:
-    return issubclass(_kind(callback), _CHANGES_TRAINING)
+    return issubclass(callback_class(callback), _CHANGES_TRAINING)
 
 
 def _no_weight_decay(net: Any) -> list[str]:
@@ -108,7 +104,7 @@ def _no_weight_decay(net: Any) -> list[str]:
 
 
 class NoDropout:
-    """Builds modules as the one it is given does, with all dropout off; it asks for the same arguments."""
+    """A module factory with the signature of another one, which disables all dropout in the module."""
 
     def __init__(self, module: Any):
         self.module = module
@@ -119,7 +115,7 @@ class NoDropout:
 
 
 def without_dropout(module: nn.Module) -> nn.Module:
-    """Switch off all dropout that torch's layers know of, in place, and return the module.
+    """Disable the dropout of torch's layers in place, and return the module.
 
     >>> without_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))[1]
     Dropout(p=0.0, inplace=False)

@@ -1,4 +1,4 @@
-"""Candidates trained on all rows, each from several seeds: what the recipes look at is training, not validation."""
+"""Training of candidates on all rows with several seeds; the recipes look at the training loss, not at validation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from sklearn.utils import check_random_state, indexable
 from sklr._utils.sklearn import count_rows, take_params
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.experiment.experiment import Cell, Experiment
-
-MAX_SEED = 2**31 - 1
+from sklr.experiment.folds import MAX_SEED
 
 
 class SweepResult(NamedTuple):
-    """What a sweep saw, arrays of shape (n_candidates, n_seeds, n_epochs).
+    """The result of a sweep, with arrays of shape (n_candidates, n_seeds, n_epochs).
 
-    `loss` is the mean training loss of an epoch and `score` the score on the training rows after it, NaN from where a
-    run diverged on. `engine` is the name of the engine that trained.
+    `loss` is the mean training loss of an epoch and `score` the score on the training rows after it; both are NaN from
+    where a run diverged. `engine` is the name of the engine that trained.
     """
 
     loss: np.ndarray
@@ -41,7 +40,7 @@ def sweep(
     enough: Callable[[np.ndarray], bool] = lambda scores: False,
     fit_params: Mapping[str, Any],
 ) -> SweepResult:
-    """Train every candidate from the same seeds on all rows, epoch by epoch, until the scores so far are `enough`.
+    """Train every candidate with the same seeds on all rows, epoch by epoch, until `enough` of the scores is True.
 
     Without a scorer all scores are NaN.
     """
@@ -78,12 +77,12 @@ def _no_score(estimator: Any, X: Any, y: Any = None, **params: Any) -> float:
 
 
 def steps_per_epoch(net: Any, n_rows: int) -> int:
-    """Return the optimizer steps of one epoch over so many rows, as the net's own batches make them."""
+    """Return the number of optimizer steps of one epoch over `n_rows` rows, from the net's own batch iterator."""
     return len(net.get_iterator(range(n_rows), training=True))
 
 
 def log_spaced(low: float, high: float, n: int) -> np.ndarray:
-    """Return `n` learning rates from `low` to `high`, evenly on a log scale, both ends exact.
+    """Return `n` learning rates from `low` to `high`, evenly spaced on a log scale, with exact ends.
 
     >>> log_spaced(0.01, 1.0, 3).tolist()
     [0.01, 0.1, 1.0]

@@ -1,4 +1,4 @@
-"""One HTML page about a search that needs nothing else: the verdict, the pictures, the tables, how to reproduce it."""
+"""A self-contained HTML report of a search: verdict, plots, tables, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["write_report"]
 
 
 def write_report(search: Any, path: str | PathLike[str]) -> Path:
-    """Write one HTML page about a search, to be kept, sent or put on a website as it is.
+    """Write a self-contained HTML report of a search.
 
-    The page loads nothing from anywhere and stays under 1 MB: of a search with hundreds of candidates it shows the
-    best, and says so. It reads well on a phone and in the dark, and without JavaScript; with it, the tables sort.
+    The page loads no other files and stays under 1 MB: of a search with hundreds of candidates it shows only the best,
+    and says so. It is readable on a phone, in dark mode, and without JavaScript, which only makes the tables sortable.
 
     Parameters
     ----------
     search : fitted search
-        Of any kind, also one of several scores or without a learning rate.
+        Any search, including one with several metrics or without a learning rate.
     path : str or path-like
-        The file to write, such as ``"lr.html"``; one that is there is replaced.
+        The file to write, such as ``"lr.html"``; an existing file is replaced.
 
     Returns
     -------
     path : Path
-        The file written.
+        The path of the file.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def _page(search: Any) -> str:
     return environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8")).render(
         markup=require("markupsafe", extra="report").Markup,
         script=script,
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # no other script may run
+        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # for the content security policy
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=_headline(search),
         about=_about(search),
@@ -83,21 +83,21 @@ def _page(search: Any) -> str:
         tables=[candidates_table(search), cells_table(search)],
         settings=parameters(search),
         estimator=parameters(search.estimator),
-        cells=cells_drawn(getattr(search, "cells_", [])),  # one from `load_search` has none
+        cells=cells_drawn(getattr(search, "cells_", [])),  # a search from `load_search` has no `cells_`
         versions=versions(),
         representation=representation(getattr(search, "best_estimator_", search.estimator)),
     )
 
 
 def _headline(search: Any) -> str:
-    """Return all that was chosen, the learning rate first; the verdict below says it again with its noise."""
+    """Return the selected parameters in one line, the learning rate first; the verdict below adds the noise."""
     if hasattr(search, "lr_choice_"):
         chosen = getattr(search, "best_params_", {})
         others = [f"{name} {_short(value)}" for name, value in chosen.items() if name != search.lr_param_]
         return ", ".join([f"Learning rate {search.lr_choice_.lr:.3g}", *others])
     if getattr(search, "best_params_", None):
         return "Best: " + ", ".join(f"{name} {_short(value)}" for name, value in search.best_params_.items())
-    return "A search's best candidate" if hasattr(search, "best_index_") else "A search that chose nothing"
+    return "The best candidate of a search" if hasattr(search, "best_index_") else "A search without a best candidate"
 
 
 def _short(value: Any) -> str:
@@ -117,6 +117,6 @@ def _about(search: Any) -> list[str]:
 
 
 def _verdict(search: Any) -> list[tuple[str, str]]:
-    """Return the verdict line by line, each with the word it begins with."""
+    """Return the lines of the search's summary, each split into its label and its text."""
     lines = [line.partition(": ") for line in search.summary().splitlines()]
     return [(word, text) if text else ("", word) for word, _, text in lines]

@@ -1,4 +1,4 @@
-"""The pictures of the report page as inline SVG, in colours that read on white and on black."""
+"""The plots of the report as inline SVG, in colours that are readable on white and on black."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sklr.plotting._training import (
     training_curves_data,
 )
 
-INK = "#010203"  # stands for the colour of the page's text, and is replaced by it
-MAX_CURVES = 40  # of the training curves, spread evenly over the candidates in order of lr
-MAX_EPOCHS = 150  # of each
-MAX_MARKS = 300  # candidates in a picture of scores
+INK = "#010203"  # placeholder colour, replaced by `currentColor`, the page's text colour
+MAX_CURVES = 40  # training curves, evenly selected from the candidates in order of lr
+MAX_EPOCHS = 150  # points of a training curve
+MAX_MARKS = 300  # candidates in a plot of scores
 MAX_PANELS = 9
-WIDTH, FULL_WIDTH = 5.4, 8.0  # inches; at the first, text is large enough on a phone
-LISTS = ("lr", "mean", "se", "diverged", "unfinished", "off_scale")  # what an LR curve has of each learning rate
+WIDTH, FULL_WIDTH = 5.4, 8.0  # inches; at the former, text is large enough on a phone
+LISTS = ("lr", "mean", "se", "diverged", "unfinished", "off_scale")  # arrays of an LRCurveData, one value per lr
 STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "sklr",
@@ -50,7 +50,7 @@ SERIES = "#3f7fd8"
 
 
 class Picture(NamedTuple):
-    """A picture of the page: its title, what it shows in a sentence, its SVG, whether it needs the page's width."""
+    """A plot of the page: its title, a caption, its SVG, and whether it takes the full width of the page."""
 
     title: str
     caption: str
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """How a picture is drawn on a matplotlib figure of this size, in inches."""
+    """A plot before it is drawn: `draw` takes a matplotlib figure of the given size, in inches."""
 
     title: str
     caption: str
@@ -69,7 +69,7 @@ class Drawing(NamedTuple):
 
 
 def pictures(search: Any) -> list[Picture]:
-    """Draw all that can be drawn of a search.
+    """Draw all plots that the data of a search allows.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def _about_curve(search: Any) -> str:
         "Mean score of each learning rate" if curve.joined else "Mean score of the best candidate of each learning rate"
     )
     noise = " with its paired standard error" if curve.has_noise else ""
-    return f"{shown}{noise}; " + (f"no interval: {unknown}." if unknown else "shaded, where the best one lies.")
+    return f"{shown}{noise}; " + (f"no interval: {unknown}." if unknown else "the interval of the best one is shaded.")
 
 
 def _draw_lr_curve(search: Any, figure: Any) -> None:
@@ -107,15 +107,15 @@ def _trainings(search: Any) -> Iterator[Drawing]:
         return
     for what, title in (("train_loss", "Training loss"), ("valid_score", "Validation score")):
         if not np.isfinite(search.history_[what]).any():
-            continue  # a scorer that was called at the end of each training only
+            continue  # the scorer was only called at the end of each training
         data = _thin_curves(training_curves_data(search, what))
         if np.isfinite(data.values).any():
-            caption = "One curve for each candidate, the mean over its cells."
+            caption = "One curve per candidate, averaged over its cells."
             yield Drawing(title, caption, partial(_draw_curves, data))
     if hasattr(search, "best_index_") and np.isfinite(search.history_["valid_score"]).any():
         best = best_epochs_data(search)
         if np.isfinite(best.cells).any():
-            caption = "The best candidate's validation score in each cell; shaded from the lowest to the highest."
+            caption = "The validation score of the best candidate in each cell; the range over cells is shaded."
             yield Drawing("The best candidate", caption, lambda figure: plot_best_epochs(best, ax=figure.subplots()))
 
 
@@ -135,7 +135,7 @@ def _thin_curves(data: TrainingCurvesData) -> TrainingCurvesData:
 
 
 def _spread(n: int, limit: int) -> np.ndarray:
-    """Return at most `limit` of the positions up to `n`, evenly spread, the first and the last among them.
+    """Return at most `limit` of the indices below `n`, evenly spaced, including the first and the last.
 
     >>> _spread(3, 5).tolist(), _spread(9, 5).tolist()
     ([0, 1, 2], [0, 2, 4, 6, 8])
@@ -144,19 +144,19 @@ def _spread(n: int, limit: int) -> np.ndarray:
 
 
 def _search_order(search: Any) -> Iterator[Drawing]:
-    """Yield the picture of the rounds, unless the learning rates were simply tried from low to high."""
+    """Yield the plot of the rounds, unless the learning rates were tried in ascending order or in a single round."""
     lrs = candidate_lrs(search)
     if not np.isfinite(lrs).all() or (np.diff(lrs) >= 0).all() or len(getattr(search, "rounds_", ())) == 1:
         return
     data = rounds_data(search)
     keep = _spread(len(lrs), MAX_MARKS)
     data = data._replace(lr=data.lr[keep], score=data.score[keep], diverged=data.diverged[keep], round=data.round[keep])
-    caption = "Which learning rates were tried when."
+    caption = "The order in which the learning rates were tried."
     yield Drawing("The course of the search", caption, lambda figure: plot_rounds(data, ax=figure.subplots()))
 
 
 def _parameters(search: Any) -> Iterator[Drawing]:
-    """Yield the picture of the parameters, where there are others than the learning rate."""
+    """Yield the plot of the parameters, if others than the learning rate were searched."""
     candidates = search.cv_results_["params"]
     others = {name for params in candidates for name in params} - {getattr(search, "lr_param_", None)}
     if not others or len(candidates) < 2:
@@ -164,7 +164,7 @@ def _parameters(search: Any) -> Iterator[Drawing]:
     data = _thin_params(params_data(search))
     long_ticks = any(len(tick) > 8 for panel in data.panels for tick in panel.ticks)
     height = (3.0 if long_ticks else 2.4) * panel_rows(len(data.panels)) + 0.6
-    caption = "Score against each parameter; all of them change at once, so a pattern may be another's."
+    caption = "Score against each parameter. Parameters vary together, so a pattern may be the effect of another one."
 
     def draw(figure: Any) -> None:
         plot_params(data, axes=new_panels(len(data.panels), figure))
@@ -188,7 +188,7 @@ def _svg(drawing: Drawing, prefix: str) -> str:
     cycler = require("cycler", extra="plot").cycler
     text = StringIO()
     with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=[SERIES])}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box for it will do
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         figure = figures.Figure(figsize=(drawing.width, drawing.height), layout="constrained")
         drawing.draw(figure)
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -196,7 +196,7 @@ def _svg(drawing: Drawing, prefix: str) -> str:
 
 
 def _inline(svg: str, title: str, prefix: str) -> str:
-    """Make an SVG file part of a page: its own ids, the page's text colour, no headers, two decimals."""
+    """Convert an SVG file for inlining: unique ids, the page's text colour, no headers, two decimals."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
@@ -211,7 +211,7 @@ _NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org
 
 
 def _two_decimals(numbers: str) -> str:
-    """Shorten the numbers of a path.
+    """Truncate the numbers of a path to two decimals.
 
     >>> _two_decimals("M 1.23456 -0.5 L 7 8.1")
     'M 1.23 -0.5 L 7 8.1'

@@ -1,4 +1,4 @@
-"""What the report page says so that a search can be run again: parameters, seeds, folds and versions."""
+"""The part of the report that is needed to reproduce a search: parameters, seeds, folds and versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FOLDS = 200
 
 
 def cut(value: Any, length: int) -> str:
-    """Return a text, its end replaced by dots if it is longer.
+    """Return `value` as text, truncated to `length` characters with an ellipsis.
 
     >>> cut("learning", 8), cut("learning rate", 8)
     ('learning', 'learnin…')
@@ -27,7 +27,7 @@ def cut(value: Any, length: int) -> str:
 
 
 def representation(value: Any, length: int = 20_000) -> str:
-    """Return a value as it prints itself, without addresses in memory, which mean nothing the next day.
+    """Return the `repr` of a value without memory addresses, which differ from process to process.
 
     >>> representation({"callback": object()})
     "{'callback': <object object>}"
@@ -38,7 +38,7 @@ def representation(value: Any, length: int = 20_000) -> str:
 def parameters(estimator: Any) -> list[tuple[str, str]]:
     """Return the names and values of an estimator's parameters.
 
-    A search's own estimator is left out: it has its own list.
+    Of a search, the parameters of its estimator are not included, as they are listed separately.
     """
     has_own = hasattr(estimator, "cv_results_")
     params = estimator.get_params(deep=not has_own)
@@ -47,22 +47,22 @@ def parameters(estimator: Any) -> list[tuple[str, str]]:
 
 
 def cells_drawn(cells: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Return fold, seed's number, seed, training rows, test rows and a fingerprint of the test rows of each cell."""
+    """Return of each cell: fold, seed index, seed, numbers of training and test rows, and a hash of the test rows."""
     return [(c.fold, c.seed_index, c.seed, len(c.train), len(c.test), _fingerprint(c.test)) for c in cells[:MAX_FOLDS]]
 
 
 def _fingerprint(rows: np.ndarray) -> str:
-    """Return eight hexadecimal digits that change with the rows of a fold."""
+    """Return a hash of row indices, eight hexadecimal digits."""
     return hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()[:8]
 
 
 def versions() -> list[tuple[str, str]]:
-    """Return the versions of Python and of the packages that decide a search's result."""
+    """Return the versions of Python and of the packages that affect the result of a search."""
     return [("python", platform.python_version()), *((name, _version(name)) for name in PACKAGES)]
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # a source tree that was put on the path
+    except PackageNotFoundError:  # a source tree on the path that is not installed
         return "unknown"

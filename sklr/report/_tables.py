@@ -1,4 +1,4 @@
-"""The tables of the report page: every candidate, and its score in every cell."""
+"""The tables of the report: all candidates, and their scores in every cell."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from sklr.plotting._axes import metric_key
 from sklr.report._settings import cut
 
-MAX_ROWS = 400  # of the candidates; a page of thousands is slow to load and nobody reads it
-MAX_CELLS = 6000  # of the cells' scores
+MAX_ROWS = 400  # candidates; a table of thousands is slow to load, and nobody reads it
+MAX_CELLS = 6000  # scores in the table of cells
 
 
 class Field(NamedTuple):
-    """One field of a table: the text to read, the number it is sorted by (None for text), how full its bar is."""
+    """One field of a table: its text, the number by which it is sorted (None for text), and the length of its bar."""
 
     text: str
     number: float | None = None
@@ -22,14 +22,14 @@ class Field(NamedTuple):
 
 
 class Column(NamedTuple):
-    """The head of a column, and whether its fields are numbers."""
+    """The header of a column, and whether its fields are numbers."""
 
     name: str
     is_number: bool
 
 
 class Table(NamedTuple):
-    """A table of the page; `states` has ``"best"``, ``"lost"`` or ``""`` for each row."""
+    """A table of the page; `states` has ``"best"``, ``"lost"`` (diverged, failed, stopped) or ``""`` for each row."""
 
     name: str
     title: str
@@ -44,23 +44,23 @@ def candidates_table(search: Any) -> Table:
     shown = _best_first(search, MAX_ROWS)
     columns = _columns(search)
     rows = [[field(i) for field in columns.values()] for i in shown]
-    note = "One row for each candidate, the best first."
+    note = "One row per candidate, the best first."
     if search.n_splits_ > 1:
         note += " sd: standard deviation over the folds."
     if getattr(getattr(search, "lr_choice_", None), "candidate", 0) is None:
-        note += " The chosen learning rate was not tried; marked is the one tried next to it."
+        note += " The chosen learning rate was not tried; the tried one closest to it is marked."
     return _table(search, "Candidates", note, list(columns), rows, shown)
 
 
 def cells_table(search: Any) -> Table:
-    """Return the table of the scores in every cell, a column for each fold and seed."""
+    """Return the table of the scores in every cell, with a column for each fold and seed."""
     scores = search.cell_scores_
     shown = _best_first(search, max(1, min(MAX_ROWS, MAX_CELLS // scores.shape[1])))
     columns = ["candidate", *("fold {} seed {}".format(*divmod(i, search.n_seeds)) for i in range(scores.shape[1]))]
     finite = scores[np.isfinite(scores)]
     low, height = (finite.min(), max(float(np.ptp(finite)), 1e-12)) if len(finite) else (0.0, 1.0)
     rows = [[_number(int(i), "g"), *(_number(s, ".4f", (s - low) / height) for s in scores[i])] for i in shown]
-    note = "The score of each candidate in each cell: all candidates meet the same folds and seeds. Bluer is higher."
+    note = "The score of each candidate in each cell. All candidates have the same folds and seeds. Bluer is higher."
     return _table(search, "Cells", note, columns, rows, shown)
 
 
@@ -73,7 +73,7 @@ def _table(search: Any, title: str, note: str, names: list[str], rows: list[list
 
 
 def _columns(search: Any) -> dict[str, Any]:
-    """Return what each column shows of a candidate, by the column's name."""
+    """Return, by column name, the functions from a candidate's index to its field."""
     results, params = search.cv_results_, search.cv_results_["params"]
     key = metric_key(search)
     columns: dict[str, Any] = {"rank": lambda i: _number(results[f"rank_test_{key}"][i], "g")}
@@ -84,7 +84,7 @@ def _columns(search: Any) -> dict[str, Any]:
         columns[name] = lambda i, name=name: _value(params[i], name)
     for score in [k.removeprefix("mean_test_") for k in results if k.startswith("mean_test_")]:
         columns[f"mean {score}"] = lambda i, score=score: _number(results[f"mean_test_{score}"][i], ".4f")
-        if search.n_splits_ > 1:  # one fold has none; scikit-learn's 0 would read as no noise
+        if search.n_splits_ > 1:  # with one fold scikit-learn reports 0, which would read as "no noise"
             columns[f"sd {score}"] = lambda i, score=score: _number(results[f"std_test_{score}"][i], ".4f")
     columns["fit time (s)"] = lambda i: _number(results["mean_fit_time"][i], ".2g")
     if "n_epochs" in results:

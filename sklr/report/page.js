@@ -1,4 +1,4 @@
-// Makes the column heads of the tables buttons that sort; without it they are plain text, best candidates first.
+// Turn the column headers into buttons that sort the table; without JavaScript the best candidates come first.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -19,7 +19,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }
 }
 
-// Numbers by their value, then texts by the alphabet, then what is empty, which stays last either way.
+// Compare numbers by value and texts alphabetically; numbers come before texts in both directions.
 function compare(a, b, sign) {
   const [x, y] = [a.dataset.v, b.dataset.v].map((v) => (v === undefined ? NaN : Number(v)));
   if (!Number.isNaN(x) && !Number.isNaN(y)) return sign * (x - y);

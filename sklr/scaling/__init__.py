@@ -1,7 +1,7 @@
-"""From the learning rate of one size to that of another: pure rules with their formula, paper and precondition.
+"""Rules that transfer the learning rate to another batch size, width or depth, with formula, paper and preconditions.
 
-Nothing here trains. Rules that are known to hold return every hyper-parameter they change; those that are rough
-return the range of a new search. `sklr.transfer` checks them on your own data.
+Nothing here trains. Rules that are known to hold return every hyper-parameter that they change; rough rules return the
+range of a new search. `sklr.transfer` verifies the rules on your own data.
 """
 
 from sklr.scaling._batch import Transfer, transfer_lr

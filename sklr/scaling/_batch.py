@@ -1,4 +1,4 @@
-"""The learning rate for another batch size: linear for SGD, square root for Adam and its kin."""
+"""The learning rate for another batch size: linear scaling for SGD, square-root scaling for Adam, AdamW and RMSprop."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.exceptions import TransferWarning
 
-FAR = 8  # times the batch size: papers that go further measured where the rule ends, or warmed up for epochs
+FAR = 8  # factor of the batch size: papers that go further measured where the rule fails, or used epochs of warmup
 
 
 @dataclass(frozen=True)
 class Transfer(ShownAsText):
-    """A learning rate carried to another batch size, with everything else that has to change.
+    """A learning rate transferred to another size, with all other hyper-parameters that have to change.
 
     Parameters
     ----------
     lr : float
         Peak learning rate at the new size.
     old_lr : float
-        The one it was carried from.
+        Peak learning rate at the old size.
     scale : float
-        How many times larger the new size is.
+        Ratio of the new size to the old size.
     params : mapping
-        The other hyper-parameters that change, by the names sklr's nets know.
+        The other hyper-parameters that change, by their parameter names in sklr's nets.
     rule : str
         Formula and paper.
     needs : tuple of str
-        What must hold for the rule to hold.
+        Preconditions of the rule.
     """
 
     lr: float
@@ -49,7 +49,7 @@ class Transfer(ShownAsText):
 
     @property
     def ratio(self) -> float:
-        """New learning rate over old."""
+        """Ratio of the new learning rate to the old one."""
         return self.lr / self.old_lr
 
     def as_params(self) -> dict[str, Any]:
@@ -70,34 +70,35 @@ def transfer_lr(
     noise_scale: float | None = None,
     **optimizer_params: Any,
 ) -> Transfer:
-    r"""Carry a learning rate to another batch size, the number of epochs unchanged.
+    r"""Scale a learning rate to another batch size, for the same number of epochs.
 
-    With :math:`k = B'/B`, batch sizes above the noise scale counted as the noise scale:
+    With :math:`k = B'/B`, where batch sizes above the noise scale are replaced by the noise scale:
 
     - SGD, with or without momentum: :math:`lr' = k\,lr` (Goyal et al. 2017, arXiv 1706.02677, section 2.1). Momentum
       and `weight_decay` stay.
     - Adam, AdamW, RMSprop: :math:`lr' = \sqrt{k}\,lr`, :math:`1 - \beta' = k (1 - \beta)` for each averaging
       coefficient, :math:`\epsilon' = \epsilon / \sqrt{k}` (Malladi et al. 2022, arXiv 2205.10287, section 5).
-      AdamW decays weights by lr times `weight_decay` a step, so to decay as much per epoch `weight_decay` becomes
-      :math:`\sqrt{k}` times as large; that of Adam and RMSprop is part of the gradient and stays.
+      AdamW decays the weights by lr times `weight_decay` per step, so for the same decay per epoch `weight_decay` is
+      multiplied by :math:`\sqrt{k}`; that of Adam and RMSprop is part of the gradient and does not change.
 
     Parameters
     ----------
     lr : float, default=None
-        Peak learning rate at the old batch size; None takes that of the net.
+        Peak learning rate at the old batch size; by default that of the net.
     net : skorch net, default=None
-        Whose optimizer, hyper-parameters and batch size these are. The result then also has what changes in its
-        parameter groups: ``net.set_params(**transfer.as_params())``.
+        A net from which optimizer, hyper-parameters and batch size are read. The result then also has the changes of
+        its parameter groups: ``net.set_params(**transfer.as_params())``.
     optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class, default=None
-        Where no net is given.
+        Required without a net.
     batch_size : tuple of int, (old, new), or int
-        Rows in a step; of a net the new `batch_size` alone, its `accumulate_steps` unchanged.
+        Number of rows per step. With a net, the new `batch_size` alone is enough; its `accumulate_steps` is kept.
     noise_scale : float, default=None
-        The gradient noise scale, in rows, as `sklr.transfer.gradient_noise_scale` measures it. Larger batches average
-        over more noise than there is, and neither rule holds beyond: the transfer stops there, with a warning.
+        The gradient noise scale, in rows, as measured by `sklr.transfer.gradient_noise_scale`. Neither rule holds for
+        larger batches, in which the noise no longer dominates: the lr is scaled up to the noise scale only, with a
+        warning.
     **optimizer_params
-        The optimizer's hyper-parameters at the old batch size, such as `betas`; those of the net, else torch's
-        defaults, otherwise.
+        The optimizer's hyper-parameters at the old batch size, such as `betas`; by default those of the net, or
+        torch's defaults.
 
     Returns
     -------
@@ -106,21 +107,21 @@ def transfer_lr(
     Raises
     ------
     ValueError
-        If there is neither a net nor what it would say, the optimizer has no rule, a value is not what it must be, or a
-        coefficient would become negative: :math:`k (1 - \beta) < 1` must hold, so with beta1 = 0.9 the batch can grow
-        less than ten times.
+        If lr, optimizer or batch size is missing and no net is given, there is no rule for the optimizer, a value is
+        invalid, or a coefficient would become negative: :math:`k (1 - \beta) < 1` must hold, so with beta1 = 0.9 the
+        batch size can increase by a factor of less than 10.
 
     Warns
     -----
     TransferWarning
-        If the new batch is larger than the noise scale, or more than 8 times the old one and there is no noise scale.
+        If the new batch size is above the noise scale, or, without a noise scale, more than 8 times the old one.
 
     Notes
     -----
-    Both rules keep the random walk of the weights the same in time measured in samples. They hold where the gradient's
-    noise outweighs its mean in a step, and fail where the learning rate is at the edge of stability, in the first
-    steps, and with batch norm, whose batches change too. Warmup and schedule must be in epochs, as they are in
-    sklr's nets. RMSprop with momentum is no part of the paper: momentum stays, as for SGD.
+    Both rules preserve the stochastic dynamics of the weights, with time measured in samples. They hold if the noise of
+    a step's gradient dominates its mean, and fail for learning rates at the edge of stability, in the first steps, and
+    with batch norm, whose statistics depend on the batch size. Warmup and schedule must be in epochs, as they are in
+    sklr's nets. The paper does not cover RMSprop with momentum: the momentum is kept, as for SGD.
 
     Examples
     --------
@@ -141,13 +142,13 @@ def transfer_lr(
     {'lr': 0.4, 'batch_size': 256}
     >>> transfer_lr(0.001, optimizer="adam", batch_size=(32, 320))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: batch_size must be (old, new) with new/old < 10 for beta1=0.9, got (32, 320). Grow it less, or lower ...
+    ValueError: batch_size must be (old, new) with new/old < 10 for beta1=0.9, got (32, 320). Increase it less, ...
     """
     if net is not None:
         return _transfer_net(net, lr, batch_size, noise_scale, optimizer_params)
     if lr is None or optimizer is None:
         advice = "Give lr, optimizer and batch_size=(old, new), or a net that has them."
-        raise ValueError(must_be("net", "given where it is to be read", None, advice))
+        raise ValueError(must_be("net", "given if lr or optimizer is not", None, advice))
     check_positive("lr", lr)
     old, new = _check_batch_sizes(batch_size)
     kind = check_optimizer(optimizer)
@@ -163,7 +164,7 @@ def transfer_lr(
 def _transfer_net(
     net: Any, lr: float | None, batch_size: Any, noise_scale: float | None, given: Mapping[str, Any]
 ) -> Transfer:
-    """Carry over what a net is set to: its batches, and all that its optimizer is given, group by group."""
+    """Transfer the settings of a net: batch size and optimizer options, including those of parameter groups."""
     own = dict(net.get_params_for("optimizer"))
     groups, net_lr = own.pop("param_groups", []), own.pop("lr", net.lr)
     set_apart = [name for name in ("iterator_train__batch_size", "optimizer__lr") if name in net.get_params()]
@@ -181,7 +182,7 @@ def _transfer_net(
 
 
 def _sizes_of(net: Any, batch_size: Any) -> tuple[int, int]:
-    """Return how many rows a step of the net has, and will have."""
+    """Return the number of rows per optimizer step of the net, old and new."""
     if not isinstance(batch_size, int):
         old, new = _check_batch_sizes(batch_size)
         return old * _parts_of(net), new * _parts_of(net)
@@ -194,10 +195,10 @@ def _parts_of(net: Any) -> int:
 
 
 def _carried_group(carry: Callable[..., Transfer], group: dict[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter group with what it sets for itself carried over."""
+    """Return a parameter group with its own options transferred."""
     own = {name: value for name, value in group.items() if name not in ("lr", "lr_multiplier")}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TransferWarning)  # the net's own lr has said it
+        warnings.simplefilter("ignore", TransferWarning)  # already issued for the net's lr
         there = carry(group.get("lr", 1.0), {**shared, **own})
     changed = {name: there.params[key] for name in own if (key := f"optimizer__{name}") in there.params}
     return {**group, **changed, **({"lr": there.lr} if "lr" in group else {})}
@@ -237,11 +238,11 @@ _RULES: dict[Any, Callable[[float, Mapping[str, Any], tuple[int, int]], dict[str
 
 
 def _shorter(name: str, beta: float, k: float, sizes: tuple[int, int]) -> float:
-    """Return an averaging coefficient whose memory is as long in samples as before."""
+    """Return the averaging coefficient that keeps the time constant of the average, measured in samples."""
     if not 0 <= beta < 1:
         raise ValueError(must_be(name, "at least 0 and less than 1", beta))
-    if beta and k * (1 - beta) >= 1 - 1e-12:  # a coefficient of 0 has no memory to keep
-        advice = f"Grow it less, or lower {name} and search the learning rate anew."
+    if beta and k * (1 - beta) >= 1 - 1e-12:  # a coefficient of 0 does not average, and stays 0
+        advice = f"Increase it less, or lower {name} and search the learning rate again."
         raise ValueError(
             must_be("batch_size", f"(old, new) with new/old < {1 / (1 - beta):.3g} for {name}={beta:g}", sizes, advice)
         )
@@ -257,19 +258,19 @@ def _scale(old: int, new: int, noise_scale: float | None) -> float:
 
 def _warn_if_far(old: int, new: int, noise_scale: float | None) -> None:
     if noise_scale is None and new > FAR * old:
-        advice = "Measure sklr.transfer.gradient_noise_scale and give it as noise_scale."
+        advice = "Measure it with sklr.transfer.gradient_noise_scale and pass it as noise_scale."
         message = f"batch_size grows {new / old:g} times, further than the rule is known to hold. {advice}"
         warn(message, TransferWarning)
     elif noise_scale is not None and new > noise_scale:
         warn(
-            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule stops holding: the other "
-            "hyper-parameters change no further than for a batch of that size. Search around this learning rate.",
+            f"batch_size {new} is above the noise scale of {noise_scale:.3g}, where the rule does not hold: the other "
+            "hyper-parameters are those for a batch of the noise scale. Search around this learning rate.",
             TransferWarning,
         )
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Refuse what is no finite number above 0."""
+    """Raise a ValueError if `value` is not a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == math.inf:
         raise ValueError(must_be(name, "a finite number above 0", value))
 
@@ -282,19 +283,19 @@ def _check_batch_sizes(batch_size: Any) -> tuple[int, int]:
 
 
 def check_optimizer(optimizer: Any) -> Any:
-    """Return the class of an optimizer for which there are rules."""
+    """Return the class of an optimizer; raise a ValueError if there is no rule for it."""
     kind = resolve_optimizer(optimizer)
     if kind not in _RULES:
         name = getattr(kind, "__name__", kind)
         raise ValueError(
             f"{unknown_name('optimizer', name, [known.__name__ for known in _RULES])} "
-            "For others no rule is known: search the learning rate anew."
+            "For others no rule is known: search the learning rate again."
         )
     return kind
 
 
 def with_defaults(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all hyper-parameters of an optimizer but its lr: those given, else torch's defaults."""
+    """Return all hyper-parameters of an optimizer except its lr: the given ones, torch's defaults for the others."""
     parameters = inspect.signature(kind).parameters.items()
     defaults = {name: p.default for name, p in parameters if name not in ("params", "lr")}
     for name in given:

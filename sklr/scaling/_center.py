@@ -1,4 +1,4 @@
-"""Where to search again after training became longer or the net deeper: rough rules, so never an answer."""
+"""Where to search again for a longer training or a deeper net: rough rules, which return a range to search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklr.scaling._depth import depth_power, growth_of
 
 @dataclass(frozen=True)
 class SearchCenter(ShownAsText):
-    """The middle of a new, narrow search.
+    """The center and the range of a new, narrow search.
 
     Parameters
     ----------
@@ -45,29 +45,29 @@ def suggest_center(
     exponent: float = 0.33,
     spread: float = 0.5,
 ) -> SearchCenter:
-    r"""Suggest where to search again for a longer training or a deeper net.
+    r"""Suggest the range of a new search for a longer training or a deeper net.
 
-    - `steps`, with :math:`T = T'/T`: :math:`lr' = lr \cdot T^{-0.33}`. The best constant learning rate falls with the
-      length of training; exponents of 0.23 to 0.44 were measured, 0.32 for language models (Bjorck et al. 2024, arXiv
-      2409.19913), and sometimes none at all.
-    - `depth`: the rules of `transfer_lr_depth`, which also says what must hold for them.
+    - `steps`, from :math:`T` to :math:`T'`: :math:`lr' = lr (T'/T)^{-0.33}`. The best constant learning rate decreases
+      with the length of the training; measured exponents are 0.23 to 0.44, 0.32 for language models (Bjorck et al.
+      2024, arXiv 2409.19913), and sometimes there is no dependence at all.
+    - `depth`: the rules of `transfer_lr_depth`, which also documents their preconditions.
 
     Parameters
     ----------
     lr : float
         The best peak learning rate of the short training or the shallow net.
     steps : tuple of int, (old, new), optional
-        Optimizer steps, the batch size unchanged.
+        Number of optimizer steps, for the same batch size.
     depth : tuple of int, (old, new), optional
         Number of blocks, or of hidden layers of a plain net.
     optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class, optional
-        Needed for `depth`.
+        Required for `depth`.
     residual_exponent : float, optional
-        Of `transfer_lr_depth`, between 0.5 and 1; None for a plain net.
+        As in `transfer_lr_depth`, between 0.5 and 1; None for a plain net.
     exponent : float, default=0.33
-        Of `steps`.
+        The exponent of `steps` in the rule above.
     spread : float, default=0.5
-        Decades to search on each side; the rules are not worth more than that.
+        How many decades to search on each side; the rules are not more accurate than that.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def suggest_center(
     Raises
     ------
     ValueError
-        If neither `steps` nor `depth` is given, a value is not what it must be, or a plain net is not trained by SGD.
+        If neither `steps` nor `depth` is given, a value is invalid, or a plain net is not trained with SGD.
 
     Examples
     --------

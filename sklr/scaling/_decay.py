@@ -1,4 +1,4 @@
-"""AdamW's weight decay as a time: over how many epochs the weights remember their updates."""
+"""AdamW's weight decay as a timescale: the number of epochs over which the weights average their updates."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from sklr.scaling._batch import check_positive
 
 
 def adamw_timescale(lr: float, weight_decay: float, steps_per_epoch: float) -> float:
-    r"""Say over how many epochs AdamW's weights average their updates: :math:`\tau = 1 / (lr \cdot wd \cdot M)`.
+    r"""Return the number of epochs over which AdamW's weights average their updates, :math:`1 / (lr \cdot wd \cdot M)`.
 
-    AdamW's weights are an exponential moving average of its updates, with a memory of :math:`1 / (lr \cdot wd)` steps;
-    `M` is the number of steps in an epoch (Wang and Aitchison 2024, arXiv 2405.13698, section 3). Between about one
-    epoch and the whole training is usual. It stays the best one when the data or the batches grow, so keep it:
-    a learning-rate search at a fixed `weight_decay` changes it, see `adamw_weight_decay`.
+    AdamW's weights are an exponential moving average of its updates, with a timescale of :math:`1 / (lr \cdot wd)`
+    steps; `M` is the number of steps per epoch (Wang and Aitchison 2024, arXiv 2405.13698, section 3). Values between
+    about one epoch and the whole training are usual. The best timescale does not depend on the size of the data or of
+    the batch, so keep it constant: a learning-rate search at a fixed `weight_decay` changes it, see
+    `adamw_weight_decay`.
 
     Parameters
     ----------
     lr : float
         Peak learning rate.
     weight_decay : float
-        As `torch.optim.AdamW` takes it, which multiplies it by the lr.
+        As in `torch.optim.AdamW`, which multiplies it by the lr.
     steps_per_epoch : float
-        Training rows over batch size.
+        Number of training rows divided by the batch size.
 
     Returns
     -------
@@ -44,7 +45,7 @@ def adamw_timescale(lr: float, weight_decay: float, steps_per_epoch: float) -> f
 
 
 def adamw_weight_decay(lr: float, timescale: float, steps_per_epoch: float) -> float:
-    r"""Say which `weight_decay` gives AdamW's weights a memory of so many epochs; undoes `adamw_timescale`.
+    r"""Return the `weight_decay` for a given timescale of AdamW's weights; the inverse of `adamw_timescale`.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ def adamw_weight_decay(lr: float, timescale: float, steps_per_epoch: float) -> f
     timescale : float
         In epochs.
     steps_per_epoch : float
-        Training rows over batch size.
+        Number of training rows divided by the batch size.
 
     Returns
     -------
@@ -66,7 +67,7 @@ def adamw_weight_decay(lr: float, timescale: float, steps_per_epoch: float) -> f
 
     Examples
     --------
-    A learning rate twice as large needs half the weight decay, for the same memory:
+    For the same timescale, a learning rate twice as large needs half the weight decay:
 
     >>> [round(adamw_weight_decay(lr, 10, steps_per_epoch=1000), 6) for lr in (1e-3, 2e-3)]
     [0.1, 0.05]

@@ -1,4 +1,4 @@
-"""The learning rate for another depth: by what power of the depth it falls, and what the blocks must be like."""
+"""The learning rate for another depth: a power law in the depth, and its conditions on the residual blocks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sklr.scaling._batch import FAR, Transfer, check_optimizer, check_positive
 def transfer_lr_depth(
     lr: float, *, depth: tuple[int, int], optimizer: Any, residual_exponent: float | None = None
 ) -> Transfer:
-    r"""Carry a learning rate to a deeper net of the same width, the batch size and the steps unchanged.
+    r"""Scale a learning rate to a deeper net of the same width, for the same batch size and number of steps.
 
-    With :math:`L = L'/L_0`, the new depth over the old:
+    With :math:`L = L'/L_0`, the ratio of the new depth to the old:
 
-    - A net whose blocks add :math:`L^{-a} f(x)` to what they are given, `a` the `residual_exponent`: in the blocks
-      :math:`lr' = lr \cdot L^{a-1}` for Adam, AdamW and RMSprop, :math:`lr \cdot L^{2a-1}` for SGD. `a` = 1/2 is
-      depth-muP (Yang et al. 2023, arXiv 2310.02244); `a` = 1 is CompleteP (Dey et al. 2025, arXiv 2505.01618), with
-      which the learning rate of Adam stays.
-    - A plain ReLU net without residual connections, trained by SGD: :math:`lr' = lr \cdot L^{-3/2}` (Jelassi et al.
+    - A net whose residual blocks add :math:`L^{-a} f(x)` to their input, where `a` is the `residual_exponent`: in the
+      blocks :math:`lr' = lr \cdot L^{a-1}` for Adam, AdamW and RMSprop, :math:`lr \cdot L^{2a-1}` for SGD. `a` = 1/2 is
+      depth-muP (Yang et al. 2023, arXiv 2310.02244); `a` = 1 is CompleteP (Dey et al. 2025, arXiv 2505.01618), which
+      keeps the learning rate of Adam constant.
+    - A plain ReLU net without residual connections, trained with SGD: :math:`lr' = lr \cdot L^{-3/2}` (Jelassi et al.
       2023, arXiv 2305.07810).
 
-    The rule fails where blocks add :math:`f(x)` without that factor, as most do: for these no rule is known.
+    The rule fails if residual blocks add :math:`f(x)` without that factor, as most do; for these no rule is known.
 
     Parameters
     ----------
@@ -41,18 +41,18 @@ def transfer_lr_depth(
     Returns
     -------
     transfer : Transfer
-        For the parameters in the blocks; its `needs` say what else must hold.
+        For the parameters in the blocks; its `needs` list the preconditions.
 
     Raises
     ------
     ValueError
-        If a value is not what it must be, or a plain net is not trained by SGD.
+        If a value is invalid, or a plain net is not trained with SGD.
 
     Warns
     -----
     TransferWarning
-        If the net becomes more than 8 times as deep, or `a` is below 1, where the rule holds for blocks of one layer
-        alone: attention and feed-forward blocks have several.
+        If the net becomes more than 8 times as deep, or if `a` is below 1: the rule then holds only for blocks of one
+        layer, and attention and feed-forward blocks have several.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def transfer_lr_depth(
     Rule: lr' = lr (L'/L)^-1.5 (Jelassi et al. 2023).
     Needs: ReLU and no residual connections.
     Needs: the same width, batch size and number of steps.
-    Needs: a look at your data, as sklr.suggest_center(depth=...) searches around it.
+    Needs: a check on your data, with a search around it as sklr.suggest_center(depth=...) suggests.
     >>> transfer_lr_depth(0.003, depth=(4, 16), optimizer="adamw", residual_exponent=1).ratio
     1.0
     """
@@ -69,7 +69,7 @@ def transfer_lr_depth(
     growth = growth_of("depth", depth)
     power, paper = depth_power(optimizer, residual_exponent)
     if residual_exponent is not None and residual_exponent < 1:
-        message = "residual_exponent below 1 is known to hold for blocks of one layer alone."
+        message = "The rule for a residual_exponent below 1 is only known to hold for blocks of one layer."
         warn(f"{message} Search around this learning rate, with sklr.suggest_center.", TransferWarning)
     if growth > FAR:
         message = f"depth grows {growth:g} times, further than the rule is known to hold."
@@ -80,18 +80,18 @@ def transfer_lr_depth(
 
 _NEEDS = (
     "the same width, batch size and number of steps",
-    "a look at your data, as sklr.suggest_center(depth=...) searches around it",
+    "a check on your data, with a search around it as sklr.suggest_center(depth=...) suggests",
 )
 
 
 def _block_rule(residual_exponent: float | None) -> str:
     if residual_exponent is None:
         return "ReLU and no residual connections"
-    return f"blocks that add (L'/L)^-{residual_exponent:g} f(x); what is outside of them keeps its lr"
+    return f"blocks that add (L'/L)^-{residual_exponent:g} f(x); parameters outside of them keep their lr"
 
 
 def growth_of(name: str, pair: Any) -> float:
-    """Return new over old of a pair of counts."""
+    """Return the ratio new / old of a pair of counts."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise ValueError(must_be(name, "a pair (old, new)", pair))
     old, new = (check_count(f"each of {name}", value) for value in pair)
@@ -99,11 +99,11 @@ def growth_of(name: str, pair: Any) -> float:
 
 
 def depth_power(optimizer: Any, residual_exponent: float | None) -> tuple[float, str]:
-    """Return the power of the depth that the learning rate follows, and the papers that say so."""
+    """Return the exponent of the depth in the rule for the learning rate, and the papers."""
     is_sgd = check_optimizer(optimizer) is torch.optim.SGD
     if residual_exponent is None:
         if not is_sgd:
-            advice = "Scale the residual blocks and name residual_exponent, or search the learning rate anew."
+            advice = "Scale the residual blocks and give residual_exponent, or search the learning rate again."
             raise ValueError(must_be("optimizer", "'sgd' for a plain net", optimizer, advice))
         return -1.5, "Jelassi et al. 2023"
     if not 0.5 <= residual_exponent <= 1:

@@ -1,4 +1,4 @@
-"""One learning rate for all widths: muP by parameter groups and initial weights, the forward pass left alone."""
+"""muP: one learning rate for all widths, by parameter groups and initial weights, without changing the forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklr.scaling._batch import Transfer, check_optimizer, check_positive, with_
 from sklr.scaling._roles import GrownParameter, check_attention, find_grown
 
 _RULE = "muP: learning rates by parameter, the net's lr unchanged (Yang et al. 2022, Table 3)"
-_NEEDS = ("the same depth, batch size, steps and data", "a base model that is not tiny", "all widths grown together")
+_NEEDS = ("the same depth, batch size, steps and data", "a base model that is not tiny", "all widths scaled together")
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,15 @@ class MupParam:
     name : str
         As in `module.named_parameters()`.
     role : {"input", "hidden", "output", "vector", "fixed"}
-        Which of its sides grow with the width: the outgoing one, both, the incoming one, its only one (biases and
-        norms), none.
+        Which of its dimensions grow with the width: fan-out, both, fan-in, its only one (biases and norms), or none.
     lr_multiplier : float
-        Its learning rate over that of the net.
+        Ratio of its learning rate to that of the net.
     init_multiplier : float
-        Its initial values over those the module draws at this width.
+        Ratio of its initial values to those that the module draws at this width.
     scale : float
-        How many times its larger side grew.
+        The largest factor by which one of its dimensions grew.
     options : mapping
-        The other optimizer settings of its group, absolute.
+        The other optimizer options of its group, as absolute values.
     """
 
     name: str
@@ -52,14 +51,14 @@ class MupParam:
 
 @dataclass(frozen=True)
 class ScaledInit:
-    """Makes a module and multiplies some of its initial parameters; goes where a net takes a module's class.
+    """A module factory that multiplies some initial parameters; pass it to a net instead of the module's class.
 
     Parameters
     ----------
     module : class or callable
-        Makes the module.
+        Returns the module.
     multipliers : mapping of str to float
-        By parameter name.
+        The factors, by parameter name.
 
     Examples
     --------
@@ -75,22 +74,22 @@ class ScaledInit:
         return _multiply(self.module(*args, **kwargs), self.multipliers)
 
     @property
-    def __signature__(self) -> inspect.Signature:  # sklr's nets look there for n_inputs and n_outputs
+    def __signature__(self) -> inspect.Signature:  # sklr's nets look for n_inputs and n_outputs in it
         return inspect.signature(self.module)
 
 
 @dataclass(frozen=True, repr=False)
 class MupGroups(ShownAsText):
-    """A base model's learning rate for a wider model, as parameter groups and initial weights.
+    """The learning rate of a base model, transferred to a wider model as parameter groups and initial weights.
 
     Parameters
     ----------
     lr : float
-        Peak learning rate, that of the base model.
+        Peak learning rate of the base model.
     optimizer : str
-        What it is for.
+        Name of the optimizer class.
     params : tuple of MupParam
-        Every parameter of the wider model, in its order.
+        Every parameter of the wider model, in the order of `named_parameters`.
     """
 
     lr: float
@@ -100,62 +99,62 @@ class MupGroups(ShownAsText):
     def torch_groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """Return parameter groups with their own learning rates, for a `torch.optim` optimizer.
 
-        A schedule must multiply them; setting all to one lr undoes muP.
+        A schedule must multiply these learning rates; setting all groups to the same lr undoes muP.
         """
         named = dict(module.named_parameters())
         _check_same_names(named, [p.name for p in self.params], "module")
         return [{"params": [named[p.name]], "lr": self.lr * p.lr_multiplier, **p.options} for p in self.params]
 
     def scale_init(self, module: nn.Module) -> nn.Module:
-        """Multiply the initial weights of a module just made, in place and once; return it."""
+        """Scale the initial weights of a new module in place, and return it. Call it only once per module."""
         return _multiply(module, self._init_multipliers())
 
     def as_params(self, module: Callable[..., nn.Module]) -> dict[str, Any]:
-        """Return all that changes, for `set_params` of one of sklr's nets.
+        """Return all parameters that change, for `set_params` of one of sklr's nets.
 
         Parameters
         ----------
         module : class or callable
-            The net's `module`. It comes back as one that scales its initial weights.
+            The net's `module`. In the result it is wrapped to scale its initial weights.
 
         Returns
         -------
         params : dict
-            `lr`, `module`, and `optimizer__param_groups` relative to the lr, so that a search may vary it. skorch's
-            own nets do not know relative groups.
+            `lr`, `module`, and `optimizer__param_groups` with learning rates relative to the lr, so that a search can
+            vary it. skorch's own nets do not support relative groups.
         """
         groups = [
             (glob.escape(p.name), {"lr_multiplier": p.lr_multiplier, **p.options})
             for p in self.params
             if p.lr_multiplier != 1 or p.options
         ]
-        init = {**_multipliers_of(module), **self._init_multipliers()}
-        made_by = module.module if isinstance(module, ScaledInit) else module
-        return {"lr": self.lr, "module": ScaledInit(made_by, init), "optimizer__param_groups": groups}
+        make, scaled = (module.module, module.multipliers) if isinstance(module, ScaledInit) else (module, {})
+        init = {**scaled, **self._init_multipliers()}
+        return {"lr": self.lr, "module": ScaledInit(make, init), "optimizer__param_groups": groups}
 
     def as_transfer(self, module: Callable[..., nn.Module], **params: Any) -> Transfer:
-        """Return the same for `sklr.transfer.verify_transfer`, together with the parameters that make the net wide.
+        """Return a `Transfer` for `sklr.transfer.verify_transfer`, including the parameters that widen the net.
 
         Parameters
         ----------
         module : class or callable
             The net's `module`.
         **params
-            Such as `module__hidden`.
+            Parameters of the net that make it wider, such as `module__hidden`.
         """
         changed = {name: value for name, value in self.as_params(module).items() if name != "lr"}
         return Transfer(self.lr, self.lr, self.scale, {**changed, **params}, _RULE, _NEEDS)
 
     @property
     def scale(self) -> float:
-        """How many times wider the model is than its base, where it grew most."""
+        """The largest factor by which a dimension of a parameter is wider than in the base model."""
         return max(p.scale for p in self.params)
 
     def _init_multipliers(self) -> dict[str, float]:
         return {p.name: p.init_multiplier for p in self.params if p.init_multiplier != 1}
 
     def conclusion(self) -> str:
-        """Return the learning rate and for how many parameters it is set."""
+        """Return the learning rate and the number of parameters in one line."""
         return f"lr {self.lr:g} of {self.optimizer}, for {len(self.params)} parameters"
 
     def __str__(self) -> str:
@@ -175,11 +174,11 @@ def mup_param_groups(
     roles: Mapping[str, str] | None = None,
     **optimizer_params: Any,
 ) -> MupGroups:
-    r"""Carry the learning rate of a narrow model to a wide one, parameter by parameter (muP).
+    r"""Transfer the learning rate of a narrow model to a wide one, parameter by parameter (muP).
 
-    Both models are compared shape by shape. With `m` the wide size over the narrow one of a side that grew, Table 3 of
-    Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466) says, relative to PyTorch's initial values
-    (:math:`1/\sqrt{fan\_in}`) and to one lr for all:
+    The shapes of the parameters of both models are compared. With `m` the ratio of the wide to the narrow size of a
+    dimension, Table 3 of Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466) gives the following factors, relative
+    to PyTorch's initial values (:math:`1/\sqrt{fan\_in}`) and to a common lr:
 
     ====================  =============================  ============================  =======================
     parameter             adaptive: lr times             SGD: lr times                 initial values times
@@ -191,20 +190,20 @@ def mup_param_groups(
     ====================  =============================  ============================  =======================
 
     A bias that is drawn from :math:`\pm 1/\sqrt{fan\_in}` keeps the spread it has in the base model: its initial
-    values are multiplied by :math:`\sqrt{m_{in}}`. `weight_decay` is divided by the lr's multiplier, which keeps their
-    product. `eps` of the adaptive optimizers is divided by m of the outgoing side, as the gradient shrinks (Everett et
-    al. 2024, arXiv 2407.05872).
+    values are multiplied by :math:`\sqrt{m_{in}}`. `weight_decay` is divided by the multiplier of the lr, so that their
+    product does not change. `eps` of the adaptive optimizers is divided by :math:`m_{out}`, as the gradient decreases
+    by that factor (Everett et al. 2024, arXiv 2407.05872).
 
     Parameters
     ----------
     module, base_module : torch.nn.Module
-        The wide and the narrow model; they differ in their widths alone. `torch.device("meta")` will do for both.
+        The wide and the narrow model, which may differ only in their widths. Both may be on `torch.device("meta")`.
     lr : float
-        Peak learning rate, as found for the base model.
+        Peak learning rate of the base model.
     optimizer : {"sgd", "adam", "adamw", "rmsprop"} or class
     roles : mapping of str to str, optional
-        The role of parameters that cannot be told by their module, by name or pattern: ``{"positions": "input"}``.
-        Matrices count as (out, in).
+        The role of parameters that cannot be inferred from their layer, by name or pattern:
+        ``{"positions": "input"}``. The dimensions of a matrix are taken as (out, in).
     **optimizer_params
         The optimizer's hyper-parameters, such as `weight_decay`; torch's defaults otherwise.
 
@@ -215,17 +214,18 @@ def mup_param_groups(
     Raises
     ------
     ValueError
-        If the models do not have the same parameters, or a parameter cannot be classified: one that is no weight of a
-        linear, convolution or embedding layer, is shared by two layers, or whose kernel grew. With Adam or RMSprop and
-        weight decay in the gradient, for which no rule is known; take AdamW. With `nn.MultiheadAttention` whose heads
-        grew: logits would have to be divided by the head's size, not its root, so add heads instead.
+        If the models do not have the same parameters. If a parameter that grew cannot be classified: it is not the
+        weight of a linear, convolution, embedding, recurrent or attention layer, is shared by two layers, or its
+        kernel size changed. If Adam or RMSprop is used with weight decay, which is then part of the gradient and has
+        no known rule; use AdamW. If the heads of an `nn.MultiheadAttention` grew: muP divides logits by the head size,
+        torch by its square root, so increase the number of heads instead.
 
     Notes
     -----
-    It holds for the same depth, batch size, steps, data and optimizer, for a base model that is not tiny (64 or wider),
-    and if all widths grow together. The strength of regularisation does not carry over. Attention written by hand must
-    divide its logits by the head's size, or keep that size. `sklr.transfer.coordinate_check` finds out whether a model
-    is right, `verify_transfer` whether its optimum stays.
+    The rule holds for the same depth, batch size, number of steps, data and optimizer, for a base model that is not
+    tiny (width 64 or more), and if all widths are scaled together. The strength of regularization does not transfer.
+    Custom attention must divide its logits by the head size, or keep the head size. `sklr.transfer.coordinate_check`
+    checks whether a model is parametrized correctly, and `verify_transfer` whether its best learning rate is the same.
 
     Examples
     --------
@@ -249,7 +249,7 @@ def mup_param_groups(
     kind = check_optimizer(optimizer)
     values = with_defaults(kind, optimizer_params)
     if kind in (torch.optim.Adam, torch.optim.RMSprop) and values["weight_decay"]:
-        advice = "No rule is known where decay is part of the gradient: use AdamW."
+        advice = "No rule is known if weight decay is part of the gradient: use AdamW."
         raise ValueError(must_be("weight_decay", f"0 with {kind.__name__}", values["weight_decay"], advice))
     base = dict(base_module.named_parameters())
     _check_same_names(base, [name for name, _ in module.named_parameters()], "module")
@@ -260,7 +260,7 @@ def mup_param_groups(
 
 def _mup_param(side: GrownParameter, kind: Any, values: Mapping[str, Any]) -> MupParam:
     is_sgd = kind is torch.optim.SGD
-    lr = _sgd_multiplier(side) if is_sgd else 1 / side.m_in
+    lr = side.m_out / side.m_in if is_sgd else 1 / side.m_in
     init = side.m_in**-0.5 if side.role == "output" else math.sqrt(side.bias_fan_in)
     options = {"weight_decay": values["weight_decay"] / lr} if values["weight_decay"] and lr != 1 else {}
     if not is_sgd and side.m_out != 1:
@@ -268,21 +268,13 @@ def _mup_param(side: GrownParameter, kind: Any, values: Mapping[str, Any]) -> Mu
     return MupParam(side.name, side.role, lr, init, max(side.m_out, side.m_in), options)
 
 
-def _sgd_multiplier(side: GrownParameter) -> float:
-    return side.m_out / side.m_in
-
-
 def _check_same_names(named: Mapping[str, Any], names: list[str], what: str) -> None:
     alone = sorted(named.keys() ^ set(names))
     if alone:
-        advice = "Change widths alone, not the depth."
+        advice = "Change only the widths, not the depth."
         raise ValueError(
             f"{what} must have the same parameters as base_module, got {alone[0]!r} in only one of them. {advice}"
         )
-
-
-def _multipliers_of(module: Any) -> Mapping[str, float]:
-    return module.multipliers if isinstance(module, ScaledInit) else {}
 
 
 def _multiply(module: nn.Module, multipliers: Mapping[str, float]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The gradient noise scale, from the lengths of gradients of small and of large batches."""
+"""The gradient noise scale, estimated from the gradient norms of small and of large batches."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sklr._utils.validation import must_be
 
 @dataclass(frozen=True)
 class NoiseScale(ShownAsText):
-    """The batch size at which a gradient's noise is as long as its mean.
+    """The batch size at which the noise of the gradient is as large as its mean.
 
     Parameters
     ----------
     value : float
-        In rows; infinite where the mean gradient is lost in the noise.
+        In rows; infinite if the mean gradient cannot be distinguished from noise.
     interval : tuple of float, (low, high)
-        At `confidence`, by the jackknife; its upper end may be infinite.
+        Jackknife interval at `confidence`; its upper end may be infinite.
     squared_gradient : float
-        Estimate of the squared length of the true gradient.
+        Estimate of the squared norm of the true gradient.
     variance : float
-        Estimate of the trace of one row's gradient covariance.
+        Estimate of the trace of the covariance of a single row's gradient.
     confidence : float
-        Of the interval.
+        Confidence level of the interval.
 
     Examples
     --------
@@ -50,24 +50,25 @@ class NoiseScale(ShownAsText):
 def noise_scale(
     small_squared: np.ndarray, large_squared: np.ndarray, batch_sizes: tuple[int, int], confidence: float = 0.9
 ) -> NoiseScale:
-    r"""Estimate the gradient noise scale from squared gradient lengths at two batch sizes.
+    r"""Estimate the gradient noise scale from squared gradient norms at two batch sizes.
 
-    :math:`B_{simple} = S / |G|^2` with the unbiased
+    It is :math:`B_{simple} = S / |G|^2`, with the unbiased estimates
 
     .. math::
         |G|^2 = \frac{b' |G_{b'}|^2 - b |G_b|^2}{b' - b}, \qquad S = \frac{|G_b|^2 - |G_{b'}|^2}{1/b - 1/b'}
 
-    of McCandlish et al. 2018 (arXiv 1812.06162, appendix A.1), each averaged before they are divided: the mean of
-    ratios would be biased. It grows during training, by orders of magnitude, so it is that of one moment.
+    of McCandlish et al. 2018 (arXiv 1812.06162, appendix A.1). Both are averaged before they are divided, as a mean of
+    ratios would be biased. The noise scale increases during training by orders of magnitude, so an estimate is only
+    valid for the weights at which it was measured.
 
     Parameters
     ----------
     small_squared, large_squared : ndarray of shape (n_repeats,)
-        Squared lengths of the gradients of small and large batches; pairs may share rows.
+        Squared norms of the gradients of small and large batches; the two batches of a pair may share rows.
     batch_sizes : tuple of int, (small, large)
         In rows.
     confidence : float, default=0.9
-        Of the interval.
+        Confidence level of the interval.
 
     Returns
     -------
@@ -76,11 +77,11 @@ def noise_scale(
     Raises
     ------
     ValueError
-        If there are fewer than two pairs, or the sizes are not in order.
+        If there are fewer than two pairs, or the batch sizes are not ascending.
 
     Examples
     --------
-    One row's noise has variance 12, the true gradient a squared length of 3: a batch of b has 3 + 12 / b.
+    If a row's noise has variance 12 and the true gradient a squared norm of 3, a batch of b rows has 3 + 12 / b:
 
     >>> noise_scale(np.full(3, 3 + 12 / 2), np.full(3, 3 + 12 / 8), (2, 8)).value
     4.0
@@ -93,7 +94,7 @@ def noise_scale(
         raise ValueError(must_be("small_squared and large_squared", "two arrays of one length >= 2", small.shape))
     squared, variance = (big * large - b * small) / (big - b), (small - large) / (1 / b - 1 / big)
     n = len(small)
-    # log S - log |G|^2 is nearer to normal than the ratio; where |G|^2 is not above 0 its log is -inf and B infinite
+    # log S - log |G|^2 is closer to normal than the ratio; if the estimate of |G|^2 is not above 0, B is infinite
     one_less = [(total - values) / (n - 1) for total, values in ((variance.sum(), variance), (squared.sum(), squared))]
     others = [_log_ratio(*means) for means in zip(*one_less, strict=True)]
     centre = _log_ratio(variance.mean(), squared.mean())

@@ -1,4 +1,4 @@
-"""What each parameter of a model is for muP: told by its layer, and by how it grew from a narrower model."""
+"""The role of each parameter in muP, inferred from its layer and from how its shape grew from a narrower model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN_OUT = (nn.Embedding, nn.EmbeddingBag, nn.ConvTranspose1d, nn.ConvTranspose2d
 
 @dataclass(frozen=True)
 class GrownParameter:
-    """One parameter: its role, how many times its two sides grew, and of what its initial bias is drawn."""
+    """One parameter: its role, the growth factors of fan-out and fan-in, and for a bias that of its layer's fan-in."""
 
     name: str
     role: str
@@ -27,7 +27,7 @@ class GrownParameter:
 
 
 def find_grown(module: nn.Module, base: nn.Module, roles: Mapping[str, str]) -> Iterator[GrownParameter]:
-    """Yield the role of each parameter of `module`, declared in `roles` or told from its layer and its growth."""
+    """Yield the role of each parameter of `module`, from `roles` or inferred from its layer and its shapes."""
     shapes = {name: tuple(p.shape) for name, p in base.named_parameters()}
     owners = _owners(module)
     for name, parameter in module.named_parameters():
@@ -47,7 +47,7 @@ def find_grown(module: nn.Module, base: nn.Module, roles: Mapping[str, str]) -> 
 
 
 def _owners(module: nn.Module) -> dict[str, list[nn.Module]]:
-    """Return the layers that hold each parameter, by the first of its names."""
+    """Return the layers that have each parameter; a shared parameter is listed under its first name."""
     owners: dict[int, list[nn.Module]] = {}
     for layer in module.modules():
         for parameter in layer._parameters.values():
@@ -75,7 +75,7 @@ def _matrix(name: str, m_out: float, m_in: float) -> GrownParameter:
 
 
 def _declared(name: str, role: str, shape: tuple[int, ...], old: tuple[int, ...]) -> GrownParameter:
-    """Return the sides of a parameter whose role the user named; how much they grew its sizes say."""
+    """Return the growth of a parameter whose role was given by the user, computed from its shapes."""
     if role not in ROLES:
         raise unknown_name(f"the role of {name!r}", role, ROLES)
     grown = [new / before for new, before in zip(shape, old, strict=True) if new != before]
@@ -86,12 +86,12 @@ def _declared(name: str, role: str, shape: tuple[int, ...], old: tuple[int, ...]
 
 def _unclassified(name: str, shape: tuple[int, ...], old: tuple[int, ...], owner: nn.Module) -> ValueError:
     what = f"{name!r} of {type(owner).__name__}, {old} to {shape}"
-    advice = f"Say what it is: roles={{{name!r}: 'hidden'}}, or 'input', 'output', 'vector', 'fixed'."
+    advice = f"Give its role: roles={{{name!r}: 'hidden'}}, or 'input', 'output', 'vector', 'fixed'."
     return ValueError(f"every parameter that grows must be the weight or bias of one known layer, got {what}. {advice}")
 
 
 def _bias_fan_in(name: str, module: nn.Module, base: nn.Module, owners: list[nn.Module]) -> float:
-    """Return how many times the fan-in grew that a layer draws its bias from; 1 for what is no such bias."""
+    """Return the growth of the fan-in that determines a bias's initial values; 1 for other parameters."""
     if not isinstance(owners[0], _OUT_IN) or not name.endswith("bias"):
         return 1.0
     layer = name.removesuffix("bias") + "weight"
@@ -100,7 +100,7 @@ def _bias_fan_in(name: str, module: nn.Module, base: nn.Module, owners: list[nn.
 
 
 def check_attention(module: nn.Module, base: nn.Module) -> None:
-    """Refuse attention whose heads grew: torch divides its logits by the root of the head's size, muP by the size."""
+    """Raise a ValueError if attention heads grew: torch divides logits by the root of their size, muP by the size."""
     old = dict(base.named_modules())
     for name, layer in module.named_modules():
         size, before = (getattr(m, "head_dim", None) for m in (layer, old.get(name)))

@@ -1,9 +1,9 @@
-"""Learning-rate schedules as values: frozen dataclasses that map a moment of the training to a multiplier.
+"""Learning-rate schedules as values: frozen dataclasses that map the position in a training to a multiplier.
 
-`_base.py` says what a schedule is, `_formulas.py` and `_steps.py` hold those that are one formula,
-`_plateau.py` the one that listens to the losses, `_compose.py` those made of others, `_torch.py` wraps
-PyTorch's, and `_resolve.py` turns what a user writes into one of them. Nothing here touches an optimizer;
-that is the callback's work.
+`_base.py` has the base class, `_formulas.py` and `_steps.py` the schedules that are a formula of the step,
+`_plateau.py` the one that depends on the losses, `_compose.py` those that combine others, `_torch.py` wraps
+PyTorch's, and `_resolve.py` converts a user's argument into a schedule. Nothing here changes an optimizer; the
+callback `sklr.callbacks.LRSchedule` does.
 """
 
 from sklr.schedules._base import Clock, Schedule, progress

@@ -1,4 +1,4 @@
-"""What every schedule is: a pure function of where the training stands. Formulas are in the files beside."""
+"""The base class of schedules: pure functions of the position in a training. The formulas are in the other files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ By = Literal["step", "epoch"]
 
 @dataclass(frozen=True)
 class Clock:
-    """Where a training stands when its schedule is asked.
+    """The position in a training for which a schedule is evaluated.
 
     Parameters
     ----------
     step : int
-        Optimizer steps done since the schedule's start; 0 for its first step.
+        Number of optimizer steps since the schedule's start; 0 for its first step.
     total : int
-        Steps of the whole schedule, its horizon.
+        Number of steps of the whole schedule, its horizon.
     steps_per_epoch : int
-        Optimizer steps in one epoch.
+        Number of optimizer steps in one epoch.
     lr : float, default=1.0
-        The peak lr. Only schedules that name absolute learning rates look at it.
+        The peak lr. Only schedules with absolute learning rates use it.
     losses : tuple of float, default=()
-        The monitored value of each epoch finished since the schedule's start. Only `Plateau` looks at it.
+        The monitored value of each epoch finished since the schedule's start. Only `Plateau` uses it.
     start : int, default=0
         The training step at which the schedule starts.
 
@@ -48,25 +48,25 @@ class Clock:
     start: int = 0
 
     def after(self, steps: int) -> Clock:
-        """Return the same moment as seen by a schedule that starts `steps` later.
+        """Return the same position relative to a schedule that starts `steps` later.
 
-        Losses of epochs that ended before that start are dropped, and a horizon that is used up is 0.
+        Losses of epochs that ended before that start are dropped. The horizon is at least 0.
         """
         start = self.start + steps
-        unheard = start // self.steps_per_epoch - self.start // self.steps_per_epoch
+        n_dropped = start // self.steps_per_epoch - self.start // self.steps_per_epoch
         total = max(self.total - steps, 0)
-        return replace(self, step=self.step - steps, total=total, start=start, losses=self.losses[unheard:])
+        return replace(self, step=self.step - steps, total=total, start=start, losses=self.losses[n_dropped:])
 
 
 class Schedule(ABC):
-    """How the learning rate moves during a training: the lr at a step is the peak lr times the multiplier.
+    """Base class of learning-rate schedules: the lr at a step is the peak lr times the schedule's multiplier.
 
     A schedule is a frozen dataclass: it can be compared, hashed, pickled and searched over like a number, and
-    its `repr` is the code that made it. It remembers nothing, so a training that is continued asks it again
-    and goes on exactly where it stood.
+    its `repr` is the code that creates it. It has no state, so a training that is continued gets the same multipliers
+    as one that was not interrupted.
 
-    For one of your own, subclass this with a formula and, if it should hold still within an epoch,
-    `by="epoch"`.
+    To define your own schedule, subclass this and implement the formula; set `by="epoch"` if the multiplier should be
+    constant within an epoch.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Schedule(ABC):
         """Return the multiplier after `step` of `total` steps, both counted in the schedule's unit, `by`."""
 
     def at(self, clock: Clock) -> float:
-        """Return the multiplier of the optimizer step about to be made."""
+        """Return the multiplier of the next optimizer step."""
         if self.by == "step":
             return self(clock.step, clock.total)
         return self(clock.step // clock.steps_per_epoch, clock.total / clock.steps_per_epoch)
 
     def monitored(self) -> str | None:
-        """Return the name of the per-epoch value the schedule reacts to, or None if it reacts to nothing."""
+        """Return the name of the per-epoch value that the schedule depends on, or None."""
         return None
 
     def epoch_multipliers(
@@ -112,11 +112,11 @@ class Schedule(ABC):
         Parameters
         ----------
         epoch : int
-            The epoch about to be trained, counted from 0 over the whole training.
+            The epoch, counted from 0 over the whole training.
         steps_per_epoch : int
-            Optimizer steps in one epoch.
+            Number of optimizer steps in one epoch.
         n_epochs : int
-            Epochs of the whole training, the horizon.
+            Number of epochs of the whole training, the horizon.
         lr : float, default=1.0
             The peak lr.
         losses : sequence of float, default=()
@@ -146,24 +146,24 @@ class Schedule(ABC):
         value = getattr(self, field)
         try:
             fine = bool(holds(value))
-        except (TypeError, ValueError):  # a string or a list where a number is meant
+        except (TypeError, ValueError):  # a string or a list where a number is expected
             fine = False
         if not fine:
             raise ValueError(must_be(f"{field} of {type(self).__name__}", rule, value))
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        told = [f.name for f in fields if getattr(self, f.name) != f.default]
-        return f"{type(self).__name__}({', '.join(f'{name}={code(getattr(self, name))}' for name in told)})"
+        changed = [f.name for f in fields if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(f'{name}={code(getattr(self, name))}' for name in changed)})"
 
 
 def code(value: object) -> str:
-    """Return `value` as one would write it: functions and classes by name, everything else by `repr`."""
+    """Return `value` as source code: functions and classes by name, everything else by `repr`."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
 def progress(step: float, total: float) -> float:
-    """Return the part of the horizon that is done, between 0 and 1; without any horizon all of it is.
+    """Return the fraction of the horizon that has passed, between 0 and 1; it is 1 if the horizon is 0.
 
     >>> [progress(step, 4) for step in (0, 1, 4, 9)], progress(0, 0)
     ([0.0, 0.25, 1.0, 1.0], 1.0)

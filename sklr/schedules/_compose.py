@@ -1,4 +1,4 @@
-"""Schedules made of schedules: a warmup before one, and several one after the other."""
+"""Schedules that combine others: a warmup before a schedule, and a sequence of schedules."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from sklr.schedules._formulas import Constant
 
 @dataclass(frozen=True, repr=False)
 class Warmup(Schedule):
-    r"""Rise step by step to exactly the full lr, then follow another schedule.
+    r"""Increase the lr linearly, step by step, to exactly its peak, then follow another schedule.
 
-    The warmup takes `W = round(epochs * steps_per_epoch)` steps, at least one where `epochs` is above 0:
+    The warmup takes `W = round(epochs * steps_per_epoch)` steps, at least one if `epochs` is above 0:
 
-    - for `s < W`: a straight line from `start` at `s = 0` to exactly 1 at `s = W - 1`; by default `(s + 1) / W`
-    - for `s >= W`: `then`, whose own clock, epochs and horizon begin when the warmup ends.
+    - for `s < W`: linear from `start` at `s = 0` to exactly 1 at `s = W - 1`; by default `(s + 1) / W`
+    - for `s >= W`: `then`, whose steps, epochs and horizon are counted from the end of the warmup.
 
-    Where `W` is no whole number of epochs, the epochs of a `then` that counts epochs begin between those of
-    the training. Goyal et al. 2017, arXiv:1706.02677, section 2.2.
+    If `W` is not a whole number of epochs and `then` counts epochs, its epochs start within epochs of the training.
+    Goyal et al. 2017, arXiv:1706.02677, section 2.2.
 
     Parameters
     ----------
     epochs : float
         The length of the warmup in epochs, at least 0.
     then : Schedule, default=Constant()
-        What comes after.
+        The schedule after the warmup.
     start : float, optional
-        The first multiplier, between 0 and 1. By default 1 / W, one part of the way in each step.
+        The first multiplier, between 0 and 1. By default 1 / W, so that the lr rises by 1 / W in each step.
 
     Examples
     --------
@@ -42,7 +42,7 @@ class Warmup(Schedule):
     >>> Warmup(1.0, then=Linear()).epoch_multipliers(1, steps_per_epoch=4, n_epochs=2)
     array([1.  , 0.75, 0.5 , 0.25])
 
-    Called directly, a step is taken for an epoch:
+    If it is called directly, one step is one epoch:
 
     >>> [Warmup(2)(epoch, 4) for epoch in (0, 1, 2, 9)]
     [0.5, 1.0, 1.0, 1.0]
@@ -58,7 +58,7 @@ class Warmup(Schedule):
         self._require("start", "between 0 and 1, or None", lambda start: start is None or 0 <= start <= 1)
 
     def n_steps(self, steps_per_epoch: int) -> int:
-        """Return `W`, the steps until the full lr is reached.
+        """Return `W`, the number of steps of the warmup.
 
         >>> [Warmup(epochs).n_steps(10) for epochs in (0, 0.01, 1.5)]
         [0, 1, 15]
@@ -78,25 +78,23 @@ class Warmup(Schedule):
     def _ramp(self, step: int, n: int) -> float:
         if self.start is None or n == 1:
             return (step + 1) / n
-        # counted back from the end, where the multiplier must be 1 to the last bit
+        # computed from the end, so that the last multiplier is exactly 1
         return 1 - (1 - self.start) * (n - 1 - step) / (n - 1)
 
 
 @dataclass(frozen=True, repr=False)
 class Join(Schedule):
-    """Follow several schedules one after the other, each with its own clock and horizon.
+    """Follow several schedules one after another, each with its own step count and horizon.
 
-    A schedule begins at its boundary as if the training began there, and its horizon is the next boundary;
-    the last one's is the end of the training. Multipliers are not rescaled to meet: a jump is as the
-    schedules make it.
+    A schedule starts at its boundary as if the training started there. Its horizon is the next boundary, that of the
+    last schedule the end of the training. Multipliers are not rescaled to be continuous at the boundaries.
 
     Parameters
     ----------
     schedules : sequence of Schedule
-        At least one; kept as a tuple.
+        At least one; stored as a tuple.
     boundaries : sequence of float
-        The epochs at which the second and later schedules begin: increasing, above 0, one fewer than
-        schedules.
+        The epochs at which the second and later schedules start: increasing, above 0, one fewer than schedules.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Schedules that are one formula of the step: decays and one cycle. Warmup is left to `Warmup`."""
+"""Schedules that are a formula of the step: decays and one cycle. The warmup is in `Warmup`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklr.schedules._base import By, Schedule, progress
 
 Shape = Literal["linear", "cosine", "sqrt"]
 
-# How a multiplier falls from 1 to 0 while progress goes from 0 to 1; exact at both ends.
+# shapes of the fall of a multiplier from 1 to 0 as progress goes from 0 to 1, exact at both ends
 _FALL: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -34,7 +34,7 @@ def _is_positive(value: float) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class Constant(Schedule):
-    """Stay at the peak lr, from the first step to the last and after.
+    """Keep the lr at its peak at all steps.
 
     >>> Constant()(0, 10), Constant()(99, 10)
     (1.0, 1.0)
@@ -46,19 +46,19 @@ class Constant(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Linear(Schedule):
-    r"""Fall in a straight line from 1 to `end`: :math:`m(s) = 1 - (1 - e) s / S`.
+    r"""Decay linearly from 1 to `end`: :math:`m(s) = 1 - (1 - e) s / S`.
 
-    `s` counts from 0 and `S` is the horizon, so the last of `S` steps is still one step above `end`; for `s
-    >= S` the multiplier stays at `end`. The same numbers as torch's `LinearLR(start_factor=1,
-    end_factor=end, total_iters=S)`. A strong default when the number of steps is known (Defazio et al.
-    2023, arXiv:2310.07831); a training that stops early has then not seen its low learning rates.
+    `s` counts steps from 0 and `S` is the horizon, so the last of `S` steps is still one step above `end`; for `s
+    >= S` the multiplier stays at `end`. It is equal to torch's `LinearLR(start_factor=1, end_factor=end,
+    total_iters=S)`. A strong default if the number of steps is known (Defazio et al. 2023, arXiv:2310.07831); a
+    training that stops early never reaches the low learning rates.
 
     Parameters
     ----------
     end : float, default=0.0
         The multiplier at the horizon, between 0 and 1.
     by : {"step", "epoch"}, default="step"
-        Whether the multiplier moves at every step or holds still within an epoch.
+        Whether the multiplier changes at every step, or only at the start of each epoch.
 
     Examples
     --------
@@ -81,10 +81,10 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Cosine(Schedule):
-    r"""Half a cosine from 1 down to `end`: :math:`m(s) = e + (1 - e)(1 + \cos(\pi s / S)) / 2`.
+    r"""Decay along half a cosine from 1 to `end`: :math:`m(s) = e + (1 - e)(1 + \cos(\pi s / S)) / 2`.
 
-    `s` counts from 0 and `S` is the horizon; for `s >= S` the multiplier stays at `end`, where torch's
-    `CosineAnnealingLR(T_max=S)`, equal up to there, would rise again. Loshchilov and Hutter 2017,
+    `s` counts steps from 0 and `S` is the horizon. For `s >= S` the multiplier stays at `end`; torch's
+    `CosineAnnealingLR(T_max=S)` is equal up to there, but rises again after it. Loshchilov and Hutter 2017,
     arXiv:1608.03983, eq. 5, without restarts.
 
     Parameters
@@ -92,7 +92,7 @@ class Cosine(Schedule):
     end : float, default=0.0
         The multiplier at the horizon, between 0 and 1.
     by : {"step", "epoch"}, default="step"
-        Whether the multiplier moves at every step or holds still within an epoch.
+        Whether the multiplier changes at every step, or only at the start of each epoch.
 
     Examples
     --------
@@ -113,16 +113,16 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Exponential(Schedule):
-    r"""Shrink by the same factor every epoch: :math:`m(s) = \gamma^s`.
+    r"""Decay by a constant factor every epoch: :math:`m(s) = \gamma^s`.
 
-    It has no horizon: past the planned end it goes on shrinking. The same numbers as torch's `ExponentialLR`.
+    It has no horizon: the decay continues after the planned end. It is equal to torch's `ExponentialLR`.
 
     Parameters
     ----------
     gamma : float, default=0.95
         The factor, above 0 and at most 1.
     by : {"epoch", "step"}, default="epoch"
-        What `s` counts.
+        The unit of `s`.
 
     Examples
     --------
@@ -143,26 +143,26 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class OneCycle(Schedule):
-    r"""Rise from `1 / div_factor` to 1, then fall to `1 / (div_factor * final_div_factor)`: one cycle.
+    r"""Rise from `1 / div_factor` to 1, then fall to `1 / (div_factor * final_div_factor)`: the one-cycle policy.
 
-    With :math:`p = \text{pct\_start} \cdot S - 1` the rise covers steps 0 to `p` and the fall steps `p` to
-    `S - 1`, each half a cosine or a straight line; from step `S - 1` on the multiplier stays where it ends.
-    The same numbers as torch's `OneCycleLR(max_lr=lr, total_steps=S)`. Momentum, which torch's cycles the
-    other way round, is left alone. Smith and Topin 2017, arXiv:1708.07120, in fastai's two phases. It
-    brings its own rise, so a warmup before it rises twice.
+    With :math:`p = \text{pct\_start} \cdot S - 1` the multiplier rises from step 0 to step `p` and falls from step `p`
+    to step `S - 1`, each along half a cosine or a straight line; after step `S - 1` it keeps its last value. It is
+    equal to torch's `OneCycleLR(max_lr=lr, total_steps=S)`, except that torch also cycles the momentum, inversely, and
+    this schedule does not. Smith and Topin 2017, arXiv:1708.07120, in the two phases of fastai. The rise is a warmup,
+    so do not combine it with another one.
 
     Parameters
     ----------
     pct_start : float, default=0.3
-        The part of the horizon that rises, between 0 and 1.
+        The fraction of the horizon during which the multiplier rises, between 0 and 1.
     div_factor : float, default=25.0
-        Peak lr over first lr, at least 1.
+        Ratio of the peak lr to the first lr, at least 1.
     final_div_factor : float, default=1e4
-        First lr over last lr, at least 1.
+        Ratio of the first lr to the last lr, at least 1.
     shape : {"cosine", "linear"}, default="cosine"
-        The shape of rise and fall.
+        The shape of the rise and of the fall.
     by : {"step", "epoch"}, default="step"
-        Whether the multiplier moves at every step or holds still within an epoch.
+        Whether the multiplier changes at every step, or only at the start of each epoch.
 
     Examples
     --------
@@ -196,23 +196,23 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class WSD(Schedule):
-    r"""Hold the peak lr, then decay over the last part of the training: warmup, stable, decay.
+    r"""Keep the peak lr, then decay it in the last part of the training: warmup-stable-decay.
 
     With :math:`D = \text{decay} \cdot S` the multiplier is 1 for :math:`s \le S - D`, falls to `end` at `s
-    = S`, and stays there. The warmup comes from `Warmup` or the net's `warmup_epochs`. Hu et al. 2024,
+    = S`, and stays there. Add the warmup with `Warmup` or the net's `warmup_epochs`. Hu et al. 2024,
     arXiv:2404.06395, section 4; the "sqrt" shape :math:`1 - \sqrt{(s - (S - D)) / D}` is from Hägele et al.
     2024, arXiv:2405.18392.
 
     Parameters
     ----------
     decay : float, default=0.2
-        The part of the horizon that decays, between 0 and 1. Hägele et al. find 10 to 20 percent enough.
+        The fraction of the horizon in which the lr decays, between 0 and 1. Hägele et al. find 10 to 20 percent enough.
     shape : {"linear", "cosine", "sqrt"}, default="linear"
         The shape of the decay.
     end : float, default=0.0
         The multiplier at the horizon, between 0 and 1.
     by : {"step", "epoch"}, default="step"
-        Whether the multiplier moves at every step or holds still within an epoch.
+        Whether the multiplier changes at every step, or only at the start of each epoch.
 
     Examples
     --------
@@ -239,18 +239,18 @@ class WSD(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class InverseSqrt(Schedule):
-    r"""Decay with the square root of time: :math:`m(s) = \sqrt{T / (T + s)}`.
+    r"""Decay with the inverse square root of time: :math:`m(s) = \sqrt{T / (T + s)}`.
 
-    It has no horizon, so a training can be prolonged at will. Zhai et al. 2022, arXiv:2106.04560, train
-    with it `by="step"` and a timescale of thousands of steps; the default suits a few epochs. The inverse
-    square root of Vaswani et al. 2017 (arXiv:1706.03762, eq. 3) is this after a warmup of `T` steps.
+    It has no horizon, so a training can be extended by any number of epochs. Zhai et al. 2022, arXiv:2106.04560, use
+    it with `by="step"` and a timescale of thousands of steps; the default suits trainings of a few epochs. The inverse
+    square root of Vaswani et al. 2017 (arXiv:1706.03762, eq. 3) is this schedule after a warmup of `T` steps.
 
     Parameters
     ----------
     timescale : float, default=1.0
-        `T`, the time after which the lr has fallen to 0.71 of its peak; above 0.
+        `T`, the time after which the lr is 0.71 of its peak; above 0.
     by : {"epoch", "step"}, default="epoch"
-        What `s` and `timescale` count.
+        The unit of `s` and `timescale`.
 
     Examples
     --------
@@ -271,17 +271,17 @@ class InverseSqrt(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class LambdaSchedule(Schedule):
-    """Let a function of the epoch return the multiplier, as torch's `LambdaLR` does.
+    """Compute the multiplier with a function of the epoch, as torch's `LambdaLR` does.
 
-    The function is trusted to know its own horizon; what it returns must be finite and at least 0. Two of
-    these are equal if they hold the same function, and pickle if it does.
+    The function does not get the horizon. It must return finite values of at least 0. Two such schedules are equal if
+    they have the same function, and can be pickled if it can.
 
     Parameters
     ----------
     function : callable
         Takes the epoch, counted from 0, and returns the multiplier.
     by : {"epoch", "step"}, default="epoch"
-        What the function is given.
+        Whether the function is called with the epoch or with the step.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The one schedule that listens to the training: worked out anew from all losses so far, so without state."""
+"""The schedule that depends on the losses: recomputed from all losses so far, so that it needs no state."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from sklr.schedules._base import Clock, Schedule
 
 @dataclass(frozen=True, repr=False)
 class Plateau(Schedule):
-    """Shrink the lr whenever the loss has not improved for a while.
+    """Reduce the lr when the loss has stopped improving.
 
-    After more than `patience` epochs in a row without an improvement the multiplier is multiplied by
-    `factor`; the `cooldown` epochs that follow do not count. The same numbers as torch's
-    `ReduceLROnPlateau`, replayed from the history of the training, so that a continued training reduces
-    when an uninterrupted one would. It has no horizon. An epoch whose loss is NaN counts as one without
-    improvement.
+    After more than `patience` consecutive epochs without an improvement the multiplier is multiplied by
+    `factor`; the `cooldown` epochs after that are not counted. It is equal to torch's `ReduceLROnPlateau`, but is
+    computed from the whole history of the training, so that a continued training reduces the lr when an uninterrupted
+    one would. It has no horizon. An epoch whose loss is NaN counts as one without improvement.
 
     Parameters
     ----------
     factor : float, default=0.1
-        What a reduction multiplies by, at least 0 and below 1.
+        The factor of a reduction, at least 0 and below 1.
     patience : int, default=10
-        Epochs without improvement that are let pass.
+        Number of epochs without improvement that are tolerated.
     threshold : float, default=1e-4
-        How much better than the best an epoch must be to count as an improvement.
+        How much better than the best value an epoch must be to count as an improvement.
     threshold_mode : {"rel", "abs"}, default="rel"
-        Whether `threshold` is a part of the best value or a difference to it.
+        Whether `threshold` is relative to the best value or an absolute difference.
     cooldown : int, default=0
-        Epochs after a reduction that do not count.
+        Number of epochs after a reduction that are not counted.
     min_multiplier : float, default=0.0
-        The multiplier never falls below this.
+        Lower bound of the multiplier.
     min_lr : float, default=0.0
-        The lr itself never falls below this, whatever its peak.
+        Lower bound of the lr itself, whatever its peak.
     eps : float, default=1e-8
-        A reduction of the lr by no more than this is left out.
+        Reductions of the lr by no more than this are skipped.
     mode : {"min", "max"}, default="min"
-        Whether the monitored value should fall or rise.
+        Whether lower or higher values of the monitored column are better.
     monitor : str, default="train_loss"
-        The column of the net's history to listen to; "valid_loss" needs a validation split.
+        The column of the net's history to monitor; "valid_loss" needs a validation split.
 
     Examples
     --------
@@ -77,7 +76,7 @@ class Plateau(Schedule):
         self._require("monitor", "the name of a column of the history", lambda name: isinstance(name, str) and name)
 
     def __call__(self, step: float, total: float) -> float:
-        """Return the multiplier of a training whose losses nobody recorded, which is 1."""
+        """Return 1, the multiplier without recorded losses; `at` uses the losses."""
         return 1.0
 
     def at(self, clock: Clock) -> float:
@@ -97,7 +96,7 @@ class Plateau(Schedule):
         return value < margin if self.mode == "min" else value > margin
 
 
-@lru_cache(maxsize=64)  # every step of an epoch asks for the same replay
+@lru_cache(maxsize=64)  # called with the same arguments for every step of an epoch
 def _replay(plateau: Plateau, losses: tuple[float, ...], lr: float) -> float:
     multiplier, best, bad, cooldown = 1.0, math.inf if plateau.mode == "min" else -math.inf, 0, 0
     for loss in losses:

@@ -1,4 +1,4 @@
-"""From what a user writes, a name, a function, a torch class, to a schedule."""
+"""Conversion of a user's argument (a name, a function, a torch scheduler class) to a schedule."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def resolve_schedule(value: Any, warmup_epochs: float = 0) -> Schedule:
-    """Return the schedule that a name, a function of the epoch or a torch scheduler class stands for.
+    """Return the schedule for a name, a function of the epoch or a torch scheduler class.
 
     Parameters
     ----------
     value : None, str, Schedule, torch.optim.lr_scheduler class or functools.partial of one, or callable
-        None is a constant lr; a name is one of `SCHEDULES` with its defaults; any other callable is taken
-        for a function of the epoch, as `LambdaLR` takes.
+        None is a constant lr. A name is that of a schedule in `SCHEDULES`, with its defaults. Any other callable is a
+        function of the epoch that returns the multiplier, as for `LambdaLR`.
     warmup_epochs : float, default=0
-        If above 0, the schedule follows a `Warmup` of that many epochs.
+        If above 0, the schedule is preceded by a `Warmup` of that many epochs.
 
     Returns
     -------
@@ -54,9 +54,9 @@ def resolve_schedule(value: Any, warmup_epochs: float = 0) -> Schedule:
     Raises
     ------
     ValueError
-        If a name is unknown, or arguments are.
+        If a name or an argument of a scheduler class is unknown or invalid.
     TypeError
-        If `value` is none of these.
+        If `value` is of another type.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def _named(name: str) -> Schedule:
 
 def _advice(value: Any) -> str:
     if isinstance(value, LRScheduler):
-        return "Pass its class, or functools.partial of it: each training makes its own."
+        return "Pass its class, or functools.partial of it: each training creates its own."
     if isinstance(value, type) and issubclass(value, Schedule):
         return f"Pass {value.__name__}(...), not the class."
     return ""

@@ -1,4 +1,4 @@
-"""Drops of the learning rate at chosen epochs, and stages made by hand."""
+"""The schedule that drops the learning rate at given epochs, or sets it in hand-made stages."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sklr.schedules._base import By, Schedule
 
 @dataclass(frozen=True, repr=False)
 class Steps(Schedule):
-    r"""Hold the lr and drop it at a few epochs: :math:`m(s) = \gamma^{k}` after `k` drops.
+    r"""Multiply the lr by `gamma` at given epochs: :math:`m(s) = \gamma^{k}` after `k` drops.
 
-    The drops are given in one of three ways; with none of them they come after half and three quarters of
-    the horizon, as in He et al. 2016 (arXiv:1512.03385, section 4.2). Past the horizon nothing but drops
-    still to come changes the multiplier. The same numbers as torch's `MultiStepLR` and `StepLR`.
+    The drops are given by `milestones` (a sequence or a mapping) or by `step_size`. By default they are at one half
+    and three quarters of the horizon, as in He et al. 2016 (arXiv:1512.03385, section 4.2). After the horizon, drops
+    continue as given. It is equal to torch's `MultiStepLR` and `StepLR`.
 
     Parameters
     ----------
     milestones : sequence of int, or mapping of int to float, optional
-        The epochs of the drops, or hand-made stages: from this epoch on, this multiplier (1 before the
-        first). Kept as a tuple, of pairs for a mapping.
+        The epochs of the drops. A mapping defines stages: the multiplier from each epoch on (1 before the first).
+        Stored as a tuple, for a mapping as a tuple of pairs.
     gamma : float, default=0.1
-        What a drop multiplies by, at least 0; stages do not use it.
+        The factor of a drop, at least 0; not used for stages.
     step_size : int, optional
         Drop every `step_size` epochs.
     by : {"epoch", "step"}, default="epoch"
-        What milestones and `step_size` count.
+        The unit of `milestones` and `step_size`.
 
     Examples
     --------
@@ -84,6 +84,6 @@ def _are_milestones(given: Mapping[int, float] | Sequence[Any]) -> bool:
     entries = _as_tuple(given)
     epochs = [epoch for epoch, _ in entries] if _are_stages(entries) else list(entries)
     multipliers = [multiplier for _, multiplier in entries] if _are_stages(entries) else []
-    # torch's MultiStepLR takes an epoch twice for two drops at once, so equal neighbours are fine
+    # equal neighbours are allowed: torch's MultiStepLR accepts an epoch twice, for two drops at once
     increasing = epochs == sorted(epochs) and all(0 <= epoch < math.inf for epoch in epochs)
     return increasing and all(0 <= multiplier < math.inf for multiplier in multipliers)

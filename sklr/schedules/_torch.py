@@ -1,4 +1,4 @@
-"""PyTorch's own schedulers as schedules, simulated on an idle parameter. Momentum cycling is left out."""
+"""PyTorch's schedulers as schedules, simulated on an optimizer with a dummy parameter; momentum is not cycled."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from sklr.schedules._plateau import Plateau
 class TorchSchedule(Schedule):
     """Follow a `torch.optim.lr_scheduler` class.
 
-    The scheduler is run on an optimizer with one idle parameter at the training's peak lr, and the
-    multiplier is the lr it sets over that peak, so learning rates it names outright (`eta_min`, `max_lr`,
-    `base_lr`) are as in torch. Momentum that `OneCycleLR` or `CyclicLR` would cycle is left alone. A
-    `OneCycleLR` that has used up its `total_steps` stays at its last lr, where torch refuses to go on; the
-    others go on as torch does.
+    The scheduler is simulated on an optimizer with a dummy parameter and the training's peak lr. The multiplier is the
+    lr that it sets divided by that peak, so absolute learning rates (`eta_min`, `max_lr`, `base_lr`) have the same
+    effect as in torch. The momentum, which `OneCycleLR` and `CyclicLR` would cycle, is not changed. After its
+    `total_steps` a `OneCycleLR` keeps its last lr, where torch raises an error; the others continue as in torch.
 
     Parameters
     ----------
     policy : class, functools.partial or callable
-        A scheduler class, or anything that takes an optimizer and returns a scheduler. `SequentialLR` and
-        `ChainedScheduler` take classes and partials as their `schedulers`. Not `ReduceLROnPlateau`, which is
-        `Plateau` here.
+        A scheduler class, or a callable that takes an optimizer and returns a scheduler. `SequentialLR` and
+        `ChainedScheduler` take classes and partials as their `schedulers`. Use `Plateau` instead of
+        `ReduceLROnPlateau`.
     by : {"epoch", "step"}, default="epoch"
-        When the scheduler is stepped.
+        Whether the scheduler is stepped every epoch or every step.
     **arguments
-        What the class takes besides the optimizer; lists are kept as tuples.
+        The arguments of the class other than the optimizer; lists are stored as tuples.
 
     Raises
     ------
     ValueError
-        If the scheduler cannot be made for one parameter group with these arguments.
+        If the scheduler cannot be created with these arguments for an optimizer with one parameter group.
 
     Examples
     --------
@@ -76,12 +75,12 @@ class TorchSchedule(Schedule):
         return self._multiplier(int(step), 1.0)
 
     def at(self, clock: Clock) -> float:
-        # at lr=0 any finite multiplier is right, as nothing is multiplied
+        # with lr=0 any finite multiplier is right, as the product is 0
         step = clock.step if self.by == "step" else clock.step // clock.steps_per_epoch
         return self._multiplier(step, clock.lr if clock.lr > 0 else 1.0)
 
     def _multiplier(self, step: int, lr: float) -> float:
-        n_steps = 1 << (step + 1).bit_length()  # simulated in doubling lengths: few simulations, all cached
+        n_steps = 1 << (step + 1).bit_length()  # a power of 2, so that few simulations are run, and all are cached
         return _simulated_lrs(self, lr, n_steps)[step] / lr
 
     def _made_for(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
@@ -103,7 +102,7 @@ class TorchSchedule(Schedule):
 
 
 def is_torch_policy(value: object) -> bool:
-    """Return whether `value` is a scheduler class of torch's kind, or a partial of one.
+    """Return whether `value` is a subclass of torch's `LRScheduler`, or a partial of one.
 
     >>> from torch.optim.lr_scheduler import StepLR
     >>> is_torch_policy(StepLR), is_torch_policy(partial(StepLR, step_size=3)), is_torch_policy(abs)
@@ -120,7 +119,7 @@ def is_plateau_policy(value: object) -> bool:
 
 
 def from_torch(policy: Callable[..., Any]) -> Schedule:
-    """Return the schedule that follows a scheduler class or partial, stepped once per epoch.
+    """Return the schedule for a torch scheduler class or partial, stepped once per epoch.
 
     >>> from_torch(partial(ReduceLROnPlateau, patience=3))
     Plateau(patience=3)
@@ -136,10 +135,10 @@ def from_torch(policy: Callable[..., Any]) -> Schedule:
 
 
 def build_scheduler(schedule: TorchSchedule, optimizer: torch.optim.Optimizer) -> Any:
-    """Return a new scheduler for `optimizer`, those it is made of included."""
+    """Return a new scheduler for `optimizer`; schedulers among its arguments are created for it too."""
     arguments = {name: _built(value, optimizer) for name, value in schedule.arguments}
     if "optimizer" in inspect.signature(schedule.policy).parameters:
-        return schedule.policy(optimizer=optimizer, **arguments)  # ChainedScheduler takes it second
+        return schedule.policy(optimizer=optimizer, **arguments)  # by name: it is ChainedScheduler's second argument
     return schedule.policy(optimizer, **arguments)
 
 
@@ -160,7 +159,7 @@ def _code(value: Any) -> str:
 
 
 def _idle_optimizer(lr: float) -> torch.optim.Optimizer:
-    # with a momentum, which the schedulers that cycle it insist on
+    # schedulers that cycle the momentum require an optimizer that has one
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
 
 

@@ -1,4 +1,4 @@
-"""Does a rule of `sklr.scaling` hold here? What trains to find out: small sweeps, a few steps, or no step at all."""
+"""Experiments that check the rules of `sklr.scaling` on a net and its data: sweeps, a few steps, or gradients alone."""
 
 from sklr.transfer._coordinates import CoordinateCheck, coordinate_check
 from sklr.transfer._exponent import Exponent, lr_exponent

@@ -1,4 +1,4 @@
-"""The coordinate check: a few steps at several widths show whether a parametrisation is right."""
+"""The coordinate check: a few steps at several widths show whether a model's parametrization is muP."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sklr._utils.random import RandomStream
 from sklr._utils.validation import check_count, check_flag, must_be
 from sklr.scaling import mup_param_groups
 
-TOLERANCE = 0.15  # of the slope; finite widths bend the lines by up to 0.1
+TOLERANCE = 0.15  # of the slope; at finite width correct slopes deviate from 0 by up to 0.1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CoordinateCheck(ShownAsText):
-    """How large each layer's outputs are, and how far they move, at several widths.
+    """The size of each layer's outputs, and how much they change in a few steps, at several widths.
 
     Parameters
     ----------
@@ -30,13 +30,13 @@ class CoordinateCheck(ShownAsText):
     modules : tuple of str
         Names of the layers, as in `module.named_modules()`.
     sizes : ndarray of shape (n_widths, n_seeds, n_steps + 1, n_modules)
-        Mean absolute output before each step, and after the last.
+        Mean absolute output before each step, and after the last one.
     changes : ndarray of the same shape
         Mean absolute difference from the output before the first step.
     mup : bool
         Whether muP was applied.
     tolerance : float
-        Of the slopes.
+        Tolerance of the slopes.
     """
 
     widths: tuple[int, ...]
@@ -48,26 +48,26 @@ class CoordinateCheck(ShownAsText):
 
     @property
     def slopes(self) -> np.ndarray:
-        """Slope of log2 of the size against log2 of the width; shape (n_steps + 1, n_modules)."""
+        """Slopes of log2 of the size against log2 of the width, shape (n_steps + 1, n_modules)."""
         return self._slopes(self.sizes)
 
     @property
     def change_slopes(self) -> np.ndarray:
-        """The same of the changes, from the first step on; shape (n_steps, n_modules)."""
+        """Slopes of log2 of the change against log2 of the width after each step, shape (n_steps, n_modules)."""
         return self._slopes(self.changes[:, :, 1:])
 
     @property
     def passed(self) -> bool:
-        """Whether no layer's output moves more, or less, the wider the model."""
+        """Whether every layer's outputs change equally much at all widths, within the tolerance."""
         return not self.failures
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, a sentence for each layer."""
+        """A sentence for each layer whose outputs change more, or less, in wider models."""
         return tuple(
-            f"{name}: its output moves {'more' if slope > 0 else 'less'} in wider models, like width^{slope:.2f}"
+            f"{name}: its outputs change {'more' if slope > 0 else 'less'} in wider models, as width^{slope:.2f}"
             for name, slope in zip(self.modules, self.change_slopes[-1], strict=True)
-            if not abs(slope) <= self.tolerance  # NaN is a failure: the layer did not move, or all blew up
+            if not abs(slope) <= self.tolerance  # NaN is a failure too: no change, or the training diverged
         )
 
     def _slopes(self, values: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ class CoordinateCheck(ShownAsText):
         return np.tensordot(x, y, axes=1) / (x @ x)
 
     def conclusion(self) -> str:
-        """Return whether it passed."""
+        """Return the last line of the printed check: whether it passed."""
         return str(self).splitlines()[-1]
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class CoordinateCheck(ShownAsText):
             f"  {name}: width^{slope:+.2f}" for name, slope in zip(self.modules, self.change_slopes[-1], strict=True)
         ]
         verdict = "passed" if self.passed else "failed"
-        return "\n".join([f"{head}; how far outputs move:", *rows, f"{verdict}, tolerance {self.tolerance:g}"])
+        return "\n".join([f"{head}; change of outputs:", *rows, f"{verdict}, tolerance {self.tolerance:g}"])
 
 
 def coordinate_check(
@@ -105,42 +105,45 @@ def coordinate_check(
     random_state: Any = None,
     **optimizer_params: Any,
 ) -> CoordinateCheck:
-    """Take a few steps at several widths, and see whether every layer's outputs move equally far.
+    """Train a few steps at several widths, and check that every layer's outputs change equally much at all of them.
 
-    That is what muP is: at any width each layer learns as much as it can without blowing up (Yang et al. 2022, arXiv
-    2203.03466, appendix D.1). A layer whose outputs move more and more with the width will make the best learning rate
-    fall; one that moves less and less no longer learns.
+    This is the defining property of muP: at every width each layer learns as much as it can without diverging (Yang et
+    al. 2022, arXiv 2203.03466, appendix D.1). If the changes of a layer's outputs grow with the width, the best
+    learning rate falls with it; if they shrink, a wide layer no longer learns.
 
     Parameters
     ----------
     make : callable
-        Makes the module of a width, drawing its initial weights from torch's generator.
+        Takes a width and returns a module, with initial weights drawn from torch's global generator.
     widths : sequence of int
-        At least two, ascending; the first is the base model.
+        At least two, ascending; the first is that of the base model.
     X, y : array or Tensor of shape (n_rows, ...)
-        One batch, as module and criterion take it; every step is made on it.
+        One batch, in the form that module and criterion take. It is used for all steps.
     lr : float
-        Peak learning rate of the base model; large enough for the first steps to matter.
+        Peak learning rate of the base model; it should be large enough to change the outputs in a few steps.
     optimizer, criterion : str or class
     mup : bool, default=True
-        False shows what happens without.
+        Whether to apply muP. False shows the standard parametrization.
     n_steps : int, default=3
+        Number of optimizer steps.
     n_seeds : int, default=5
+        Number of initializations per width.
     tolerance : float, default=0.15
-        By how much a slope may differ from 0.
+        Maximum deviation of a slope from 0.
     random_state : int, RandomState instance or None
+        Determines the seeds of the initial weights.
     **optimizer_params
-        As for `mup_param_groups`.
+        As in `mup_param_groups`.
 
     Returns
     -------
     check : CoordinateCheck
-        `passed` and `failures` say what came out, `sklr.plotting.plot_coordinate_check` draws it.
+        `passed` and `failures` have the result, and `sklr.plotting.plot_coordinate_check` plots it.
 
     Raises
     ------
     ValueError
-        If an argument is not what it must be.
+        If an argument is invalid.
 
     Examples
     --------
@@ -161,7 +164,7 @@ def coordinate_check(
     seeds = check_random_state(random_state).randint(2**31 - 1, size=n_seeds)
     loss = resolve_criterion(criterion)()
     x, target = torch.as_tensor(X), torch.as_tensor(y)
-    with RandomStream(0):  # its shapes matter, its weights do not
+    with RandomStream(0):  # only its shapes are used, but drawing weights must not advance the global generator
         base = make(widths[0]) if mup else None
     found: list[list[tuple[np.ndarray, np.ndarray]]] = []
     names: tuple[str, ...] = ()
@@ -190,7 +193,7 @@ def _optimizer(
 def _train(
     module: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[Any], torch.Tensor], x: torch.Tensor, n: int
 ) -> tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
-    """Take `n` steps; return the layers' names, and sizes and changes of their outputs, each (n + 1, n_modules)."""
+    """Train `n` steps; return the layers' names, and sizes and changes of their outputs, each (n + 1, n_modules)."""
     layers = {name: layer for name, layer in module.named_modules() if next(layer.children(), None) is None}
     outputs: dict[str, torch.Tensor] = {}
     handles = [layer.register_forward_hook(_writer(outputs, name)) for name, layer in layers.items()]

@@ -1,4 +1,4 @@
-"""How the best learning rate moves with a size, as a power of it, with an interval."""
+"""The exponent of the best learning rate as a power of a size, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from sklr._utils.validation import must_be
 
 @dataclass(frozen=True)
 class Exponent(ShownAsText):
-    """The power of a size that the best learning rate follows.
+    """The exponent of the best learning rate as a power of a size.
 
     Parameters
     ----------
     value : float
-        Decades of lr per decade of size.
+        The exponent: decades of lr per decade of size.
     interval : tuple of float, (low, high)
-        At `confidence`.
+        Confidence interval.
     confidence : float
+        Confidence level of the interval.
 
     Examples
     --------
@@ -48,23 +49,25 @@ def lr_exponent(
 ) -> Exponent:
     """Fit a power law to the best learning rates of several sizes.
 
-    A straight line through log lr against log size, each weighted by its interval. Where the points lie further from
-    it than their intervals explain, the interval of the power widens by as much (Birge's ratio, Phys. Rev. 40, 207).
+    A weighted linear regression of log lr on log size, with weights from the intervals. If the points scatter around
+    the line more than their intervals explain, the interval of the exponent is widened accordingly (Birge's ratio,
+    Phys. Rev. 40, 207).
 
     Parameters
     ----------
     sizes : sequence of float, of length n_sizes
-        Batch sizes, widths.
+        Sizes, such as batch sizes or widths.
     lrs : sequence of float, of length n_sizes
-        The best learning rates.
+        The best learning rate of each size.
     intervals : sequence of (low, high), of length n_sizes
-        Theirs, at the same confidence. One that is open (low 0, or high infinite) says nothing and does not count.
+        Their confidence intervals. A size with an open interval (low 0, or high infinite) is not used.
     confidence : float, default=0.9
+        Confidence level of `intervals`, and of the result's interval.
 
     Returns
     -------
     exponent : Exponent
-        NaN, its interval open to both sides, where fewer than two sizes count.
+        NaN with an interval open on both sides, if fewer than two sizes can be used.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def lr_exponent(
     if len(np.unique(x[known])) < 2:
         return Exponent(math.nan, (-math.inf, math.inf), confidence)
     x, u = x[known], u[known]
-    # no optimum is known better than a hundredth of a decade, and no single one is to decide alone
+    # standard errors below 0.01 decade are not credible, and would let a single size determine the fit
     weight = 1 / np.maximum(np.diff(np.log10(ends[known]), axis=1)[:, 0] / (2 * quantile), 0.01) ** 2
     centre = np.average(x, weights=weight)
     spread = float((weight * (x - centre) ** 2).sum())

@@ -1,4 +1,4 @@
-"""The gradient noise scale of a net on its data, at the weights it has."""
+"""Measurement of the gradient noise scale of a net on its data, at its current weights."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ def gradient_noise_scale(
     confidence: float = 0.9,
     random_state: Any = None,
 ) -> NoiseScale:
-    """Measure above which batch size larger batches bring little: the gradient noise scale, in rows.
+    """Measure the gradient noise scale, in rows: the batch size above which larger batches help little.
 
-    A fitted net is measured at its weights, one that is not at initial weights; the net itself is left alone. It grows
-    while the loss falls, so measure it where most of the training takes place. It is that of the distribution the rows
-    come from, of which they are a sample. See `sklr.scaling.noise_scale`.
+    A fitted net is measured at its weights, an unfitted one at initial weights; the net itself is not changed. The
+    noise scale increases as the loss decreases, so measure it at weights that are typical of the training. It is an
+    estimate for the distribution from which the rows were sampled. See `sklr.scaling.noise_scale`.
 
     Parameters
     ----------
     net : skorch net
     X, y : as in `fit`
     batch_sizes : tuple of int, (small, large), optional
-        `large` must be a multiple of `small`: each large gradient is the mean of that of its small batches. By default
-        the largest that the rows allow, up to (32, 512).
+        `large` must be a multiple of `small`, as the gradient of a large batch is the mean of those of its small
+        batches. By default as large as the number of rows allows, up to (32, 512).
     n_repeats : int, default=20
-        Large batches, each of other rows drawn without replacement.
+        Number of large batches, each drawn without replacement from all rows.
     confidence : float, default=0.9
-        Of the interval.
+        Confidence level of the interval.
     random_state : int, RandomState instance or None
+        Determines the batches, dropout, and the initial weights of an unfitted net.
 
     Returns
     -------
@@ -52,7 +53,7 @@ def gradient_noise_scale(
     Raises
     ------
     ValueError
-        If the batch sizes do not fit each other or the data.
+        If `large` is not a multiple of `small`, or larger than the number of rows.
 
     Examples
     --------
@@ -101,7 +102,7 @@ def _check_sizes(batch_sizes: Any, n_rows: int) -> tuple[int, int]:
 
 
 def _squared(net: Any, dataset: Any, rows: np.ndarray, small: int) -> tuple[float, float]:
-    """Return the mean squared length of the gradients of small batches, and that of their mean."""
+    """Return the mean squared norm of the gradients of small batches, and the squared norm of their mean."""
     loader = DataLoader(Subset(dataset, rows.tolist()), batch_size=small)
     gradients = [_gradient(net, *batch) for batch in loader]
     mean = [sum(parts) / len(parts) for parts in zip(*gradients, strict=True)]

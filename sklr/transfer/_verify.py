@@ -1,4 +1,4 @@
-"""Sweep a net at both sizes, and see whether the best learning rate moved as the rule said."""
+"""Sweep the learning rate at two or more sizes, and check whether the best one changes as a rule predicts."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ HOLDS, FAILS, OPEN = "holds", "fails", "undecided"
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """The learning rates of one size.
+    """The learning-rate sweep of one size.
 
     Parameters
     ----------
     scale : float
-        How many times larger than the first.
+        Ratio of this size to the first one.
     expected : float
-        How far the rule moves the best lr from that of the first size, in decades.
+        The change of the best lr that the rule predicts relative to the first size, in decades.
     curve : LRCurve
     choice : Choice
-        The best lr on it, by a fit where the scores support one.
+        The best lr of the curve, from a fit if the scores support one.
     """
 
     scale: float
@@ -46,7 +46,7 @@ class Sweep:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the best lr lies; open to the side where it may be outside of what was tried, or is not known."""
+        """Interval of the best lr; open on a side on which it may be outside the sweep, or if it is unknown."""
         if self.choice.unknown:
             return 0.0, math.inf
         low, high = self.choice.interval
@@ -58,16 +58,16 @@ class Sweep:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TransferCheck(ShownAsText):
-    """Whether the best learning rate moved as a rule said.
+    """Whether the best learning rate changed as a rule predicted.
 
     Parameters
     ----------
     sweeps : tuple of Sweep
-        The old size first.
+        One per size, that of the old size first.
     tolerance : float
-        How many decades off still counts as held.
+        The deviation from the rule that is accepted, in decades.
     confidence : float
-        Of the intervals.
+        Confidence level of the intervals.
     """
 
     sweeps: tuple[Sweep, ...]
@@ -76,17 +76,17 @@ class TransferCheck(ShownAsText):
 
     @property
     def errors(self) -> np.ndarray:
-        """How far each size's best lr lies above where the rule puts it, in decades; shape (n_sizes - 1,)."""
+        """Deviation of each new size's best lr from the rule's prediction, in decades, shape (n_sizes - 1,)."""
         old = self.sweeps[0]
         return np.array([math.log10(new.choice.lr / old.choice.lr) - new.expected for new in self.sweeps[1:]])
 
     @property
     def error_intervals(self) -> np.ndarray:
-        """Their intervals, shape (n_sizes - 1, 2).
+        """Confidence intervals of the errors, shape (n_sizes - 1, 2).
 
-        From those of the two optima, taken as independent (Zou and Donner 2008, Statistics in Medicine 27, 1693); they
-        share folds and seeds, so it is wide rather than narrow. Open to both sides where one fold with one seed was
-        trained, which tells no interval.
+        They are computed from the intervals of the two optima, assumed to be independent (Zou and Donner 2008,
+        Statistics in Medicine 27, 1693). As these share folds and seeds, the result is rather too wide than too narrow.
+        It is open on both sides if only one fold with one seed was trained, which gives no interval.
         """
         below, above = (np.array([abs(_log(s.interval[i] / s.choice.lr)) for s in self.sweeps]) for i in (0, 1))
         low, high = np.hypot(below[1:], above[0]), np.hypot(above[1:], below[0])
@@ -96,31 +96,31 @@ class TransferCheck(ShownAsText):
     def verdicts(self) -> tuple[str, ...]:
         """For each new size "holds", "fails" or "undecided".
 
-        It holds if the whole interval is within the tolerance, and fails if the interval leaves out what was expected
-        and the best lr is further off than the tolerance.
+        The rule holds if the whole interval of the error is within the tolerance. It fails if the error exceeds the
+        tolerance and its interval does not contain 0.
         """
         found = zip(self.errors, self.error_intervals, strict=True)
         return tuple(_verdict(error, low, high, self.tolerance) for error, (low, high) in found)
 
     @property
     def verdict(self) -> str:
-        """ "fails" if one size does, "holds" if all do, else "undecided"."""
+        """The verdict for all sizes: "fails" if the rule fails for one, "holds" if it holds for all, or "undecided"."""
         if FAILS in self.verdicts:
             return FAILS
         return HOLDS if set(self.verdicts) == {HOLDS} else OPEN
 
     @property
     def exponent(self) -> Exponent:
-        """The power of the size that the best lr follows.
+        """The exponent of the best lr as a power of the size.
 
-        Sizes whose best lr may be outside of their sweep do not count.
+        Sizes whose best lr may be outside their sweep are not used.
         """
         lrs = [sweep.choice.lr for sweep in self.sweeps]
         intervals = [sweep.interval for sweep in self.sweeps]
         return lr_exponent([sweep.scale for sweep in self.sweeps], lrs, intervals, self.confidence)
 
     def conclusion(self) -> str:
-        """Return whether the rule holds."""
+        """Return the last line of the table: whether the rule holds."""
         return str(self).splitlines()[-1]
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ class TransferCheck(ShownAsText):
                 f"{f'{low:+.2f} .. {high:+.2f}':>18}  {verdict}"
             )
         verb = "is undecided" if self.verdict == OPEN else self.verdict
-        return "\n".join([*lines, f"The rule {verb}: off by decades, tolerance {self.tolerance:g}."])
+        return "\n".join([*lines, f"The rule {verb}: deviations in decades, tolerance {self.tolerance:g}."])
 
 
 def verify_transfer(
@@ -155,41 +155,41 @@ def verify_transfer(
     random_state: Any = None,
     **fit_params: Any,
 ) -> TransferCheck:
-    """Sweep the learning rate at the old and at the new size, and say whether the best one moved as the rule said.
+    """Sweep the learning rate at the old and the new size, and check whether the best one changes as a rule predicts.
 
-    The old size's sweep is around the rule's old lr, the new size's around its new one, so that the best is in the
-    middle of both if the rule holds. All runs of a size are trained as one stack where the net allows it.
+    The sweep of each size is centred on the lr that the rule gives for it, so that the best lr is in the middle of all
+    sweeps if the rule holds. All runs of a size are trained as one stack if the net allows it.
 
     Parameters
     ----------
     net : net
-        At the old size.
+        The net at the old size.
     X, y : as in `fit`
     to : Transfer or sequence of Transfer
-        From `transfer_lr`, or from `mup_param_groups(...).as_transfer(...)`; several must start from one lr.
+        From `transfer_lr`, or from `mup_param_groups(...).as_transfer(...)`; several must start from the same lr.
     decades : float, default=1
-        How far each sweep reaches to both sides.
+        How many decades each sweep extends on either side.
     n_lrs : int, default=9
-        Learning rates in a sweep, at least 4.
+        Number of learning rates in a sweep, at least 4.
     tolerance : float, default=0.3
-        Decades that the best lr may be off; 0.3 is a factor of two, which few scores tell.
+        Accepted deviation of the best lr, in decades; 0.3 is a factor of two, and scores rarely resolve less.
     confidence : float, default=0.9
-        Of the intervals.
+        Confidence level of the intervals.
     cv, n_seeds, scoring, engine, n_jobs, random_state
         As in `LRGridSearchCV`; folds and seeds are the same at all sizes. A smooth score such as ``"neg_log_loss"``
-        finds the best lr with less noise than accuracy does.
+        locates the best lr with less noise than accuracy.
     **fit_params
         As in `fit`.
 
     Returns
     -------
     check : TransferCheck
-        Printed, it is a table with a verdict.
+        It prints as a table with a verdict.
 
     Raises
     ------
     ValueError
-        If an argument is not what it must be, or all learning rates of a sweep diverge.
+        If an argument is invalid, or all learning rates of a sweep diverge.
 
     Examples
     --------
@@ -206,14 +206,14 @@ def verify_transfer(
     transfers = [to] if isinstance(to, Transfer) else list(to)
     _check_transfers(transfers)
     if check_count("n_lrs", n_lrs) < 4:
-        raise ValueError(must_be("n_lrs", "at least 4, as a fit needs them", n_lrs))
+        raise ValueError(must_be("n_lrs", "at least 4, which a fit needs", n_lrs))
     for name, value in {"decades": decades, "tolerance": tolerance}.items():
         if not 0 < value < math.inf:
             raise ValueError(must_be(name, "above 0", value))
     lr_param = find_lr_param(net, None)
     prefix = lr_param.removesuffix("lr")
     factors = np.logspace(-decades, decades, n_lrs)
-    seed = int(check_random_state(random_state).randint(2**31 - 1))  # one for all sizes
+    seed = int(check_random_state(random_state).randint(2**31 - 1))  # the same folds and seeds at all sizes
 
     def sweep(lr: float, scale: float, expected: float, changes: dict[str, Any]) -> Sweep:
         search = LRGridSearchCV(
@@ -228,7 +228,9 @@ def verify_transfer(
             random_state=seed,
             lr_param=lr_param,
         )
-        with warnings.catch_warnings():  # sweeps reach over the edge on purpose
+        with (
+            warnings.catch_warnings()
+        ):  # a sweep may well reach learning rates that diverge, or have its best at an end
             warnings.simplefilter("ignore", DivergedWarning)
             warnings.simplefilter("ignore", EdgeOfRangeWarning)
             curve = search.fit(X, y, **fit_params).lr_curve_
@@ -241,11 +243,11 @@ def verify_transfer(
 
 def _check_transfers(transfers: list[Any]) -> None:
     if not transfers or not all(isinstance(t, Transfer) for t in transfers):
-        advice = "Make it with transfer_lr, or with mup_param_groups(...).as_transfer(...)."
+        advice = "Create it with transfer_lr, or with mup_param_groups(...).as_transfer(...)."
         raise ValueError(must_be("to", "a Transfer or several", transfers, advice))
     starts = {t.old_lr for t in transfers}
     if len(starts) > 1:
-        raise ValueError(must_be("to", "transfers from one lr", sorted(starts)))
+        raise ValueError(must_be("to", "transfers from the same lr", sorted(starts)))
 
 
 def _log(ratio: float) -> float:

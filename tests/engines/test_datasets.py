@@ -430,7 +430,7 @@ BAD = [
     ((Endless(),), {}, "got the IterableDataset Endless. Folds, seeds and candidates each read it"),
     ((DataLoader(Endless()),), {}, "got the IterableDataset Endless"),
     ((WithoutLengthDataset(),), {}, "X must be a dataset with __len__, got 'WithoutLengthDataset'"),
-    ((X, Y), {"eval_dataset": Plain()}, "eval_dataset must be left out where X is no Dataset, got 'Tensor'"),
+    ((X, Y), {"eval_dataset": Plain()}, "eval_dataset must be left out if X is not a Dataset, got 'Tensor'"),
     ((Plain(),), {"eval_dataset": Plain(7)}, "eval_dataset must be of the same 61 rows as X, got 7"),
     ((Plain(),), {"validation": (X, Y)}, "validation must be a Dataset or DataLoader, as X is one, got 'tuple'"),
     ((X, Y), {"validation": Plain()}, r"validation must be a tuple \(X, y\) of arrays, as X is one, got 'Plain'"),

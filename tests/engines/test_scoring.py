@@ -346,7 +346,7 @@ def test_two_classes_are_scored_at_once():
 def test_scores_of_other_scorers_have_no_epochs_to_draw(tmp_path):
     search = LRGridSearchCV(classifier(), lrs=[0.01, 0.1], cv=2, scoring=Looking("lr"), random_state=0).fit(X, Y)
     assert Counter(np.isfinite(search.history_["train_loss"])) == {True: 2 * 2 * 3}
-    message = "history_ must be of at least one validation score, got 0. A scorer that may take long is called once"
+    message = "history_ must be of at least one validation score, got 0. A scorer that may be slow is called only once"
     with pytest.raises(ValueError, match=message):
         sklr.plotting.plot_best_epochs(search)
     with pytest.raises(ValueError, match=message):

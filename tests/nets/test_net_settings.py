@@ -89,7 +89,7 @@ def test_a_pattern_that_matches_nothing_is_said_once_wherever_the_net_is_set_up(
 @pytest.mark.parametrize("criterion", ["bce", "bce_with_logits", nn.BCEWithLogitsLoss()])
 def test_labels_for_a_binary_cross_entropy_are_asked_for_in_columns(criterion):
     net = classifier(criterion=criterion)
-    message = r"y must be of shape \(n_samples, 2\) where the criterion is BCE.*use NeuralNetBinaryClassifier"
+    message = r"y must be of shape \(n_samples, 2\) with criterion BCE.*NeuralNetBinaryClassifier for two classes"
     with pytest.raises(ValueError, match=message):
         net.fit(X, Y)
     with pytest.raises(ValueError, match=message):
@@ -238,10 +238,13 @@ STEP = functools.partial(LRScheduler, "StepLR", step_size=1)
 CLASHES = [
     ({"schedule": "cosine", "callbacks": [STEP()]}, "both set the learning rate"),
     ({"warmup_epochs": 1, "callbacks": [("mine", STEP())]}, "both set the learning rate"),
-    ({"optimizer__param_groups": [("layer.*", {"lr": 1.0})]}, "'layer.*' .* matches no parameter. There are layers.0"),
+    (
+        {"optimizer__param_groups": [("layer.*", {"lr": 1.0})]},
+        "'layer.*' .* matches no parameter. The parameters are layers.0",
+    ),
     (
         {"optimizer__param_groups": [("layers.*", {"lr_multiplier": 1}), ("*.bias", {"lr_multiplier": 2})]},
-        "'..bias' .* matches no parameter that an earlier one has left",
+        "'..bias' .* matches no parameter that no earlier pattern matches",
     ),
 ]
 
@@ -306,11 +309,15 @@ OVERRIDDEN = [
     ("lr", {"optimizer": hears_all_but_the_lr}, "optimizer=hears_all_but_the_lr makes the same"),
     ("optimizer__weight_decay", {"optimizer": hears_the_lr_alone}, "whatever weight_decay it is given"),
     ("optimizer__momentum", {"optimizer": hears_the_lr_alone}, "whatever momentum it is given"),
-    ("lr", {"schedule": TorchSchedule(OneCycleLR, by="step", max_lr=0.3, total_steps=16)}, "names the learning rates"),
-    ("lr", {"schedule": CYCLE}, "names the learning rates"),
-    ("lr", {"schedule": Fixed()}, "names the learning rates"),
-    ("optimizer__lr", {"schedule": Join([Fixed(), CYCLE], [1])}, "names the learning rates"),
-    ("lr", {"callbacks": [ONE]}, "names the learning rates"),
+    (
+        "lr",
+        {"schedule": TorchSchedule(OneCycleLR, by="step", max_lr=0.3, total_steps=16)},
+        "sets absolute learning rates",
+    ),
+    ("lr", {"schedule": CYCLE}, "sets absolute learning rates"),
+    ("lr", {"schedule": Fixed()}, "sets absolute learning rates"),
+    ("optimizer__lr", {"schedule": Join([Fixed(), CYCLE], [1])}, "sets absolute learning rates"),
+    ("lr", {"callbacks": [ONE]}, "sets absolute learning rates"),
     ("lr", {"optimizer__lr": 0.2}, "optimizer__lr=0.2 takes its place"),
     ("lr", {"optimizer__param_groups": OWN}, "every parameter group has its own lr"),
     ("optimizer__weight_decay", {"optimizer__param_groups": OWN}, "has its own weight_decay"),

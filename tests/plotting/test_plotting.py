@@ -384,7 +384,7 @@ def test_a_parameter_that_some_candidates_lack_is_drawn_of_the_others():
     np.testing.assert_array_equal(panel.at, [0, 1, np.nan, 2, 0, 0])
     assert panel.ticks == ("1", "2", "4")
     search.cv_results_["params"] = [{"C": 1}] * 6
-    with pytest.raises(ValueError, match="search must be one that varied a parameter, got '6 candidates all alike'"):
+    with pytest.raises(ValueError, match="search must be one that varied a parameter, got '6 equal candidates'"):
         params_data(search)
 
 

@@ -151,7 +151,7 @@ def test_noise_alone_breaks_nothing_and_suggests_nothing():
     assert not found.agree
     assert found.search_range == (1e-3, 10.0)  # no edge, so all that was tried may do
     assert "Suggestions: none" in found.summary()
-    assert "Edge: none, 0 of 3 runs broke" in found.summary()
+    assert "Edge: none, 0 of 3 runs became unstable" in found.summary()
 
 
 def test_a_run_that_is_over_after_one_step_is_read():
@@ -296,7 +296,7 @@ def test_the_result_says_what_it_found(result):
     first, *lines = str(result).splitlines()
     assert first == result.conclusion()
     assert lines[0] == "Range test: 200 learning rates from 1e-07 to 10, 3 runs (stacked)."
-    assert f"Edge: {result.edge:.3g}; 3 of 3 runs broke" in lines[1]
+    assert f"Edge: {result.edge:.3g}; 3 of 3 runs became unstable" in lines[1]
     assert f"steep {result.suggestions['steep']:.3g}" in lines[2]
     assert f"Search lr_range=({low:g}, {high:g})." in lines[3]
     assert repr(result).startswith(f"<RangeTest of 3 runs: edge={result.edge:.3g}, suggestions: minimum=")

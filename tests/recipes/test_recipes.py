@@ -101,7 +101,7 @@ def test_a_lr_is_searched_over_decayed_layers_in_both_engines_alike():
         ((MLP,), "module must be a torch.nn.Module, got <class 'sklr.modules.MLP'>. Build one"),
         (
             (MLP(2, 2), {"head": 0.1}),
-            "each key of decay must be a pattern or class that fits a parameter of the module",
+            "each key of decay must be a pattern or class that matches a parameter of the module",
         ),
         ((MLP(2, 2), {nn.Conv2d: 0.1}), "got <class 'torch.nn.modules.conv.Conv2d'>. Its parameters are layers.0.w"),
         ((MLP(2, 2), -1), "each weight decay must be a number at least 0, got -1."),
@@ -246,20 +246,20 @@ def test_the_unstable_lr_is_the_lowest_above_the_best():
 def test_the_shortest_warmup_from_which_on_all_survive_at_the_highest_factor():
     result = warmup(SWEPT, [[BAD, BAD, GOOD, GOOD], [GOOD] * 4])
     assert (result.factor, result.lr, result.n_steps, result.n_epochs) == (10, 1, 10, 1)
-    assert "With a warmup of 10 steps (warmup_epochs=1) lr 1, 10 times as high, is survived." in result.summary()
+    assert "With a warmup of 10 steps (warmup_epochs=1) lr 1, 10 times as high, is stable." in result.summary()
     lucky = warmup(SWEPT, [[GOOD, GOOD, GOOD, WORSE], [BAD, GOOD, GOOD, GOOD]])  # the longest fails: luck
     assert (lucky.factor, lucky.n_steps) == (1, 5)
-    assert "warmup of 5 steps (warmup_epochs=0.5) it is survived" in lucky.summary()
+    assert "warmup of 5 steps (warmup_epochs=0.5) it is stable" in lucky.summary()
 
 
 def test_where_no_warmup_helps_or_none_is_needed_it_says_so():
     hopeless = warmup(SWEPT, [[WORSE] * 4, [BAD] * 4])
     assert (hopeless.factor, hopeless.lr, hopeless.n_steps, hopeless.n_epochs) == (None,) * 4
-    assert "No warmup up to 20 steps makes it or 10 times it stable" in hopeless.summary()
+    assert "No warmup of up to 20 steps is stable at 10 or 1 times this lr: raise max_epochs" in hopeless.summary()
     calm = NeededWarmup(np.array([0.1, 1.0]), np.array([[[2.0]], [[1.0]]]), *(np.empty(0), np.empty(0, int)),
                   np.empty((0, 0, 1, 1)), 10, ())  # fmt: skip
     assert (calm.unstable_lr, calm.lr, calm.n_steps) == (None, None, None)
-    assert "none up to 1 is unstable" in calm.summary()
+    assert "no lr up to 1 is unstable" in calm.summary()
     for result in (hopeless, calm):
         assert str(result).startswith(result.summary())
         assert len(str(result).splitlines()) < 24
@@ -322,7 +322,7 @@ def test_bad_arguments_are_refused(recipe, case):
     ("recipe", "kwargs", "message"),
     [
         (suggest_max_steps, {"target": float("nan")}, "target must be a finite number, got nan."),
-        (suggest_max_steps, {"scoring": "f1_macro"}, "target must be given with scoring, got None. Say which score"),
+        (suggest_max_steps, {"scoring": "f1_macro"}, "target must be given with scoring, got None. Set the score"),
         (find_warmup, {"factors": (0.5,)}, "factors must be numbers of at least 1, got (0.5,)."),
         (find_warmup, {"factors": ()}, "factors must be numbers of at least 1, got ()."),
         (find_warmup, {"n_warmups": 1}, "n_warmups must be an integer >= 2, got 1."),

@@ -199,7 +199,7 @@ def test_a_page_of_a_search_without_scores_says_so(tmp_path):
     with pytest.warns(UserWarning, match="no candidate has a score|non-finite"):
         search.fit(X, y)
     page = Page(search.report(tmp_path / "lr.html").read_text(encoding="utf-8"))
-    assert "A search that chose nothing" in page.text
+    assert "A search without a best candidate" in page.text
     assert "no candidate has a score" in page.text
 
 

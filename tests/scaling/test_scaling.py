@@ -303,7 +303,7 @@ def test_scaled_init_is_not_applied_twice_by_as_params():
 @pytest.mark.parametrize(
     ("wide", "base", "arguments", "message"),
     [
-        (MLP(8, 3, hidden=(32,)), mlp(8), {}, "Change widths alone, not the depth"),
+        (MLP(8, 3, hidden=(32,)), mlp(8), {}, "Change only the widths, not the depth"),
         (Words(16), Words(4), {}, "got 'positions' of Words"),
         (Words(16, heads=1), Words(4, heads=1), {"roles": {"positions": "input"}}, "head_dim of 'attention' must be 4"),
         (Conv(16, kernel=5), Conv(4), {}, "got '0.weight' of Conv2d"),
@@ -375,7 +375,7 @@ def test_without_a_net_all_must_be_said():
         {"lr": 0.1, "batch_size": (32, 64)},
         {"optimizer": "sgd", "batch_size": (1, 2)},
     ):
-        with pytest.raises(ValueError, match="net must be given where it is to be read"):
+        with pytest.raises(ValueError, match="net must be given if lr or optimizer is not, got None"):
             transfer_lr(**arguments)
     with pytest.raises(ValueError, match="batch_size of the net must be"):
         transfer_lr(net=NeuralNetClassifier(MLP, batch_size=-1), batch_size=64)
@@ -405,7 +405,7 @@ def test_the_depth_rule_keeps_the_first_change_of_the_function(optimizer, expone
 
 
 def test_the_depth_rule_says_where_it_is_doubtful():
-    with pytest.warns(TransferWarning, match="blocks of one layer alone"):
+    with pytest.warns(TransferWarning, match="only known to hold for blocks of one layer"):
         transfer_lr_depth(0.1, depth=(4, 8), optimizer="adam", residual_exponent=0.5)
     with pytest.warns(TransferWarning, match="depth grows 16 times"):
         deep = transfer_lr_depth(0.1, depth=(2, 32), optimizer="sgd")

@@ -433,7 +433,7 @@ BAD = [
     (
         lambda: resolve_schedule(tls.LinearLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))),
         TypeError,
-        "Pass its class, or functools.partial of it: each training makes its own.",
+        "Pass its class, or functools.partial of it: each training creates its own.",
     ),
 ]
 

@@ -232,7 +232,7 @@ def test_a_class_in_place_of_an_estimator_is_refused_at_once():
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ({"X": np.zeros((6, 2))}, "got a dict. Give skorch.helper.SliceDict"),
+        ({"X": np.zeros((6, 2))}, "got a dict. Pass skorch.helper.SliceDict"),
         (torch.utils.data.TensorDataset(torch.zeros(6, 2)), "the items of X must be pairs .* got '1 values'"),
         (torch.utils.data.DataLoader(range(6)), "the items of X must be pairs .* got 'int'. Have __getitem__ return"),
     ],

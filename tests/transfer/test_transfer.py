@@ -197,7 +197,7 @@ def test_verify_transfer_sweeps_around_both_lrs_on_the_same_folds(digits):
     [
         ({"to": []}, "to must be a Transfer or several"),
         ({"to": {"lr": 0.1}}, "to must be a Transfer or several"),
-        ({"to": [Transfer(0.1, 0.1, 2), Transfer(0.1, 0.2, 2)]}, r"to must be transfers from one lr, got \[0.1, 0.2\]"),
+        ({"to": [Transfer(0.1, 0.1, 2), Transfer(0.1, 0.2, 2)]}, r"to must be transfers from the same lr, got"),
         ({"n_lrs": 3}, "n_lrs must be at least 4"),
         ({"decades": 0}, "decades must be above 0"),
         ({"tolerance": -1}, "tolerance must be above 0"),
@@ -233,7 +233,7 @@ def test_coordinate_check_tells_mup_from_standard(batch, optimizer, lr):
 def test_coordinate_check_finds_the_layer_that_is_wrong(batch):
     # standard parametrisation with Adam: what the output layer does moves faster the wider it is
     wrong = coordinate_check(mlp, (64, 256), *batch, lr=0.01, mup=False, random_state=0)
-    assert any(failure.startswith("layers.4: its output moves more") for failure in wrong.failures)
+    assert any(failure.startswith("layers.4: its outputs change more") for failure in wrong.failures)
 
 
 def test_coordinate_check_repeats_and_leaves_the_generator_alone(batch):
