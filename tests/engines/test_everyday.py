@@ -52,10 +52,10 @@ SETUPS = {
     "transformers": net(module=Transformer),
     "GRU and LSTM": net(module=Recurrent),
     "L-BFGS": net(optimizer="lbfgs", max_epochs=1, batch_size=-1),
-    "a train_step of your own": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
+    "a custom train_step": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
         partial(Double, hidden=(8,))
     ),
-    "a callback of your own": net(callbacks=[type("Own", (cb.Callback,), {})()]),
+    "a custom callback": net(callbacks=[type("Own", (cb.Callback,), {})()]),
     "compile=True": net(compile=True),
 }
 
