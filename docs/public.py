@@ -46,7 +46,7 @@ def _names(package):
 def canonical_names():
     """Return {name in a text: name of the object's page}.
 
-    Classes, and objects that `sklr` itself exports, can be given without their package. Other functions need it, because
+    Classes, and objects that `sklr` itself exports, can be named without their package. Other functions need it, since
     names such as `edge` are also names of attributes.
     """
     objects = public_objects()
