@@ -138,7 +138,7 @@ def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
     calm = np.abs(np.array(found[STACK]["losses"]) / alone["losses"] - 1) < CALM
     if calm.mean() < 0.5 or apart[calm].max() > 0.005:
         raise AssertionError(f"{asked.task.name}: stack and sequential engine differ:\n{apart}\nequal losses: {calm}")
-    return f"{calm.sum()} of {calm.size} runs have equal losses, their scores differ by {apart[calm].max():.4f} at most"
+    return f"{calm.sum()} of {calm.size} runs alike, their scores differ by {apart[calm].max():.4f} at most"
 
 
 def measure(task: str, optimizer: str, options: argparse.Namespace) -> dict[str, Any]:
