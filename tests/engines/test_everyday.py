@@ -47,7 +47,7 @@ SETUPS = {
     "clip at a percentile": net(clip="p90"),
     "BatchSizeSchedule": net(callbacks=[BatchSizeSchedule(at=[1])]),
     "class weights": net(criterion__weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)),
-    "batch normalisation": net(module=partial(Double, hidden=(8,), batch_norm=True)),
+    "batch normalization": net(module=partial(Double, hidden=(8,), batch_norm=True)),
     "convolutions": net(module=Convolution),
     "transformers": net(module=Transformer),
     "GRU and LSTM": net(module=Recurrent),
