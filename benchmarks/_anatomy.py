@@ -1,4 +1,4 @@
-"""Where a stacked search's time and memory go: by part, in floating-point operations, in bytes."""
+"""Profile of a stacked search: time by part, floating-point operations, and memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sklr.engines.stacked.scored_pack import ScoredPack
 
 Methods = Sequence[tuple[type, str]]
 
-PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's gather is not its gradients
+PARTS: dict[str, Methods] = {  # time goes to the innermost part: gathering rows within a step is not "gradients"
     "replayed steps": [(Replay, "__call__")],
     "gradients": [(ModelStack, "_step")],
     "optimizer": [(StackedOptimizer, "step")],
@@ -37,7 +37,7 @@ PARTS: dict[str, Methods] = {  # within a part the innermost counts: a step's ga
 
 
 class Stopwatch:
-    """Divide wall time among named parts of a program, each second given to the innermost part at work.
+    """Divide wall time among named parts of a program, attributing each second to the innermost active part.
 
     >>> class Clockwork:
     ...     def outer(self): return self.inner() + 1
@@ -57,7 +57,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch while the context lasts; `finish` is called at each change, to wait for a device."""
+        """Measure within this context; `finish` is called whenever the active part changes, to wait for a device."""
         with ExitStack() as stack:
             for part, methods in self.parts.items():
                 for owner, name in methods:
@@ -86,7 +86,7 @@ class Stopwatch:
 
 
 def where_time_goes(function: Callable[[], Any], device: str) -> dict[str, float]:
-    """Return the seconds that each part of a stacked search takes, by part; the parts sum to the whole."""
+    """Return the seconds of each part of a stacked search; they sum to the total time."""
     watch = Stopwatch(PARTS, finish=torch.cuda.synchronize if device.startswith("cuda") else lambda: None)
     with watch.running():
         function()
@@ -94,9 +94,9 @@ def where_time_goes(function: Callable[[], Any], device: str) -> dict[str, float
 
 
 def peak_bytes(function: Callable[[], Any], device: str) -> int:
-    """Return the most memory that tensors made within the call take at once, in bytes.
+    """Return the peak memory of the tensors that are allocated during the call, in bytes.
 
-    On the CPU torch's profiler reports every allocation; Python's own objects and the caller's data are not counted.
+    On the CPU, PyTorch's profiler reports every allocation. Python objects and the caller's data are not counted.
     """
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -114,11 +114,12 @@ def peak_bytes(function: Callable[[], Any], device: str) -> int:
 
 
 def mlp_flops(widths: Sequence[int], n_rows: int) -> int:
-    """Return the multiplications and additions in matrix products when an MLP trains on rows once.
+    """Return the floating-point operations in the matrix products of training an MLP on each row once.
 
-    Forward, gradients in the weights, and gradients in the inputs of all layers but the first: 2 x in x out each.
+    They are 2 x in x out per row for the forward pass, for the gradients of the weights, and, in all layers but the
+    first, for the gradients of the inputs.
 
-    >>> mlp_flops((3, 2), 1)  # 6 products and sums forward, 6 in the gradient
+    >>> mlp_flops((3, 2), 1)  # 6 multiplications and 6 additions forward, and as many for the gradient
     24
     """
     sizes = [n_in * n_out for n_in, n_out in pairwise(widths)]
@@ -126,10 +127,10 @@ def mlp_flops(widths: Sequence[int], n_rows: int) -> int:
 
 
 def bmm_rate(widths: Sequence[int], n_runs: int, batch_size: int, device: str, repeat: int = 7) -> float:
-    """Return the floating-point operations a second of `torch.bmm` in the very products of an MLP's step.
+    """Return the floating-point operations per second of `torch.bmm` for the matrix products of an MLP's step.
 
-    Each layer's forward product and its two gradients, one matrix per run, results written to memory that is there;
-    the median of `repeat` rounds of 10 steps.
+    These are each layer's forward product and its two gradients, with one matrix per run, written to preallocated
+    memory. The result is the median of `repeat` rounds of 10 steps.
     """
     products = [p for i, (n_in, n_out) in enumerate(pairwise(widths)) for p in _products(n_in, n_out, i > 0)]
     operands = [
@@ -141,7 +142,7 @@ def bmm_rate(widths: Sequence[int], n_runs: int, batch_size: int, device: str, r
 
 
 def _products(n_in: int, n_out: int, has_input_gradient: bool) -> list[tuple[int | None, int | None, int | None]]:
-    """The (rows, inner, columns) of a layer's products, None standing for the batch size."""
+    """Return the (rows, inner, columns) of a layer's products, where None stands for the batch size."""
     forward_and_weights: list[tuple[int | None, int | None, int | None]] = [(n_out, n_in, None), (n_out, None, n_in)]
     return forward_and_weights + [(n_in, n_out, None)] * has_input_gradient
 

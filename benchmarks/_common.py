@@ -1,4 +1,4 @@
-"""What benchmarks share: which machine this is, medians with their spread, tables, JSON; no benchmark's question."""
+"""Shared by all benchmarks: description of the machine, timings, tables and JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = ("sklr", "torch", "skorch", "scikit-learn", "joblib", "optuna", "scik
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of wall time of the repetitions of one side.
+    """Wall time of the repetitions of one side, in seconds.
 
     >>> print(Timing((3.0, 1.0, 2.0)))
     2.00 s (1.00..3.00)
@@ -39,12 +39,12 @@ class Timing:
         return statistics.median(self.seconds)
 
     def plus(self, seconds: float) -> Timing:
-        """Return this with a cost that each repetition would have had too."""
+        """Return the timing with a constant cost added to each repetition."""
         return Timing(tuple(s + seconds for s in self.seconds))
 
     @property
     def middle(self) -> str:
-        """The median, to be read: two digits that matter at least."""
+        """The median as text, with at least two significant digits."""
         return f"{self.median:.{self._digits}f}"
 
     @property
@@ -61,7 +61,7 @@ class Timing:
 
 
 def clock(function: Callable[[], Any]) -> float:
-    """Return how many seconds of wall time a call takes; what earlier calls left behind is collected before."""
+    """Return the wall time of a call in seconds; garbage of earlier calls is collected first."""
     gc.collect()
     start = time.perf_counter()
     function()
@@ -71,16 +71,16 @@ def clock(function: Callable[[], Any]) -> float:
 def take_turns(
     sides: Mapping[str, Callable[[], Any]], repeat: int, slow: float = 15.0, slow_repeat: int = 3
 ) -> dict[str, Timing]:
-    """Time several sides in turns, so that a machine that slows down for a while slows all of them.
+    """Time several sides in turns, so that a temporarily slow machine affects all of them.
 
     Parameters
     ----------
     sides : mapping of str to callable
-        Already warm: nothing is left out of the timings.
+        They must have been run once: no repetition is discarded as a warm-up.
     repeat : int
-        Repetitions of a side.
+        Repetitions of each side.
     slow, slow_repeat : float, int
-        A side whose first repetition takes longer than `slow` seconds has at most `slow_repeat`.
+        A side whose first repetition takes longer than `slow` seconds is repeated at most `slow_repeat` times.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for i in range(repeat):
@@ -93,7 +93,7 @@ def take_turns(
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Let torch use `n` threads within an operation."""
+    """Let PyTorch use `n` intra-op threads within this context."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -103,7 +103,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions in use and the machine, as plain values for JSON."""
+    """Return versions, machine and thread settings as values that JSON can hold."""
     return {
         "versions": {
             "python": platform.python_version(),
@@ -123,7 +123,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Return the commit that is measured, None outside of a checkout."""
+    """Return the commit that is measured, or None outside a git checkout."""
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
@@ -139,7 +139,7 @@ def _cpu_name() -> str:
 
 
 def print_environment(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print each part of `environment()` in one line; from here on each line is shown when it is printed."""
+    """Print each part of `environment()` on one line, and make standard output line-buffered from here on."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     for part, values in found.items():
@@ -147,7 +147,7 @@ def print_environment(found: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return rows as aligned text, the first column to the left, the others to the right.
+    """Return rows as aligned text; the first column is left-aligned, the others right-aligned.
 
     >>> print(table(["side", "s"], [["ours", 1], ["theirs", 25]]))
     side     s
@@ -164,7 +164,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write a benchmark's numbers to a file; its folder is made."""
+    """Write a benchmark's numbers to a file, creating its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, default=_plain) + "\n")
@@ -177,15 +177,15 @@ def _plain(value: Any) -> Any:
 
 
 def tell(message: str) -> None:
-    """Say what goes on, to someone who looks on at a terminal."""
+    """Show a progress message if standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{message}", end="\r", file=sys.stderr, flush=True)
 
 
 def in_own_process(script: str, *arguments: str) -> dict[str, Any]:
-    """Run a benchmark's script for one side, and return the JSON that its last line is.
+    """Run a benchmark's script for one side in a new process, and return the JSON that it prints as its last line.
 
-    With ``--quick``, where numbers mean nothing, it is run here, and a process with its imports is saved.
+    With ``--quick``, where the times mean nothing, it runs in this process, which saves the imports.
     """
     if "--quick" in arguments:
         printed = io.StringIO()

@@ -1,4 +1,4 @@
-"""All strategies on all tables: who takes part, arrays of what they found, the tables that are printed."""
+"""Runs all strategies on all tables, and summarizes what they found as arrays and printed tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from _strategies import FEWEST, ONCE, OURS, Found, search_once
 from _tabulated import Table
 from joblib import Parallel, delayed
 
-Key = tuple[str, int]  # strategy and evaluations; 0 for what searches nothing
+Key = tuple[str, int]  # strategy and number of evaluations; 0 for methods without a search
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Contest:
         return np.array([[getattr(found, what) for found in row] for row in self.found[key]], dtype=float)
 
     def means(self, keys: Sequence[Key], what: str) -> np.ndarray:
-        """Return means over the seeds, shape (n_keys, n_tasks); what was not found counts as the farthest away."""
+        """Return means over the seeds, shape (n_keys, n_tasks); a missing value counts as the whole range."""
         farthest = np.array([np.ptp(t.log_lr) for t in self.tables])[:, None]
         return np.array([np.where(np.isnan(v), farthest, v).mean(axis=1) for v in (self.values(k, what) for k in keys)])
 
@@ -45,7 +45,7 @@ class Contest:
         return sorted({n for _, n in self.found if n})
 
     def keys(self, n: int) -> list[Key]:
-        """Return who took part with `n` evaluations, and what searches nothing; our default first."""
+        """Return the strategies with `n` evaluations and the methods without a search; sklr's default comes first."""
         keys = [key for key in self.found if key[1] in (0, n)]
         return sorted(keys, key=lambda key: key[0] != OURS)
 
@@ -53,7 +53,7 @@ class Contest:
 def hold(
     tables: Sequence[Table], strategies: Sequence[str], budgets: Sequence[int], seeds: int, jobs: int, whole: bool
 ) -> dict[Key, list[list[Found]]]:
-    """Let every strategy search every table; the slowest only with one budget."""
+    """Let every strategy search every table; the slowest strategies only with one budget."""
     keys = [(s, n) for s in strategies for n in budgets if n >= FEWEST.get(s, 1) and n == ONCE.get(s, n)]
     tasks = [(key, table) for key in keys for table in tables]
     calls = (delayed(_search_all)(table, *key, seeds, whole) for key, table in tasks)
@@ -70,9 +70,9 @@ def _search_all(table: Table, strategy: str, n: int, seeds: int, whole: bool) ->
 
 
 def standings(contest: Contest, n: int) -> list[dict]:
-    """Return a row per strategy for a number of evaluations, the lowest regret first.
+    """Return one row per strategy for a number of evaluations, with the lowest regret first.
 
-    Rank, p value (Wilcoxon over tasks, Holm) and wins count against the first of `contest.keys`, our default.
+    Ranks, p values (Wilcoxon over tasks, Holm) and wins are relative to the first of `contest.keys`, sklr's default.
     """
     keys = contest.keys(n)
     regret, loss = contest.means(keys, "regret"), contest.means(keys, "loss")
@@ -91,7 +91,7 @@ def standings(contest: Contest, n: int) -> list[dict]:
 
 
 def _relative(contest: Contest, key: Key, keys: Sequence[Key], what: str) -> float:
-    """Return the cost as a share of what a grid takes on the same task, mean over the tasks."""
+    """Return the cost relative to a grid's on the same task, averaged over the tasks."""
     grid = next((k for k in keys if k[0] == "grid"), keys[0])
     ours, theirs = contest.means([key, grid], what)
     return float((ours / np.maximum(theirs, 1e-12)).mean())
@@ -113,7 +113,7 @@ def _cells(row: dict) -> list[str]:
 
 
 def by_group(contest: Contest, n: int, groups: dict[str, Callable[[str], bool]]) -> str:
-    """Return mean regrets of the tasks whose name is in each group, as text."""
+    """Return the mean regret over the tasks of each group as text; a group is a condition on the task's name."""
     keys = contest.keys(n)
     regret = contest.means(keys, "regret")
     inside = {name: np.array([holds(t.name) for t in contest.tables]) for name, holds in groups.items()}
@@ -125,7 +125,7 @@ def by_group(contest: Contest, n: int, groups: dict[str, Callable[[str], bool]])
 
 
 def as_numbers(contest: Contest) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Return mean regret, decades, epochs and seconds of each strategy and budget by task, for JSON."""
+    """Return mean regret, loss, decades, epochs and seconds of each strategy and budget by task, for JSON."""
     return {
         f"{strategy}, {n}" if n else strategy: {
             what: dict(

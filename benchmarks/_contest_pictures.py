@@ -1,4 +1,4 @@
-"""Pictures of a contest: regret against evaluations, epochs and seconds; the curves that were searched."""
+"""Plots of a contest: regret against evaluations, epochs and seconds, and the curves that were searched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from _ranking import band
 from _strategies import OURS
 from _tasks import N_FOLDS
 
-STYLES: dict[str, tuple[str, str]] = {  # colour and line
+STYLES: dict[str, tuple[str, str]] = {  # colour and line style
     OURS: ("#3f6fd8", "-"),
     "TPE": ("#1f9e9a", "-"),
     "Optuna's GP": ("#dca01e", "-"),
@@ -82,7 +82,7 @@ def _cost(contest: Contest, strategy: str, n: int, what: str) -> float:
 
 
 def draw_curves(contest: Contest, path: Path) -> None:
-    """Draw the true curve of each task, as a share of what training can gain, against the lr."""
+    """Draw the true score of each task against the lr, in percent of the best possible gain over a guess."""
     import matplotlib.pyplot as plt
 
     n_columns = min(4, len(contest.tables))

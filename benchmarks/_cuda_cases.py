@@ -1,4 +1,4 @@
-"""What `cuda_check.py` trains: small nets on the first of the digits, in three folds."""
+"""The nets that `cuda_check.py` trains, on the first rows of the digits in three folds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
 
 
 class Pictures(nn.Module):
-    """Convolutions on the digits, with batch normalisation and dropout if asked for."""
+    """Convolutions on the digits, optionally with batch normalization and dropout."""
 
     def __init__(self, normalised: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -35,7 +35,7 @@ class Pictures(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over the rows of a digit, called as a function, within a mask made on the way if asked for."""
+    """Functional attention over the pixel rows of a digit, optionally with a mask created in the forward pass."""
 
     def __init__(self, masked: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -57,13 +57,13 @@ def digits(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def net(module: Any = MLP, **params: Any) -> NeuralNetClassifier:
-    """Return one of our nets, with a seed."""
+    """Return a seeded net of sklr."""
     defaults = {"batch_size": 32, "max_epochs": 3, "iterator_train__shuffle": True, "random_state": 0}
     return NeuralNetClassifier(module, **{**defaults, **params})
 
 
 def experiment(estimator: Any, n_rows: int = 203, keep: bool = True) -> Experiment:
-    """Return a training in three folds, of two sizes unless `n_rows` is a multiple of three."""
+    """Return an experiment with three folds, which have two sizes unless `n_rows` is a multiple of three."""
     X, y = digits(n_rows)
     folds = np.array_split(np.random.default_rng(0).permutation(n_rows), 3)
     cells = [Cell(k, 0, k, np.setdiff1d(range(n_rows), fold), np.sort(fold)) for k, fold in enumerate(folds)]
@@ -71,7 +71,7 @@ def experiment(estimator: Any, n_rows: int = 203, keep: bool = True) -> Experime
 
 
 def train(estimator: Any, n_rows: int = 203, engine: Any = None, candidates: Sequence[dict] = LRS) -> tuple[Any, int]:
-    """Train candidates in three folds; return their outcomes and how many steps were replayed."""
+    """Train candidates in three folds; return their outcomes and the number of replayed steps."""
     training = (engine or StackedEngine()).start(experiment(estimator, n_rows), candidates)
     outcomes = training.finish()
     n_replayed = sum(scored.pack.stack._replays.n_replayed for scored in getattr(training, "packs", []))

@@ -1,4 +1,4 @@
-"""The ways in which a stack can take its steps, each of which can be switched off: what is one worth?"""
+"""The optimizations of a stack's steps ("lanes"), each of which can be switched off to measure its benefit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from sklr.engines.stacked.checks import module_probe
 from sklr.engines.stacked.replay import replay
 
-Patch = tuple[Any, str, Any]  # object, attribute, value while a lane is switched off
+Patch = tuple[Any, str, Any]  # object, attribute, and the attribute's value while a lane is switched off
 
 
 def _traits(**changes: Any) -> list[Patch]:
@@ -24,14 +24,14 @@ def _traits(**changes: Any) -> list[Patch]:
 
 
 LANES: dict[str, Callable[[], list[Patch]]] = {
-    "mlp": partial(_traits, chain=None, eval_chain=None),  # a chain of layers as batched products, without autograd
-    "replay": lambda: [(replay, "WORTH_STEPS", float("inf"))],  # steps without Python
+    "mlp": partial(_traits, chain=None, eval_chain=None),  # chains of layers as batched products, without autograd
+    "replay": lambda: [(replay, "WORTH_STEPS", float("inf"))],  # recorded steps, replayed without Python
 }
 
 
 @contextmanager
 def switched_off(names: Sequence[str]) -> Iterator[None]:
-    """Train without these lanes."""
+    """Switch these lanes off within this context."""
     before: list[Patch] = []
     try:
         for name in names:

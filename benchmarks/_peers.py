@@ -1,7 +1,8 @@
-"""The same job as each library's user would write it: find the lr between `LOW` and `HIGH` with `n` candidates.
+"""The same job written for each library as its user would: find the lr between `LOW` and `HIGH` with `n` candidates.
 
-Each function is given a `Job`, the number of candidates and a seed, and returns the learning rate it would train with.
-Its lines are counted, so imports are inside and nothing is hidden in a helper but the net, which all sides share.
+Each function takes a `Job`, the number of candidates and a seed, and returns the learning rate it would train with.
+Its lines are counted. Imports are therefore inside the function, and only the net, which all sides share, is defined
+elsewhere.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sklearn.metrics import make_scorer
 from sklr import MLP, NeuralNetClassifier
 
 LOW, HIGH, CORES = 1e-5, 10.0, 2
-WORST = -10.0  # the score of a diverged net, which several peers cannot tell from a mistake
+WORST = -10.0  # score of a diverged net, because several peers treat NaN as an error
 
 
 def bounded_log_likelihood(y: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return minus the log loss; at least -10, also for a net that has diverged.
+    """Return minus the log loss, but at least -10, also for a diverged net.
 
     >>> bounded_log_likelihood(np.array([0]), np.array([[np.nan]]))
     -10.0
@@ -38,7 +39,7 @@ def bounded_log_likelihood(y: np.ndarray, probabilities: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Data, folds and net: what every side is given."""
+    """The data, folds and net that every side gets."""
 
     task: Task
 
@@ -59,7 +60,7 @@ class Job:
 
     @property
     def scoring(self) -> Any:
-        """The score, for all sides alike; ours could do without its bound."""
+        """The score, the same for all sides; sklr would not need its lower bound."""
         return make_scorer(bounded_log_likelihood, response_method="predict_proba")
 
     @property
@@ -68,11 +69,11 @@ class Job:
         return {"n_inputs": self.X.shape[1], "n_outputs": len(np.unique(self.y)), "hidden": (32, 32)}
 
     def net(self, **params: Any) -> skorch.NeuralNetClassifier:
-        """Return skorch's net, for the others."""
+        """Return skorch's net, for the other libraries."""
         return skorch.NeuralNetClassifier(MLP, **{**self._settings, **params})
 
     def our_net(self) -> NeuralNetClassifier:
-        """Return the same net in our class."""
+        """Return the same net as an instance of sklr's class."""
         return NeuralNetClassifier(MLP, **self._settings)
 
     @property
@@ -84,7 +85,7 @@ class Job:
 
 
 def sklr_bayes(job: Job, n: int, seed: int) -> float:
-    """Ours, the default strategy."""
+    """sklr's default strategy."""
     from sklr import BayesSearchCV
 
     search = BayesSearchCV(
@@ -94,7 +95,7 @@ def sklr_bayes(job: Job, n: int, seed: int) -> float:
 
 
 def sklr_grid(job: Job, n: int, seed: int) -> float:
-    """Ours, a grid, the top of the curve fitted through its scores."""
+    """sklr's grid, with the optimum fitted to its scores."""
     from sklr import LRGridSearchCV
 
     search = LRGridSearchCV(
@@ -104,7 +105,7 @@ def sklr_grid(job: Job, n: int, seed: int) -> float:
 
 
 def sklr_range_test(job: Job, n: int, seed: int) -> float:
-    """Ours, without a search: `n` does not matter."""
+    """sklr's range test; it does not use `n`."""
     from sklr import lr_range_test
 
     return lr_range_test(job.our_net(), job.X, job.y, lr_range=(1e-7, HIGH), random_state=seed).suggestions["minimum"]
@@ -121,7 +122,7 @@ def scikit_learn(job: Job, n: int, seed: int) -> float:
 
 
 def skopt_bayes(job: Job, n: int, seed: int) -> float:
-    """scikit-optimize's search; by default it proposes one candidate at a time, so its folds share the cores."""
+    """scikit-optimize's search; by default it proposes one candidate at a time, so only the folds run in parallel."""
     from skopt import BayesSearchCV
 
     space = {"lr": (LOW, HIGH, "log-uniform")}
@@ -142,7 +143,7 @@ def optuna_search(job: Job, n: int, seed: int) -> float:
 
 
 def modelbatch_grid(job: Job, n: int, seed: int) -> float:
-    """ModelBatch, all learning rates of a fold side by side; folds, epochs and scores are its user's own loops."""
+    """ModelBatch, with all learning rates of a fold side by side; the user writes the loops over folds and epochs."""
     from modelbatch import ModelBatch
     from modelbatch.optimizer import OptimizerFactory
     from torch.utils.data import DataLoader, TensorDataset
@@ -169,7 +170,7 @@ def modelbatch_grid(job: Job, n: int, seed: int) -> float:
 
 
 def torch_lr_finder(job: Job, n: int, seed: int) -> float:
-    """The range test of torch-lr-finder, with its defaults; `n` does not matter. It has no number without a plot."""
+    """torch-lr-finder's range test with its defaults; it does not use `n`, and only its plot returns a suggestion."""
     import matplotlib.pyplot as plt
     from torch.utils.data import DataLoader, TensorDataset
     from torch_lr_finder import LRFinder
@@ -186,7 +187,7 @@ def torch_lr_finder(job: Job, n: int, seed: int) -> float:
 
 
 def ray_asha(job: Job, n: int, seed: int) -> float:
-    """Ray Tune with ASHA, on the mean over the folds after every epoch."""
+    """Ray Tune with ASHA, which gets the mean over the folds after every epoch."""
     import ray
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -212,7 +213,7 @@ def ray_asha(job: Job, n: int, seed: int) -> float:
 
 
 def dask_hyperband(job: Job, n: int, seed: int) -> float:
-    """dask-ml's Hyperband, which says itself how many candidates it tries; one hold-out, no folds."""
+    """dask-ml's Hyperband, which chooses the number of candidates itself, with one held-out set instead of folds."""
     from dask_ml.model_selection import HyperbandSearchCV
     from scipy.stats import loguniform
 
@@ -228,7 +229,7 @@ def dask_hyperband(job: Job, n: int, seed: int) -> float:
 
 
 def start_ray() -> Callable[[], None]:
-    """Start Ray on the cores all sides have; return what stops it."""
+    """Start Ray on the same number of cores as all sides; return a function that stops it."""
     import logging
 
     import ray
@@ -238,7 +239,7 @@ def start_ray() -> Callable[[], None]:
 
 
 def start_dask() -> Callable[[], None]:
-    """Start Dask's workers; return what stops them."""
+    """Start Dask's workers; return a function that stops them."""
     from distributed import Client
 
     client = Client(n_workers=CORES, threads_per_worker=1, dashboard_address=None)
@@ -246,7 +247,7 @@ def start_dask() -> Callable[[], None]:
 
 
 def start_nothing() -> Callable[[], None]:
-    """Return something to call when it is over."""
+    """Start nothing; return a function that does nothing."""
     return lambda: None
 
 
@@ -255,7 +256,7 @@ Side = Callable[[Job, int, int], float]
 
 @dataclass(frozen=True)
 class Peer:
-    """One side: its function, what is started before the clock is, whether it takes a number of candidates."""
+    """One side: its function, what to start before the clock, and whether it takes a number of candidates."""
 
     name: str
     search: Side
@@ -264,7 +265,7 @@ class Peer:
 
     @property
     def lines(self) -> int:
-        """The lines of code its user writes.
+        """The number of lines of code that its user writes.
 
         >>> Peer("", scikit_learn).lines
         5

@@ -1,4 +1,4 @@
-"""Statistics over tasks: ranks, Wilcoxon with Holm, wins within noise, bootstrap bands. Arrays in, arrays out."""
+"""Statistics over tasks as functions of arrays: ranks, Wilcoxon tests with Holm's method, wins, bootstrap bands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Return p values adjusted for their number by Holm's method.
+    """Return p values adjusted for multiple tests by Holm's method.
 
     >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
     [0.03, 0.06, 0.06]
@@ -31,7 +31,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 def wilcoxon(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return two-sided p values of signed-rank tests over the tasks against one strategy, adjusted by Holm's method.
 
-    The unit is the task, not the search: searches of one task repeat the same question.
+    The unit is the task, not the search, because the searches of a task are not independent.
 
     >>> wilcoxon(np.array([np.arange(8) + 1.0, np.zeros(8)]), np.zeros(8)).round(3).tolist()
     [0.016, 1.0]
@@ -44,7 +44,7 @@ def _signed_rank(differences: np.ndarray) -> float:
 
 
 def wins(values: np.ndarray, reference: np.ndarray, noise: np.ndarray) -> tuple[int, int, int]:
-    """Return on how many tasks a loss is lower than the reference's by more than the noise, within it, and higher.
+    """Return the numbers of tasks with a loss lower than the reference's, equal within the noise, and higher.
 
     >>> wins(np.array([0.1, 0.2, 0.9]), np.array([0.5, 0.2, 0.2]), np.array([0.1, 0.1, 0.1]))
     (1, 1, 1)
@@ -54,7 +54,7 @@ def wins(values: np.ndarray, reference: np.ndarray, noise: np.ndarray) -> tuple[
 
 
 def band(values: np.ndarray, confidence: float = 0.9, n: int = 1000) -> tuple[float, float]:
-    """Return a bootstrap interval for the mean; values of shape (n_tasks, n_seeds), seeds are drawn within tasks.
+    """Return a bootstrap interval for the mean of values (n_tasks, n_seeds), resampling seeds within tasks.
 
     >>> low, high = band(np.array([[0.0, 1.0] * 50]))
     >>> 0.35 < low < 0.5 < high < 0.65

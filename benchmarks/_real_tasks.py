@@ -1,7 +1,7 @@
-"""Tasks that are not digits: tables, a regression, pictures and sequences, and nets as people train them on these.
+"""Realistic tasks: tables, a regression, images and sequences, with nets that are typical for them.
 
-Where no real data is given they are made to the shape of it: a table of a census, prices of houses, pictures of 28 x 28
-pixels, sequences of 32 words.
+Without real data, synthetic data of similar shape are used: a census table, house prices, images of 28 x 28 pixels, and
+sequences of 32 words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPTIMIZERS = {"sgd": (torch.optim.SGD, {"momentum": 0.9}, (1e-3, 0.1)), "adamw":
 
 
 class Data(NamedTuple):
-    """Rows with what is to be predicted of them: `kind` says which tasks they are for."""
+    """Rows and targets; `kind` says which tasks use them."""
 
     kind: str
     X: np.ndarray
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 def census(rng: np.random.Generator, n_rows: int) -> Data:
-    """Return a table of 8 numbers and 92 columns of one-hot categories, and a label that a quarter of the rows has."""
+    """Return a table of 8 numbers and 92 one-hot columns, with a positive label for a quarter of the rows."""
     numbers = rng.lognormal(size=(n_rows, 8))
     categories = rng.integers(0, (9, 16, 7, 15, 6, 5, 2, 32), size=(n_rows, 8))
     encoder = OneHotEncoder(sparse_output=False, categories=[np.arange(n) for n in (9, 16, 7, 15, 6, 5, 2, 32)])
@@ -52,7 +52,7 @@ def census(rng: np.random.Generator, n_rows: int) -> Data:
 
 
 def mixed(rng: np.random.Generator, n_rows: int) -> Data:
-    """Return the census before its categories are encoded; the last column has some that only a few rows have."""
+    """Return a similar table with unencoded categories; its last column has rare ones."""
     numbers = rng.lognormal(size=(n_rows, 8))
     categories = rng.integers(0, (9, 16, 7, 15, 6, 5, 2), size=(n_rows, 7))
     rare = rng.zipf(1.8, size=(n_rows, 1)).clip(max=400)
@@ -62,14 +62,14 @@ def mixed(rng: np.random.Generator, n_rows: int) -> Data:
 
 
 def houses(rng: np.random.Generator, n_rows: int) -> Data:
-    """Return 8 numbers a row and a price: a smooth function of them, and noise."""
+    """Return 8 numbers per row and a price: a smooth function of them plus noise."""
     X = rng.normal(size=(n_rows, 8))
     price = np.sin(X @ rng.normal(size=(8, 6))) @ rng.normal(size=6) + 0.5 * X[:, 0] + 0.3 * rng.normal(size=n_rows)
     return Data("numbers", X.astype(np.float32), StandardScaler().fit_transform(price[:, None]).astype(np.float32))
 
 
 def pictures(rng: np.random.Generator, n_rows: int) -> Data:
-    """Return scikit-learn's digits in 28 x 28 pixels, moved by a few of them and with noise."""
+    """Return scikit-learn's digits as 28 x 28 images, shifted by a few pixels and with noise."""
     small, labels = load_digits(return_X_y=True)
     rows = rng.integers(len(small), size=n_rows)
     large = nn.functional.interpolate(torch.tensor(small[rows] / 16).view(-1, 1, 8, 8), (20, 20), mode="bilinear")
@@ -80,7 +80,7 @@ def pictures(rng: np.random.Generator, n_rows: int) -> Data:
 
 
 def sequences(rng: np.random.Generator, n_rows: int) -> Data:
-    """Return sequences of words, some of them shorter and filled with 0, of four kinds that differ in some words."""
+    """Return word sequences of four classes that differ in some words; shorter ones are padded with 0."""
     y = rng.integers(0, 4, size=n_rows)
     words = rng.integers(1, N_WORDS, size=(n_rows, LENGTH))
     telling = rng.random((n_rows, LENGTH)) < 0.2
@@ -99,7 +99,7 @@ MADE: dict[str, tuple[Callable[[np.random.Generator, int], Data], int]] = {
 
 
 def made(kind: str, share: int = 1) -> Data:
-    """Return data of a kind, of one row in `share`."""
+    """Return synthetic data of a kind, with one in `share` rows."""
     make, n_rows = MADE[kind]
     return make(np.random.default_rng(SEED), n_rows // share)
 
@@ -107,8 +107,8 @@ def made(kind: str, share: int = 1) -> Data:
 def read(folder: Path, kind: str, share: int = 1) -> Data | None:
     """Return real data of a kind, from ``KIND.csv``, ``KIND.npz`` or ``KIND-images``; None if the folder has none.
 
-    A CSV file has a line of names and the target in its last column; columns that are not numbers are one-hot encoded.
-    An npz file has `X` and `y`. Pictures are two idx files, ``KIND-images`` and ``KIND-labels``, also with ``.gz``.
+    A CSV file has a header and the target in its last column; non-numeric columns are one-hot encoded. An npz file has
+    `X` and `y`. Images are two idx files, ``KIND-images`` and ``KIND-labels``, optionally with ``.gz``.
     """
     for suffix, reader in {".csv": _csv, ".npz": _npz, "-images": _idx_pair, "-images.gz": _idx_pair}.items():
         path = folder / f"{kind}{suffix}"
@@ -140,7 +140,7 @@ def _idx_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _idx(path: Path) -> np.ndarray:
-    """Return the array in an idx file: two zero bytes, a type (8: bytes), the number of axes, their lengths, data."""
+    """Return the array in an idx file: two zero bytes, a type (8: bytes), the number of axes, the shape, the data."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     n_axes = data[3]
     shape = np.frombuffer(data, ">u4", n_axes, offset=4)
@@ -148,7 +148,7 @@ def _idx(path: Path) -> np.ndarray:
 
 
 def mlp(n_in: int, n_out: int, width: int, *between: Callable[[], nn.Module]) -> nn.Sequential:
-    """Return two hidden layers, with what `between` makes after each."""
+    """Return an MLP with two hidden layers; `between` creates modules to put after each."""
     sizes = [n_in, width, width]
     hidden = [
         layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU(), *(f() for f in between))
@@ -165,7 +165,7 @@ def lenet(n_out: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Two convolutions with batch normalisation, around which the input is added again."""
+    """A residual block: two convolutions with batch normalization and a skip connection."""
 
     def __init__(self, n_in: int, n_out: int, stride: int):
         super().__init__()
@@ -222,20 +222,20 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class Task:
-    """A net for a kind of data. `build` makes the module from the numbers of columns and of outputs."""
+    """A net for a kind of data; `build` creates the module from the numbers of columns and outputs."""
 
     name: str
     kind: str
     build: Callable[[int, int], nn.Module]
     batch_size: int = 128
     max_epochs: int = 5
-    draws: bool = False  # dropout: each side draws its own
+    draws: bool = False  # has dropout, whose masks differ between the engines
     params: dict[str, Any] = field(default_factory=dict)  # of the net
     around: Callable[[skorch.NeuralNet], Any] = lambda net: net
 
 
 def with_one_hot(net: skorch.NeuralNet) -> Any:
-    """Return a pipeline whose folds have different numbers of columns, with a net that takes as many as there are."""
+    """Return a pipeline whose folds have different numbers of columns, with a net that adapts to them."""
     given = {"lr", "max_epochs", "batch_size", "optimizer", "optimizer__momentum", "iterator_train__shuffle"}
     own = {name: value for name, value in net.get_params().items() if name in given}
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
@@ -244,7 +244,7 @@ def with_one_hot(net: skorch.NeuralNet) -> Any:
 
 
 def with_targets(net: skorch.NeuralNet) -> Any:
-    """Return a net whose targets are scaled."""
+    """Return the net with scaled targets."""
     return TransformedTargetRegressor(net, transformer=StandardScaler())
 
 
@@ -274,13 +274,13 @@ TASKS = {
 
 
 def build_module(task: str, n_in: int, n_out: int) -> nn.Module:
-    """Return a task's module, and start torch's global stream anew: all sides then visit the rows in the same order."""
+    """Return a task's module, and seed PyTorch's global generator, so that all sides use the same batch order."""
     torch.manual_seed(SEED)
     return TASKS[task].build(n_in, n_out)
 
 
 class Job(NamedTuple):
-    """A task with its data, its learning rates and its folds: what every side is given."""
+    """A task with its data, learning rates and folds, the same for every side."""
 
     task: Task
     data: Data
@@ -289,7 +289,7 @@ class Job(NamedTuple):
     folds: list[tuple[np.ndarray, np.ndarray]]
 
     def estimator(self, **params: Any) -> Any:
-        """Return skorch's own net, with what the task puts around it."""
+        """Return skorch's own net, wrapped as the task requires."""
         kind, arguments, _ = OPTIMIZERS[self.optimizer]
         is_class = self.data.kind != "numbers"
         kind_of_net = skorch.NeuralNetClassifier if is_class else skorch.NeuralNetRegressor
@@ -312,7 +312,7 @@ class Job(NamedTuple):
 
 
 def job(name: str, optimizer: str, folder: Path | None, quick: bool, n_lrs: int = 8, n_folds: int = 3) -> Job:
-    """Return a task with data: real data from a folder where it has some, else made data."""
+    """Return a task with data: real data if the folder has some, else synthetic data."""
     task, share = TASKS[name], 20 if quick else 1
     data = (read(folder, task.kind, share) if folder else None) or made(task.kind, share)
     n_lrs, n_folds = (2, 2) if quick else (n_lrs, n_folds)

@@ -1,6 +1,6 @@
-"""The sides of the engine benchmark: each trains and scores a task's runs and returns their scores.
+"""The sides of the engine benchmark: each trains the runs of a task and returns their scores.
 
-Scores have the shape (n_lrs, n_folds): accuracy on the rows of the fold that were left out.
+Scores are accuracies on the held-out rows of each fold, shape (n_lrs, n_folds).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from sklr.experiment.experiment import Cell, Experiment
 
 
 class Found(NamedTuple):
-    """Scores (n_lrs, n_folds), and training losses (n_lrs, n_folds, n_epochs), which only our engines report."""
+    """Scores (n_lrs, n_folds), and training losses (n_lrs, n_folds, n_epochs), which only sklr's engines report."""
 
     scores: np.ndarray
     losses: np.ndarray
 
 
 def by_engine(task: Task, engine: str, n_jobs: int = 1) -> Found:
-    """Train with one of our engines, through the public search."""
+    """Train with one of sklr's engines, through the public search."""
     search = LRGridSearchCV(
         task.net(), lrs=task.lrs, cv=task.folds, refit=False, engine=engine, n_jobs=n_jobs, random_state=0
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EdgeOfRangeWarning)  # the grid ends where nothing diverges yet
+        warnings.simplefilter("ignore", EdgeOfRangeWarning)  # the grid ends below the first lr that diverges
         search.fit(task.X, task.y)
     status = search.cv_results_["status"].tolist()
     if set(status) != {"ok"}:
-        raise AssertionError(f"every run must come to its end, or the sides do not do the same work: {status}")
+        raise AssertionError(f"all runs must be trained to the end, or the sides do different work, got {status}")
     return Found(search.cell_scores_, search.history_["train_loss"].reshape(*search.cell_scores_.shape, -1))
 
 
@@ -52,7 +52,7 @@ def stacked(task: Task, n_jobs: int = 1) -> Found:
 
 
 def sequential(task: Task) -> Found:
-    """Train one run after another: our reference."""
+    """Train one run after another with the sequential engine, the reference."""
     return by_engine(task, "sequential")
 
 
@@ -64,13 +64,13 @@ def grid_search(task: Task, n_jobs: int = 1) -> np.ndarray:
 
 
 def one_training(task: Task) -> None:
-    """Train the net once, on the first fold, at the middle learning rate; not scored."""
+    """Train the net once, on the first fold with the middle learning rate, without scoring."""
     rows = task.folds[0][0]
     clone(task.net(lr=task.lrs[len(task.lrs) // 2])).fit(task.X[rows], task.y[rows])
 
 
 def plain_loop(task: Task) -> np.ndarray:
-    """Train one run after another with a loop as one writes it by hand: no DataLoader, no skorch, no history."""
+    """Train one run after another with a hand-written loop: no DataLoader, no skorch, no history."""
     X, y = torch.as_tensor(task.X, device=task.device), torch.as_tensor(task.y, device=task.device)
     folds = [[torch.as_tensor(rows, device=task.device) for rows in fold] for fold in task.folds]
     return np.array([[_train(task, lr, X[a], y[a], X[b], y[b]) for a, b in folds] for lr in task.lrs])
@@ -91,31 +91,31 @@ def _train(task: Task, lr: float, x: Tensor, y: Tensor, x_test: Tensor, y_test: 
 
 
 def _shuffled(n: int) -> Tensor:
-    """Return the order in which torch's DataLoader would visit `n` rows: it draws two seeds, and uses the second."""
+    """Return the order in which PyTorch's DataLoader visits `n` rows: it draws two seeds and uses the second."""
     _, seed = (int(torch.empty((), dtype=torch.int64).random_()) for _ in range(2))
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def experiment(task: Task, keep_estimators: bool = False) -> Experiment:
-    """Return a task as engines take it, for what the search does not show: weights, stops."""
+    """Return the task as an `Experiment`, to run an engine directly: searches do not expose weights and stopping."""
     net = task.net()
     cells = [Cell(k, 0, k, train, test) for k, (train, test) in enumerate(task.folds)]
     return Experiment(net, task.X, task.y, cells, check_scoring(net), keep_estimators=keep_estimators)
 
 
 def start(task: Task, engine: Engine, keep_estimators: bool = False) -> Training:
-    """Set a task's runs up in an engine, none of them trained yet."""
+    """Set up a task's runs in an engine without training them."""
     candidates = [{"lr": lr} for lr in task.lrs]
     return engine.start(experiment(task, keep_estimators), candidates)
 
 
 def start_workers(task: Task, n_jobs: int) -> float:
-    """Start joblib's worker processes, let each train a little, and return the seconds that took; call it once."""
+    """Start joblib's worker processes, let each train briefly, and return the seconds this took; call it once."""
     return clock(lambda: warm_workers(task, n_jobs))
 
 
 def warm_workers(task: Task, n_jobs: int) -> None:
-    """Let every worker import what a training needs, so that no timing holds it; joblib ends idle workers."""
+    """Let every worker import what a training needs, so that no timing includes it; joblib stops idle workers."""
     little = task.but(max_epochs=1, n_rows=100)
     joblib.Parallel(n_jobs)(joblib.delayed(_train_little)(little) for _ in range(2 * n_jobs))
 

@@ -1,4 +1,4 @@
-"""The strategies that are compared, one search by one of them on a table, and what it is worth."""
+"""The strategies that are compared, and how a search by one of them on a table is run and judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from _tasks import N_FOLDS, Task
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, lr_range_test
 from sklr.exceptions import AllDivergedError
 
-Make = Callable[[int, int, dict], Any]  # evaluations, seed and the rest -> search
+Make = Callable[[int, int, dict], Any]  # (number of evaluations, seed, other parameters) -> search
 
 
 def _skopt_gp(n: int, seed: int, rest: dict) -> Any:
@@ -34,7 +34,7 @@ def _plain_tpe(n: int, seed: int, rest: dict) -> Any:
 
 @dataclass(frozen=True)
 class _InPhases:
-    """A search that covers, and one that goes on from it."""
+    """A space-filling search, and one that continues from it."""
 
     first: Any
     then: Any
@@ -44,7 +44,7 @@ class _InPhases:
 
 
 def _after_sobol(n: int, seed: int, rest: dict) -> Any:
-    """Half of the evaluations cover the range, the other half goes where the score is high."""
+    """Cover the range with half of the evaluations, and continue with the default strategy for the other half."""
     first = OptunaSearchCV(n_trials=n // 2, sampler="sobol", random_state=seed, **rest)
     return _InPhases(first, BayesSearchCV(n_iter=n - n // 2, random_state=seed, **rest))
 
@@ -71,16 +71,16 @@ STRATEGIES: dict[str, Make] = {
     "grid, Hyperband": _grid(pruner="hyperband"),
     "grid, lr pruner": _grid(pruner="lr"),
 }
-FEWEST = {"coarse to fine": 8}  # evaluations; below, its first round has too few
-ONCE = {"skopt's GP": 8}  # asked with that many evaluations alone: it takes a second to propose them
+FEWEST = {"coarse to fine": 8}  # minimum number of evaluations; with fewer, its first round is too small
+ONCE = {"skopt's GP": 8}  # run only with this number of evaluations, because a proposal takes a second
 RULES = ("minimum", "midway", "valley")  # of range tests; "valley" is fastai's
 
 
 @dataclass(frozen=True)
 class World:
-    """What a search meets by its seed: the cells it draws, and where its range of learning rates lies.
+    """The cells and the range of learning rates of one search, drawn by its seed.
 
-    A grid on a fixed range would be lucky or unlucky on all seeds alike; a user's range falls somewhere.
+    On a fixed range, a grid would be equally lucky or unlucky with all seeds.
     """
 
     cells: np.ndarray
@@ -88,7 +88,7 @@ class World:
 
 
 def draw_world(table: Table, seed: int) -> World:
-    """Draw cells and range; the same for all strategies and budgets."""
+    """Draw the cells and the range, the same for all strategies and budgets."""
     generator = np.random.default_rng((seed, zlib.crc32(table.name.encode())))
     n_cells = table.scores.shape[1]
     cells = generator.choice(n_cells, min(N_FOLDS, n_cells), replace=False)
@@ -99,7 +99,7 @@ def draw_world(table: Table, seed: int) -> World:
 
 @dataclass(frozen=True)
 class Found:
-    """What one search found, and what it cost.
+    """The result and the cost of one search.
 
     Attributes
     ----------
@@ -108,12 +108,13 @@ class Found:
     loss : float
         best - found, in units of the score.
     distance : float
-        From the best lr, in decades; NaN where nothing was found.
+        Distance from the best lr, in decades; NaN if the search found none.
     evaluations, epochs : float
-        Candidates, and epochs of runs.
+        Number of candidates, and number of epochs over all runs.
     seconds, own : float
-        CPU seconds with training, and without it.
+        CPU seconds with training, and without.
     lr : float
+        The chosen lr.
     """
 
     regret: float
@@ -127,7 +128,7 @@ class Found:
 
 
 def judge(table: Table, without: Any, lr: float, bill: Bill, own: float) -> Found:
-    """Say what a learning rate is worth; NaN is none."""
+    """Compare a learning rate with the true curve; NaN means that the search found none."""
     truth = table.truth(without)
     best = int(truth.argmax())
     score = float(table.guess) if np.isnan(lr) else float(table.truth(without, np.log10([lr]))[0])
@@ -140,7 +141,8 @@ def judge(table: Table, without: Any, lr: float, bill: Bill, own: float) -> Foun
 def search_once(table: Table, strategy: str, n: int, seed: int, whole: bool = False) -> Found:
     """Search a table once with `n` evaluations.
 
-    `whole` searches on all cells of the table, and is judged by all: for recorded curves, of one cell each.
+    With `whole`, the search uses all cells of the table and is judged by all of them: for recorded curves, which have
+    one cell each.
     """
     world = draw_world(table, seed)
     cells = np.arange(table.scores.shape[1]) if whole else world.cells
@@ -168,7 +170,7 @@ def search_once(table: Table, strategy: str, n: int, seed: int, whole: bool = Fa
 
 
 def test_range(task: Task, tables: Sequence[Table], seed: int) -> list[dict[str, Found]]:
-    """Take the suggestions of a range test with three runs, really trained; by table that judges them, and strategy."""
+    """Train a range test with three runs, and judge its suggestions; a dict by rule for each of the tables."""
     start = time.process_time()
     test = quietly(lambda: lr_range_test(task.net(schedule=None), task.X, task.y, random_state=seed))
     seconds = time.process_time() - start
@@ -179,7 +181,7 @@ def test_range(task: Task, tables: Sequence[Table], seed: int) -> list[dict[str,
 
 
 def default_lr(task: Task, table: Table) -> Found:
-    """Take what the optimizer has if nothing is said."""
+    """Judge the optimizer's default learning rate."""
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[task.optimizer]
     lr = float(kind([torch.zeros(1, requires_grad=True)]).param_groups[0]["lr"])
     return judge(table, (), lr, Bill(), 0.0)

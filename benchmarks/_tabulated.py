@@ -1,9 +1,10 @@
-"""A dense table of real trainings, and an engine that answers from it, so that a search takes milliseconds.
+"""A dense table of real trainings, and an engine that looks runs up in it, so that a search takes milliseconds.
 
-The table is trained once per task by the stacked engine: 49 learning rates in many cells (folds with seeds of their
-own), scored after every epoch. A search then draws three cells; the score of a run at any lr is the mean curve of all
-cells, interpolated in log lr, plus what its cell had more or less at the nearest learning rate of the table. Public
-searches run on it unchanged, with pruners. The truth a search is judged by is the mean of the cells it did not draw.
+The stacked engine trains the table once per task: 49 learning rates in many cells (folds, each with its own seed),
+scored after every epoch. A search draws three cells. The score of a run at any lr is the mean curve of all cells,
+interpolated in log lr, plus the deviation of the run's cell from it at the nearest learning rate of the table. The
+public searches run on this engine unchanged, pruners included. A search is judged by the mean of the cells it did not
+draw.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from sklr.experiment.experiment import Experiment
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome
 
 LOG_RANGE = (-5.0, 1.0)
-TIMED = (1, 4, 16, 32)  # candidates in the stacks whose seconds are measured
+TIMED = (1, 4, 16, 32)  # numbers of candidates of the stacks that are timed
 
 
 def quietly(function: Callable[[], Any]) -> Any:
-    """Call, without the warnings that a wide range of learning rates brings."""
+    """Call the function without the warnings that a wide range of learning rates causes."""
     with warnings.catch_warnings():
         for category in (DivergedWarning, EdgeOfRangeWarning):
             warnings.simplefilter("ignore", category)
@@ -42,18 +43,18 @@ def quietly(function: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Scores by learning rate, cell and epoch, and what training costs.
+    """Scores by learning rate, cell and epoch, and the cost of training.
 
     Attributes
     ----------
     log_lr : ndarray of shape (n_lrs,)
         Ascending log10 lr.
     scores : ndarray of shape (n_lrs, n_cells, n_epochs)
-        After each epoch; NaN from where a run diverged.
+        Score after each epoch; NaN from the epoch in which a run diverged.
     guess : ndarray of shape ()
         The score without training.
     n_runs, set_up, per_epoch : ndarray of shape (n_sizes,)
-        CPU seconds that stacks of so many runs took to be set up, and to train and score an epoch.
+        Numbers of runs of the timed stacks, the CPU seconds of their setup, and those of training and scoring an epoch.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Table:
     @cached_property
     def _mean(self) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # where all cells diverged
+            warnings.simplefilter("ignore", RuntimeWarning)  # mean of an empty slice, if all cells diverged
             return np.nanmean(self.scores, axis=1)
 
     def at(self, log_lr: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -82,36 +83,36 @@ class Table:
         return curve[:, None] + own
 
     def truth(self, without: Sequence[int] | np.ndarray = (), log_lr: np.ndarray | None = None) -> np.ndarray:
-        """Return the expected score at the end by learning rate, those of the table if none are given.
+        """Return the expected final score at each learning rate, by default at those of the table.
 
-        It is the mean of the cells that are not in `without`; a run that diverged has the score of a guess.
+        It is the mean over the cells that are not in `without`; a diverged run has the score of a guess.
         """
         cells = np.setdiff1d(np.arange(self.scores.shape[1]), without)
         return np.fmax(self.at(self.log_lr if log_lr is None else log_lr, cells)[..., -1], self.guess).mean(axis=1)
 
     def noise(self) -> float:
-        """Return the standard deviation, over searches, of the mean score of three cells at the best lr; 0 for one."""
+        """Return the standard deviation of the mean score of three cells at the best lr; 0 if there is one cell."""
         if self.scores.shape[1] < 2:
             return 0.0
         best = int(self.truth().argmax())
         return float(np.nanstd(self.scores[best, :, -1], ddof=1) / np.sqrt(N_FOLDS))
 
     def seconds(self, n_runs: float) -> tuple[float, float]:
-        """Return the seconds of setting up so many runs, and of training them for an epoch."""
+        """Return the seconds of setting up a stack of `n_runs` runs, and of training it for an epoch."""
         return tuple(float(np.interp(n_runs, self.n_runs, cost)) for cost in (self.set_up, self.per_epoch))  # type: ignore[return-value]
 
 
 @dataclass
 class Bill:
-    """What the trainings of a search have cost."""
+    """The cost of the trainings of a search."""
 
     evaluations: int = 0
-    epochs: int = 0  # of runs
+    epochs: int = 0  # summed over the runs
     seconds: float = 0.0
 
 
 class TableEngine(Engine):
-    """Answers from a table instead of training, and keeps the bill."""
+    """An engine that looks scores up in a table instead of training, and records the cost of the trainings."""
 
     name = "table"
 
@@ -119,28 +120,28 @@ class TableEngine(Engine):
         self.table, self.cells, self.lr_param, self.bill = table, cells, lr_param, Bill()
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
-        """Return no reasons."""
+        """Return no reasons: everything is supported."""
         return []
 
     def start(self, experiment: Experiment, candidates: Sequence[dict], contexts: Any = None) -> TableTraining:
-        """Look all runs up."""
+        """Look up all runs."""
         lrs = np.array([candidate[self.lr_param] for candidate in candidates], dtype=float)
         return TableTraining(self.table, lrs, self.table.at(np.log10(lrs), self.cells), self.bill)
 
 
 class TableTraining(Training):
-    """Runs of a table in lockstep."""
+    """Runs that are looked up in a table, advancing in lockstep."""
 
     def __init__(self, table: Table, lrs: np.ndarray, scores: np.ndarray, bill: Bill):
         self.table, self.lrs, self.scores, self.bill, self.epoch = table, lrs, scores, bill, 0
-        self.ended_by = np.full(scores.shape[:2], "", dtype=object)  # of those that were stopped
+        self.ended_by = np.full(scores.shape[:2], "", dtype=object)  # reasons of the runs that were stopped
         self.n_epochs = np.zeros(scores.shape[:2], dtype=int)
         bill.evaluations += len(lrs)
         bill.seconds += table.seconds(scores.shape[0] * scores.shape[1])[0]
 
     @property
     def _going(self) -> np.ndarray:
-        """Which runs have been neither stopped nor lost."""
+        """Which runs have neither been stopped nor diverged."""
         lost = (
             np.zeros_like(self.n_epochs, dtype=bool) if self.epoch == 0 else np.isnan(self.scores[..., self.epoch - 1])
         )
@@ -152,7 +153,7 @@ class TableTraining(Training):
         return self.epoch == self.scores.shape[2] or not self._going.any()
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Show the next epochs."""
+        """Return the scores of the next epochs."""
         rest = self.scores.shape[2] - self.epoch
         shown = [self._one_epoch() for _ in range(rest if n_epochs is None else min(n_epochs, rest))]
         scores = np.stack(shown, axis=-1) if shown else np.empty((*self.scores.shape[:2], 0))
@@ -167,11 +168,11 @@ class TableTraining(Training):
         return np.where(going, self.scores[..., self.epoch - 1], np.nan)
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
-        """End runs."""
+        """Stop the runs that are marked in `mask`."""
         self.ended_by[mask & self._going] = reason
 
     def finish(self) -> list[list[Outcome]]:
-        """Return how all runs ended."""
+        """Return the outcomes of all runs."""
         self.advance()
         return [[self._outcome(i, k) for k in range(self.scores.shape[1])] for i in range(len(self.lrs))]
 
@@ -215,7 +216,7 @@ def _train(task: Task, log_lr: np.ndarray, folds: list) -> np.ndarray:
         {"lr": (10**log_lr).tolist()},
         cv=folds,
         scoring=task.scoring,
-        pruner=NopPruner(),  # which has the score followed after every epoch
+        pruner=NopPruner(),  # so that scores are computed after every epoch
         engine="stacked",
         random_state=0,
         refit=False,
@@ -229,7 +230,7 @@ def _train(task: Task, log_lr: np.ndarray, folds: list) -> np.ndarray:
 
 
 def _time_stacks(task: Task, lr: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return numbers of runs, and the CPU seconds of setting them up and of an epoch: fastest of two each."""
+    """Return numbers of runs, and the CPU seconds of their setup and of an epoch: the faster of two measurements."""
     costs = []
     for n in TIMED:
         short, whole = (min(_clock(task, lr, n, epochs) for _ in range(2)) for epochs in (1, task.epochs))

@@ -1,7 +1,7 @@
-"""What the comparison of strategies trains: six kinds of data, two optimizers, with and without a schedule.
+"""The tasks of the comparison of strategies: data sets, two optimizers, with and without a schedule.
 
-Features are standardised once, on all rows, so that nothing but the learning rate is at stake. Scores are losses with
-their sign turned, for they have an optimum that can be told from its neighbours; accuracy on small data has many.
+Features are standardized once, on all rows, so that only the learning rate matters. Scores are negative losses, because
+these have an optimum that can be distinguished from its neighbours; the accuracy on small data has many equal ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ N_IMAGES, N_ORIENTATIONS, IMAGE_NOISE = 240, 4, 0.7
 
 
 class SmallCNN(nn.Module):
-    """Two convolutions of 3 x 3 with 4 and 8 channels, each followed by a pooling, then a linear layer."""
+    """Two 3 x 3 convolutions with 4 and 8 channels, each followed by pooling, then a linear layer."""
 
     def __init__(self, n_outputs: int):
         super().__init__()
@@ -43,7 +43,7 @@ class SmallCNN(nn.Module):
 
 
 def gratings(random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return noisy pictures of waves, shape (n_images, 64), and in which of four directions each wave runs.
+    """Return noisy images of waves, shape (n_images, 64), and the direction of each wave (one of four).
 
     >>> X, y = gratings()
     >>> X.shape, sorted(set(y.tolist()))
@@ -60,7 +60,7 @@ def gratings(random_state: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Source:
-    """One kind of data: how it is loaded, and how many epochs a net has on it."""
+    """A data set: how it is loaded, and for how many epochs a net is trained on it."""
 
     name: str
     load: Callable[[], tuple[np.ndarray, np.ndarray]]
@@ -81,7 +81,7 @@ SOURCES = {
 
 
 def file_source(path: str | Path) -> Source:
-    """Return the data of a file: a CSV with a header and the target last, or an npz with `X` and `y`."""
+    """Return the data set in a file: a CSV with a header and the target last, or an npz with `X` and `y`."""
     path = Path(path)
     return Source(path.stem, lambda: _read(path), 15)
 
@@ -101,9 +101,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_likelihood(y: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return minus the log loss, for labels that number the columns; of two classes, the second one's column will do.
+    """Return minus the log loss of labels 0, 1, ...; for two classes, the probabilities of the second are enough.
 
-    It is `sklearn.metrics.log_loss`, which checks its arguments for longer than a small net trains an epoch.
+    `sklearn.metrics.log_loss` is the same, but checking its arguments takes longer than an epoch of a small net.
 
     >>> round(log_likelihood(np.array([0, 1]), np.array([[0.5, 0.5], [0.0, 1.0]])), 4)
     -0.3466
@@ -115,7 +115,7 @@ def log_likelihood(y: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def minus_squared_error(y: np.ndarray, predicted: np.ndarray) -> float:
-    """Return minus the mean squared error, likewise.
+    """Return minus the mean squared error, also without checking the arguments.
 
     >>> minus_squared_error(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
     -2.0
@@ -125,14 +125,14 @@ def minus_squared_error(y: np.ndarray, predicted: np.ndarray) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One training whose learning rate is to be found.
+    """A net and a data set for which the learning rate is searched.
 
     Attributes
     ----------
     X, y : ndarray of shape (n_rows, n_features) and (n_rows,)
-        Standardised features; labels as numbers from 0, or standardised targets.
+        Standardized features; labels from 0 to n_classes - 1, or standardized targets.
     guess : float
-        The score of answering with class frequencies, or the mean: what is got without training.
+        The score of predicting the class frequencies or the mean, which needs no training.
     """
 
     source: Source
@@ -144,7 +144,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
         return " ".join([self.source.name, self.optimizer, self.schedule or "constant"])
 
     @property
@@ -154,21 +154,21 @@ class Task:
 
     @property
     def scoring(self) -> Any:
-        """The score, greater is better."""
+        """The scorer; greater is better."""
         if self.is_regression:
             return make_scorer(minus_squared_error)
         return make_scorer(log_likelihood, response_method="predict_proba")
 
     @property
     def guess(self) -> float:
-        """The score of a model that has learnt how often each answer occurs, and nothing else."""
+        """The score of predicting the class frequencies or the mean of the targets."""
         if self.is_regression:
             return -float(np.var(self.y))
         share = np.unique(self.y, return_counts=True)[1] / len(self.y)
         return float((share * np.log(share)).sum())
 
     def net(self, **params: Any) -> Any:
-        """Return the net; `params` change it."""
+        """Return the net; `params` override its parameters."""
         kind = NeuralNetRegressor if self.is_regression else NeuralNetClassifier
         shape = {"module__hidden": (32, 32)} if self.source.module is MLP else {}
         shared = {"optimizer": self.optimizer, "schedule": self.schedule, "max_epochs": self.epochs}
@@ -176,13 +176,13 @@ class Task:
         return kind(self.source.module, **{**shared, **rest, **shape, **OPTIMIZERS[self.optimizer], **params})
 
     def folds(self, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return three folds, shuffled by a seed."""
+        """Return three folds, shuffled with a seed."""
         kind = KFold if self.is_regression else StratifiedKFold
         return list(kind(N_FOLDS, shuffle=True, random_state=seed).split(self.X, self.y))
 
 
 def make_task(source: Source, optimizer: str, schedule: str | None, epochs: int | None = None) -> Task:
-    """Load the data and standardise it."""
+    """Load and standardize the data."""
     X, y = source.load()
     X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
     is_number = y.dtype.kind == "f"

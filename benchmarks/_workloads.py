@@ -1,4 +1,4 @@
-"""What the engine benchmark trains: five small models on scikit-learn's digits, and the grids of runs."""
+"""The workloads of the engine benchmark: five small models on scikit-learn's digits, and the grids of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 0
 
 
 class Transformer(nn.Module):
-    """A transformer over the rows of a picture: 8 tokens of 8 numbers, one encoder layer of width 32, their mean."""
+    """A transformer over the pixel rows of an image: 8 tokens of 8 numbers, one encoder layer of width 32, mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def cnn_28() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and how it is trained. `widths` are those of an MLP, `pixels` the pictures' side."""
+    """A model and how it is trained; `widths` are the layer sizes of an MLP, `pixels` the side length of the images."""
 
     name: str
     title: str
@@ -94,10 +94,10 @@ SHAPES = {1: (1, 1), 8: (4, 2), 40: (8, 5), 50: (10, 5), 160: (32, 5)}  # runs: 
 
 
 def build_module(workload: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Return a workload's module, and start torch's global stream anew.
+    """Return a workload's module, and seed PyTorch's global generator.
 
-    What skorch draws after that, the order of the batches, is then the same whoever trains: GridSearchCV, whose runs
-    know no seeds, a loop by hand, an engine. So all sides can be asked for the same scores.
+    The batch order, which skorch draws afterwards, is then the same on all sides: GridSearchCV, whose runs have no
+    seeds, the hand-written loop, and the engines. Therefore all sides must give the same scores.
     """
     torch.manual_seed(SEED)
     return WORKLOADS[workload].build().to(dtype)
@@ -105,7 +105,7 @@ def build_module(workload: str, dtype: torch.dtype = torch.float32) -> nn.Module
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A workload over learning rates x folds; the same for every side.
+    """A workload with learning rates and folds, the same for every side.
 
     Attributes
     ----------
@@ -141,11 +141,11 @@ class Task:
         return len(self.lrs) * self.n_folds
 
     def but(self, **changes: Any) -> Task:
-        """Return this task with something changed."""
+        """Return a copy of this task with some fields replaced."""
         return replace(self, **changes)
 
     def net(self, **params: Any) -> skorch.NeuralNetClassifier:
-        """Return skorch's own net, which every side that takes a net is given."""
+        """Return skorch's own net, which all sides that take a net use."""
         optimizer, arguments, _ = OPTIMIZERS[self.optimizer]
         return skorch.NeuralNetClassifier(
             build_module,
@@ -165,7 +165,7 @@ class Task:
 
 
 def make_task(workload: Workload, optimizer: str, n_runs: int, device: str, quick: bool = False) -> Task:
-    """Return the task of `n_runs` runs: learning rates evenly spaced on a log scale, over up to five folds."""
+    """Return the task with `n_runs` runs: learning rates evenly spaced on a log scale, and up to five folds."""
     n_lrs, n_folds = SHAPES.get(n_runs) or _shape(n_runs)
     low, high = OPTIMIZERS[optimizer][2]
     lrs = np.geomspace(low, high, n_lrs).tolist() if n_lrs > 1 else [10 * low]

@@ -1,11 +1,11 @@
-"""The price of the audit: which share of a stacked search goes into comparing its first steps with plain nets' steps.
+"""The cost of the audit: what share of a stacked search's time does it take to compare first steps with plain nets?
 
     python benchmarks/bench_audit.py             # a minute or two; prints a table
-    python benchmarks/bench_audit.py --quick     # a few seconds, on fewer rows: whether this file works
-    python benchmarks/bench_audit.py --json FILE # keeps the numbers
+    python benchmarks/bench_audit.py --quick     # does it work? a few seconds, on fewer rows
+    python benchmarks/bench_audit.py --json FILE # writes the numbers to a file
 
-Each search is fitted a few times in this process, and what its audits take is taken down within it: both numbers of a
-row are of the same fits. Goals: at most 10 % of the search of 55 small runs, 2 % of a search of ten seconds or more.
+Each search is fitted a few times in this process, and the audits within it are timed, so that both numbers of a row
+come from the same fits. Goals: at most 10 % of the search of 55 small runs, and 2 % of a search of ten seconds or more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sklr.engines.stacked.setup import prepare
 
 
 class LeNet(nn.Module):
-    """Two convolutions on pictures of 28 x 28 pixels, given flat."""
+    """Two convolutions on flattened images of 28 x 28 pixels."""
 
     def __init__(self):
         super().__init__()
@@ -45,7 +45,7 @@ class LeNet(nn.Module):
 
 
 def searches(quick: bool) -> dict[str, Callable[[], Any]]:
-    """Return what is searched, by name; a call fits it."""
+    """Return functions that fit a search, by name."""
     few = 20 if quick else 1
     n_lrs, n_epochs = (3, 1) if quick else (8, 10)
     digits, labels = load_digits(return_X_y=True)
@@ -67,12 +67,12 @@ def _fit(net: Any, X: Any, y: Any, n_lrs: int, n_folds: int) -> LRGridSearchCV:
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=0)
     search = LRGridSearchCV(net, lr_range=(1e-3, 0.5), n_lrs=n_lrs, cv=folds, refit=False, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # which lr is the best is not the question
+        warnings.simplefilter("ignore")  # that the best lr is at an edge does not matter here
         return search.fit(np.asarray(X, dtype="float32"), y)
 
 
 def measure(fit: Callable[[], LRGridSearchCV], repeat: int) -> dict[str, list[float]]:
-    """Return the seconds of the search, and of the audits in it, for each of some fits."""
+    """Return the seconds of the search, and of the audits in it, for each of `repeat` fits."""
     audit, spent = prepare.audit, [0.0]
 
     def timed(*args: Any) -> None:

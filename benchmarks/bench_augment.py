@@ -1,12 +1,12 @@
-"""What a dataset that augments costs in a search: items read and seconds, by GridSearchCV and by both engines.
+"""The cost of an augmenting dataset in a search: items read and seconds, for GridSearchCV and both engines.
 
     python benchmarks/bench_augment.py          # some minutes
     python benchmarks/bench_augment.py --quick  # does it work?
 
-A small network of convolutions on 28 x 28 pixels that are shifted and made noisy each time that they are read,
-8 lrs x 3 folds. Each side runs in a process of its own, one after the other. Test folds are read without augmentation
-by our engines; scikit-learn's search knows no such thing. Before anything is printed, both engines must have had the
-same training losses.
+A small convolutional network is trained on 28 x 28 images that are shifted and made noisy each time they are read,
+with 8 lrs x 3 folds. Each side runs in its own process, one after the other. sklr's engines read test folds without
+augmentation, which scikit-learn's search does not support. Before anything is printed, both engines must have had
+the same training losses.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDES = ("GridSearchCV", "sequential", "stacked")
 
 
 class Pictures(Dataset):
-    """Pixels with labels, augmented or as they are; it counts what is read."""
+    """Images with labels, optionally augmented; it counts the items that are read."""
 
     def __init__(self, x: np.ndarray, targets: np.ndarray, augment: bool):
         self.x, self.targets, self.augment, self.n_read = torch.from_numpy(x), targets, augment, 0
@@ -51,7 +51,7 @@ class Pictures(Dataset):
 
 
 def run_side(side: str, quick: bool) -> dict[str, Any]:
-    """Search in this process; return what it cost and found."""
+    """Search in this process; return the cost and the result."""
     data = made("pictures", 60 if quick else 6)
     x, y = np.asarray(data.X, dtype=np.float32).reshape(len(data.y), -1), data.y
     train, plain = Pictures(x, y, augment=True), Pictures(x, y, augment=False)
@@ -63,7 +63,7 @@ def run_side(side: str, quick: bool) -> dict[str, Any]:
     start = time.perf_counter()
     losses = None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where the best lr lies is not the question
+        warnings.simplefilter("ignore")  # that the best lr is at an edge does not matter here
         if side == "GridSearchCV":
             search: Any = GridSearchCV(net, {"lr": lrs}, cv=3, refit=False).fit(SliceDataset(train, 0), y)
         else:
@@ -80,7 +80,7 @@ def run_side(side: str, quick: bool) -> dict[str, Any]:
 
 
 def ask(side: str, quick: bool) -> dict[str, Any]:
-    """Run a side in a process of its own; return what it printed."""
+    """Run a side in its own process; return the numbers that it printed."""
     command = ["--side", side, *(["--quick"] if quick else [])]
     return in_own_process(__file__, *command)
 

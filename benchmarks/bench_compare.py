@@ -1,16 +1,17 @@
-"""Does `compare` adopt what is better and nothing else, on learning rates of real trainings?
+"""Does `compare` adopt better configurations and no others, on learning rates of real trainings?
 
-Two learning rates of one table are two configurations. Three worlds (see `bench_truth.py`, which says what a table has)
-are three seeds of five folds; the truth is the mean over all other worlds, in percent of the way from a guess to the
-best. Where there is not enough evidence and further seeds are advised, they are added as long as the table has worlds.
+Two learning rates of one table serve as two configurations. Three worlds (repetitions of the folds; `bench_truth.py`
+describes the tables) serve as three seeds of five folds. The truth is the mean over all other worlds, in percent of the
+difference between a guess and the best. If there is not enough evidence and further seeds are recommended, they are
+added as long as the table has worlds.
 
-The worlds of a table have folds of their own, so that the part of a difference that all seeds of a fold share is not in
-the tables. --folds adds it: differences drawn from normal distributions, with folds that vary as much as, or F times as
-much as, seeds, and that are correlated by rho (the correction for overlapping folds takes it for n_test / n_rows).
+Each world of a table has its own folds, so the tables do not contain the part of a difference that all seeds of a fold
+share. --folds adds it in a simulation: differences are drawn from normal distributions, in which folds vary F times as
+much as seeds and are correlated by rho (the correction for overlapping folds assumes n_test / n_rows).
 
-False: how often what is no better in truth is adopted, where it is worse by up to 1 %; power: how often what is better
-by 1 to 3 %, and by 3 to 8 %, is; advised: in how many of the undecided cases a number of seeds is advised; settled: how
-often that many, where the table has them, end in a verdict. --quick compares each pair once.
+False: how often a configuration is adopted that is truly worse, by up to 1 %. Power: how often one is adopted that is
+better by 1 to 3 %, and by 3 to 8 %. Advised: for how many of the undecided cases a number of seeds is recommended.
+Settled: how often that number of seeds, if the table has it, leads to a verdict. --quick compares each pair once.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from bench_truth import TrueTable, read_tables
 from sklr.selection import Comparison, compare_scores
 
 N_SEEDS, N_FOLDS = 3, 5
-MOST = 9.0  # percent: pairs that are further apart are no question
+MOST = 9.0  # percent: pairs that are further apart are too easy
 BINS = {"false": (-1.0, 0.0), "power, 1 to 3 %": (1.0, 3.0), "power, 3 to 8 %": (3.0, 8.0)}
 GOALS = {"false": (2.5, -1), "power, 1 to 3 %": (28, 1), "power, 3 to 8 %": (42, 1), "settled": (60, 1)}
 SIZES = {"n_train": 80, "n_test": 20}
 
 
 def pairs_of(truth: TrueTable, repeats: int, generator: np.random.Generator) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield what the one is better by in truth, in percent, and the differences in all worlds, the drawn ones first."""
+    """Yield the true gain of one over the other, in percent, and the differences in all worlds, drawn ones first."""
     usable = np.isfinite(truth.scores).all(axis=1)
     scores = truth.scores[usable].reshape(usable.sum(), -1, N_FOLDS)
     mean = scores.mean(axis=(1, 2))
@@ -48,7 +49,7 @@ def pairs_of(truth: TrueTable, repeats: int, generator: np.random.Generator) -> 
 
 
 def judged(differences: np.ndarray, n_seeds: int) -> Comparison:
-    """Compare by the first worlds."""
+    """Compare on the first worlds."""
     new = differences[:n_seeds].T.ravel()
     return compare_scores(new, np.zeros_like(new), n_seeds=n_seeds, **SIZES)
 
@@ -71,7 +72,7 @@ def _rate(hits: Any) -> float:
 
 
 def shared_folds(n: int) -> str:
-    """Return how often no difference is adopted, where folds have a part of their own that seeds share."""
+    """Return how often a configuration without a true gain is adopted, if the seeds of a fold share a part."""
     generator, rows = np.random.default_rng(0), []
     for n_folds in (3, 5, 10):
         for rho in (-1 / n_folds, 0.0, 1 / n_folds):
@@ -92,7 +93,7 @@ def _adopts(differences: np.ndarray) -> bool:
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each table, and the mean of all."""
+    """Return a table with a row for each table of scores, and their mean."""
     names = [*BINS, "advised", "settled"]
     rows = [[r["table"], *(f"{r[name]:.1f}" for name in names)] for r in results]
     rows.append(["mean", *(f"{mean_of(results, name):.1f}" for name in names)])
@@ -100,7 +101,7 @@ def show(results: Sequence[dict[str, Any]]) -> str:
 
 
 def mean_of(results: Sequence[dict[str, Any]], name: str) -> float:
-    """Return the mean of a rate over the tables; how many were settled is that of all cases, as some have few."""
+    """Return the mean of a rate over the tables; "settled" is pooled over all cases, because some tables have few."""
     rates = np.array([r[name] for r in results])
     known = np.isfinite(rates)
     weights = np.array([r["tried"] if name == "settled" else 1 for r in results])
@@ -112,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", type=Path, help="folder with .npz files")
     parser.add_argument("--repeats", type=int, default=3, help="draws for each pair")
-    parser.add_argument("--folds", action="store_true", help="folds that vary as well")
+    parser.add_argument("--folds", action="store_true", help="also simulate differences that seeds of a fold share")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--quick", action="store_true", help="one draw for each pair")
     given = parser.parse_args()

@@ -1,11 +1,11 @@
-"""What stacking is worth: the stacked engine against GridSearchCV, a loop by hand, our sequential engine, one training.
+"""Speed of the stacked engine, compared with GridSearchCV, a hand-written loop, the sequential engine and one training.
 
     python benchmarks/bench_engines.py --quick               # does it work? about 20 seconds, numbers mean nothing
     python benchmarks/bench_engines.py --models mlp-small    # one model
     python benchmarks/bench_engines.py --grids-only          # all models and numbers of runs, nothing else
     python benchmarks/bench_engines.py --json engines.json   # everything, on a quiet machine
 
-Every comparison first asserts that all sides computed the same. README.md says how things are measured, and why.
+Every comparison first asserts that all sides compute the same. README.md explains what is measured, and how.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Agreement(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the comparisons asked for, print them, and write them down."""
+    """Run the selected comparisons, print them, and write their numbers to a file if asked to."""
     options = parse(argv)
     torch.set_num_threads(options.threads[0])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"medians of {options.repeat} repetitions (3 if one takes over 15 s), the sides in turns; min..max")
     tell("starting workers")
     options.starting = sides.start_workers(make_task(WORKLOADS["mlp-small"], "sgd", 1, options.device), 2)
-    print(f"starting 2 worker processes: {options.starting:.1f} s, not in the timings but where they say so\n")
+    print(f"starting 2 worker processes: {options.starting:.1f} s, not included in the timings unless stated\n")
     chosen = {name: value for name, value in vars(options).items() if name != "json"}
     document: dict[str, Any] = {**found, "options": chosen, "results": [], "goals": []}
     goals: list[Goal] = []
@@ -85,16 +85,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options, checked."""
+    """Return the validated options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, help="default: all")
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["sgd"])
     parser.add_argument("--runs", nargs="+", type=int, help="default: 1 8 40 50 160")
     parser.add_argument("--repeat", type=int, help="repetitions of each side, default 5")
-    parser.add_argument("--threads", nargs="+", type=int, help="the stack's, default 1 2; others have the first")
+    parser.add_argument(
+        "--threads", nargs="+", type=int, help="threads of the stacked sides, default 1 2; other sides use the first"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--grids-only", action="store_true", help="neither where time goes, nor stopping half of the runs"
+        "--grids-only", action="store_true", help="only the grids: no profile, no stopping of half of the runs"
     )
     parser.add_argument("--quick", action="store_true", help="tiny tasks, once: a test of this benchmark")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
@@ -109,7 +111,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def compare(workload: Workload, optimizer: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[Goal]]:
-    """Ask everything about one model and optimizer; print and return the answers."""
+    """Run all measurements for one model and optimizer; print and return the results."""
     make = partial(make_task, workload, optimizer, device=options.device, quick=options.quick)
     print(f"== {workload.title}; {optimizer}; {make(n_runs=1).max_epochs} epochs; {options.device}")
     error = weights_agree(make(n_runs=4).but(max_epochs=2, dtype=torch.float64))
@@ -133,7 +135,7 @@ def compare(workload: Workload, optimizer: str, options: argparse.Namespace) -> 
 
 
 def weights_agree(task: Task) -> float:
-    """Assert that both engines train the same nets in float64, and score them the same; return the largest error.
+    """Assert that both engines give the same weights and scores in float64; return the largest error.
 
     The error of a tensor is relative to its largest entry.
     """
@@ -152,12 +154,14 @@ def weights_agree(task: Task) -> float:
 
 
 def scores_agree(task: Task, n_jobs: int) -> Agreement:
-    """Assert that all sides give the same scores; a warm-up of all of them, too.
+    """Assert that all sides give the same scores; this is also their warm-up.
 
-    One after another, in float32 on a CPU, three programs take the same steps: their scores must be equal. The stack
-    rounds differently. A learning rate amplifies rounding if, on any fold, float64 changes an epoch's training loss
-    by more than `AMPLIFIED`; at the others scores must be equal, but for ties: one row, in a run of a hundred. Where
-    float64 moves rows at these learning rates too, the stack may move as many, at most two in a run.
+    In float32 on a CPU, the three sides that train one run after another compute the same, so their scores must be
+    equal. The stack rounds differently. A learning rate amplifies rounding if, on any fold, float64 changes the
+    training loss of an epoch by more than `AMPLIFIED`. At the other learning rates scores must be equal except for
+    ties: the prediction for at most one row may differ in a run, and for one row plus one per hundred runs in total.
+    If float64 also changes predictions at these learning rates, the total may be larger by as many, and two rows may
+    differ in a run.
     """
     alone, stack = sides.sequential(task), sides.stacked(task)
     exact = sides.stacked(task.but(dtype=torch.float64))
@@ -175,9 +179,9 @@ def scores_agree(task: Task, n_jobs: int) -> Agreement:
 
 
 def rows_apart(task: Task, scores: np.ndarray, wanted: np.ndarray, calm: np.ndarray, moved: float) -> np.ndarray:
-    """Return by how many rows scores differ at the learning rates marked in `calm`; raise if it is more than ties.
+    """Return the numbers of rows by which scores differ at the lrs marked in `calm`; raise if they are not just ties.
 
-    `moved` is by how many rows float64 differs there.
+    `moved` is the number of rows by which float64 scores differ there.
     """
     rows = count_rows(task, scores, wanted)[calm]
     if rows.max() > 1 + (moved > 0) or rows.sum() > 1 + 0.01 * rows.size + moved:
@@ -186,7 +190,7 @@ def rows_apart(task: Task, scores: np.ndarray, wanted: np.ndarray, calm: np.ndar
 
 
 def count_rows(task: Task, scores: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return by how many validation rows accuracies differ, shape (n_lrs, n_folds)."""
+    """Return the numbers of validation rows by which accuracies differ, shape (n_lrs, n_folds)."""
     return np.rint(np.abs(scores - others) * [len(test) for _, test in task.folds])
 
 
@@ -207,7 +211,7 @@ def time_grid(task: Task, options: argparse.Namespace) -> tuple[dict[str, Any], 
 
 
 def sides_of(task: Task, thread_counts: Sequence[int]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield the sides by name; torch has one thread but where the name says otherwise."""
+    """Yield the sides by name; PyTorch uses one thread unless the name says otherwise."""
     for n in thread_counts:
         yield f"stacked, {n} thread{'s' * (n > 1)}", partial(with_threads, n, sides.stacked, task)
     if task.device == "cpu":
@@ -220,7 +224,7 @@ def sides_of(task: Task, thread_counts: Sequence[int]) -> Iterator[tuple[str, Ca
 
 
 def with_threads(n: int, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function while torch uses `n` threads."""
+    """Call a function while PyTorch uses `n` threads."""
     with threads(n):
         return function(*args)
 
@@ -230,9 +234,9 @@ def anatomy(task: Task) -> tuple[dict[str, Any], list[Goal]]:
     parts = where_time_goes(partial(sides.stacked, task), task.device)
     total, size = sum(parts.values()), peak_bytes(partial(sides.stacked, task.but(max_epochs=1)), task.device)
     shares = sorted(((seconds, part) for part, seconds in parts.items()), reverse=True)
-    print(f"\nWhere {total:.3g} s of {task.n_runs} runs go, one thread: ", end="")
+    print(f"\nTime by part of {total:.3g} s for {task.n_runs} runs, one thread: ", end="")
     print(", ".join(f"{part} {seconds / total:.0%}" for seconds, part in shares))
-    print(f"The stack's tensors take at most {size / 2**20:.1f} MiB, {size / task.n_runs / 1024:.0f} KiB a run")
+    print(f"Peak memory of the stack's tensors: {size / 2**20:.1f} MiB, {size / task.n_runs / 1024:.0f} KiB per run")
     found: dict[str, Any] = {"n_runs": task.n_runs, "seconds": parts, "peak_bytes": size}
     if not task.workload.widths:
         return found, []
@@ -245,7 +249,7 @@ def anatomy(task: Task) -> tuple[dict[str, Any], list[Goal]]:
 
 
 def gemm_shares(task: Task, total: float, steps: float) -> dict[str, float]:
-    """Return the rate of `torch.bmm` (GFLOP/s), and what share of it the whole search and its steps reach."""
+    """Return the rate of `torch.bmm` (GFLOP/s), and the shares of it that the whole search and its steps reach."""
     widths, batch = task.workload.widths, task.workload.batch_size
     n_rows = sum(len(train) for train, _ in task.folds) * len(task.lrs) * task.max_epochs
     rate, flops = bmm_rate(widths, task.n_runs, batch, task.device), mlp_flops(widths, n_rows)
@@ -253,9 +257,10 @@ def gemm_shares(task: Task, total: float, steps: float) -> dict[str, float]:
 
 
 def stop_half(task: Task, options: argparse.Namespace) -> tuple[dict[str, Any], Goal]:
-    """Time runs half of whose learning rates stop after two tenths of the epochs, against all of them in full.
+    """Time a grid of which half of the learning rates stop after two tenths of the epochs, and the complete grid.
 
-    That the others do not change is asserted in float64: the products of a smaller stack may round differently.
+    It asserts in float64 that the other runs do not change, because the products of a smaller stack may round
+    differently.
     """
     task = task.but(max_epochs=10)
     stopped, nobody = np.arange(len(task.lrs)) % 2 == 1, np.zeros(len(task.lrs), dtype=bool)

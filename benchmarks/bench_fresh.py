@@ -1,12 +1,13 @@
-"""Do the chosen learning rate and its interval hold on nets that are trained for it, from the search to the truth?
+"""Are the chosen learning rate and its interval accurate for freshly trained nets, from the search to the truth?
 
-`bench_truth.py` looks searches up in tables; here they are the public ones, trained. Tasks of `_real_tasks.py`, cut to
---rows rows: the truth is a dense grid of learning rates over four and a half decades in --repeats repetitions of five
-folds; a search has a quarter of them, from an offset of its own, in five folds and seeds of its own.
+`bench_truth.py` simulates searches on tables; here the public searches are run with real trainings, on tasks of
+`_real_tasks.py` with --rows rows. The truth comes from a dense grid of learning rates over four and a half decades in
+--repeats repetitions of five folds. A search tries a quarter of these learning rates, with its own offset, folds and
+seeds.
 
-Coverage: how often `lr_interval_` holds the top of the truth; width in decades, median; bias: chosen minus top, in
-decades; regret in percent of the way from the truth's guess (what predicts the mean) to its best; told and real: the
-standard deviation of the chosen lr, in decades, as `search_variance_` has it in the median, and over the searches.
+Coverage: how often `lr_interval_` contains the true optimum. Width: median, in decades. Bias: chosen minus optimum, in
+decades. Regret: in percent of the difference between a guess (predicting the mean) and the best. Told and real: the
+standard deviation of the chosen lr in decades, as estimated by `search_variance_` (median), and over the searches.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from sklr.selection import choose, search_variance
 
 JOBS = (("mlp-32", "sgd"), ("regression", "adamw"), ("dropout", "adamw"))
 RANGES = {"sgd": (-3.5, 1.0), "adamw": (-5.0, -0.5)}  # log10 of the learning rates of the truth
-STEP = 4  # of the truth's learning rates between two of a search
+STEP = 4  # a search tries every fourth learning rate of the truth
 RULES = ("best", "one_se", "fit")
 
 
 class Fresh(NamedTuple):
-    """A net with its rows, and how it is scored."""
+    """A net with its data and scoring."""
 
     name: str
     net: Any
@@ -47,12 +48,12 @@ class Fresh(NamedTuple):
 
 
 def build(task: str, n_in: int, n_out: int) -> nn.Module:
-    """Return a task's module, with weights of its own each time."""
+    """Return a task's module with newly drawn weights."""
     return TASKS[task].build(n_in, n_out)
 
 
 def fresh(task: str, optimizer: str, rows: int) -> Fresh:
-    """Return a task with few rows."""
+    """Return a task with the given number of rows."""
     data = made(TASKS[task].kind)
     X, y = data.X[:rows], data.y[:rows]
     is_class = data.kind != "numbers"
@@ -76,7 +77,7 @@ def fresh(task: str, optimizer: str, rows: int) -> Fresh:
 
 
 def true_curve(job: Fresh, n_lrs: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return log10 of a dense grid and the mean score there; a run that diverged scores as a guess does."""
+    """Return log10 of a dense grid and the mean scores there; a diverged run has the score of a guess."""
     u = np.linspace(*job.range, n_lrs)
     folds = RepeatedKFold(n_splits=5, n_repeats=repeats, random_state=12345)
     search = LRGridSearchCV(
@@ -87,7 +88,7 @@ def true_curve(job: Fresh, n_lrs: int, repeats: int) -> tuple[np.ndarray, np.nda
 
 
 def searches(job: Fresh, u: np.ndarray, n: int) -> list[Any]:
-    """Return fitted searches, each in folds and seeds of its own."""
+    """Return fitted searches, each with its own folds and seeds."""
     found = []
     for seed in range(n):
         lrs = (10 ** u[seed % STEP :: STEP]).tolist()
@@ -100,7 +101,7 @@ def searches(job: Fresh, u: np.ndarray, n: int) -> list[Any]:
 
 
 def judge(job: Fresh, u: np.ndarray, truth: np.ndarray, found: Sequence[Any]) -> list[dict[str, Any]]:
-    """Compare all rules' choices on the searches' curves with the truth."""
+    """Apply all selection rules to the searches' curves, and compare the choices with the truth."""
     top, way, rows = top_of(u, truth), (truth.max() - job.guess) / 100, []
     for rule in RULES:
         choices = [choose(search.lr_curve_, rule) for search in found]
@@ -126,7 +127,7 @@ def judge(job: Fresh, u: np.ndarray, truth: np.ndarray, found: Sequence[Any]) ->
 
 
 def show(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each task and rule."""
+    """Return a table with a row for each task and rule."""
     header = ["task", "rule", "top", "coverage", "width", "bias", "regret", "refused", "told / real"]
     lines = [
         [

@@ -1,10 +1,10 @@
-"""What the ledger costs, and whether it keeps what it promises: overhead, kill -9, and the memory of many fits.
+"""The ledger's cost and reliability: overhead, searches killed by kill -9, and memory over many fits.
 
     python benchmarks/bench_ledger.py --quick                # does it work? numbers mean nothing
     python benchmarks/bench_ledger.py --json ledger.json     # everything: 50 kills for each storage, 500 fits
 
-PostgreSQL is used where its `initdb` is found; the scratch server is the tests' own. README.md says how things are
-measured.
+PostgreSQL is used if its `initdb` is found; the temporary server is the one of the tests. README.md explains how things
+are measured.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = ("grid", "bayes", "optuna", "stacked")
 
 
 def digits_search(**params: Any) -> LRGridSearchCV:
-    """Return the stacked search of the README's table: ten learning rates x five folds x ten epochs."""
+    """Return the stacked search of the table in the README: ten learning rates x five folds x ten epochs."""
     net = NeuralNetClassifier(
         MLP,
         module__hidden=(32, 32),
@@ -59,7 +59,7 @@ def digits_search(**params: Any) -> LRGridSearchCV:
 
 @contextmanager
 def timed(owner: type, names: tuple[str, ...], spent: list[float]) -> Iterator[None]:
-    """Add the seconds that methods take to `spent`; none of them calls another."""
+    """Add the seconds spent in these methods to `spent`; none of them may call another."""
     originals = {name: getattr(owner, name) for name in names}
 
     def around(method: Callable) -> Callable:
@@ -82,7 +82,7 @@ def timed(owner: type, names: tuple[str, ...], spent: list[float]) -> Iterator[N
 
 
 def in_memory(repeat: int) -> dict[str, float]:
-    """Return the share of a search that its study in memory takes, median over repetitions."""
+    """Return the share of a search's time that an in-memory study takes, as the median over repetitions."""
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype("float32")
     digits_search().fit(X, y)
@@ -97,7 +97,7 @@ def in_memory(repeat: int) -> dict[str, float]:
 
 
 def on_storages(repeat: int, folder: Path, url: str | None) -> dict[str, Any]:
-    """Time the search in memory and with storages whose tables are there already."""
+    """Time the search in memory and with storages whose database tables already exist."""
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype("float32")
     storages = {"SQLite": str(folder / "lr.db"), "journal": str(folder / "lr.log")}
@@ -105,14 +105,14 @@ def on_storages(repeat: int, folder: Path, url: str | None) -> dict[str, Any]:
     sides = {"in memory": lambda: digits_search().fit(X, y)}
     sides |= {name: lambda at=at: digits_search(storage=at).fit(X, y) for name, at in storages.items()}
     for side in sides.values():
-        side()  # the tables are made here, once for all searches
+        side()  # creates the database tables, once for all searches
     timings = take_turns(sides, repeat)
     base = timings["in memory"].median
     return {name: {"seconds": t.seconds, "overhead": t.median / base - 1} for name, t in timings.items()}
 
 
 def study_at(storage: str) -> optuna.Study | None:
-    """Return the study of the killed searches, None while there is none."""
+    """Return the study of the killed searches, or None if it does not exist yet."""
     if storage.endswith(".db"):
         if not Path(storage).exists():
             return None
@@ -124,12 +124,12 @@ def study_at(storage: str) -> optuna.Study | None:
 
 
 def kills(storages: Iterator[str], n_kills: int, folder: Path, seed: int) -> dict[str, Any]:
-    """Kill searches at random moments until `n_kills` have been, each search gone on with to its end.
+    """Kill searches at random moments, `n_kills` times in all, and resume each search until it is finished.
 
     Raises
     ------
     AssertionError
-        If a search ends otherwise than one that was left alone, or trains what was finished again.
+        If a search does not end like an undisturbed one, or trains finished candidates again.
     """
     moments = np.random.RandomState(seed)
     expected = {
@@ -141,7 +141,7 @@ def kills(storages: Iterator[str], n_kills: int, folder: Path, seed: int) -> dic
         for attempt in range(100):
             study = study_at(storage)
             finished = [] if study is None else killable.finished(study)
-            name = f"{seed}-{searches}-{attempt}"  # of its log, which is appended to
+            name = f"{seed}-{searches}-{attempt}"  # of the log file, which is appended to
             process, log, out = killable.start(kind, folder, name, 0.02, storage=storage, study_name="lr")
             process.join(moments.uniform(0.05, 1.5) if attempt < 6 and done < n_kills else 120)
             again = killable.trained(log, n_folds=1)
@@ -187,13 +187,13 @@ def _resident_mb() -> float:
 
 
 def main() -> None:
-    """Measure what is asked for, and print it."""
+    """Run the selected measurements, and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two kills, two repetitions, four fits")
     parser.add_argument(
         "--only", nargs="+", choices=["overhead", "kills", "fits"], default=["overhead", "kills", "fits"]
     )
-    parser.add_argument("--json", type=Path, help="write what was found here, too")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.WARNING)

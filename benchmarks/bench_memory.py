@@ -1,10 +1,10 @@
-"""How much memory a stacked search takes above its data: for many folds, many columns, many rows, a file.
+"""How much memory does a stacked search take above its data, with many folds, many columns, many rows, a mapped file?
 
     python benchmarks/bench_memory.py          # a minute or two
     python benchmarks/bench_memory.py --quick  # does it work?
 
-Each side runs in a process of its own. *Peak* is the most memory that the process and those it has started had at one
-time, above what it had once the data was there; *plan* is what `search.plan` expects.
+Each side runs in its own process. *Peak* is the maximum memory of the process and its children, minus their memory
+right after loading the data. *Plan* is the peak that `search.plan` predicts.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from sklearn.model_selection import GridSearchCV
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 
 LRS = [0.001, 0.01, 0.1]
-LIMIT = 2.0  # times the data, which a stacked search may take above it
+LIMIT = 2.0  # a stacked search may take this many times the size of the data, above the data
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Data of so many rows and columns, for a search of so many folds."""
+    """The numbers of rows, columns and folds of a search."""
 
     n_rows: int
     n_columns: int
     n_folds: int
-    mapped: bool = False  # whether it is read from a file that is mapped into memory
+    mapped: bool = False  # whether the data are read from a memory-mapped file
     batch_size: int = 256
 
     @property
     def bytes(self) -> int:
-        """Of the data, in float32."""
+        """Size of the data in float32."""
         return 4 * self.n_rows * self.n_columns
 
     def data(self, folder: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the data, float32, and labels of two classes."""
+        """Return float32 features, and labels of two classes."""
         generator = np.random.default_rng(0)
         X = generator.standard_normal((self.n_rows, self.n_columns), dtype=np.float32)
         y = (X[:, 0] > 0).astype(np.int64)
@@ -68,16 +68,16 @@ QUICK = {name: Shape(2_000, 64, s.n_folds, s.mapped) for name, s in SHAPES.items
 
 
 def run_side(side: str, shape: Shape) -> dict[str, Any]:
-    """Search in this process; return the memory that it took at most, above the data, and what was expected."""
+    """Search in this process; return the peak memory above the data, and the predicted one."""
     net = NeuralNetClassifier(
         MLP, module__hidden=(16,), max_epochs=2, batch_size=shape.batch_size, iterator_train__shuffle=True,
         random_state=0,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where the best lr lies is not the question
-        _search(side, net, 3).fit(*Shape(64, 8, 3).data(folder))  # what is loaded once is not the question
+        warnings.simplefilter("ignore")  # that the best lr is at an edge does not matter here
+        _search(side, net, 3).fit(*Shape(64, 8, 3).data(folder))  # load what is loaded only once
         X, y = shape.data(folder)
-        X.sum()  # of a mapped file the system has read the pages then, and counts them as this process's
+        X.sum()  # reads the pages of a mapped file, so that the system already counts them for this process
         gc.collect()
         before, search = _status("VmRSS", os.getpid()), _search(side, net, shape.n_folds)
         _forget_highest()
@@ -95,18 +95,18 @@ def _search(side: str, net: Any, n_folds: int) -> Any:
 
 
 def _forget_highest() -> None:
-    """Have Linux count the highest memory anew."""
+    """Reset the peak memory that Linux records for this process."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def ask(side: str, name: str, quick: bool) -> dict[str, Any]:
-    """Run a side in a process of its own; return what it printed."""
+    """Run a side in its own process; return the numbers that it printed."""
     command = ["--side", side, "--shapes", name, *(["--quick"] if quick else [])]
     return in_own_process(__file__, *command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure what is asked for, and print a table."""
+    """Run the selected measurements, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--quick", action="store_true", help="small data")

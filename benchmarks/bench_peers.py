@@ -1,13 +1,14 @@
-"""The same job by us and by others: how long until an lr near the best one, and how much code is it?
+"""The same job by sklr and other libraries: how long until an lr near the best one, and with how much code?
 
-The job: the learning rate between 1e-5 and 10 of an MLP 64-32-32-10, SGD with momentum, 10 epochs on scikit-learn's
-digits, by log loss over three folds, on two cores with one thread per process, with 8, 16 and 32 candidates. The others
-train skorch's own net, we the same in our class. Each side is written as in its documentation (`_peers.py`). The
-reference is the dense table of `bench_strategies.py` (49 learning rates x 24 cells, kept in --cache), its truth the
-mean over its cells. Servers (Ray, Dask, joblib's workers) are started before the clock is.
+The job is to find the learning rate between 1e-5 and 10 of an MLP 64-32-32-10 with SGD with momentum, 10 epochs on
+scikit-learn's digits, by log loss over three folds, on two cores with one thread per process, with 8, 16 and 32
+candidates. The other libraries train skorch's own net, sklr the same net as an instance of its own class. Each side is
+written as in its documentation (`_peers.py`). The reference is the dense table of `bench_strategies.py` (49 learning
+rates x 24 cells, kept in --cache); the truth is the mean over its cells. Servers (Ray, Dask, joblib's workers) are
+started before the clock.
 
-"Time to 0.1 decade": seconds of the smallest search whose answer is within 0.1 decade of the best lr. What cannot run
-here is listed with the reason. Pass --quick for few rows, epochs and candidates.
+"s to 0.1 decade" is the time of the smallest search whose result is within 0.1 decades of the best lr. Sides that
+cannot run are listed with the reason. Pass --quick for few rows, epochs and candidates.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ LIBRARIES = ("modelbatch", "optuna-integration", "torch-lr-finder", "ray", "dask
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Keep what others print and warn to themselves."""
+    """Suppress output and warnings of the other libraries."""
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -49,7 +50,7 @@ def hushed() -> Iterator[None]:
 
 
 def attempt(peer: Peer, job: Job, n: int, seed: int) -> dict[str, Any]:
-    """Run one side once; return its lr and seconds, or why it could not.
+    """Run one side once; return its lr and seconds, or the error.
 
     Examples
     --------
@@ -68,19 +69,19 @@ def attempt(peer: Peer, job: Job, n: int, seed: int) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds this process and all its descendants have used, those that have ended with them.
+    """Return the CPU seconds used by this process and all its descendants, including those that have ended.
 
-    Servers that a peer started and left to others when they ended are missing, which may make a difference negative.
+    Processes whose parent has ended are not counted, so that a difference of two calls may be negative.
     """
     total = 0.0
     for process in [own := psutil.Process(), *own.children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            total += sum(process.cpu_times()[:4])  # user, system, and those of children that were waited for
+        with contextlib.suppress(psutil.Error):  # the process has just ended
+            total += sum(process.cpu_times()[:4])  # user, system, and both of children that were waited for
     return total
 
 
 def run_side(peer: Peer, job: Job, budgets: Sequence[int], seeds: int) -> list[dict[str, Any]]:
-    """Run one side with every budget and seed; the first that fails ends it."""
+    """Run one side with every budget and seed, until the first failure."""
     rows: list[dict[str, Any]] = []
     try:
         with hushed():
@@ -100,7 +101,7 @@ def run_side(peer: Peer, job: Job, budgets: Sequence[int], seeds: int) -> list[d
 
 
 def judged(row: dict[str, Any], truth: Table) -> dict[str, Any]:
-    """Add how far an answer is from the best lr, and what it is worth."""
+    """Add the distance of the result from the best lr, and its true score."""
     if "error" in row:
         return row
     curve = truth.truth()
@@ -112,7 +113,7 @@ def judged(row: dict[str, Any], truth: Table) -> dict[str, Any]:
 
 
 def summed_up(peer: Peer, rows: Sequence[dict[str, Any]], budgets: Sequence[int]) -> dict[str, Any]:
-    """Return one side's line: seconds by budget, distance and score at the middle budget, seconds until near."""
+    """Return the row of a side: seconds by budget, distance and score at the middle budget, seconds until near."""
     found: dict[str, Any] = {"side": peer.name, "lines": peer.lines}
     errors = [row["error"] for row in rows if "error" in row]
     done = [row for row in rows if "error" not in row]
@@ -133,7 +134,7 @@ def summed_up(peer: Peer, rows: Sequence[dict[str, Any]], budgets: Sequence[int]
 
 
 def until_near(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Return the seconds of the smallest search of a seed that came near.
+    """Return the seconds of the smallest search of a seed whose result is near the best lr.
 
     >>> until_near([{"decades": 0.3, "seconds": 1.0}, {"decades": 0.05, "seconds": 2.0}])
     2.0
@@ -142,7 +143,7 @@ def until_near(rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 def show(lines: Sequence[dict[str, Any]], budgets: Sequence[int]) -> str:
-    """Return all sides as text."""
+    """Return the table of all sides as text."""
     header = [
         "side",
         *(f"s at {n}" for n in budgets),
@@ -175,7 +176,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     for i, (x, y, side) in enumerate(points):
         color = "#3f6fd8" if side.startswith("sklr") else "#8a8a8a"
         is_crowded = any(1 < other_x / x < 10 and 0.8 < other_y / y < 1.25 for other_x, other_y, _ in points)
-        left, below = is_crowded, i % 2  # above and below by turns: labels meet less
+        left, below = is_crowded, i % 2  # labels alternate above and below, so that fewer overlap
         beside, align = (-6 if left else 6, -12 if below else 3), "right" if left else "left"
         ax.plot(x, y, "o", color=color)
         ax.annotate(side, (x, y), xytext=beside, textcoords="offset points", fontsize=9, color=color, ha=align)
@@ -193,7 +194,7 @@ def _middle(line: dict[str, Any]) -> float:
 
 
 def installed() -> dict[str, str | None]:
-    """Return the versions of the libraries compared with, None for what is not there."""
+    """Return the versions of the other libraries, None for those that are not installed."""
     found: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
@@ -204,7 +205,7 @@ def installed() -> dict[str, str | None]:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [peer.name for peer in PEERS]
     parser.add_argument("--sides", nargs="+", choices=names, default=names, metavar="NAME")
@@ -223,7 +224,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run all sides, print the table, write numbers and picture."""
+    """Run all sides, print the table, and write the numbers and the plot."""
     given = arguments()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers of all sides
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -1,11 +1,12 @@
-"""How many epochs does each pruner save, and how often does it change the learning rate that is chosen?
+"""How many epochs does each pruner save, and how often does it change the chosen learning rate?
 
-A search is trained once in full, and each pruner is then asked, epoch by epoch, about its scores: what a pruner stops
-changes no score of the others. A search has moved if, of what a pruner leaves, the best at the end is more than 0.2
-decade from the best of all. Two sources: scikit-learn's digits with warmup and cosine, trained here by the stacked
-engine; and recorded curves of constant learning rates, if the path of a file is given, in the layout that
-`bench_replay.py` describes, each cut into several ranges and spacings. The rule of "lr" was chosen on every second pair
-of problem and optimizer; --half tells its numbers on those and on the others apart. Pass --quick for one small search.
+All candidates of a search are trained to the end once. Each pruner is then asked, epoch by epoch, which of them it
+would stop; this is valid because stopping a candidate does not change the scores of the others. A choice has moved if
+the best of the remaining candidates is more than 0.2 decades from the best of all. There are two sources of
+trainings: scikit-learn's digits with warmup and cosine, trained here by the stacked engine; and, if a file is given,
+recorded curves of constant learning rates in the layout that `bench_replay.py` describes, each cut into several ranges
+and spacings. The rule of "lr" was chosen on every second pair of problem and optimizer; --half reports its numbers
+separately for these and the others. Pass --quick for one small search.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ GOALS = {"fewer": 3.0, "moved": 5.0}  # times, percent
 
 @dataclass(frozen=True)
 class Recorded:
-    """A search trained in full: ascending log10 lr, scores by candidate and epoch, NaN once diverged, the lr's path."""
+    """A completely trained search: ascending log10 lr, scores by candidate and epoch (NaN after divergence), lrs."""
 
     name: str
     log_lr: np.ndarray
@@ -49,17 +50,17 @@ class Recorded:
 
     @property
     def trained(self) -> np.ndarray:
-        """Which candidates are through all epochs."""
+        """Which candidates were trained for all epochs."""
         return np.isfinite(self.scores[:, -1])
 
     def choice(self, left: np.ndarray) -> int:
-        """Return the best at the end of those in `left`."""
+        """Return the best final candidate among those in `left`."""
         return int(np.where(left & self.trained, self.scores[:, -1], -np.inf).argmax())
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a search: candidate epochs in full and with the pruner, decades moved, share of progress lost."""
+    """Result of pruning: candidate epochs without and with the pruner, decades moved, share of progress lost."""
 
     full: int
     trained: int
@@ -68,7 +69,7 @@ class Pruned:
 
 
 def prune(name: str, search: Recorded) -> Pruned:
-    """Ask a pruner after each epoch of a search, and leave out what it stops from then on."""
+    """Ask a pruner after each epoch of a search, and drop the candidates that it stops."""
     study = quiet_study()
     study.pruner = make_pruner(name, "lr", search.path)
     trials = [study.ask({"lr": FloatDistribution(lr, lr, log=True)}) for lr in (10**search.log_lr).tolist()]
@@ -93,7 +94,7 @@ def _compared(search: Recorded, left: np.ndarray, n_trained: int) -> Pruned:
 
 
 def an_epoch_earlier(search: Recorded) -> Pruned:
-    """Return what becomes of a search without pruning if the last epoch is not looked at: what noise does."""
+    """Return the result of a search without pruning if the last epoch is ignored, to show the effect of noise."""
     n_full = int(np.isfinite(search.scores).sum())
     before = np.where(search.trained, search.scores[:, -2], -np.inf).argmax()
     left = np.arange(len(search.log_lr)) == before
@@ -101,7 +102,7 @@ def an_epoch_earlier(search: Recorded) -> Pruned:
 
 
 def read_searches(path: str | Path) -> Iterator[Recorded]:
-    """Yield searches cut out of recorded curves: five decades, a decade apart, and all; each lr, and every second."""
+    """Yield parts of recorded curves: five decades, shifted by a decade, and all; each lr, and every second one."""
     path = Path(path)
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt") as file:
         runs = json.load(file)["runs"]
@@ -117,7 +118,7 @@ def read_searches(path: str | Path) -> Iterator[Recorded]:
 
 
 def _scores(run: Mapping[str, Any], key: str, sign: int) -> np.ndarray:
-    """Return the scores after each epoch, the one before the first left out; NaN from where a loss is not finite."""
+    """Return the scores after each epoch, without the one before the first; NaN once a loss is not finite."""
     values, losses = (
         np.array([np.nan if v is None else v for v in run[k]], dtype=float) for k in (key, "train_losses")
     )
@@ -136,7 +137,7 @@ def _cut(name: str, log_lr: np.ndarray, scores: np.ndarray) -> Iterator[Recorded
 
 
 def train_digits(n_lrs: int, n_epochs: int, seeds: int) -> Iterator[Recorded]:
-    """Yield searches on digits: SGD with momentum and Adam, two batch sizes, accuracy and log loss."""
+    """Train and yield searches on digits: SGD with momentum and Adam, two batch sizes, accuracy and log loss."""
     X, y = load_digits(return_X_y=True)
     for seed in range(seeds):
         for optimizer, lr_range in (("sgd", (1e-4, 10.0)), ("adam", (1e-5, 1.0))):
@@ -158,7 +159,7 @@ def digits_net(optimizer: str, batch_size: int, n_epochs: int) -> NeuralNetClass
 
 
 def fit_quietly(search: LRGridSearchCV, X: np.ndarray, y: np.ndarray) -> LRGridSearchCV:
-    """Fit without the warnings that a wide range brings."""
+    """Fit without the warnings that a wide range causes."""
     with warnings.catch_warnings():
         for category in (DivergedWarning, EdgeOfRangeWarning):
             warnings.simplefilter("ignore", category)
@@ -177,7 +178,7 @@ def _recorded(name: str, search: LRGridSearchCV, net: NeuralNetClassifier) -> Re
 
 
 def check_replay(n_lrs: int, n_epochs: int) -> None:
-    """Assert that a search with a pruner trains and chooses as its replay says."""
+    """Assert that a search with a pruner trains the same epochs and makes the same choice as its replay."""
     X, y = load_digits(return_X_y=True)
     net = digits_net("sgd", 128, n_epochs)
     rest = {"lr_range": (1e-4, 10.0), "n_lrs": n_lrs, "cv": 3, "random_state": 0, "refit": False}
@@ -190,7 +191,7 @@ def check_replay(n_lrs: int, n_epochs: int) -> None:
 
 
 def summed_up(source: str, name: str, results: Sequence[Pruned]) -> dict[str, Any]:
-    """Return a row of the table: searches, how many times fewer epochs, what moved and what was lost, in percent."""
+    """Return a row of the table: searches, factor of epochs saved, and moved and lost in percent."""
     moved = np.array([r.moved for r in results])
     far = np.abs(moved) > MOVED + 1e-6
     return {
@@ -207,7 +208,7 @@ def summed_up(source: str, name: str, results: Sequence[Pruned]) -> dict[str, An
 
 
 def measure(searches: Sequence[Recorded], groups: Mapping[str, Sequence[bool]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each group of searches and pruner, and one for what noise alone does."""
+    """Yield a row for each group of searches and each pruner, and one for the effect of noise alone."""
     outcomes = {"none, an epoch earlier": [an_epoch_earlier(search) for search in searches]}
     for name in PRUNERS:
         tell(f"{name}, {len(searches)} searches")
@@ -218,7 +219,7 @@ def measure(searches: Sequence[Recorded], groups: Mapping[str, Sequence[bool]]) 
 
 
 def grouped(searches: Sequence[Recorded], half: bool) -> dict[str, list[bool]]:
-    """Return which of the recorded searches are in each group that is reported."""
+    """Return the recorded searches of each group that is reported."""
     pairs = sorted({_pair(search) for search in searches})
     groups = {"recorded": [True] * len(searches)}
     if half:
@@ -242,13 +243,13 @@ def _pair(search: Recorded) -> str:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", nargs="?", help="recorded curves")
     parser.add_argument("--lrs", type=int, default=21, help="learning rates of a search on digits")
     parser.add_argument("--epochs", type=int, default=27, help="epochs on digits")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--half", action="store_true", help="tell apart what the rule was chosen on")
+    parser.add_argument("--half", action="store_true", help="report the pairs that the rule was chosen on separately")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     parser.add_argument("--quick", action="store_true", help="two small searches on digits")
     given = parser.parse_args()

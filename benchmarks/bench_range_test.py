@@ -1,16 +1,16 @@
-"""How far do range tests scatter from seed to seed, and how far from a searched optimum are their suggestions?
+"""How much do range tests scatter from seed to seed, and how far are their suggestions from a searched optimum?
 
-Four data sets of scikit-learn's, an MLP with two hidden layers of 64 units, batches of 32, SGD with momentum 0.9 and
-Adam. On each `lr_range_test` is repeated with 20 seeds, 100 and 200 steps from 1e-7 to 10, with three runs and, for the
-scatter of a single one, read off each of them alone; and torch-lr-finder, where it is installed (``pip install
-torch-lr-finder``), with 20 seeds and its default settings, its suggestion taken from its plot. The optimum is the best
-of 25 learning rates from 1e-5 to 10 by 5-fold cross-validated loss after 20 epochs.
+Four data sets of scikit-learn, an MLP with two hidden layers of 64 units, batch size 32, SGD with momentum 0.9 and
+Adam. On each, `lr_range_test` is repeated with 20 seeds, with 100 and 200 steps from 1e-7 to 10 and three runs; the
+suggestions of each single run are evaluated as well. torch-lr-finder, if installed (``pip install torch-lr-finder``),
+is repeated with 20 seeds and its default settings; its suggestion is taken from its plot. The optimum is the best of 25
+learning rates from 1e-5 to 10 by 5-fold cross-validated loss after 20 epochs.
 
-First it is asserted that both see the same: from the same initial weights and with batches in the same order, the raw
-losses of torch-lr-finder are ours, one step later.
+The benchmark first asserts that both compute the same: from the same initial weights and with batches in the same
+order, the raw losses of torch-lr-finder equal sklr's, shifted by one step.
 
-Distance: mean over the seeds of log10(suggestion / optimum). Spread: their standard deviation, in decades. Both count
-only the seeds with a suggestion; how many had none is printed.
+Distance: mean over the seeds of log10(suggestion / optimum). Spread: their standard deviation, in decades. Both use
+only the seeds with a suggestion; the number without one is printed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ THEIRS = "torch-lr-finder"
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return standardised features and labels, or standardised targets."""
+    """Return standardized features, and labels or standardized targets."""
     X, y = DATA[name](return_X_y=True)
     X = StandardScaler().fit_transform(X).astype(np.float32)
     return X, ((y - y.mean()) / y.std()).astype(np.float32) if name == "diabetes" else y
@@ -63,12 +63,12 @@ def searched_optimum(net: Any, X: np.ndarray, y: np.ndarray, n_lrs: int) -> floa
     scoring = "neg_mean_squared_error" if y.dtype.kind == "f" else "neg_log_loss"
     search = LRGridSearchCV(net, lr_range=(1e-5, HIGH), n_lrs=n_lrs, cv=5, scoring=scoring, random_state=0, refit=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of runs that diverge: some must
+        warnings.simplefilter("ignore")  # about diverged runs, which are expected
         return float(search.fit(X, y).best_lr_)
 
 
 def ours(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int, n_seeds: int) -> dict[str, list[float | None]]:
-    """Return the suggestions of every seed by rule, the edge with them; those of single runs as ``"steep, 1 run"``."""
+    """Return the suggestions by rule, with the edge, for every seed; those of single runs are ``"steep, 1 run"``."""
     found: dict[str, list[float | None]] = {}
     for seed in range(n_seeds):
         tell(f"lr_range_test, {n_steps} steps, seed {seed}")
@@ -82,7 +82,7 @@ def ours(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int, n_seeds: int) -> 
 
 
 def initialised(net: Any, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[Any, Any, Any]:
-    """Return module, optimizer and criterion as the net has them before its first step."""
+    """Return the net's module, optimizer and criterion before the first step."""
     started = copy.deepcopy(net).set_params(random_state=seed)
     started.start_fit(X, y)
     module = copy.deepcopy(started.module_).train()
@@ -106,7 +106,7 @@ def finder(net: Any, X: np.ndarray, y: np.ndarray, seed: int, shuffle: bool, **o
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep progress bars and prints of others to themselves."""
+    """Suppress progress bars and output of other libraries."""
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def quiet() -> Iterator[None]:
 
 
 def theirs(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int, n_seeds: int) -> list[float | None]:
-    """Return torch-lr-finder's suggestions; it has none without drawing."""
+    """Return torch-lr-finder's suggestions, which only its plot returns."""
     import matplotlib.pyplot as plt
 
     found: list[float | None] = []
@@ -128,12 +128,12 @@ def theirs(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int, n_seeds: int) -
 
 
 def assert_same_losses(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int) -> float:
-    """Assert that torch-lr-finder's raw losses are ours, one step later; return the largest relative difference."""
+    """Assert that torch-lr-finder's raw losses equal sklr's, shifted by one step; return the largest difference."""
     net = copy.deepcopy(net).set_params(iterator_train__shuffle=False, random_state=0)
     raw = finder(net, X, y, 0, shuffle=False, num_iter=n_steps, smooth_f=0, diverge_th=np.inf).history
     mine = lr_range_test(net, X, y, lr_range=(LOW, HIGH), n_steps=n_steps, n_seeds=1, random_state=0)
     np.testing.assert_allclose(raw["lr"], mine.lr, rtol=1e-9)
-    calm = n_steps // 2  # up to 1e-3; where training is unstable rounding grows without bounds
+    calm = n_steps // 2  # up to 1e-3; unstable training amplifies rounding without bound
     before = np.concatenate([mine.start_loss, mine.loss[:, 0]])[:calm]
     np.testing.assert_allclose(raw["loss"][:calm], before, rtol=1e-4)
     return float(np.abs(raw["loss"][:calm] / before - 1).max())
@@ -166,7 +166,7 @@ def measure(name: str, optimizer: str, steps: tuple[int, ...], n_seeds: int, n_l
 
 
 def overall(results: list[dict[str, Any]], n_steps: int) -> list[list[str]]:
-    """Return a row per rule: mean distance without its sign, mean spread, seeds without a suggestion."""
+    """Return a row per rule: mean absolute distance, mean spread, seeds without a suggestion."""
     rows = []
     for rule in results[0]["steps"][n_steps]:
         cases = [result["steps"][n_steps][rule] for result in results]
@@ -189,7 +189,7 @@ def main() -> None:
     data, optimizers = (["wine"], ["sgd"]) if arguments.quick else (list(DATA), list(OPTIMIZERS))
     steps, n_seeds, n_lrs, epochs = ((100,), 3, 5, 3) if arguments.quick else ((100, 200), 20, 25, 20)
     if find_spec("torch_lr_finder") is None:
-        print(f"{THEIRS} is not installed and has no part in this")
+        print(f"{THEIRS} is not installed and is left out")
     results = []
     for name in data:
         for optimizer in optimizers:

@@ -1,12 +1,12 @@
-"""What a search costs on real tasks: nets that are not for digits, one search of 8 lrs x 3 folds each.
+"""The cost of a search on realistic tasks, with 8 lrs x 3 folds each.
 
     python benchmarks/bench_real.py --quick                    # does it work? a minute or two, numbers mean nothing
     python benchmarks/bench_real.py --tasks mlp-32 lenet       # some tasks; all take an hour on two cores
     python benchmarks/bench_real.py --data FOLDER              # real files: table.csv, numbers.npz, pictures-images
-    python benchmarks/bench_real.py --sides stack --without mlp replay   # what a way of taking steps is worth
+    python benchmarks/bench_real.py --sides stack --without mlp replay   # the benefit of an optimization
 
-Each side runs in a process of its own, with torch's default threads: the stack, the sequential engine, scikit-learn's
-GridSearchCV with two workers, and one training. *Price* is the seconds of a search over those of one training.
+Each side runs in its own process, with PyTorch's default threads: the stack, the sequential engine, scikit-learn's
+GridSearchCV with two workers, and one training. *Price* is the time of a search divided by that of one training.
 Before anything is printed, the sides must have computed the same.
 """
 
@@ -35,17 +35,17 @@ from sklr import LRGridSearchCV
 from sklr.experiment.lr_param import find_lr_param
 
 STACK, SEQUENTIAL, GRID, ONE = "stack", "sequential", "grid", "one"
-CALM = 1e-3  # relative difference of last training losses up to which the roundings of two engines were not amplified
-ONE_ROW = 0.005  # of two hundred: scores that differ by less are the same
+CALM = 1e-3  # relative difference of last training losses up to which a run has not amplified the engines' rounding
+ONE_ROW = 0.005  # one row in two hundred: scores that differ by less count as equal
 
 
 def by_engine(asked: Job, engine: str) -> dict[str, Any]:
-    """Search with one of our engines; return the scores (n_lrs, n_folds) and the last training losses."""
+    """Search with one of sklr's engines; return the scores (n_lrs, n_folds) and the last training losses."""
     search = LRGridSearchCV(
         asked.estimator(), lrs=asked.lrs, cv=asked.folds, refit=False, engine=engine, random_state=SEED
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where the best lr lies is not the question
+        warnings.simplefilter("ignore")  # that the best lr is at an edge does not matter here
         search.fit(asked.data.X, asked.data.y)
     last = np.diff(search.history_["epoch"], append=0) <= 0  # of each run: its next row is another's first
     losses = search.history_["train_loss"][last].reshape(search.cell_scores_.shape)
@@ -77,10 +77,10 @@ SIDES: dict[str, Callable[[Job], dict[str, Any]]] = {
 
 
 def run_side(name: str, task: str, optimizer: str, folder: Path | None, quick: bool, without: Sequence[str]) -> None:
-    """Run a side in this process, and print what it found, how long it took and the memory that it had, as JSON."""
+    """Run a side in this process, and print its results, time and peak memory as JSON."""
     side, asked = SIDES[name], job(task, optimizer, folder, quick)
     with switched_off(without):
-        side(job(task, optimizer, None, quick=True))  # imports, workers and caches are not the question
+        side(job(task, optimizer, None, quick=True))  # warm up imports, workers and caches
         gc.collect()
         before, start = _status("VmRSS", os.getpid()), time.perf_counter()
         found = side(asked)
@@ -90,7 +90,7 @@ def run_side(name: str, task: str, optimizer: str, folder: Path | None, quick: b
 
 
 def _highest() -> int:
-    """Return the highest memory so far of this process and of those that it has started, in bytes."""
+    """Return the peak memory so far of this process and its children, in bytes."""
     started = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     return sum(
         _status("VmHWM", pid) for pid in [os.getpid(), *(int(p) for file in started for p in file.read_text().split())]
@@ -106,7 +106,7 @@ def _status(name: str, pid: int) -> int:
 def ask(
     side: str, task: str, optimizer: str, options: argparse.Namespace, without: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Run a side in a process of its own; return what it printed."""
+    """Run a side in its own process; return the results that it printed."""
     command = ["--side", side, "--tasks", task, "--optimizers", optimizer]
     command += ["--without", *without] if without else []
     command += ["--quick"] if options.quick else []
@@ -115,12 +115,13 @@ def ask(
 
 
 def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
-    """Assert that the sides have computed the same; return in words how well.
+    """Assert that the sides have computed the same; return a description of the agreement.
 
-    GridSearchCV and the sequential engine take the same steps, though sums may be rounded differently where its workers
-    have fewer threads, which large learning rates amplify: most scores must be the same but for one row in two hundred.
-    So must those of the stack, which rounds differently too, in all runs whose last training loss is the same but for
-    `CALM`, and these must be most. Dropout draws other numbers in a stack: means must agree.
+    GridSearchCV and the sequential engine compute the same steps, but sums may be rounded differently in workers with
+    fewer threads, and the stack rounds differently. Large learning rates amplify this. So most scores of GridSearchCV
+    must be equal up to one row in two hundred. Most runs of the stack must have the same last training loss up to
+    `CALM`, and these must have the same scores up to one row in two hundred. With dropout, whose masks differ in a
+    stack, only the mean scores must agree.
     """
     alone = found[SEQUENTIAL]
     scores = {name: np.array(side["scores"]) for name, side in found.items() if name != ONE}
@@ -137,15 +138,15 @@ def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
         gap = np.abs((scores[STACK] - scores[SEQUENTIAL]).mean())
         if gap > 0.02:
             raise AssertionError(f"{asked.task.name}: mean scores differ by {gap:.3f}, and only dropout should")
-        return f"mean scores differ by {gap:.4f} (dropout draws other numbers)"
+        return f"mean scores differ by {gap:.4f} (dropout masks differ)"
     calm = np.abs(np.array(found[STACK]["losses"]) / alone["losses"] - 1) < CALM
     if calm.mean() < 0.5 or apart[calm].max() > ONE_ROW:
-        raise AssertionError(f"{asked.task.name}: stack and sequential engine differ:\n{apart}\nwhere alike: {calm}")
-    return f"{calm.sum()} of {calm.size} runs alike, scores within {apart[calm].max():.4f}"
+        raise AssertionError(f"{asked.task.name}: stack and sequential engine differ:\n{apart}\nequal losses: {calm}")
+    return f"{calm.sum()} of {calm.size} runs alike, their scores differ by {apart[calm].max():.4f} at most"
 
 
 def measure(task: str, optimizer: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run all sides of a task in turns, and print its line."""
+    """Run all sides of a task in turns, and return the result."""
     asked = job(task, optimizer, options.data, options.quick)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.sides}
     for i in range(options.repeat):
@@ -167,7 +168,7 @@ def measure(task: str, optimizer: str, options: argparse.Namespace) -> dict[str,
 
 
 def line(found: dict[str, Any]) -> list[str]:
-    """Return a task's row of the table."""
+    """Return the row of a task in the table."""
     seconds = {name: timing.median for name, timing in found["seconds"].items()}
     stack = seconds.get(STACK, float("nan"))
     peak = found["peak"].get(STACK, 0) / 2**20
@@ -187,7 +188,7 @@ HEADER += ["stack's peak MiB", "data MiB"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is asked for, print a table, and write it down."""
+    """Run the selected tasks, print a table, and write the numbers to a file if asked to."""
     options = parse(argv)
     if options.side:
         run_side(options.side, options.tasks[0], options.optimizers[0], options.data, options.quick, options.without)
@@ -218,8 +219,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["sgd"])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--without", nargs="+", choices=LANES, default=[], help="ways that the stack must not take")
-    parser.add_argument("--repeat", type=int, default=1, help="runs of each side; the median counts")
+    parser.add_argument(
+        "--without", nargs="+", choices=LANES, default=[], help="optimizations of the stack to switch off"
+    )
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each side; the median is used")
     parser.add_argument("--data", type=Path, help="a folder with real data")
     parser.add_argument("--quick", action="store_true", help="few rows, learning rates and folds")
     parser.add_argument("--json", type=Path, help="where to write the numbers")

@@ -1,12 +1,14 @@
 """After how many evaluations is each strategy near the optimum of recorded LR curves?
 
-Recorded trainings are replayed through the public searches, seconds instead of hours: an engine looks the scores of
-every epoch up, interpolated in log lr, and a run diverges where the nearest recorded one did. The strategies and the
-statistics are those of `bench_strategies.py`; there is no noise, so ties are rare. Regret: (best - found) / (best -
-untrained) in percent, `best` the curve's highest score at the end, `found` the one at the lr that was chosen,
-`untrained` the score before the first epoch. Give the path of a file in the layout of the DeepOBS baselines (JSON,
-gzipped or not): "runs", a list of dicts with "problem", "optimizer", "lr", "train_losses" and "test_accuracies" or
-"test_losses" by epoch; runs with the same three are averaged. Pass --quick for two seeds and the fast strategies.
+Recorded trainings are replayed through the public searches, in seconds instead of hours: an engine looks up the scores
+of every epoch, interpolated in log lr, and a run diverges where the nearest recorded one did. The strategies and
+statistics are those of `bench_strategies.py`; there is no noise, so ties are rare. Regret is (best - found) / (best -
+untrained) in percent, where `best` is the curve's highest final score, `found` the score at the chosen lr, and
+`untrained` the score before the first epoch.
+
+Pass the path of a file in the layout of the DeepOBS baselines (JSON, optionally gzipped): "runs", a list of dicts with
+"problem", "optimizer", "lr", "train_losses" and "test_accuracies" or "test_losses" by epoch. Runs with the same
+problem, optimizer and lr are averaged. Pass --quick for two seeds and only the fast strategies.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from _strategies import ONCE, OURS, STRATEGIES
 from _tabulated import Table
 
 EVALUATIONS = (8, 12)
-FREE = np.zeros(2)  # nothing is known of the seconds
+FREE = np.zeros(2)  # the training times are unknown
 
 
 def read_curves(path: str | Path) -> list[Table]:
@@ -53,7 +55,7 @@ def _curve(name: str, runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _scores(run: Mapping[str, Any]) -> np.ndarray:
-    """Return the test scores of a run by epoch, greater is better."""
+    """Return the test scores of a run by epoch; greater is better."""
     accuracies = run.get("test_accuracies")
     return _numbers(accuracies) if accuracies else -_numbers(run["test_losses"])
 
@@ -63,7 +65,7 @@ def _numbers(values: Sequence[Any]) -> np.ndarray:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", help="recorded curves")
     parser.add_argument("--evaluations", type=int, nargs="+", default=EVALUATIONS)
@@ -81,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print versions, machine and the standings; write numbers and picture."""
+    """Print versions, machine and the standings; write the numbers and the plot."""
     given = arguments()
     curves, found = read_curves(given.path), environment()
     print_environment(found)

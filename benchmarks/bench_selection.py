@@ -1,18 +1,19 @@
-"""How good is the decision? Coverage, error and regret of `best`, `one_se` and `fit` on simulated LR curves.
+"""Coverage, error and regret of the selection rules `best`, `one_se` and `fit` on simulated LR curves.
 
-A curve is a basin with its top at a random place and a cliff a random way above it, tried on a grid with a random
-offset, in cells that lift or lower all learning rates alike, with noise of its own in every run. Shapes:
+A curve is a basin with its optimum at a random position and a cliff at a random distance above it. It is sampled on a
+grid with a random offset, in cells that shift the scores of all learning rates alike, with independent noise in every
+run. Shapes:
 
-quadratic   score = top - c d^2, beyond the cliff the runs diverge
+quadratic   score = top - c d^2; beyond the cliff runs diverge
 collapse    the same, but beyond the cliff the score is that of guessing
-plateau     the quadratic saturates far from the top
+plateau     the quadratic saturates far from the optimum
 steep_right, steep_left   lopsided: c (exp(s d) - 1 - s d) 2 / s^2 with s = 1.2 and -1.2 per decade
-fall        the score is lower by 0.05 at the cliff, and by one more for every decade beyond
-kink        the curvature is nine times higher above the top than below; no smooth fit is right there
+fall        the score drops by 0.05 at the cliff, and by one more for every decade beyond
+kink        the curvature is nine times higher above the optimum than below; no smooth fit is right there
 
-Coverage: how often the 90 % interval holds the true top (of `fit`: where it was not refused). Error: mean distance of
-the chosen lr from the top, in decades. Regret: mean loss of true score at the chosen lr, in 1e-3; `fit` where it
-was refused counts with the lr it fell back on. Pass --quick for a short run.
+Coverage: how often the 90 % interval contains the true optimum (for `fit`, if it was not refused). Error: mean distance
+of the chosen lr from the optimum, in decades. Regret: mean loss of true score at the chosen lr, in 1e-3; if `fit` was
+refused, its fallback counts. Pass --quick for a short run.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ import scipy
 from sklr.selection import LRCurve, choose, corrected_score, lr_curve
 
 CURVATURE, CELL_SD, TOP, GUESSING = 0.08, 0.02, 0.95, 0.1  # score per decade^2, and scores
-NOISES = (0.003, 0.01, 0.02)  # of one run; 0.02 is what half a decade costs
+NOISES = (0.003, 0.01, 0.02)  # standard deviations of a run; half a decade from the optimum costs 0.02
 SHAPES = ("quadratic", "collapse", "plateau", "steep_right", "steep_left", "fall", "kink")
 RULES = ("best", "one_se", "fit")
 
 
 @dataclass(frozen=True)
 class Search:
-    """One simulated search: the curve it saw, and log10 of the truly best lr."""
+    """One simulated search: the noisy curve, and log10 of the true optimum."""
 
     curve: LRCurve
     top: float
 
 
 def loss(shape: str, distance: np.ndarray) -> np.ndarray:
-    """Return the true loss of score at that many decades above the top."""
+    """Return the true loss of score at a distance from the optimum, in decades (positive above it)."""
     if shape in ("steep_right", "steep_left"):
         s = 1.2 if shape == "steep_right" else -1.2
         quadratic = CURVATURE * 2 / s**2 * (np.exp(s * distance) - 1 - s * distance)
@@ -75,7 +76,7 @@ def simulate(shape: str, spacing: float, n_cells: int, noise: float, generator: 
 
 @dataclass(frozen=True)
 class Report:
-    """What one rule did in many searches of one kind."""
+    """Results of one rule in many searches of one kind."""
 
     coverage: float
     error: float
@@ -90,7 +91,7 @@ class Report:
 
 
 def measure(rule: str, shape: str, searches: list[Search]) -> Report:
-    """Choose by one rule in every search."""
+    """Apply one rule to every search."""
     choices = [choose(search.curve, rule) for search in searches]
     found = np.log10([choice.lr for choice in choices])
     top = np.array([search.top for search in searches])
@@ -112,7 +113,7 @@ def searches_of(shape: str, spacing: float, n_cells: int, noise: float, n: int, 
 
 
 def table(shapes: tuple[str, ...], n: int) -> None:
-    """Print a line for each kind of search and rule."""
+    """Print a row for each kind of search and each rule."""
     print(f"{'shape':12} {'step':>5} {'cells':>5} {'noise':>6}  {'rule':7} coverage  error regret  width refused")
     for shape in shapes:
         for spacing in (0.25, 0.5):
@@ -125,7 +126,7 @@ def table(shapes: tuple[str, ...], n: int) -> None:
 
 
 def winners_curse(n: int) -> None:
-    """Print the mean error of the best score, and of what corrects it, against the true score of the chosen lr."""
+    """Print the errors of the best score and of corrected scores, as estimates of the chosen lr's true score."""
     print("\nThe winner's curse: error of the estimated score in 1e-3, mean (root mean square)")
     print(f"{'shape':12} {'step':>5} {'cells':>5} {'noise':>6}")
     for spacing, n_cells in ((0.25, 5), (0.5, 5), (0.25, 15)):
@@ -138,7 +139,7 @@ def _corrections(searches: list[Search]) -> str:
     errors: dict[str, list[float]] = {"best_score": [], "bootstrap": [], "tibshirani": []}
     for search in searches:
         curve = search.curve
-        # Cells are a sample too: what they share is no matter of choosing, so it is taken out of the truth.
+        # The cells are a sample, too. Their common effect has nothing to do with the choice, so it is not an error.
         easy = curve.cell_scores[curve.usable].mean() - np.mean(
             TOP - loss("plateau", np.log10(curve.lr[curve.usable]) - search.top)
         )

@@ -1,13 +1,13 @@
 """Which strategy finds the best learning rate, after how many evaluations, epochs and seconds?
 
-Every strategy searches digits, breast cancer, wine, diabetes, made-up pictures, and any CSV (with a header, target
-last) or npz (`X`, `y`) given, with SGD and Adam, with a constant lr and with cosine. The searches are the public ones.
-Unless said otherwise their trainings are looked up ("tabulated"): `_tabulated.py` trains 49 learning rates x 24 cells
-per task for real, keeps them in --cache, and answers with them, noise included; a search draws three of the cells and a
-range of learning rates of its own, and is judged by the other cells. Range tests are trained for real. At the end some
-searches are trained for real too, to see whether the table tells the truth.
+Every strategy searches on digits, breast cancer, wine, diabetes, synthetic images, and any CSV (with a header, target
+last) or npz file (`X`, `y`) that is given, with SGD and Adam, with a constant lr and with cosine. The searches are the
+public ones. Unless stated otherwise, their trainings are looked up ("tabulated"): `_tabulated.py` trains 49 learning
+rates x 24 cells per task, keeps them in --cache, and looks up scores in them, including their noise. A search draws
+three of the cells and its own range of learning rates, and is judged by the other cells. Range tests are really
+trained. At the end some searches are trained, too, to check the tabulated results.
 
-Regret: (best - found) / (best - guess) in percent, of true scores; `guess` is what is got without training, `found` the
+Regret is (best - found) / (best - guess) of true scores, in percent; `guess` is the score without training, `found` the
 score at the lr that the search chose. Pass --quick for one task and tiny budgets.
 """
 
@@ -41,7 +41,7 @@ GROUPS = {
 
 
 def make_tables(tasks: Sequence[Task], given: argparse.Namespace) -> list[Table]:
-    """Train what is not in the cache."""
+    """Return the tables of all tasks; those that are not in the cache are trained."""
     return Parallel(n_jobs=given.jobs)(delayed(_one_table)(task, given) for task in tasks)
 
 
@@ -51,7 +51,7 @@ def _one_table(task: Task, given: argparse.Namespace) -> Table:
 
 
 def without_search(tasks: Sequence[Task], tables: Sequence[Table], given: argparse.Namespace) -> dict[Key, list]:
-    """Return what range tests and the optimizer's own lr give; a test knows no schedule, so one serves two tasks."""
+    """Return results of range tests and of the default lr; a range test has no schedule, so it serves two tasks."""
     rows = Parallel(n_jobs=given.jobs)(
         delayed(_tests)(task, same, given.seeds) for task, same in _by_training(tasks, tables)
     )
@@ -76,7 +76,7 @@ def _tests(task: Task, tables: list[Table], seeds: int) -> dict[str, list[dict[s
 
 
 def check_tables(tasks: Sequence[Task], tables: Sequence[Table], contest: Contest, n: int, seeds: int) -> list[dict]:
-    """Train some searches for real, in cells the table has not seen; return how they compare with tabulated ones."""
+    """Train some searches in cells that the table does not have; return a comparison with tabulated ones."""
     pairs = [(task, t) for task, t in zip(tasks, tables, strict=True) if t.name in CHECKED]
     rows = []
     for task, t in pairs:
@@ -100,7 +100,7 @@ def _train_search(task: Task, t: Table, strategy: str, n: int, seed: int) -> Fou
 
 
 def describe(tables: Sequence[Table]) -> tuple[list[dict], str]:
-    """Return what the true curves are like, as numbers and as text."""
+    """Return a description of the true curves, as numbers and as text."""
     rows = []
     for t in tables:
         truth, gain = t.truth(), float(t.truth().max() - t.guess)
@@ -122,7 +122,7 @@ def describe(tables: Sequence[Table]) -> tuple[list[dict], str]:
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help="CSV or npz files to search on as well")
     parser.add_argument("--data", nargs="*", choices=SOURCES, default=list(SOURCES), metavar="NAME")
@@ -149,7 +149,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print versions, machine and tables; write numbers and pictures."""
+    """Print versions, machine and tables; write the numbers and the plots."""
     given, start = arguments(), time.perf_counter()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = environment()
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def show_check(checked: Sequence[dict]) -> None:
-    """Print real searches beside tabulated ones."""
+    """Print trained searches next to tabulated ones."""
     cells = [
         [
             f"{r['task']}, {r['strategy']}",

@@ -1,14 +1,14 @@
-"""Do the transfer rules hold? Slopes of the best lr against batch size and against width, with intervals.
+"""Do the transfer rules hold? Slopes of the best lr against batch size and width, with intervals.
 
-Batch size: digits, an MLP 64-32-10, the same number of epochs at every batch size, constant lr. Labels of 30 % of the
-rows are drawn anew, so that gradients stay noisy to the end of training, which is what the rules assume; digits as they
-are, which a net fits within a few epochs, are swept too. Expected: slope 1 for SGD, 1/2 for Adam.
+Batch size: digits, an MLP 64-32-10, the same number of epochs at every batch size, constant lr. The labels of 30 % of
+the rows are randomized, so that gradients stay noisy until the end of training, as the rules assume. The original
+digits, which a net fits within a few epochs, are swept, too. Expected: slope 1 for SGD, 1/2 for Adam.
 
-Width: an MLP with three hidden layers and Adam, on rows labelled by a random teacher, two passes. Expected: slope -1
-with PyTorch's own parametrisation (one lr for all, initial weights of 1 / sqrt(fan_in)), 0 with muP.
+Width: an MLP with three hidden layers and Adam, on rows labelled by a random teacher, two epochs. Expected: slope -1
+with PyTorch's own parametrization (one lr for all, initial weights of 1 / sqrt(fan_in)), 0 with muP.
 
-The best lr is the top of a curve fitted to the cross-validated score, which is minus the log of the log loss; all
-learning rates x folds x seeds of a size are one stack. Pass --quick for a short run that measures nothing.
+The best lr is the optimum of a curve fitted to the cross-validated score, which is minus the log of the log loss. All
+learning rates x folds x seeds of a size are one stack. Pass --quick for a short run whose numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from sklr.scaling import Transfer, mup_param_groups, transfer_lr
 from sklr.transfer import TransferCheck, verify_transfer
 
 N_CLASSES = 10
-N_INPUTS = 32  # of the teacher's rows
+N_INPUTS = 32  # features of the rows that the teacher labels
 DEPTH = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One rule: what it expects, and the sweep that looks."""
+    """One rule: the slope it expects, and the sweep that checks it."""
 
     name: str
     expected: float
@@ -45,12 +45,12 @@ class Plan:
 
 
 def neg_log_log_loss(estimator: Any, X: Any, y: Any) -> float:
-    """Score by minus the log of the log loss: its basin is nearer to a parabola than that of the loss itself."""
+    """Return minus the log of the log loss, whose basin is closer to a parabola than that of the log loss itself."""
     return -float(np.log(log_loss(y, estimator.predict_proba(X), labels=np.arange(N_CLASSES))))
 
 
 def digits(random_labels: float, n_rows: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return digits, the labels of a share of the rows drawn anew."""
+    """Return the digits, with randomized labels for a share of the rows."""
     X, y = load_digits(return_X_y=True)
     generator = np.random.default_rng(0)
     drawn = generator.integers(N_CLASSES, size=len(y))
@@ -59,7 +59,7 @@ def digits(random_labels: float, n_rows: int | None = None) -> tuple[np.ndarray,
 
 
 def teacher(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return normal rows, shape (n_rows, 32), and the largest of a random two-layer net's ten standardised outputs."""
+    """Return normal rows (n_rows, 32), labelled with the largest of ten standardized outputs of a random net."""
     generator = np.random.default_rng(0)
     X = generator.standard_normal((n_rows, N_INPUTS)).astype(np.float32)
     hidden = np.maximum(X @ generator.standard_normal((N_INPUTS, 64)), 0)
@@ -99,13 +99,13 @@ def wide(width: int) -> dict[str, Any]:
 
 
 def mup_rule(width: int, base: int, lr: float) -> Transfer:
-    """Return muP's groups and initial weights."""
+    """Return the rule of muP: parameter groups and initial weights."""
     module, narrow = (MLP(N_INPUTS, N_CLASSES, hidden=(w,) * DEPTH) for w in (width, base))
     return mup_param_groups(module, narrow, lr, "adam").as_transfer(MLP, **wide(width))
 
 
 def standard_rule(width: int, base: int, lr: float) -> Transfer:
-    """Return what one lr for all parameters is expected to need: as many times less as the width grew."""
+    """Return the rule for one lr for all parameters: the lr is divided by the growth of the width."""
     return Transfer(lr * base / width, lr, width / base, wide(width))
 
 
@@ -134,7 +134,7 @@ def width_check(rule: Callable[[int, int, float], Transfer], widths: tuple[int, 
 
 
 def plans(quick: bool) -> list[Plan]:
-    """Return what is swept."""
+    """Return all sweeps."""
     sizes, tiny = ((8, 16), (8, 16)) if quick else ((2, 4, 8, 16), (1, 2, 4, 8))
     widths = (16, 32) if quick else (64, 128, 256, 512, 1024)
     epochs = 1 if quick else 4

@@ -1,20 +1,21 @@
-"""Do the choice and its interval hold on learning rates of real trainings, where the truth is known?
+"""Are the choice and its interval accurate on tables of real trainings, where the truth is known?
 
 A table has the scores of one net and task at 41 learning rates in many cells: repetitions ("worlds") of five folds. A
-search sees every third or fourth learning rate in the five cells of one world; the truth is the mean over all other
-cells, a run that diverged having the score of a guess. All such searches are made, so nothing here is random. The top
-is the vertex of a parabola through the five best neighbours of that mean; how well it is known is told by drawing
-worlds with replacement, and goals count where it is known to 0.1 decade.
+search sees every third or fourth learning rate in the five cells of one world. The truth is the mean over all other
+cells, where a diverged run has the score of a guess. All such searches are evaluated, so nothing here is random. The
+true optimum is the vertex of a parabola fitted to the best point of that mean and its four highest neighbours. Its
+uncertainty is estimated by resampling worlds; goals apply only where it is known to 0.1 decades.
 
-Give the folder of the tables, one .npz each: `u` (n_lrs,) log10 of the lr; `world` (n_cells,); for each score NAME
-`s_NAME` (n_lrs, n_cells), higher is better and NaN where a run diverged, and `g_NAME`, the score of a guess.
+Pass the folder of the tables, one .npz file each: `u` (n_lrs,), log10 of the lr; `world` (n_cells,); and for each score
+NAME `s_NAME` (n_lrs, n_cells), where higher is better and NaN means diverged, and `g_NAME`, the score of a guess.
 
---constants tries other values of the constants of `select="fit"`, one at a time. --quick takes one grid.
+--constants tries other values of the constants of `select="fit"`, one at a time. --quick uses a single grid.
 
-Coverage: how often `lr_interval_` holds the top; width in decades, median; bias and error: chosen minus top, in
-decades, mean and mean size; regret in percent of the way from a guess to the best; corrected: mean of the corrected
-score minus what the chosen lr scores in truth, in the same percent, +- twice its standard error over worlds; moves: by
-how many decades the chosen lr scatters from world to world on one grid, as `search_variance` tells / really.
+Coverage: how often `lr_interval_` contains the optimum. Width: median, in decades. Bias and error: mean and mean
+absolute value of chosen minus optimum, in decades. Regret: in percent of the difference between a guess and the best.
+Corrected: mean of the corrected score minus the true score of the chosen lr, in the same percent, +- twice its standard
+error over worlds. Moves: standard deviation of the chosen lr over the worlds of one grid in decades, as
+`search_variance` estimates it / as observed.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from sklr.selection import _neighbours as neighbours
 from sklr.selection import _noise as noise
 
 RULES = ("best", "one_se", "fit")
-STEPS = (3, 4)  # of the table's learning rates between two of a search: 0.375 and 0.5 decade
-MOST = 13  # learning rates of a search
-KNOWN = 0.1  # decades
+STEPS = (3, 4)  # a search uses every third or fourth learning rate of the table: 0.375 or 0.5 decades apart
+MOST = 13  # maximum number of learning rates of a search
+KNOWN = 0.1  # decades: the optimum counts as known up to this standard error
 CONSTANTS = (
     (neighbours, "SCALE", (0.25, 0.5, 2.0, 4.0)),
     (neighbours, "SHAPE", (0.1, 0.2, 0.25)),
@@ -50,7 +51,7 @@ CONSTANTS = (
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What one search saw, and log10 of the truly best lr, which it did not see."""
+    """The curve that one search saw, and log10 of the true optimum."""
 
     curve: LRCurve
     world: int
@@ -78,13 +79,13 @@ class TrueTable:
 
     @cached_property
     def doubt(self) -> float:
-        """Standard error of the top, in decades, by drawing worlds with replacement."""
+        """Standard error of the optimum in decades, by resampling worlds with replacement."""
         n = self.by_world.shape[1]
         drawn = np.random.default_rng(0).integers(n, size=(200, n))
         return float(np.std([top_of(self.u, self.by_world[:, worlds].mean(axis=1)) for worlds in drawn]))
 
     def searches(self, quick: bool) -> Iterator[Search]:
-        """Make all searches: each world, on grids of two spacings and all offsets."""
+        """Return all searches: each world, on grids with two spacings and all offsets."""
         for place, world in enumerate(np.unique(self.world)):
             cells = self.scores[:, self.world == world]
             for step in STEPS[:1] if quick else STEPS:
@@ -95,7 +96,7 @@ class TrueTable:
 
 
 def top_of(u: np.ndarray, mean: np.ndarray) -> float:
-    """Return where a dense curve has its top: the vertex of a parabola through the five best neighbours.
+    """Return the optimum of a dense curve: the vertex of a parabola fitted to the best point and four neighbours.
 
     >>> u = np.arange(-4, 0, 0.25)
     >>> round(top_of(u, -(u + 2.1) ** 2), 6)
@@ -126,7 +127,7 @@ def _scores_of(path: Path) -> list[TrueTable]:
 
 
 def judge(truth: TrueTable, rule: str, searches: Sequence[Search]) -> dict[str, Any]:
-    """Choose by one rule in every search of a table, and compare with the truth."""
+    """Apply one rule to every search of a table, and compare the choices with the truth."""
     choices = [choose(search.curve, rule) for search in searches]
     worlds = np.array([search.world for search in searches])
     means = {world: truth.truth(world) for world in np.unique(worlds)}
@@ -158,7 +159,7 @@ def judge(truth: TrueTable, rule: str, searches: Sequence[Search]) -> dict[str, 
 
 
 def moves(searches: Sequence[Search], at: np.ndarray, rule: str) -> tuple[float, float]:
-    """Return by how much the chosen lr scatters over the worlds of one grid: as told, in the median, and really."""
+    """Return the scatter of the chosen lr over the worlds of one grid: the median estimate, and the observed one."""
     grids = np.array([f"{len(search.curve)} from {search.curve.lr[0]:.6g}" for search in searches])
     really = np.mean([at[grids == grid].var(ddof=1) for grid in np.unique(grids)])
     told = [search_variance(search.curve, rule).decades for search in searches]
@@ -170,7 +171,7 @@ def _corrected(search: Search, choice: Choice) -> float:
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
-    """Return a line for each table and rule."""
+    """Return a table with a row for each table of scores and each rule."""
     header = ["table", "rule", "known", "coverage", "width", "bias", "error", "regret", "refused", "moves", "corrected"]
     rows = [
         [
@@ -185,7 +186,7 @@ def show(results: Sequence[dict[str, Any]]) -> str:
 
 
 def goals(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Return what is asked where the top is known: the claim, what was measured, and whether it is met."""
+    """Return the goals for tables with a known optimum: the claim, the measured value, and whether it is met."""
     fitted = [r for r in results if r["rule"] == "fit" and r["known"]]
     best = {r["table"]: r for r in results if r["rule"] == "best"}
     coverage, regret = np.array([(r["coverage"], r["regret"]) for r in fitted]).T
@@ -206,7 +207,7 @@ def goals(results: Sequence[dict[str, Any]]) -> list[tuple[str, str, bool]]:
 
 
 def run(tables: Sequence[TrueTable], rules: Sequence[str], quick: bool) -> list[dict[str, Any]]:
-    """Judge all tables by all rules."""
+    """Judge all rules on all tables."""
     results = []
     for truth in tables:
         tell(truth.name)
@@ -216,7 +217,7 @@ def run(tables: Sequence[TrueTable], rules: Sequence[str], quick: bool) -> list[
 
 
 def constants(tables: Sequence[TrueTable], quick: bool) -> str:
-    """Return the goals' numbers for other values of each constant, the others as they are."""
+    """Return the numbers of the goals for other values of each constant, with the others unchanged."""
     rows = [["as it is", *(found for _, found, _ in goals(run(tables, ("best", "fit"), quick)))]]
     for module, name, values in CONSTANTS:
         kept = getattr(module, name)

@@ -1,11 +1,11 @@
-"""Whether stacking is right on a CUDA device, and what it is worth there: for whoever has one and five minutes.
+"""Checks whether the stacked engine is correct on a CUDA device, and how fast it is there; it takes about five minutes.
 
     python benchmarks/cuda_check.py --json cuda.json         # everything, on CUDA
-    python benchmarks/cuda_check.py --quick --device cpu     # does it work? CUDA's own checks are left out
+    python benchmarks/cuda_check.py --quick --device cpu     # does it work? without the checks that need CUDA
     python benchmarks/cuda_check.py --only agreement timings
 
-A line is PASS or FAIL, and MISS where a goal for speed is not met. What is timed are the models of `bench_engines.py`.
-Exit status 1 if anything failed. README.md says more.
+Each line says PASS or FAIL, or MISS if a speed goal is not met. The models of `bench_engines.py` are timed. The exit
+status is 1 if any check failed. README.md describes the sections.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.exceptions import OutOfMemoryWarning
 
 N_RUNS = 50
-FACTORS = {"mlp-small": 100, "mlp-wide": 100, "cnn-8x8": 30, "cnn-28x28": 30}  # over the sequential engine
-LONGER = {"cnn-28x28": 20}  # epochs; in the two of `bench_engines.py` setting up takes longer than training
+FACTORS = {"mlp-small": 100, "mlp-wide": 100, "cnn-8x8": 30, "cnn-28x28": 30}  # goals: speed-up over sequential
+LONGER = {"cnn-28x28": 20}  # epochs; with the two epochs of `bench_engines.py` setup takes longer than training
 
 
 class Check(NamedTuple):
-    """Something to call: what it returns is printed, an exception is a failure; on CUDA alone if `cuda`."""
+    """A check: the function's result is printed, an exception is a failure; with `cuda`, it needs a CUDA device."""
 
     name: str
     call: Callable[[], Any]
@@ -50,7 +50,7 @@ class Check(NamedTuple):
 
 
 def agreement(device: str, quick: bool) -> Iterator[Check]:
-    """Stacked against one by one, in float64 and, without TF32, in float32; enough steps for graphs."""
+    """Stacked nets agree with nets trained one by one, in float64 and (without TF32) float32, including CUDA graphs."""
     more = {"device": device, "max_epochs": 2 if quick else 15}
     cases = {
         "MLP": net(optimizer__momentum=0.9, **more),
@@ -73,7 +73,7 @@ def agreement(device: str, quick: bool) -> Iterator[Check]:
 
 
 def compared(estimator: Any, dtype: torch.dtype, tolerance: float) -> str:
-    """Train stacked and one by one; raise if weights differ by more than a share `tolerance` of the largest."""
+    """Train stacked and one by one; raise if weights differ by more than `tolerance` times the largest weight."""
     estimator = estimator.set_params(module__dtype=dtype)
     with torch.backends.cudnn.flags(allow_tf32=False):
         (ours, n_replayed), (theirs, _) = train(estimator), train(estimator, engine=SequentialEngine())
@@ -88,14 +88,14 @@ def compared(estimator: Any, dtype: torch.dtype, tolerance: float) -> str:
 
 
 def probed(estimator: Any) -> str:
-    """Ask whether runs can be stacked with the settings as they are."""
+    """Check whether runs can be stacked with the current settings."""
     if reasons := StackedEngine().unsupported(experiment(estimator.set_params(module__dtype=torch.float32)), LRS):
         raise AssertionError("; ".join(reasons))
     return f"cudnn.allow_tf32 {torch.backends.cudnn.allow_tf32}"
 
 
 def randomness(device: str, quick: bool) -> Iterator[Check]:
-    """Dropout is the same for the candidates of a cell, with and without graphs, and no one else's generator moves."""
+    """Dropout is the same for all candidates of a cell, with and without graphs; global generators do not change."""
     more = {"device": device, "max_epochs": 2 if quick else 25}
     for name, module in (("MLP", MLP), ("convolutions", Pictures), ("attention", Attention)):
         yield Check(f"dropout, {name}", partial(dropped, net(module, module__dropout=0.5, **more)))
@@ -104,7 +104,7 @@ def randomness(device: str, quick: bool) -> Iterator[Check]:
 
 
 def dropped(estimator: Any) -> str:
-    """Train two equal candidates, replayed and step by step."""
+    """Train two equal candidates, with and without replayed steps, and compare."""
     twice = [LRS[0], LRS[0]]
     outcomes, n_replayed = train(estimator, 192, candidates=twice)
     with patch.object(ModelStack, "_is_replayed", False):
@@ -118,7 +118,7 @@ def dropped(estimator: Any) -> str:
 
 
 def left_alone(estimator: Any) -> None:
-    """Train, alone and stacked, and look at the generator before and after."""
+    """Train one net and a stack, and assert that the generator's state does not change."""
     before = torch.cuda.get_rng_state()
     estimator.fit(*digits(100))
     train(estimator)
@@ -127,7 +127,7 @@ def left_alone(estimator: Any) -> None:
 
 
 def handback(device: str, quick: bool) -> Iterator[Check]:
-    """Nets that are handed back train on, and predict on a machine without CUDA."""
+    """Returned nets can be trained further, and predict on a machine without CUDA."""
     yield Check("a net trains on from where its run ended", partial(trained_on, net(optimizer="adam", device=device)))
     weight = torch.linspace(0.5, 2, 10)
     yield Check("class weights where steps are accumulated", partial(accumulated, device, weight))
@@ -135,27 +135,27 @@ def handback(device: str, quick: bool) -> Iterator[Check]:
 
 
 def trained_on(estimator: Any) -> str:
-    """Go on from a run of three epochs; compare with one that was never stacked."""
+    """Continue a run after three epochs; compare with a net that was never stacked."""
     (ours, _), (theirs, _) = train(estimator), train(estimator, engine=SequentialEngine())
     X, y = digits(203)
     found, wanted = (outcomes[3].estimator.partial_fit(X, y).history_[-1, "train_loss"] for outcomes in (ours, theirs))
     if not np.isclose(found, wanted, rtol=1e-3):
         raise AssertionError(f"loss {found:.6g} instead of {wanted:.6g}")
     step = ours[3].estimator.optimizer_.state_dict()["state"][0]["step"]
-    if step.device.type != "cpu":  # reading it would wait for the device at every step and parameter
+    if step.device.type != "cpu":  # reading it would synchronize with the device for every step and parameter
         raise AssertionError(f"the optimizer counts its steps on {step.device}")
     return f"loss {found:.6g}, one by one {wanted:.6g}"
 
 
 def accumulated(device: str, weight: torch.Tensor) -> None:
-    """Train on batches of 64 rows, as a whole and in two parts."""
+    """Train on batches of 64 rows, whole and accumulated from two parts."""
     whole = net(device=device, batch_size=64, criterion__weight=weight).fit(*digits(192))
     parts = net(device=device, accumulate_steps=2, criterion__weight=weight).fit(*digits(192))
     np.testing.assert_allclose(parts.history_[:, "train_loss"], whole.history_[:, "train_loss"], rtol=1e-4)
 
 
 def elsewhere(estimator: Any) -> str:
-    """Pickle a net, and let a process that sees no CUDA device predict with it."""
+    """Pickle a net, and predict with it in a process that sees no CUDA device."""
     X, y = digits(100)
     fitted = estimator.fit(X, y)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +175,7 @@ def elsewhere(estimator: Any) -> str:
 
 
 def waits(device: str, quick: bool) -> Iterator[Check]:
-    """A step never waits for the device, and an epoch does so for its losses alone."""
+    """A step never waits for the device, and an epoch waits only for its losses."""
     more = {"device": device}
     cases = {
         "MLP": net(**more),
@@ -189,7 +189,7 @@ def waits(device: str, quick: bool) -> Iterator[Check]:
 
 
 def waited(estimator: Any, n_rows: int) -> str:
-    """Count the waits of an epoch that PyTorch warns of."""
+    """Count the synchronizations in an epoch, which PyTorch reports as warnings."""
     training = StackedEngine().start(experiment(estimator, n_rows), LRS)
     training.advance(1)
     pack = training.packs[0].pack
@@ -211,12 +211,12 @@ def waited(estimator: Any, n_rows: int) -> str:
 
 
 def memory(device: str, quick: bool) -> Iterator[Check]:
-    """A stack that does not fit is halved, and the runs come to the same end."""
+    """A stack that does not fit is halved, and its runs give the same results."""
     yield Check("a stack that runs out of memory is halved", partial(halved, device, quick), cuda=True)
 
 
 def halved(device: str, quick: bool) -> str:
-    """Train with less memory than the stack took before."""
+    """Train with less memory than the stack needed before."""
     estimator = net(device=device, module__hidden=(128,) * 6, batch_size=1024, optimizer="adam")
     candidates = [{"lr": 10 ** (-4 + i / 32)} for i in range(32)]
 
@@ -244,7 +244,7 @@ def halved(device: str, quick: bool) -> str:
 
 
 def timings(device: str, quick: bool) -> Iterator[Check]:
-    """A search of 50 runs by each side; those that train one run after another are timed on five and scaled up."""
+    """Time a search of 50 runs for each side; for sides that train one by one, five runs are timed and scaled up."""
     for name in ["mlp-small"] if quick else WORKLOADS:
         yield Check(name, partial(timed, name, None, device, quick))
     for name, epochs in [] if quick else LONGER.items():
@@ -252,7 +252,7 @@ def timings(device: str, quick: bool) -> Iterator[Check]:
 
 
 def timed(name: str, epochs: int | None, device: str, quick: bool) -> dict[str, Any]:
-    """Return the seconds of a stacked search, of a stacked one without graphs, and of 50 runs one by one."""
+    """Return the seconds of a stacked search, of one without graphs, and of 50 runs trained one by one."""
     task = make_task(WORKLOADS[name], "sgd", 8 if quick else N_RUNS, device, quick)
     task = task if quick or epochs is None else task.but(max_epochs=epochs)
     few = task.but(lrs=task.lrs[len(task.lrs) // 2 :][:1])
@@ -276,7 +276,7 @@ SECTIONS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sections, print their lines, and write them down."""
+    """Run the sections, print their results, and write them to a file if asked to."""
     options = parse(argv)
     found = environment()
     print_environment(found)
@@ -306,10 +306,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def outcome(check: Check, quick: bool) -> dict[str, Any]:
-    """Call a check, and say how it went."""
+    """Run a check, and return its outcome."""
     try:
         found = check.call()
-    except Exception as error:  # whatever it is, the next check is to run
+    except Exception as error:  # a failed check must not prevent the next one
         text = (str(error).strip().splitlines() or [""])[0]
         return {"kind": "FAIL", "text": f"{type(error).__name__}: {text}"}
     if not isinstance(found, dict):
@@ -321,7 +321,7 @@ def outcome(check: Check, quick: bool) -> dict[str, Any]:
 
 
 def told(line: dict[str, Any]) -> str:
-    """Return a line as it is printed."""
+    """Return an outcome as the line that is printed."""
     return f"{line['kind']} {line['name']}" + (f": {line['text']}" if line["text"] else "")
 
 

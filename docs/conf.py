@@ -1,4 +1,4 @@
-"""How the documentation site is built; `make docs` calls it, and nothing is fetched from the network."""
+"""Sphinx configuration of the documentation site, for `make docs`; nothing is fetched from the network."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxRole
 
 import sklr
 
-os.environ.setdefault("SKLR_OFFLINE", "1")  # examples take what is here
+os.environ.setdefault("SKLR_OFFLINE", "1")  # examples then use local data only
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
@@ -33,7 +33,7 @@ templates_path = ["_templates"]
 default_role = "code-or-link"
 nitpicky = True
 
-# What people asked elsewhere, named as they name it there.
+# Issue trackers that the pages link to, by the role's name: :skorch:`433` is shown as skorch#433.
 _PROJECTS = {
     "course-v3": "fastai/course-v3",
     "dask-ml": "dask/dask-ml",
@@ -54,11 +54,11 @@ extlinks = {name: (f"https://github.com/{where}/issues/%s", f"{name}#%s") for na
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections say it with shapes and units
-numpydoc_show_class_members = False  # the template lists them, from sklr alone
+numpydoc_show_class_members = False  # the template lists them, without members inherited from other packages
 myst_heading_anchors = 3
 
 sphinx_gallery_conf = {
-    "examples_dirs": str(HERE / "_build" / "examples"),  # a copy: an example saves its picture where it runs
+    "examples_dirs": str(HERE / "_build" / "examples"),  # a copy, because an example saves its picture where it runs
     "gallery_dirs": "examples",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
@@ -96,7 +96,7 @@ html_theme_options = {
 
 
 class CodeOrLink(SphinxRole):
-    """A name in single backticks is code, and a link where it is the name of something public."""
+    """Default role: text in single backticks is code, and also a link if it names a public object."""
 
     def run(self):
         """Return the nodes for one name."""
@@ -110,21 +110,21 @@ class CodeOrLink(SphinxRole):
 
 
 def show_math(self, node):
-    """Write a formula as MathML, which browsers draw by themselves."""
+    """Write a formula as MathML, which browsers render without JavaScript."""
     is_block = isinstance(node, nodes.math_block)
     self.body.append(tex2mathml(node.astext(), as_block=is_block))
     raise nodes.SkipNode
 
 
 def skip_foreign(app, what, name, member, skip, options):
-    """Leave out members that a class inherits from other packages, whose pages are elsewhere."""
+    """Skip members that a class inherits from other packages, which document them."""
     function = member.fget if isinstance(member, property) else member
     module = getattr(function, "__module__", None)
     return True if isinstance(module, str) and not module.startswith("sklr") else None
 
 
 def copy_examples(app, config):
-    """Put the examples, and the text above their gallery, where they may write files."""
+    """Copy the examples and the gallery's introduction to a directory where examples may write files."""
     target = HERE / "_build" / "examples"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -137,7 +137,7 @@ _ELSEWHERE = {"benchmarks/README.md": "benchmarks", "CONTRIBUTING.md": "contribu
 
 
 def link_to_pages(app, doctree):
-    """Turn links to files, which read well on a code host, into links to the pages that are made of them."""
+    """Replace links to source files, which work on a code host, by links to the pages built from these files."""
     here = app.env.doc2path(app.env.docname)
     for node in list(doctree.findall(nodes.reference)):
         path = node.get("refuri", "")
@@ -155,7 +155,7 @@ def link_to_pages(app, doctree):
 
 
 def setup(app):
-    """Register what is defined here."""
+    """Register the roles, renderers and event handlers defined above."""
     app.add_role("code-or-link", CodeOrLink())
     app.add_html_math_renderer("mathml", inline_renderers=(show_math, None), block_renderers=(show_math, None))
     app.connect("autodoc-skip-member", skip_foreign)

@@ -1,10 +1,10 @@
-"""Every public object of sklr, and the one name under which the site has its page."""
+"""Collects all public objects of sklr, and the name under which each has its page in the API reference."""
 
 import importlib
 
 import sklr
 
-PACKAGES = (  # an object that several of these export is found under the first
+PACKAGES = (  # an object that several of these export is documented under the first one
     "sklr",
     "sklr.nets",
     "sklr.modules",
@@ -23,11 +23,11 @@ PACKAGES = (  # an object that several of these export is found under the first
     "sklr.report",
     "sklr.exceptions",
 )
-FOR_ENGINES = {"check_engine", "pick_engine", "raised_by_callback", "trains_nets"}  # what only sklr's own parts call
+FOR_ENGINES = {"check_engine", "pick_engine", "raised_by_callback", "trains_nets"}  # used only inside sklr
 
 
 def public_objects():
-    """Return {name: object} under which each public object has its page, those of data such as a dict left out."""
+    """Return {name of its page: object} for each public object; data such as dicts have no page."""
     found, seen = {}, set()
     for package in map(importlib.import_module, PACKAGES):
         for name in _names(package):
@@ -44,10 +44,10 @@ def _names(package):
 
 
 def canonical_names():
-    """Return {what a text may call an object: the name of its page}.
+    """Return {name in a text: name of the object's page}.
 
-    A name alone is enough where it is exported by sklr itself or is a class's; others need their package in front, for
-    words such as `edge` are also attributes.
+    Classes, and objects that `sklr` itself exports, can be named without their package. Other functions need it, since
+    names such as `edge` are also names of attributes.
     """
     objects = public_objects()
     page_of = {id(thing): page for page, thing in objects.items()}

@@ -1,7 +1,7 @@
-"""Find the learning rate of a small net on scikit-learn's digits: what `make demo` runs.
+"""Find the learning rate of a small net on scikit-learn's digits data; `make demo` runs this script.
 
-Eleven learning rates from 0.0001 to 10, five folds. A bar shows the progress; the table, the chosen learning rate and
-a picture of the LR curve come at the end. Another name for the picture may follow on the command line.
+It trains eleven learning rates from 0.0001 to 10 on five folds with a progress bar, then prints a table and the chosen
+learning rate and draws the LR curve. Pass a file name on the command line to save the picture under that name.
 """
 
 import sys
@@ -22,7 +22,7 @@ from sklr import MLP, DivergedWarning, LRGridSearchCV, NeuralNetClassifier, plot
 
 
 def make_search() -> LRGridSearchCV:
-    """Return the search: a multi-layer perceptron, two hidden layers of 64, 10 epochs of SGD in batches of 64."""
+    """Return the search over a perceptron with two hidden layers of 64 units: 10 epochs of SGD, batch size 64."""
     net = NeuralNetClassifier(
         MLP,
         module__hidden=(64, 64),
@@ -49,7 +49,7 @@ def draw(search: LRGridSearchCV, path: str) -> None:
 
 def main(picture: str = "lr_curve.png") -> LRGridSearchCV:
     """Search, print, draw; return the fitted search."""
-    torch.set_num_threads(1)  # such small matrices gain nothing from more
+    torch.set_num_threads(1)  # matrices this small gain nothing from more threads
     X, y = load_digits(return_X_y=True)
     search = make_search().set_callbacks(ProgressBar(max_propagation_depth=0))
     start = time.perf_counter()

@@ -2,11 +2,11 @@
 1. A first search
 =================
 
-Which learning rate suits this net? `LRGridSearchCV` tries several, each on every fold, and keeps the best one.
+`LRGridSearchCV` trains a net with several learning rates, each on every fold, and chooses the best one.
 """
 
 # %%
-# Data and a net. `MLP` finds its input and output widths when it is fitted.
+# First, the data and a net. The input and output widths of `MLP` are inferred when it is fitted.
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold, train_test_split
@@ -18,27 +18,27 @@ X_train, X_test, y_train, y_test = train_test_split(X / 16, y, stratify=y, rando
 net = NeuralNetClassifier(MLP, module__hidden=(64,), optimizer="adam", iterator_train__shuffle=True)
 
 # %%
-# Eleven learning rates from 0.00001 to 1, five folds. With a `random_state` the answer is the same on every run.
+# The search tries eleven learning rates from 0.00001 to 1 on five folds. With a `random_state` it is reproducible.
 folds = StratifiedKFold(5, shuffle=True, random_state=0)
 search = LRGridSearchCV(net, lr_range=(1e-5, 1.0), n_lrs=11, cv=folds, random_state=0)
 search.fit(X_train, y_train)
 
 # %%
-# The curve is the answer: the mean score of each learning rate, and its standard error. Several learning rates are
-# about as good as the best, so the search also gives an interval.
+# The LR curve has the mean score of each learning rate and its standard error. Several learning rates are about as
+# good as the best one, so the search also reports an interval.
 print(search.lr_curve_)
 low, high = search.lr_interval_
 print(f"chosen: {search.best_lr_:.3g}, 90 % interval from {low:.3g} to {high:.3g}")
 
 # %%
-# The search has trained the net once more, with the chosen learning rate on all training rows. It predicts like any
-# scikit-learn estimator. The score that counts is the one on rows the search has not seen.
+# The search has refitted the net with the chosen learning rate on all training rows, and predicts like any
+# scikit-learn estimator. The score to report is the one on rows that the search has not seen.
 print(f"in cross-validation: {search.best_score_:.3f}")
 print(f"on new rows:         {search.score(X_test, y_test):.3f}")
 
 # %%
-# The left picture is the curve. The right one shows how three of the learning rates got there: `history_` has a row for
-# every candidate, fold, seed and epoch.
+# The left plot is the LR curve. The right plot shows the scores of three learning rates after every epoch: `history_`
+# has a row for every candidate, fold, seed and epoch.
 history = search.history_
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 plot_lr_curve(search, ax=left).set_ylabel("accuracy, mean of 5 folds")

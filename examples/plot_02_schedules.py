@@ -2,13 +2,13 @@
 2. Schedules and warmup
 =======================
 
-The learning rate that is searched is the *peak*. A schedule says what happens to it during the training: it gives a
-number for every step, and the learning rate of the step is the peak times that number.
+A search looks for the *peak* learning rate. A schedule describes how the learning rate changes during the training: it
+returns a multiplier for every step, and the learning rate of that step is the peak times the multiplier.
 """
 
 # %%
-# Each schedule has a name. Here they are with a peak of 0.1 over 10 epochs, after one epoch of warmup; "onecycle" has a
-# warmup of its own. A plateau waits for losses that stop falling, so it cannot be drawn before a training.
+# Each schedule has a name. The plots show all of them with a peak of 0.1 over 10 epochs, after one epoch of warmup;
+# "onecycle" has its own warmup. "plateau" depends on the losses of a training, so it cannot be drawn beforehand.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -24,13 +24,13 @@ for name, ax in zip(names, axes.flat, strict=False):
     ax.set_title(f'"{name}"')
 
 # %%
-# A name stands for a value with its defaults. The value itself can be changed, compared and searched.
+# A name stands for a schedule object with its default parameters. The objects can be configured, compared and searched.
 print(SCHEDULES["cosine"](), Cosine(end=0.1) == Cosine(end=0.1))
 print(Steps({5: 0.1}))
 
 # %%
-# Now a training. `warmup_epochs` and `schedule` are parameters of the net, and `history_` holds the learning rate
-# that was really used. It lies on the plan, step for step.
+# Now train a net. `warmup_epochs` and `schedule` are parameters of the net, and `history_` holds the learning rates
+# that were actually used. They follow the plan at every step.
 X, y = load_digits(return_X_y=True)
 net = NeuralNetClassifier(MLP, lr=0.1, schedule="cosine", warmup_epochs=1, random_state=0).fit(X / 16, y)
 print("lr at the end of each epoch:", [round(lr, 4) for lr in net.history_[:, "lr"]])
@@ -45,8 +45,8 @@ axes[1, 3].set_title('"cosine" in a training')
 axes[1, 3].legend()
 
 # %%
-# A plateau halves the learning rate here, when the loss of the next epoch is not 1 % lower. This net learns from
-# shuffled labels, so there is soon nothing more to gain.
+# This plateau schedule halves the learning rate whenever the loss of an epoch is not at least 1 % lower than before.
+# The labels are shuffled, so the loss soon stops falling.
 shuffled = np.random.default_rng(0).permutation(y)
 plateau = Plateau(factor=0.5, patience=0, threshold=0.01)
 net = NeuralNetClassifier(MLP, lr=0.1, schedule=plateau, warmup_epochs=1, random_state=0).fit(X / 16, shuffled)

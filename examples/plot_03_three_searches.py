@@ -2,12 +2,12 @@
 3. Three searches, one interface
 ================================
 
-A grid, Bayesian optimisation (scikit-optimize) and Optuna look for the learning rate in the same range. They share
-the folds, the initial weights and the batches, so a learning rate scores the same whoever proposes it.
+A grid, Bayesian optimization (scikit-optimize) and Optuna search the same range of learning rates. They share the
+folds, the initial weights and the batches, so a learning rate gets the same score whichever search proposes it.
 """
 
 # %%
-# Sixteen learning rates each.
+# Each search tries sixteen learning rates.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -36,12 +36,12 @@ for name, search in searches.items():
     print(f"{name:>6}: lr {search.best_lr_:.3g}, accuracy {search.best_score_:.4f}, standard error {se:.4f}")
 
 # %%
-# Where each has looked, and the lowest error it had found after each evaluation. The grid goes from low to high and is
-# done when it has reached the end. The other two begin with an even cover of the range, and then look where the scores
-# so far promise more, or where little is known.
+# The left plot shows which learning rates each search tried, the right plot the lowest error found so far. The grid
+# goes from low to high. The other two start with points that cover the range evenly, and then try points where the
+# scores so far are promising or where little is known.
 #
-# With one parameter, a good grid is hard to beat by much. The differences between the best scores are about as large
-# as their standard errors: do not choose between the searches by this picture alone.
+# With one parameter, it is hard to beat a good grid by much. The best scores differ by about their standard errors, so
+# this plot alone is no reason to prefer one of the searches.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 evaluations = np.arange(1, 17)
 for (name, search), marker in zip(searches.items(), "so^", strict=True):
@@ -58,6 +58,6 @@ figure.savefig("plot_03_three_searches.png", dpi=120)
 plt.show()
 
 # %%
-# The trials are an Optuna study, whichever search made them.
+# Every search records its trials in an Optuna study.
 for search in searches.values():
     print(f"{type(search).__name__:>15}: {len(search.study_.trials)} trials, best {search.study_.best_value:.4f}")

@@ -2,13 +2,13 @@
 4. More than the learning rate
 ==============================
 
-The best learning rate depends on optimizer, batch size, schedule and net, so they may have to be searched together.
-Optuna proposes; a space can mix lists, scikit-optimize dimensions, Optuna distributions and scipy distributions, and
-every search takes all of them.
+The best learning rate depends on the optimizer, batch size, schedule and net, so they may have to be searched together.
+This example uses Optuna. A search space can mix lists, scikit-optimize dimensions, Optuna distributions and SciPy
+distributions; every search accepts all of them.
 """
 
 # %%
-# Depth and width are to be searched as two numbers, so the module takes them as such.
+# To search depth and width as two numbers, define a module that takes them as parameters.
 import matplotlib.pyplot as plt
 from optuna.distributions import FloatDistribution, IntDistribution
 from scipy.stats import loguniform
@@ -26,13 +26,13 @@ class Net(MLP):
 
 
 # %%
-# One space, all four kinds of entry.
+# The search space, with all four kinds of entries:
 space = {
-    "lr": loguniform(1e-3, 1.0),  # scipy
+    "lr": loguniform(1e-3, 1.0),  # SciPy
     "optimizer__momentum": Real(0.0, 0.95),  # scikit-optimize
     "optimizer__weight_decay": FloatDistribution(1e-6, 1e-2, log=True),  # Optuna
-    "batch_size": [32, 64, 128],  # a list is a choice
-    "schedule": ["constant", "linear", "cosine"],  # of anything
+    "batch_size": [32, 64, 128],  # a list of choices
+    "schedule": ["constant", "linear", "cosine"],  # of any type
     "module__n_layers": [1, 2, 3],
     "module__width": IntDistribution(16, 128, log=True),
     "module__dropout": (0.0, 0.5),  # scikit-optimize's short form
@@ -49,8 +49,8 @@ for name, value in search.best_params_.items():
 print(f"{'accuracy':>24}: {search.best_score_:.4f}")
 
 # %%
-# Each panel shows all trials against one parameter; the star is the best. The learning rate decides most. How much
-# the others matter cannot be read off 32 trials, as they change all at once.
+# Each panel shows the scores of all trials against one parameter; the star marks the best trial. The learning rate
+# matters most. How much the others matter cannot be read off 32 trials, because all parameters change at once.
 figure, axes = plt.subplots(2, 4, figsize=(13, 6), sharey=True, layout="constrained")
 plot_params(search, axes=axes)[0].set_xscale("log")
 figure.savefig("plot_04_more_than_the_lr.png", dpi=120)

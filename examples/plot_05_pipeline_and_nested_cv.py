@@ -2,14 +2,14 @@
 5. Pipelines, and what the score is worth
 =========================================
 
-The score of the chosen learning rate is a biased estimate: it was chosen for being high, and its nets were trained on
-fewer rows than the final one. Nested cross-validation measures what the whole procedure, search included, reaches on
-rows it has never seen.
+The score of the chosen learning rate is a biased estimate: it was chosen because it was high, and its nets were trained
+on fewer rows than the refitted one. Nested cross-validation estimates the score of the whole procedure, including the
+search, on rows that it has never seen.
 """
 
 # %%
-# The net is the last step of a pipeline. The search finds its learning rate by itself, under the name
-# `neuralnetclassifier__lr`, and the scaler is fitted on training rows only, once per fold.
+# The net is the last step of a pipeline. The search finds the name of its learning rate, `neuralnetclassifier__lr`,
+# automatically. The scaler is fitted once per fold, on training rows only.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
@@ -26,8 +26,7 @@ inner = StratifiedKFold(3, shuffle=True, random_state=0)
 search = LRGridSearchCV(model, lr_range=(1e-4, 1.0), n_lrs=9, cv=inner, random_state=0)
 
 # %%
-# A search is an estimator like any other, so scikit-learn can cross-validate it: one search in each of five outer
-# folds.
+# A search is an estimator, so scikit-learn can cross-validate it. This runs one search in each of five outer folds.
 outer = StratifiedKFold(5, shuffle=True, random_state=1)
 nested = cross_validate(search, X, y, cv=outer, return_estimator=True)
 chosen = nested["estimator"]
@@ -39,9 +38,9 @@ print(f"best inner scores: {inside.mean():.3f} on average")
 print(f"outer scores:      {outside.mean():.3f} on average, the ones to report")
 
 # %%
-# The five searches saw different rows. Left: their curves, which agree that low learning rates are bad. Right: the
-# best inner score and the outer score of each. In an outer fold of 114 rows a single wrong prediction costs
-# 0.009, so only their mean says much.
+# The five searches saw different rows. The left plot shows their LR curves, which agree that low learning rates are
+# bad. The right plot shows the best inner score and the outer score of each search. With 114 rows in an outer fold, a
+# single wrong prediction changes the score by 0.009, so only the mean is informative.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for fold, fitted in enumerate(chosen):
     curve = fitted.lr_curve_

@@ -2,12 +2,13 @@
 6. Runs that diverge
 ====================
 
-With a learning rate that is far too high the weights of a net become NaN. It still predicts: the largest of several
-NaNs is the first, so every sample gets the first class. If most samples are of that class, the score looks fine.
+With a learning rate that is far too high, the weights of a net become NaN. The net still predicts: the argmax of
+several NaNs is the first of them, so every sample gets the first class. If most samples belong to that class, the score
+looks fine.
 """
 
 # %%
-# Five learning rates, one of them absurd, and a table of which 63 % of the rows are of the first class.
+# We try five learning rates, one of them absurdly high, on data where 63 % of the rows belong to the first class.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -25,15 +26,15 @@ net = NeuralNetClassifier(MLP, module__hidden=(16,), iterator_train__shuffle=Tru
 folds = StratifiedKFold(3, shuffle=True, random_state=0)
 
 # %%
-# scikit-learn's search scores whatever predicts. `1e30` comes out second: above the learning rates that were too low to
-# learn much from these initial weights, though those nets could be trained on, and this one is beyond repair.
+# scikit-learn's search scores every net that predicts. `1e30` is ranked second, above learning rates that were too low
+# to learn much from these initial weights. Those nets could be trained further; this one could not.
 grid = GridSearchCV(net, {"lr": lrs}, cv=folds).fit(X, y)
 for lr, score, rank in zip(lrs, grid.cv_results_["mean_test_score"], grid.cv_results_["rank_test_score"], strict=True):
     print(f"lr {lr:>6.0e}  accuracy {score:.3f}  rank {rank}")
 
 # %%
-# Here a run whose loss explodes is stopped at once. Its candidate has no score, ranks last, and the status says at
-# which step it happened. One warning counts them all.
+# sklr stops a run as soon as its loss explodes. The candidate has no score and ranks last, and its status says at which
+# step the loss exploded. A single warning reports all diverged candidates.
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", DivergedWarning)
     search = LRGridSearchCV(net, lrs=lrs, cv=folds, random_state=0).fit(X, y)

@@ -2,14 +2,14 @@
 7. Does a schedule help? A regression with several seeds
 ========================================================
 
-A small net learns a polynomial of degree 2 for 60 epochs, in four ways: the learning rate starts at 0.05 and falls by
-5 % each epoch; it stays at 0.03; it stays at 0.01; it is 0.03 for 30 epochs and then 0.01. Tutorials compare such
-curves from one training each. Here every way is trained from eight seeds, the same for all four.
+A small net learns a polynomial of degree 2 for 60 epochs, with four schedules: the learning rate starts at 0.05 and
+falls by 5 % each epoch; it stays at 0.03; it stays at 0.01; or it is 0.03 for 30 epochs and then 0.01. Tutorials
+compare such schedules with one training each. Here each schedule is trained with eight seeds, the same for all four.
 """
 
 # %%
 # The target is a weighted sum of the squares of five features, with a little noise. The net has two hidden layers of
-# four tanh units, each after batch norm.
+# four tanh units, each with batch normalization.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -34,8 +34,8 @@ net = NeuralNetRegressor(
 )
 
 # %%
-# Each way is a candidate of a grid. A single split and eight seeds make eight runs per candidate. A search warns if the
-# best learning rate is the highest that was tried; here that means nothing, as only these four are of interest.
+# Each schedule is a candidate of a grid. A single split and eight seeds make eight runs per candidate. A search warns
+# if the best learning rate is the highest one tried; we ignore this warning, because only these four are of interest.
 ways = {
     "0.05, then 5 % less each epoch": {"lr": [0.05], "schedule": [Exponential(0.95)]},
     "0.03": {"lr": [0.03]},
@@ -49,14 +49,15 @@ with warnings.catch_warnings():
     search.fit(X, y)
 
 # %%
-# `history_` holds the score of every epoch. The table is about the last one.
+# `history_` holds the score of every epoch. The table shows the scores after the last epoch.
 history = search.history_
 mse = -history["valid_score"].reshape(len(ways), 8, 60)  # candidate, seed, epoch
 for name, runs in zip(ways, mse[..., -1], strict=True):
     print(f"{name:>30}: test MSE {runs.mean():5.2f} ± {runs.std(ddof=1) / np.sqrt(8):.2f} (standard error)")
 
 # %%
-# The seeds are shared, so the ways can be compared seed by seed: what one loses to the first, in the same world.
+# The seeds are shared, so the schedules can be compared seed by seed: how much worse is each than the first one, from
+# the same initial weights and on the same batches?
 for name, runs in list(zip(ways, mse[..., -1], strict=True))[1:]:
     lost = runs - mse[0, :, -1]
     print(

@@ -2,13 +2,14 @@
 8. A range test first
 =====================
 
-A range test raises the learning rate a little after every step, from far too low to far too high, and watches the
-training loss. It costs a few epochs and shows where training breaks. Tutorials then read a learning rate off the curve,
-by eye or by a rule; there are several rules. Here all are asked, on three seeds, and then a search says who was right.
+A range test increases the learning rate a little after every step, from far too low to far too high, and monitors the
+training loss. It costs a few epochs and shows where training becomes unstable. Tutorials then read a learning rate off
+the curve, by eye or by one of several rules. This example applies five rules with three seeds, and then compares them
+with the result of a search.
 """
 
 # %%
-# The net is a small one for the digits data. All seeds are trained as one stack.
+# A small net for the digits data. All seeds are trained as one stack.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -30,20 +31,20 @@ test = lr_range_test(net, X, y, random_state=0)
 print(test)
 
 # %%
-# The suggestions are numbers in a dict, no picture is needed for them. Read off each seed alone they scatter:
+# The suggestions are in a dict; no plot is needed to get them. The suggestions of the single seeds scatter:
 for rule, lrs in test.run_suggestions.items():
     print(f"{rule:>8}: {test.suggestions[rule]:.3g}, by seed " + ", ".join(f"{lr:.3g}" for lr in lrs))
 
 # %%
-# A ramp sees the start of a training and not its end, so the answer is left to a search. ``lr_range="auto"`` makes the
-# same test on the search's folds, and searches what lies below the edge.
+# A range test sees the start of a training and not its end, so we leave the choice to a search. With
+# ``lr_range="auto"`` the search runs the same test on its own folds and searches the range below the edge of stability.
 search = LRGridSearchCV(net, lr_range="auto", n_lrs=11, cv=3, scoring="neg_log_loss", random_state=0)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DivergedWarning)
     search.fit(X, y)
 print(f"\nsearched {search.range_test_.search_range}, best lr {search.best_lr_:.3g}")
 for rule, lr in test.suggestions.items():
-    print(f"{rule:>8} is at {lr / search.best_lr_:.2g} times the best")
+    print(f"{rule:>8} suggests {lr / search.best_lr_:.2g} times the best lr")
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")

@@ -2,12 +2,14 @@
 9. From a small model to a large one
 ====================================
 
-A learning rate found with small batches and a narrow net is carried to large ones by a rule. Rules have conditions, so
-each is checked: a few steps at several widths, or a short sweep at both sizes.
+Rules transfer a learning rate that was found with small batches or a narrow net to larger ones. They hold under
+conditions, so this example also checks each of them: by a few steps at several widths, or by a short sweep at both
+sizes.
 """
 
 # %%
-# Another batch size is one call. All that has to change comes back, under the names that `set_params` takes.
+# `transfer_lr` transfers to another batch size. It returns all parameters that have to change, under the names that
+# `set_params` takes.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ batch = transfer_lr(lr, optimizer="adam", batch_size=(64, 256))
 print(batch)
 
 # %%
-# Rows labelled by a random teacher, and a net of three hidden layers. The rule for batches ends at the noise scale.
+# The data are labelled by a random teacher network; the net has three hidden layers. The rule for the batch size holds
+# only up to the gradient noise scale.
 generator = np.random.default_rng(0)
 X = generator.standard_normal((4500, 32)).astype("float32")
 outputs = np.maximum(X @ generator.standard_normal((32, 64)), 0) @ generator.standard_normal((64, 10))
@@ -37,16 +40,16 @@ net = NeuralNetClassifier(
 print(gradient_noise_scale(net, X, y, random_state=0))
 
 # %%
-# A net four times as wide. muP gives every parameter its share of the learning rate, told from the shapes alone. It
-# can start from a learning rate that has been carried to another batch size before.
+# Now a net four times as wide. muP gives every parameter a multiplier of the learning rate, computed from the shapes
+# alone. It can be combined with a learning rate that was already transferred to another batch size.
 nets = MLP(32, 10, hidden=hidden[wide]), MLP(32, 10, hidden=hidden[base])
 width = mup_param_groups(*nets, lr, "adam")
 print(width)
 both = mup_param_groups(*nets, batch.lr, "adam", eps=batch.params["optimizer__eps"])
 
 # %%
-# Does the best learning rate go where the rule says? In the wide net with one learning rate for all parameters it
-# should stay, and falls; under muP it stays. With batches four times as large it should double.
+# Does the best learning rate move as the rules say? The rule "one learning rate for all parameters" expects it to stay
+# the same in the wide net, but it falls; with muP it stays. With batches four times as large it should double.
 new = {"module__hidden": hidden[wide]}
 rules = {
     "width 256, one lr for all": Transfer(lr, lr, wide / base, new, "the lr stays"),
@@ -63,7 +66,7 @@ check = verify_transfer(
 print("; ".join(rules), check, sep="\n")
 
 # %%
-# Three steps on one batch show why: the outputs of the layers move further the wider the net, unless it is muP.
+# Three steps on one batch show why: without muP, the outputs of the layers change more the wider the net is.
 rows = torch.as_tensor(X[:64]), torch.as_tensor(y[:64])
 widths = (64, 128, 256)
 coordinates = {
@@ -72,7 +75,7 @@ coordinates = {
 }
 
 # %%
-# Dotted lines are the best learning rates by a fitted curve, dashed ones where the rule puts the new one.
+# Dotted lines show the best learning rates according to a fitted curve, dashed lines the one that the rule predicts.
 figure, axes = plt.subplots(2, 3, figsize=(16, 8), layout="constrained")
 old = check.sweeps[0]
 places = [axes[0, 0], axes[0, 1], axes[0, 2], axes[1, 2]]

@@ -2,13 +2,14 @@
 10. How long to train
 =====================
 
-Before the first search there is a number to settle that no search should settle for you: how many steps a training has.
-A first guess is the time that the fastest constant learning rate needs to fit the training set.
+Before the first search you have to choose the number of training steps. It should not be searched, because longer
+trainings nearly always score better. A first guess is the number of steps that the fastest constant learning rate needs
+to fit the training set.
 """
 
 # %%
-# `suggest_max_steps` trains seven learning rates from three seeds each on all rows, as one stack. The net below decays
-# its weights, drops out and follows a schedule; for the experiment all that is switched off, and it says so.
+# `suggest_max_steps` trains seven learning rates with three seeds each on all rows, as one stack. The net below has
+# weight decay, dropout and a schedule; they are switched off for this experiment, and the result says so.
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -33,13 +34,14 @@ result = suggest_max_steps(net, X / 16, y, lr_range=(1e-3, 1.0), n_lrs=7, random
 print(result)
 
 # %%
-# Now the same with a range that is too low: the fastest of these is the highest, and the answer is not to be believed.
+# Now the same with a range that is too low: the fastest learning rate is the highest one, so the result is unreliable.
 low = suggest_max_steps(net, X / 16, y, lr_range=(1e-3, 0.03), n_lrs=4, n_seeds=1, max_epochs=30, random_state=0)
 print(low.summary())
 
 # %%
-# Left, the error on the training rows: a thin line for each seed. Right, how long each learning rate takes to lower
-# marks (median of the seeds). All end when one learning rate has fitted from two seeds of three.
+# The left plot shows the error on the training rows, with a thin line for each seed. The right plot shows how many
+# steps each learning rate takes to reach lower accuracies (median of the seeds). All trainings end when one learning
+# rate has fitted the training set with two of the three seeds.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 steps = result.steps_per_epoch * np.arange(1, result.score.shape[-1] + 1)
 colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(result.lrs)))

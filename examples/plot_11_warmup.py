@@ -2,13 +2,13 @@
 11. How much warmup
 ===================
 
-Some nets cannot stand their learning rate at the start of a training, and can later. For those a warmup pays. Whether a
-net is one of them, and how long the warmup has to be, is found by making it unstable on purpose.
+Some nets are unstable at their learning rate at the start of a training, but not later. For these a warmup helps. To
+find out whether a net is one of them, and how long the warmup has to be, we make its training unstable on purpose.
 """
 
 # %%
-# A residual net with its normalisation after each sum, as the first transformers had it, trained with Adam: known to be
-# delicate at the start.
+# A residual net with post-normalization (after each sum, as in the first transformers), trained with Adam. This
+# combination is known to be delicate at the start of a training.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -40,15 +40,15 @@ class PostNormNet(nn.Module):
 net = NeuralNetClassifier(PostNormNet, optimizer="adam", batch_size=64, max_epochs=12, iterator_train__shuffle=True)
 
 # %%
-# First learning rates without warmup, up to the one that is unstable. Then warmups at that one and at three times it,
-# each from three seeds; one seed that fails makes a warmup fail. The textbook asks for ten times the unstable learning
-# rate; a net this small does not stand that, with any warmup.
+# `find_warmup` first trains without warmup, to find the lowest unstable learning rate. Then it tries warmups at this
+# learning rate and at three times it, each with three seeds; a warmup fails if one of its seeds does. The textbook uses
+# ten times the unstable learning rate, but a net this small is unstable there with any warmup.
 result = find_warmup(net, X, y, lr_range=(1e-3, 1.0), n_lrs=7, factors=(3, 1), n_warmups=7, random_state=0)
 print(result)
 
 # %%
-# Each dot is a training; the filled ones were unstable. With a warmup it is not the same net any more: search its
-# learning rate anew, up to the one that it now survives.
+# Each dot is a training; filled dots were unstable. With a warmup the best learning rate may change, so search it
+# again, up to the highest one that is stable with this warmup.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
 
 

@@ -2,13 +2,14 @@
 12. Sweep, then refine
 ======================
 
-A first sweep over many decades costs little and shows where to look; a second one between the neighbours of the best
-shows it closely. What the first has trained is not trained again.
+A first sweep over many decades costs little and shows where to look. A second sweep between the neighbours of the best
+learning rate finds it more precisely. Learning rates of the first sweep are not trained again.
 """
 
 # %%
-# Ten learning rates over seven decades, five epochs each, the first two of them warmup: then four more, twice. Each
-# meets the same folds, initial weights and batches, so rounds can be compared.
+# The first round tries ten learning rates over seven decades, with five epochs each, of which the first two are warmup.
+# Two more rounds try four learning rates each. All use the same folds, initial weights and batches, so the rounds can
+# be compared.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -36,15 +37,16 @@ for number, places in enumerate(search.rounds_, start=1):
     print(f"round {number}: {len(lrs):2} learning rates, {lrs.min():.2g} to {lrs.max():.2g}, best score {best:.4f}")
 
 # %%
-# As many learning rates in one even grid lie further apart, and the best of them further from the top.
+# In a single even grid with as many learning rates, the points are further apart, and the best one is further from the
+# optimum.
 grid = LRGridSearchCV(net, n_lrs=18, **shared).fit(X, y)
 for name, one in {"10 + 4 + 4": search, "18 at once": grid}.items():
     low, high = one.lr_interval_
     print(f"{name}: lr {one.best_lr_:.3g}, score {one.best_score_:.4f}, the best lr is in {low:.2g} .. {high:.2g}")
 
 # %%
-# A range that ends too early is noticed, too: with `extend` the search goes on, a decade at a time, while the best
-# learning rate is the last one.
+# With `extend=True`, a search whose range ends too early continues, one decade at a time, as long as the best learning
+# rate is the last one.
 short = LRGridSearchCV(net, n_lrs=6, extend=True, **{**shared, "lr_range": (1e-8, 1e-3)}).fit(X, y)
 tried = np.sort(short.cv_results_["param_lr"].astype(float))
 print(f"asked for 1e-08 to 0.001, searched up to {tried[-1]:.2g}, best {short.best_lr_:.3g}")

@@ -2,14 +2,14 @@
 13. A convolutional net on images
 =================================
 
-Images go through a search as tables do: an array of shape (images, channels, height, width) and a module that takes
-batches of it. All trainings are still one stack, batch norm included.
+A search handles images like tables: pass an array of shape (n_samples, n_channels, height, width) and a module that
+takes batches of it. All runs are still trained as one stack, including batch normalization.
 """
 
 # %%
-# The images are 1200 of CIFAR-10, if OpenML answers within five seconds. The first time that downloads some hundred
-# megabytes, which scikit-learn keeps; with the environment variable `SKLR_OFFLINE=1` nothing is asked for. Otherwise
-# they are scikit-learn's own handwritten digits.
+# The data are 1200 images of CIFAR-10 if OpenML answers within five seconds, and scikit-learn's handwritten digits
+# otherwise. The first download takes some hundred megabytes, which scikit-learn caches. With the environment variable
+# `SKLR_OFFLINE=1` nothing is downloaded.
 import os
 import socket
 import warnings
@@ -27,10 +27,10 @@ CIFAR_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hor
 
 def fetch_cifar(timeout=5):
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout)  # of every answer that is waited for; `fetch_openml` has no setting for it
+    socket.setdefaulttimeout(timeout)  # per response; `fetch_openml` has no timeout parameter
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a network that cannot be reached
+            warnings.simplefilter("ignore")  # about an unreachable network
             return datasets.fetch_openml("CIFAR_10_small", version=1, as_frame=False, return_X_y=True, n_retries=1)
     finally:
         socket.setdefaulttimeout(before)
@@ -84,7 +84,7 @@ print(search.summary())
 print(f"accuracy on {len(X_test)} images that no search has seen: {search.score(X_test, y_test):.3f}")
 
 # %%
-# Some of these images, and what the net takes them for.
+# The LR curve, and some of the test images with the predicted classes (wrong ones in red).
 figure = plt.figure(figsize=(11, 4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(5, 4))
 plot_lr_curve(search, ax=left.subplots())

@@ -1,14 +1,14 @@
 """
-14. Interrupted, and gone on with
-=================================
+14. Interrupted and continued
+=============================
 
-A search that has a `storage` writes every candidate down as it ends. After Ctrl-C, a time limit, `kill -9` or a power
-cut the same script goes on where it was, and ends with the results that an undisturbed search would have had.
+A search with a `storage` saves every candidate as soon as it is finished. After Ctrl-C, a time limit, `kill -9` or a
+power cut, the same script continues where it stopped, and ends with the same results as an uninterrupted search.
 """
 
 # %%
-# The storage is one SQLite file, here in a folder that is removed at the end. Without `resume=True` a second search
-# under a name that is taken would be an error: nothing is gone on with by accident.
+# The storage is a SQLite file, here in a temporary folder. Without `resume=True`, a second search with the same study
+# name would be an error, so that no search is continued by accident.
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from sklr import MLP, EdgeOfRangeWarning, NeuralNetClassifier, OptunaSearchCV, plot_lr_curve
 
-warnings.simplefilter("ignore", EdgeOfRangeWarning)  # the best of half a search is often the last that was tried
+warnings.simplefilter("ignore", EdgeOfRangeWarning)  # halfway through a search the best lr is often at an edge
 X, y = load_digits(return_X_y=True)
 X, y = X[:900] / 16, y[:900]
 net = NeuralNetClassifier(MLP, module__hidden=(64,), optimizer="adam", max_epochs=5, iterator_train__shuffle=True)
@@ -29,7 +29,7 @@ search = OptunaSearchCV(
     net,
     lr_range=(1e-5, 1.0),
     n_trials=16,
-    n_points=1,  # one candidate after the other, so that there is something to interrupt
+    n_points=1,  # propose one candidate at a time, so that the search can be interrupted between them
     cv=StratifiedKFold(3, shuffle=True, random_state=0),
     n_seeds=2,
     random_state=0,
@@ -40,19 +40,19 @@ search = OptunaSearchCV(
 
 
 def count_finished(search):
-    """Return how many candidates are through; one that the clock has cut short is among the others, without a score."""
+    """Return the number of finished candidates; one that the time limit stopped has no score and is not counted."""
     return int(np.isfinite(search.cv_results_["mean_test_score"]).sum())
 
 
 # %%
-# First somebody presses Ctrl-C when five candidates are through; a callback plays that part. The attributes of the
-# search then tell of those five.
+# First we interrupt the search with Ctrl-C after five candidates, simulated by a callback. The attributes of the search
+# then describe these five candidates.
 def press_ctrl_c(study, trial):
     if trial.number == 4:
         raise KeyboardInterrupt
 
 
-sessions = []  # how many candidates were through after each
+sessions = []  # number of finished candidates after each session
 try:
     search.set_params(callbacks=[press_ctrl_c]).fit(X, y)
 except KeyboardInterrupt:
@@ -60,8 +60,8 @@ except KeyboardInterrupt:
 print(f"Ctrl-C: {sessions[0]} candidates")
 
 # %%
-# Then a queue gives it a quarter of a second, half a second, one second, and so on. Each time what is there is read,
-# and the rest is trained for as long as there is time.
+# Then the search gets a time limit of a quarter of a second, half a second, one second, and so on. Each time it reads
+# the finished candidates from the storage and trains others until the time is up.
 search.set_params(callbacks=None)
 for seconds in 0.25 * 2 ** np.arange(10):
     search.set_params(timeout=seconds).fit(X, y)
@@ -71,7 +71,7 @@ for seconds in 0.25 * 2 ** np.arange(10):
         break
 
 # %%
-# The same search undisturbed, and without a file.
+# The same search without interruptions and without a storage.
 whole = OptunaSearchCV(**{**search.get_params(deep=False), "storage": None, "study_name": None, "resume": False})
 whole.set_params(timeout=None).fit(X, y)
 same = [
@@ -81,8 +81,8 @@ print(f"same candidates: {all(same)}, same scores: {np.array_equal(search.cell_s
 print(f"best lr {search.best_lr_:.4g} and {whole.best_lr_:.4g}")
 
 # %%
-# Other data or another space under the same name would be an error that names the difference. Left, what each session
-# added; a cross is a score of the undisturbed search.
+# With other data or another search space, resuming under the same name would be an error that names the difference. The
+# left plot shows what each session added; crosses are the scores of the undisturbed search.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 lrs, scores = search.cv_results_["param_lr"].astype(float), search.cv_results_["mean_test_score"]
 starts = [0, *sessions[:-1]]

@@ -2,13 +2,14 @@
 15. Several processes
 =====================
 
-A search can be spread over the cores of a machine by `n_jobs`, and several scripts, on one machine or many, can work
-on one search through its `storage`. Neither changes a single score, and a process that dies costs what it was doing.
+`n_jobs` spreads a search over the cores of a machine. With a `storage`, several scripts on one or many machines can
+work on the same search. Neither changes any score, and if a process dies, only the work it was doing is lost.
 """
 
 # %%
-# To see who does what, the scorer says in which process it is, and when. Only the accuracy chooses. It is in a file of
-# its own, since two scripts work on one search below, and what a search is made of must be the same for both.
+# To show which process does what, the scorer also returns its process id and the time; only the accuracy is used to
+# choose the learning rate. The scorer is defined in a separate file, because two scripts use it for the same search
+# below, and a search can only be continued with the same scorer.
 import importlib
 import pickle
 import subprocess
@@ -46,20 +47,20 @@ search = LRGridSearchCV(
     cv=StratifiedKFold(3, shuffle=True, random_state=0),
     scoring=score,
     refit="accuracy",
-    engine="sequential",  # so small a net would be quicker as one stack
+    engine="sequential",  # to have separate runs to distribute; a net this small would be faster as one stack
     random_state=0,
 )
 
 
 def runs(search, what):
-    """Return a score of all runs, shape (n_candidates, n_folds)."""
+    """Return one of the scores of all runs, shape (n_candidates, n_folds)."""
     return np.stack([search.cv_results_[f"split{fold}_test_{what}"] for fold in range(3)], axis=1)
 
 
 # %%
-# `n_jobs` means what it means in scikit-learn: joblib's backend decides who the workers are. Loky's processes are the
-# default; `parallel_config` chooses another, also one that Dask or Ray has registered, whose workers may be on other
-# machines. Stacks are spread, too: a large one becomes several, one for each worker.
+# `n_jobs` works as in scikit-learn: joblib's backend provides the workers. The default is loky, which starts processes.
+# `parallel_config` selects another backend, such as those that Dask and Ray register, whose workers may be on other
+# machines. Stacks are distributed, too: a large one is divided into one stack per worker.
 accuracies, spread = {}, {}
 for n_jobs in (1, 2):
     start = time.time()
@@ -73,10 +74,10 @@ one_by_one = accuracies[1]
 print("same scores:", np.array_equal(accuracies[2], one_by_one))
 
 # %%
-# Now two processes with one storage, which would usually be one script started twice. Through the URL of a database
-# server, such as `postgresql+psycopg://user@host/lr`, they would share the candidates out, on as many machines as there
-# are. An SQLite file, which needs no server, is for one process at a time: a second one is refused. The first is killed
-# in the middle of its third candidate, and another one goes on where it stood.
+# Now two processes with one storage; usually this is the same script started twice. If the storage were the URL of a
+# database server, such as `postgresql+psycopg://user@host/lr`, they would share the candidates, on any number of
+# machines. A SQLite file needs no server, but only one process can use it at a time: the second one gets an error. The
+# first process is killed while it trains its third candidate, and another process continues the search.
 search.set_params(n_jobs=1, storage=path / "digits.db", study_name="shared", resume=True, verbose=2)
 (path / "search.pkl").write_bytes(pickle.dumps((search, X, y)))
 (path / "worker.py").write_text("""
@@ -115,7 +116,7 @@ workers["another.txt"] = start_one("another.txt")
 workers["another.txt"].communicate()
 
 # %%
-# A third search under that name finds all candidates in the file, and trains none.
+# Another search with the same study name finds all candidates in the file and trains none.
 search.set_params(verbose=0).fit(X, y)
 print("same scores:", np.array_equal(runs(search, "accuracy"), one_by_one))
 for name, worker in workers.items():
@@ -123,8 +124,8 @@ for name, worker in workers.items():
     print(f"{(runs(search, 'process') == worker.pid).sum()} of {one_by_one.size} runs by the process that {fate}")
 
 # %%
-# Every dot is a training, at the time when it was scored. Left with `n_jobs=2`, a colour for each process; right with
-# the two scripts.
+# Every dot is a run, at the time when it was scored, with one colour per process. The left plot shows the search with
+# `n_jobs=2`, the right plot the two scripts.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
 lrs = np.repeat(search.cv_results_["param_lr"].astype(float), 3)
 

@@ -1,14 +1,14 @@
 """
-16. Faster searches of the kind you have
-========================================
+16. Speed up an existing search
+===============================
 
-A grid search that is already written, over skorch's own net and with scikit-learn's own `GridSearchCV`, need not be
-rewritten to have its candidates trained as one stacked model: a `with` block around it will do.
+An existing grid search with scikit-learn's own `GridSearchCV` over a skorch net need not be rewritten to train its
+candidates as one stacked model. It is enough to put it into a `with` block.
 """
 
 # %%
-# Nothing here is sklr's. The module seeds torch as it is built, so that all fits begin with the same weights; then
-# there is something to compare.
+# The search below uses nothing from sklr. The function that builds the module seeds PyTorch, so that all fits start
+# from the same weights and the results can be compared.
 import time
 
 import matplotlib.pyplot as plt
@@ -46,7 +46,7 @@ folds = StratifiedKFold(5, shuffle=True, random_state=0)
 search = GridSearchCV(net, {"lr": np.geomspace(1e-4, 0.1, 10)}, cv=folds, refit=False)
 
 # %%
-# The same search twice: 10 learning rates x 5 folds, one fit after the other, and under `stacked`.
+# Run the same search, 10 learning rates x 5 folds, twice: with one fit after the other, and under `stacked`.
 start = time.perf_counter()
 plain = clone(search).fit(X, y).cv_results_
 plain_seconds = time.perf_counter() - start
@@ -63,9 +63,10 @@ print(f"plain {plain_seconds:.2f} s, stacked {fast_seconds:.2f} s: {plain_second
 
 
 # %%
-# What cannot be stacked is fitted as ever, and the reasons are there to read. A callback of one's own may do anything.
+# Fits that cannot be stacked are run as usual, and the reasons are reported. For example, a custom callback could do
+# anything, so nets with one are not stacked.
 class Own(skorch.callbacks.Callback):
-    """Looks on, but who could know that?"""
+    """A callback that does nothing, which sklr cannot know."""
 
 
 with sklr.stacked() as refused:

@@ -2,13 +2,13 @@
 17. Augmented images and a validation set
 =========================================
 
-Image data often comes as two Datasets: one to train on, whose items are changed at random each time they are read, and
-one to validate on, whose items are not. A search takes them as they are, with several seeds in the place of folds.
+Image data often come as two Datasets: one for training, whose items are augmented at random each time they are read,
+and one for validation, whose items are not. A search accepts both, and uses several seeds instead of folds.
 """
 
 # %%
-# Handwritten digits, each shifted by up to a pixel whenever it is read for training. The Dataset counts what is read,
-# which is printed below.
+# Handwritten digits, each shifted by up to one pixel whenever it is read for training. The Dataset counts how many
+# items are read; the count is printed below.
 import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import load_digits
@@ -43,8 +43,8 @@ train, val, test = Digits(slice(0, 400), augment=True), Digits(slice(400, 800)),
 
 
 # %%
-# Two DataLoaders as in any training loop: batch size and shuffling are taken over from them. Each of the three seeds
-# begins with other weights, and reads other batches with other shifts; all learning rates of a seed share them.
+# Pass two DataLoaders as in any training loop; the search uses their batch size and shuffling. Each of the three seeds
+# has its own initial weights, batches and shifts, and all learning rates of a seed share them.
 class ConvNet(nn.Sequential):
     def __init__(self, width=8):
         super().__init__(
@@ -63,13 +63,14 @@ print(search.summary())
 print(f"accuracy on {len(test)} images that no search has seen: {search.score(test, test.targets):.3f}")
 
 # %%
-# What augmentation costs: a batch is read once for all learning rates of its seed. Trained one after another, each
-# would read its own.
+# The cost of augmentation: each batch is read once for all learning rates of a seed. If they were trained one after
+# another, each would read its own batches.
 n_alone = (len(search.lr_curve_.lr) * search.n_seeds + 1) * net.max_epochs * len(train)
 print(f"items read and shifted, with the final training: {n_read}; one training after another reads {n_alone}")
 
 # %%
-# The interval is that of this one validation set: seeds say how much a training varies, not what another set would say.
+# The interval is valid for this validation set only: the seeds show how much a training varies, not how the result
+# would change with another validation set.
 figure = plt.figure(figsize=(11, 4), layout="constrained")
 left, right = figure.subfigures(1, 2, width_ratios=(5, 4))
 plot_lr_curve(search, ax=left.subplots())

@@ -47,15 +47,15 @@ SETUPS = {
     "clip at a percentile": net(clip="p90"),
     "BatchSizeSchedule": net(callbacks=[BatchSizeSchedule(at=[1])]),
     "class weights": net(criterion__weight=torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)),
-    "batch normalisation": net(module=partial(Double, hidden=(8,), batch_norm=True)),
+    "batch normalization": net(module=partial(Double, hidden=(8,), batch_norm=True)),
     "convolutions": net(module=Convolution),
     "transformers": net(module=Transformer),
     "GRU and LSTM": net(module=Recurrent),
     "L-BFGS": net(optimizer="lbfgs", max_epochs=1, batch_size=-1),
-    "a train_step of your own": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
+    "a custom train_step": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
         partial(Double, hidden=(8,))
     ),
-    "a callback of your own": net(callbacks=[type("Own", (cb.Callback,), {})()]),
+    "a custom callback": net(callbacks=[type("Own", (cb.Callback,), {})()]),
     "compile=True": net(compile=True),
 }
 

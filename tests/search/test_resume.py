@@ -404,7 +404,7 @@ def test_what_may_change_does_and_the_guide_says_so(tmp_path):
     grid.set_params(refit=True, select="one_se", confidence=0.8, n_jobs=2, pre_dispatch=4, timeout=60, verbose=0)
     grid.set_params(engine="sequential", estimator__verbose=1, extend=False)
     assert fits_of(grid) == 1  # the refit
-    table = GUIDE.read_text().partition("What may be another")[2].partition("`n_trials` and `n_iter` count")[0]
+    table = GUIDE.read_text().partition("What may change when")[2].partition("`n_trials` and `n_iter` count")[0]
     rows = {kind: " ".join(re.findall(f"^{kind} +(.*)$", table, re.M)) for kind in ("may change", "must be the same")}
     for make in (LRGridSearchCV, BayesSearchCV, OptunaSearchCV):
         search = make(Counted())
