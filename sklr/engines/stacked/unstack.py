@@ -13,7 +13,8 @@ from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.data.index_batches import draw_epochs
 from sklr.engines.stacked.model.group import GroupCell
-from sklr.engines.stacked.model.pack import Pack, PackCell
+from sklr.engines.stacked.model.member import PackCell
+from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.record import StepRows
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
