@@ -93,7 +93,7 @@ class Pack:
         return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.go_on(state)
+        self.load_progress(state)
         self._stack_rows()
 
     def _stack_rows(self) -> None:
@@ -117,7 +117,7 @@ class Pack:
         given = ("members", "pack_cells", "max_epochs")
         return {name: value for name, value in self.__getstate__().items() if name not in given}
 
-    def go_on(self, progress: Mapping[str, Any]) -> None:
+    def load_progress(self, progress: Mapping[str, Any]) -> None:
         """Continue from the `progress` of another copy of this pack."""
         for name, value in progress.items():  # copies, since some joblib backends return read-only arrays
             setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
