@@ -81,9 +81,8 @@ def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPa
         if not alone and scored.group.device.type == "cuda":
             _rest(scored)
         return [scored]
-    return _halves(
-        scored, epoch
-    )  # `error` is deleted by now: its traceback's frames keep the tensors of the step alive
+    # `error` is deleted by now: the frames of its traceback would keep the tensors of the step alive
+    return _halves(scored, epoch)
 
 
 def advance_in_worker(scored: ScoredPack, epoch: int) -> list[PackProgress | FailedPack]:

@@ -65,6 +65,7 @@ class VmapKernel:
         """Return the outputs (n_cells, n_candidates, n_rows, ...) and the updated buffers."""
         self.module.train(training)
         with attention_by_steps() if self.attention else nullcontext():
+            # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)
 

@@ -177,7 +177,7 @@ class Pack:
 
     def lrs(self, multipliers: np.ndarray) -> np.ndarray:
         """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
-        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T
+        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T  # (n_groups, n_in_stack)
         return multipliers[:, None] * peaks[:, :, None]
 
     def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:
@@ -232,6 +232,7 @@ class Pack:
             self.first_loss[:] = losses[0]
         bad = exploded(losses, self.first_loss[self.in_stack]) & (sizes > 0)[:, None, :]
         n_steps = (sizes > 0).sum(axis=0)
+        # an epoch's loss is the mean over batches weighted by their sizes, as in skorch's history
         means = np.where((sizes > 0)[:, None, :], losses * sizes[:, None, :], 0).sum(axis=0) / sizes.sum(axis=0)
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):

@@ -150,7 +150,7 @@ class ModelStack:
         """Take a step; return the losses, or with clipping (1 + n_clips, ...): the losses, then the gradient norms."""
         cells, losses = self._gradients(batches)
         norms = self._clip_gradients(cells)
-        if self.optimizer.step(self._rates(lr), cells):
+        if self.optimizer.step(self._rates(lr), cells):  # its memory has moved: prepared calls use the old addresses
             self.rest()
         return (torch.stack([losses, *(each.to(losses) for each in norms)]) if norms else losses).mT
 
@@ -253,6 +253,7 @@ class ModelStack:
         return Replays(self.module, self.loss, self.optimizer)  # all that a step calls, and that may hold state
 
     def _rates(self, lr: Any) -> Tensor:
+        """Return the learning rates as the optimizer is given them, (n_groups, n_cells, n_candidates)."""
         like = next(iter(self.optimizer.params.values()))
         lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
         return lr.expand(self.n_groups, *lr.shape[-2:])
@@ -266,6 +267,7 @@ class ModelStack:
         """Write the gradients; return the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
         if len(batches) == 1 and batches[0].cells is None:
             return None, self._batch_gradients(batches[0], self.optimizer.params, self.optimizer.grads)
+        # some cells only: copy their parameters out and their gradients back
         like = next(iter(self.optimizer.params.values()))
         losses, cells = like.new_full((self.n_cells, self.n_candidates), torch.nan), []
         for batch in batches:

@@ -126,7 +126,12 @@ class Part:
         sums = []
         for update, group in zip(self.updates, self.optimizer.param_groups, strict=True):
             if group["momentum"]:
-                sums.append(self.optimizer.state[update].setdefault("momentum_buffer", torch.zeros_like(update)))
+                state = self.optimizer.state[update]
+                if (
+                    "momentum_buffer" not in state
+                ):  # PyTorch's first step sets it to the gradient: from 0 it is the same
+                    state["momentum_buffer"] = torch.zeros_like(update)
+                sums.append(state["momentum_buffer"])
                 torch.add(_grad(update), sums[-1], alpha=group["momentum"], out=sums[-1])
             else:
                 sums.append(_grad(update))

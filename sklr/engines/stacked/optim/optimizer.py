@@ -93,6 +93,7 @@ class StackedOptimizer:
         n_parts = len(self._parts)
         if cells is not None and len(cells) < self.n_cells:
             self._split(set(cells))
+            # lr=0 keeps the parameters of the other cells; their optimizers do not step at all
             lr = lr * _mask(cells, self.n_cells, lr)
         updates, sign = self._updates(cells)
         for name, group, update in zip(self.names, self._group_of, updates, strict=True):
@@ -156,11 +157,7 @@ class StackedOptimizer:
         if len(parts) == 1:  # no copy: the gradients are written where the optimizer reads them
             self.grads = dict(zip(self.names, parts[0].grad_views, strict=True))
         else:
-            grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
-            self.grads = {
-                n: g.copy_(self.grads[n]) if hasattr(self, "grads") and self.grads[n].shape == g.shape else g
-                for n, g in grads.items()
-            }
+            self.grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
 
     def _split(self, cells: set[int]) -> None:
         """Give the cells that step now their own optimizers: from now on the step counts of cells differ."""

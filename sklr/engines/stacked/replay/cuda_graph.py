@@ -50,7 +50,7 @@ class GraphReplay:
         losses = self.losses.new_empty(len(lr), *self.losses.shape)
         own = self.batch.leaves(self.lr)
         for *given, loss in zip(*(t.unbind() for t in batches.leaves(lr)), losses, strict=True):
-            torch._foreach_copy_(own, given)
+            torch._foreach_copy_(own, given)  # all inputs at once: fewer launches than a copy of each
             self.graph.replay()
             loss.copy_(self.losses)
         return losses
@@ -75,7 +75,7 @@ def captured(step: Step, lr: Tensor, batch: Batch) -> tuple[torch.cuda.CUDAGraph
     try:
         with (
             torch.cuda.device(lr.device),
-            # "thread_local": other threads may train other packs, and allocate memory, in the meantime
+            # "thread_local": other threads, which may train other packs, are free to allocate memory meanwhile
             torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
         ):
             losses = step(lr, batch)

@@ -91,6 +91,7 @@ class Recorder(TorchDispatchMode):
         self.devices.update(t.device for t in made)
         self.replayable &= result is None or bool(made)  # any other result is a number that Python sees
         call = f"torch.ops.aten.{func.overloadpacket.__name__}({', '.join(written)})"
+        # an in-place operation returns a tensor that has a name already
         self.lines.append(call if all(t in self._names for t in made) else f"{self._name(result)} = {call}")
         return result
 
