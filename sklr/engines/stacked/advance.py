@@ -79,7 +79,7 @@ def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPa
         # else memory ran out: the halves are made below, outside the handler
     else:
         if not alone and scored.group.device.type == "cuda":
-            _rest(scored)
+            _release_memory(scored)
         return [scored]
     # `error` is deleted by now: the frames of its traceback would keep the tensors of the step alive
     return _halves(scored, epoch)
@@ -138,10 +138,10 @@ def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Fail
     return None if out_of_memory(error) and len(scored.still_training) > 1 else failed_pack(scored, error)
 
 
-def _rest(scored: ScoredPack) -> None:
+def _release_memory(scored: ScoredPack) -> None:
     scored.park()
     if not scored.parks:
-        scored.pack.stack.rest()
+        scored.pack.stack.release_memory()
 
 
 def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | FailedPack]:

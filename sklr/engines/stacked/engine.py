@@ -96,6 +96,7 @@ class StackedEngine(Engine):
             Each names the candidates that it concerns, unless these are all.
         """
         reasons = self.refusals(experiment, candidates)
+        # a stack that failed during training is no reason against the engine: `start` trains its candidates one by one
         reasons = {i: why for i, why in reasons.items() if i not in _lost(experiment, candidates)}
         if len(reasons) < len(candidates):
             reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
@@ -109,9 +110,13 @@ class StackedEngine(Engine):
 
     def prepared(self, experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
         """Set the nets up and check them, unless that was just done for the same experiment and candidates."""
-        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
+        if not self._is_ready(experiment, candidates):
             self._ready = experiment, candidates, prepare(experiment, candidates, _lost(experiment, candidates))
+        assert self._ready is not None
         return self._ready[2]
+
+    def _is_ready(self, experiment: Experiment, candidates: Sequence[dict]) -> bool:
+        return self._ready is not None and self._ready[0] is experiment and self._ready[1] is candidates
 
     def start(
         self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
@@ -134,16 +139,14 @@ class StackedEngine(Engine):
         EngineError
             If this is called first, and some candidates cannot be stacked; the message names the reasons.
         """
-        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
-            reasons = self.unsupported(experiment, candidates)
-            if reasons:
-                raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
-        assert self._ready is not None
-        (groups, refused), self._ready = self._ready[2], None
+        if not self._is_ready(experiment, candidates) and (reasons := self.unsupported(experiment, candidates)):
+            raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
+        (groups, refused), self._ready = self.prepared(experiment, candidates), None
         return StackedTraining(Packs(experiment, candidates, groups, self.max_stack), refused, contexts)
 
 
-# The kinds of candidates (see `kinds_of`) whose stacks have raised an error in a search, with the error.
+# The kinds of candidates (see `kinds_of`) whose stacks have raised an error, with the error, by search: a search starts
+# the engine anew for each batch of candidates.
 _LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()
 
 

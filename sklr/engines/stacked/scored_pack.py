@@ -138,6 +138,7 @@ class ScoredPack:
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows, cached: scores after an epoch and at its end need the same."""
+        # a callback that restores earlier weights at the end of a run changes the outputs without a new epoch
         (known, outputs), now = self._cached, (self.pack.epoch, self.pack.n_restored)
         if known != now:
             outputs = self._outputs(self.test_rows)

@@ -49,7 +49,7 @@ def fitted_estimator(
     if net.train_split is not None:
         with stream:  # splitting may draw random numbers, as it does in `fit`
             net.get_split_datasets(X, y)
-    if hasattr(net, "start_fit"):
+    if hasattr(net, "start_fit"):  # one of sklr's nets, which have their own generator for the order of batches
         _restore_order(net, pack, cell, group_cell.pack_cell, 0 if record is None else len(record.history))
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
@@ -67,7 +67,7 @@ def _restore_order(net: NeuralNet, pack: Pack, cell: int, pack_cell: PackCell, n
     if pack.streams:
         drawn: Any = pack.streams[cell].generator
         net._batch_order.set_state(drawn.get_state())
-    elif n_epochs == pack.max_epochs:
+    elif n_epochs == pack.max_epochs:  # the cell's net has drawn the batches of all epochs
         net._batch_order.set_state(pack_cell.net._batch_order.get_state())
     else:  # the run ended early: draw its epochs again
         draw_epochs(net, pack_cell.x.n_rows, n_epochs, nullcontext())

@@ -151,7 +151,7 @@ class ModelStack:
         cells, losses = self._gradients(batches)
         norms = self._clip_gradients(cells)
         if self.optimizer.step(self._rates(lr), cells):  # its memory has moved: prepared calls use the old addresses
-            self.rest()
+            self.release_memory()
         return (torch.stack([losses, *(each.to(losses) for each in norms)]) if norms else losses).mT
 
     def steps(self, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
@@ -223,7 +223,7 @@ class ModelStack:
         for clip in self._clips:
             if clip.norms is not None:
                 clip.norms.keep(index)
-        self.rest()
+        self.release_memory()
 
     @torch.no_grad()
     def load_run(self, candidate: int, cell: int, module: nn.Module) -> nn.Module:
@@ -258,7 +258,7 @@ class ModelStack:
         lr = torch.as_tensor(lr).to(like.device, like.dtype, non_blocking=True).mT
         return lr.expand(self.n_groups, *lr.shape[-2:])
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Release the working memory of steps and evaluations; it is allocated again on demand."""
         self.kernel.forget()
         self._replays.forget()

@@ -127,9 +127,7 @@ class Part:
         for update, group in zip(self.updates, self.optimizer.param_groups, strict=True):
             if group["momentum"]:
                 state = self.optimizer.state[update]
-                if (
-                    "momentum_buffer" not in state
-                ):  # PyTorch's first step sets it to the gradient: from 0 it is the same
+                if "momentum_buffer" not in state:  # PyTorch copies the first gradient; added to 0 it is the same
                     state["momentum_buffer"] = torch.zeros_like(update)
                 sums.append(state["momentum_buffer"])
                 torch.add(_grad(update), sums[-1], alpha=group["momentum"], out=sums[-1])
