@@ -95,7 +95,7 @@ class WholeLoss:
     def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
         if weight is not None:
             raise ValueError(
-                "weight must be None for a criterion that is no mean or sum over rows, got a tensor. "
+                "weight must be None for a criterion that is not a mean or sum over rows, got a tensor. "
                 "Give each group of cells with equally many rows its own Batch."
             )
         return vmap(vmap(self.criterion, in_dims=(0, None)))(outputs, targets)
@@ -128,7 +128,7 @@ class StackedLoss:
         """Return the losses, Tensor (n_cells, n_candidates), attached to autograd's graph."""
         return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
 
-    def prepared(self, outputs: Tensor) -> PreparedLoss:
+    def prepared(self, outputs: Tensor) -> PreparedAutograd | PreparedCrossEntropy:
         """Return a callable that computes losses and gradients repeatedly, for outputs that stay in the same memory.
 
         Parameters
@@ -200,9 +200,6 @@ class PreparedCrossEntropy:
         if self.loss.mean:
             share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
         return torch.where(kept, targets, 0)[:, None, None], share[:, None, None]
-
-
-PreparedLoss = PreparedAutograd | PreparedCrossEntropy
 
 
 def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> bool:

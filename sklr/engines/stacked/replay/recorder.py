@@ -251,8 +251,8 @@ def _compiled(source: str) -> Any:
 @lru_cache
 def _say_once(kind: str) -> None:
     warn(
-        f"PyTorch {torch.__version__} cannot compile a recorded training step ({kind}): the steps of stacks are called "
-        "from Python, which is slower and has the same results.",
+        f"PyTorch {torch.__version__} cannot compile a recorded training step ({kind}). The steps of stacks are called "
+        "from Python instead: this is slower, with the same results.",
         StackFallbackWarning,
     )
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from skorch import NeuralNet
+from torch.utils._pytree import tree_leaves
 
 from sklr.engines.metrics import QuickScores
 from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
@@ -129,13 +129,5 @@ class CellScorer:
 
 
 def _runs(outputs: Rows) -> Iterator[Rows]:
-    for i in range(len(next(_leaves(outputs)))):
+    for i in range(len(tree_leaves(outputs)[0])):
         yield map_tensors(lambda t: t[i], outputs)  # noqa: B023 - used at once
-
-
-def _leaves(rows: Rows) -> Iterator[torch.Tensor]:
-    if isinstance(rows, torch.Tensor):
-        yield rows
-    else:
-        for part in rows.values() if isinstance(rows, dict) else rows:
-            yield from _leaves(part)
