@@ -145,8 +145,8 @@ class StackedEngine(Engine):
         return StackedTraining(Packs(experiment, candidates, groups, self.max_stack), refused, contexts)
 
 
-# The kinds of candidates (see `kinds_of`) whose stacks have raised an error, with the error, by experiment: a search may
-# make a new engine for each batch of candidates.
+# The kinds of candidates (see `kinds_of`) whose stacks have raised an error, with the error, by experiment: a search
+# may make a new engine for each batch of candidates.
 _LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()
 
 

@@ -40,7 +40,9 @@ def optimizer_reasons(optimizer: type) -> list[str]:
         return []
     name = getattr(optimizer, "__name__", repr(optimizer))
     if not f"{optimizer.__module__}.".startswith("torch.optim."):
-        return [f"{name} is not one of PyTorch's own optimizers, whose steps are known to be alike for all runs"]
+        return [
+            f"{name} is not one of PyTorch's own optimizers: its step may not be elementwise and proportional to lr"
+        ]
     return [
         f"optimizer {name}: its step is not known to be elementwise and proportional to lr, so runs of several lrs "
         "cannot share it"
