@@ -36,7 +36,7 @@ class GroupCell(NamedTuple):
     x_test : CellRows
         The validation rows.
     seconds : float
-        How long setting up took.
+        How long fitting the head took, 0 for a bare net.
     """
 
     experiment: Experiment

@@ -210,7 +210,8 @@ class Record:
         if held is not None:
             self._write_held(held)
         self._ready_callbacks(steps, held, seconds)
-        rows = None if held is None else np.empty((sum(held.n_rows), 0))  # only their number is read
+        # a placeholder, never read: the callbacks know the outputs for these rows
+        rows = None if held is None else np.empty((sum(held.n_rows), 0))
         try:
             self._twin(net, module).notify("on_epoch_end", dataset_train=None, dataset_valid=rows)
         except KeyboardInterrupt as error:  # skorch's callbacks stop the training with it, and users do with Ctrl-C
