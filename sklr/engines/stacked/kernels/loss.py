@@ -122,6 +122,7 @@ class StackedLoss:
 
     @property
     def takes_weights(self) -> bool:
+        """Whether rows can be weighted, and thereby padding masked."""
         return self.reduce.takes_weights
 
     def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
@@ -189,7 +190,8 @@ class PreparedCrossEntropy:
         self.log_softmax()
         torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
         torch.mul(picked, share, out=picked)
-        torch.sum(picked, (2, 3), out=self.losses).neg_()
+        torch.sum(picked, (2, 3), out=self.losses).neg_()  # loss = -sum(share * log_p[label])
+        # gradient = share * softmax - share * one_hot
         torch.addcmul(self.one_hot.zero_().scatter_(2, labels, -share), log_p.exp_(), share, out=log_p)
 
     def _shares(self, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -230,7 +232,7 @@ def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
         masked = RowLoss(criterion)(output[None, None], target[None], weight[None]).squeeze()
         whole = RowLoss(criterion)(output[None, None], target[None], None).squeeze()
         expected = criterion(output[:kept], target[:kept]), criterion(output, target)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):  # its loss is not one number per element
         return False
     return all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in zip((masked, whole), expected, strict=True))
 

@@ -153,6 +153,7 @@ _RULES = {
     "relu": _Rule(_relu, lambda g, y, into: aten.threshold_backward.grad_input(g, y, 0, grad_input=into)),
     "tanh": _Rule(torch.tanh, lambda g, y, into: aten.tanh_backward.grad_input(g, y, grad_input=into)),
     "sigmoid": _Rule(torch.sigmoid, lambda g, y, into: aten.sigmoid_backward.grad_input(g, y, grad_input=into)),
+    # `False` in the next two: they are given the input, not the result
     "leaky_relu": _Rule(
         aten.leaky_relu.out,
         lambda g, x, slope, into: aten.leaky_relu_backward.grad_input(g, x, slope, False, grad_input=into),
