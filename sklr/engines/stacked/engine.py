@@ -69,9 +69,11 @@ class StackedEngine(Engine):
     >>> import numpy as np, torch
     >>> from skorch import NeuralNetRegressor
     >>> from sklr import LRGridSearchCV
-    >>> net = NeuralNetRegressor(torch.nn.Linear, module__in_features=1, module__out_features=1, verbose=0)
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1, module__out_features=1, train_split=None, verbose=0
+    ... )
     >>> X = np.linspace(-1, 1, 20, dtype="float32").reshape(-1, 1)
-    >>> search = LRGridSearchCV(net, lrs=[0.001, 0.1, 1e6], cv=2, engine=StackedEngine(max_stack=4))
+    >>> search = LRGridSearchCV(net, lrs=[0.01, 0.5, 1.2], cv=2, engine=StackedEngine(max_stack=4))
     >>> search.fit(X, 2 * X).engine_
     'stacked'
     """

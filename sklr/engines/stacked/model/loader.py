@@ -86,6 +86,7 @@ class Feed:
         return max(1, SMALL // (per_row * self.places[0].numel()))
 
     def _alike(self, steps: slice) -> Batch:
+        """Return the batches of steps of one shape, padded where cells have fewer rows."""
         sizes = self.sizes[steps]
         x, y, weight = self._gathered(steps, int(sizes.max()))
         if (sizes != sizes.max()).any():
@@ -93,6 +94,7 @@ class Feed:
         return Batch(x, y, weight)
 
     def _apart(self, step: int) -> list[Batch]:
+        """Return the batches of one step: one for all cells that take it, or one for each size if rows mix."""
         sizes = self.sizes[step]
         x, y, weight = self._gathered(step, int(sizes.max()))
         training = np.flatnonzero(sizes)
