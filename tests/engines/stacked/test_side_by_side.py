@@ -153,7 +153,7 @@ def test_what_is_trained_at_the_same_time_fits_together(n_jobs, monkeypatch):
 
 
 def test_a_worker_sends_back_no_data():
-    (scored,) = StackedEngine().start(experiment(classifier()), MIXED[:2]).packs
+    scored = StackedEngine().start(experiment(classifier()), MIXED[:2]).packs[0]
     given = {"members", "pack_cells", "max_epochs", "rows", "y", "weight", "fold"}
     assert given <= set(vars(scored.pack))  # else something has a new name, which `progress` must know, too
     assert given.isdisjoint(scored.pack.progress())
