@@ -33,6 +33,7 @@ def record(module: nn.Module, x: Any) -> Chain | None:
         return None
     used = [n for op in first if isinstance(op, LinearLayer) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    # each parameter must be used once: gradients of shared ones would have to be added up
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
 
 
@@ -41,6 +42,7 @@ def _is_stateful(module: nn.Module) -> bool:
 
 
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
+    """Return the operations of one forward pass, None if they are not a chain that starts at `x`."""
     recorder = CallRecorder(x.device.type)
     try:
         module.train(module.training)  # as every training step does; the user may have overridden `train`
@@ -61,7 +63,7 @@ def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Ope
             return None
         operations += found
         current = result
-    plain = output is current and current.dim() == 2 and bool(operations)
+    plain = output is current and current.dim() == 2
     return operations if plain and any(isinstance(op, LinearLayer) for op in operations) else None
 
 
