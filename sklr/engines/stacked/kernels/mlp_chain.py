@@ -51,7 +51,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """`weight @ h + bias` for every run.
+    """`weight @ h + bias` for every run; the fields are names of parameters.
 
     In the first layer the candidates of a cell share the input `h`: their weights are then laid on top of each other,
     and each cell is one product instead of one per run. `h.shape[0]` tells the cases apart: n_cells, or n_runs.
@@ -66,7 +66,7 @@ class LinearLayer:
         y = h.new_empty(n_cells * n_candidates, n_out, h.shape[2])
         calls.add(torch.bmm, weight.view(n, -1, n_in), h, out=y.view(n, -1, h.shape[2]))
         if self.bias is not None:
-            calls.add(y.add_, params[self.bias].view(-1, n_out, 1))  # faster than torch.baddbmm
+            calls.add(y.add_, params[self.bias].view(-1, n_out, 1))  # cheaper than torch.baddbmm
         return y, h
 
     def backward(self, calls: Calls, g: Tensor, h: Tensor, into: Named) -> None:
