@@ -238,6 +238,7 @@ class StackedTraining(Training):
         return self._report(start, n_epochs, reports)
 
     def _report(self, start: int, n_epochs: int, reports: Sequence[EpochReport]) -> EpochReport:
+        # train losses and validation scores in the last axis
         table = np.full((len(self.candidates), len(self.experiment.cells), n_epochs, 2), np.nan)
         for candidate, cell, row in self.stacks.rows_since(start):
             table[candidate, cell, row.epoch - start] = row.train_loss, row.valid_score
@@ -258,6 +259,7 @@ class StackedTraining(Training):
             return
         training = SequentialEngine().start(self.experiment, self.candidates, chosen=waiting)
         ended = self.stacks.outcomes()
+        # the runs come candidate by candidate, each in all cells
         for run, pair in zip(training.runs, product(waiting, range(n_cells)), strict=True):
             if pair in ended and ended[pair].status == STOPPED:
                 run.end(ended[pair])

@@ -11,7 +11,7 @@ from sklr.exceptions import StackFallbackWarning
 
 MAX_LISTED = 2
 
-SHORT = Repr()
+SHORT = Repr()  # keeps a message to a few lines whatever the parameters are
 SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 8, 60, 60
 
 

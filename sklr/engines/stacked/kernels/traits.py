@@ -82,13 +82,15 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
     """
     x, y = example
     with rng_kept(x):
+        # evaluation first: the module is to be left in training mode
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
         before = generator_states(x)
         seen = CallRecorder(first_tensor(x).device.type)
         with seen, torch.no_grad():
-            output = call(copy.deepcopy(module), x)
+            output = call(copy.deepcopy(module), x)  # a copy: batch normalization counts its calls
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
+        # a chain computes every row by itself
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
         counts = ""
         if chain is None or not loss.takes_weights:  # a chain's module is never called again

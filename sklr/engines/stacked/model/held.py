@@ -69,7 +69,7 @@ class HeldRows:
         self.weight: Tensor | None = None
         if any(held.weight is not None for held in cells):
             like = next(held.weight for held in cells if held.weight is not None)
-            ones = [like.new_ones(n) for n in self.n_rows]
+            ones = [like.new_ones(n) for n in self.n_rows]  # for cells without weights
             self.weight = stack_rows([o if h.weight is None else h.weight for h, o in zip(cells, ones, strict=True)])
 
     def epoch(self, stack: ModelStack) -> Callable[[int, int], HeldEpoch]:
@@ -91,8 +91,10 @@ class HeldRows:
     def losses(self, stack: ModelStack, outputs: Rows) -> np.ndarray:
         """Return the loss of each batch, shape (n_batches, n_in_stack, n_cells); NaN past a cell's last batch."""
         found = np.full((max(map(len, self.sizes)), stack.n_candidates, stack.n_cells), np.nan)
+        # batch by batch, since skorch's `valid_loss` is a mean of batches' losses weighted by their sizes
         for batch, rows, cells in self._batches():
             of_cells = partial(_of_cells, cells=cells, rows=rows, n_rows=max(self.n_rows))
+            # the loss takes cells first
             x = map_tensors(lambda t, cut=of_cells: cut(t.transpose(0, 1), axis=2), outputs)
             y = map_tensors(partial(of_cells, axis=1), self.y)
             weight = None if self.weight is None else of_cells(self.weight, axis=1)

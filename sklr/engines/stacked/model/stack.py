@@ -87,7 +87,7 @@ class ModelStack:
         traits: Traits | None = None,
         seed: int | None = None,
     ):
-        self.module = copy.deepcopy(modules[0])
+        self.module = copy.deepcopy(modules[0])  # kernels switch its mode
         self.n_cells = len(modules)
         per_candidate = [optimizer_kwargs] * n_candidates if isinstance(optimizer_kwargs, Mapping) else optimizer_kwargs
         trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
@@ -100,7 +100,7 @@ class ModelStack:
         self.loss = copy.deepcopy(self.traits.loss)  # a criterion may count its calls: stacks must not share it
         self.mixes_rows = self.traits.mixes_rows
         self.device = next(iter(params.values())).device
-        generator = torch.Generator() if self.traits.draws_apart else None
+        generator = torch.Generator() if self.traits.draws_apart else None  # on the CPU, as `draws_apart` requires
         if generator is not None:
             generator.manual_seed(torch.initial_seed() if seed is None else seed)
         self.kernel = choose_kernel(self.module, self.loss, self.traits, generator)

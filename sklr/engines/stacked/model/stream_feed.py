@@ -45,6 +45,7 @@ class StreamFeed:
             self._note(step, read)
             known = [shown for shown in read if shown is not None]
             whole = len(known) == len(read) and are_alike(known)
+            # steps that wait have one shape: another shape, or a cell without a step, ends their series
             if waiting and not (whole and are_alike([*waiting[0][:1], known[0]])):
                 yield _steps(step, waiting)
                 waiting = []

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # with a fused step on the CPU and on CUDA
 _SET_BY_STACK = ("lr", "weight_decay", "params")
 
 

@@ -98,6 +98,7 @@ class StackedOptimizer:
         updates, sign = self._updates(cells)
         for name, group, update in zip(self.names, self._group_of, updates, strict=True):
             param = self.params[name]
+            # decay before the update, as AdamW does
             if (decay := self._decoupled[group]) is not None:
                 param.mul_(over_runs(1 - lr[group] * decay, param))
             param.addcmul_(update, over_runs(lr[group], param), value=sign)
@@ -142,6 +143,7 @@ class StackedOptimizer:
         alike: list[tuple[dict[str, Any], list[int]]] = []
         for k, kwargs in enumerate(self.kwargs):
             own = own_kwargs(kwargs)
+            # compared, not hashed: arguments may be lists or dicts
             home = next((members for known, members in alike if known == own), None)
             if home is None:
                 alike.append((own, [k]))
@@ -170,13 +172,17 @@ class StackedOptimizer:
             self.grads[name].copy_(grad)
 
     def _set_decay(self, like: Tensor) -> None:
-        """Set the weight decay of each group and candidate, by `decay_form`; None for a group without."""
+        """Set the weight decay of each group and candidate, by `decay_form`; None for a group without.
+
+        It cannot be left to the stock optimizer, which steps a vector of zeros instead of the parameters.
+        """
         n_groups, n_candidates = len(self.groups), len(self.kwargs)
         by_form = {form: like.new_zeros(n_groups, n_candidates) for form in ("coupled", "opposed", "decoupled")}
         for k, kwargs in enumerate(self.kwargs):
             for g, group in enumerate(_template(self.optimizer_class, kwargs, self.groups).param_groups):
                 by_form[decay_form(self.optimizer_class, group)][g, k] = group.get("weight_decay", 0.0)
         coupled = by_form["coupled"] - by_form["opposed"]
+        # None saves a pass over the parameters
         self._coupled = [row if bool(row.any()) else None for row in coupled]
         self._decoupled = [row if bool(row.any()) else None for row in by_form["decoupled"]]
 
@@ -219,4 +225,5 @@ def _kept(part: Part, candidates: list[int]) -> Part | None:
 
 def _mask(cells: Sequence[int], n_cells: int, like: Tensor) -> Tensor:
     mask = [1.0 if cell in set(cells) else 0.0 for cell in range(n_cells)]
+    # made on the CPU and copied: a step never waits for the device
     return torch.tensor(mask, dtype=like.dtype).to(like.device, non_blocking=True).unsqueeze(1)
