@@ -120,6 +120,7 @@ class Replay:
     TorchScript runs at most so many steps per call that Python sees Ctrl-C about every half second.
     """
 
+    # `no_ints`: TorchScript does not infer the type of an empty list
     HEAD = """\
 def steps(
     t: List[Tensor], k: List[List[Tensor]], g: List[torch.Generator], inputs: List[Tensor], losses: Tensor
