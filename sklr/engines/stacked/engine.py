@@ -52,8 +52,9 @@ class StackedEngine(Engine):
     -----
     The tensor operations of a step are recorded. If the next step consists of the same operations, the recording is
     replayed from then on, on a CUDA device as a CUDA graph, and the module's Python code is no longer called. It is
-    called in every step if the module has hooks, changes its attributes, draws random numbers in Python or reads
-    numbers from tensors. Side effects beyond its own attributes and what they refer to, such as printing, go unnoticed.
+    called in every step if the module has hooks, reads numbers from tensors, or holds objects that cannot be compared.
+    A module whose calls change its attributes, or draw random numbers in Python, is not stacked. Side effects that
+    leave no trace in objects within its reach, such as printing, go unnoticed.
 
     The check is made in full float32 precision. The training itself follows PyTorch's settings: with TF32, which cuDNN
     uses for convolutions unless `torch.backends.cudnn.allow_tf32` is False, results agree with training one by one to
