@@ -34,9 +34,9 @@ class StackedEngine(Engine):
     MLPs, batched matrix products. Optimizers are those of `torch.optim`.
 
     Whether nets can be stacked is checked before the training: a few runs are trained for a few steps both ways, in a
-    small stack and by skorch's own nets, and the results are compared. Candidates that cannot be stacked are trained
-    one by one, by the sequential engine. A candidate that no engine can train fails by itself and does not keep others
-    from being stacked.
+    small stack and by skorch's own nets, and the results are compared. If some candidates cannot be stacked, a search
+    with this engine raises an `EngineError`; with ``engine="auto"`` these are trained one by one, by the sequential
+    engine. A candidate that no engine can train fails by itself and does not keep others from being stacked.
 
     If a stack raises an error during training, its candidates are trained one by one, from the first epoch, with a
     `StackFallbackWarning`; the results of other stacks are kept. Candidates that differ from these only in the values
