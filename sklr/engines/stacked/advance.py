@@ -1,6 +1,6 @@
-"""Packs trained up to an epoch: one, or several at the same time in threads; halved where memory runs out.
+"""Training packs up to an epoch: one, or several at the same time in threads; a pack that runs out of memory is halved.
 
-A pack that cannot go on ends as a `Trouble`, and the other packs go on.
+A pack that raises an error is replaced by a `FailedPack`, and the other packs continue.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from sklr.engines.stacked.setup.packing import fitting_threads, halves, out_of_m
 from sklr.results import Outcome
 
 
-class Trouble(NamedTuple):
-    """A pack that an error has ended.
+class FailedPack(NamedTuple):
+    """What remains of a pack that has raised an error.
 
-    `candidates` are the numbers of those that were in it, `error` says in words what was raised, `outcomes` are those
-    of the runs that had ended before, by (candidate, cell).
+    Parameters
+    ----------
+    candidates : list of int
+        The numbers of its candidates.
+    error : str
+        The error, as `in_words` returns it.
+    outcomes : dict from (candidate, cell) to Outcome
+        The outcomes of the runs that had ended before.
     """
 
     candidates: list[int]
@@ -33,7 +39,7 @@ class Trouble(NamedTuple):
 
 
 def in_words(error: BaseException) -> str:
-    """Return an error as one line: it is not kept itself, since its traceback would keep the stack's memory.
+    """Return an error as one line. The error itself is not kept, because its traceback keeps the stack's memory alive.
 
     >>> in_words(ValueError("too long\\nby far")), in_words(KeyError())
     ('ValueError: too long', 'KeyError')
@@ -42,28 +48,28 @@ def in_words(error: BaseException) -> str:
     return ": ".join([type(error).__name__, *lines[:1]])[:300].rstrip(". ")
 
 
-def trouble(scored: ScoredPack, error: BaseException) -> Trouble:
-    """Return what is left of a pack."""
+def failed_pack(scored: ScoredPack, error: BaseException) -> FailedPack:
+    """Return what remains of a pack that has raised an error."""
     candidates = [scored.group.members[i].candidate for i in scored.chosen]
-    return Trouble(candidates, in_words(error), scored.outcomes)
+    return FailedPack(candidates, in_words(error), scored.outcomes)
 
 
-def attempt(scored: ScoredPack, what: Callable[[], Any]) -> Trouble | None:
-    """Call `what`, which concerns a pack; return the pack's trouble if it raises an error."""
+def attempt(scored: ScoredPack, what: Callable[[], Any]) -> FailedPack | None:
+    """Call `what`, which works on a pack; return a `FailedPack` if it raises an error."""
     try:
         what()
     except ScorerError as error:
-        raise (error.__cause__ or error) from None  # the user's own, as asked for
-    except Exception as error:  # whatever it is, the candidates are trained one by one, which raises what is theirs
-        return trouble(scored, error)
+        raise (error.__cause__ or error) from None  # the user's scorer raised it, with error_score="raise"
+    except Exception as error:  # any error: the candidates are then trained one by one, which raises theirs again
+        return failed_pack(scored, error)
     return None
 
 
-def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack | Trouble]:
-    """Train a pack up to an epoch; where memory runs out, its halves instead, from their start.
+def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPack | FailedPack]:
+    """Train a pack up to an epoch; if memory runs out, train its halves instead, from the first epoch.
 
-    If it is not `alone` on a CUDA device, it leaves to the others what memory its steps have worked in, and all that
-    its stack takes where it `parks`.
+    If the pack is not `alone` on a CUDA device, it afterwards releases the working memory of its steps, and moves its
+    stack to the host if it `parks`.
     """
     try:
         with fitting_threads(scored.step_flops):
@@ -72,19 +78,21 @@ def advance(scored: ScoredPack, epoch: int, alone: bool = True) -> list[ScoredPa
     except Exception as error:  # as in `attempt`
         if (ended := _ended(scored, error)) is not None:
             return [ended]
+        # else memory ran out: the halves are made below, outside the handler
     else:
         if not alone and scored.group.device.type == "cuda":
-            _rest(scored)
+            _release_memory(scored)
         return [scored]
-    return _halves(scored, epoch)  # by now the error is forgotten, and with it the frames that hold what was computed
+    # `error` is deleted by now: the frames of its traceback would keep the tensors of the step alive
+    return _halves(scored, epoch)
 
 
-def advance_away(scored: ScoredPack, epoch: int) -> list[PackProgress | Trouble]:
-    """Do the same in a worker, whose `scored` is a copy; return what changes the original."""
-    return [found if isinstance(found, Trouble) else found.progress() for found in advance(scored, epoch)]
+def advance_in_worker(scored: ScoredPack, epoch: int) -> list[PackProgress | FailedPack]:
+    """Do the same in a worker, where `scored` is a copy; return what the original is updated with."""
+    return [found if isinstance(found, FailedPack) else found.progress() for found in advance(scored, epoch)]
 
 
-def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack | Trouble]:
+def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack | FailedPack]:
     """Train packs up to an epoch, side by side in threads; scorers are called by one thread at a time.
 
     Each operation runs on a single thread. Unlike OpenMP's threads, these never wait for each other by spinning, and
@@ -94,9 +102,12 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     queue = _Queue(packs, epoch)
     with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
-            wait([pool.submit(queue.work) for _ in range(n_threads)])
+            threads = [pool.submit(queue.work) for _ in range(n_threads)]
+            wait(threads)
         finally:  # after Ctrl-C, let the threads end at their next epoch: leaving the pool waits for them
             queue.give_up = True
+    for thread in threads:
+        thread.result()
     came_to = [_ended(scored, queue.errors.get(i)) for i, scored in enumerate(packs)]
     queue.errors.clear()  # their tracebacks keep the tensors of the steps alive
     return [
@@ -150,47 +161,49 @@ def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
 
 
-def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | Trouble | None:
-    """Return what a pack has come to; None where memory has run out, and its halves may have enough."""
+def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | FailedPack | None:
+    """Return the pack, or a `FailedPack` if it raised an error; None if memory ran out and its halves may fit."""
     if error is None:
         return scored
     if isinstance(error, ScorerError):
         raise (error.__cause__ or error) from None  # as in `attempt`
     if not isinstance(error, Exception):
-        raise error  # the end of the program, say
-    return None if out_of_memory(error) and len(scored.going) > 1 else trouble(scored, error)
+        raise error  # such as KeyboardInterrupt or SystemExit
+    return None if out_of_memory(error) and len(scored.still_training) > 1 else failed_pack(scored, error)
 
 
-def _rest(scored: ScoredPack) -> None:
+def _release_memory(scored: ScoredPack) -> None:
     scored.park()
     if not scored.parks:
-        scored.pack.stack.rest()
+        scored.pack.stack.release_memory()
 
 
-def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | Trouble]:
-    """Train the halves of a pack from their start, one after the other: the second is made when the first rests."""
+def _halves(scored: ScoredPack, epoch: int) -> list[ScoredPack | FailedPack]:
+    """Train the halves of a pack from the first epoch; the second is built once the first has released its memory."""
     going: list[int] = []
-    if failed := attempt(scored, lambda: going.extend(scored.let_go())):
+    if failed := attempt(scored, lambda: going.extend(scored.drop_stack())):
         return [failed]
     return [found for half in halves(going) for found in _made(scored, half, epoch)]
 
 
-def _made(scored: ScoredPack, chosen: list[int], epoch: int) -> list[ScoredPack | Trouble]:
-    """Train some members of a pack that has been let go; their halves where not even their stack has room."""
-    made = built(scored.part, chosen, scored.group.device)
+def _made(scored: ScoredPack, chosen: list[int], epoch: int) -> list[ScoredPack | FailedPack]:
+    """Train some members of a pack whose stack has been dropped, or their halves if even their stack does not fit."""
+    made = try_build(scored.restarted, chosen, scored.group.device)
     if isinstance(made, str):
-        return [Trouble([scored.group.members[i].candidate for i in chosen], made, scored.outcomes)]
+        return [FailedPack([scored.group.members[i].candidate for i in chosen], made, scored.outcomes)]
     if made is None:
         return [found for half in halves(chosen) for found in _made(scored, half, epoch)]
     return advance(made, epoch, alone=False)
 
 
-def built(make: Callable[[list[int]], ScoredPack], chosen: list[int], device: torch.device) -> ScoredPack | str | None:
-    """Make a pack of some members; return None if memory runs out and their halves may have enough, else the error."""
+def try_build(
+    make: Callable[[list[int]], ScoredPack], chosen: list[int], device: torch.device
+) -> ScoredPack | str | None:
+    """Build a pack of some members; if that fails return None where their halves may fit, else the error in words."""
     try:
         return make(chosen)
     except Exception as error:  # as in `attempt`
         if not out_of_memory(error) or len(chosen) == 1:
             return in_words(error)
-    release(device)  # by now the error is forgotten, as in `advance`
+    release(device)  # after the handler, where `error` is deleted, as in `advance`
     return None

@@ -1,6 +1,6 @@
-"""The stacked engine: candidates x folds x seeds trained as a few batched models, each exactly as if alone.
+"""The stacked engine: candidates x folds x seeds trained as a few batched models, with the results of training alone.
 
-Candidates that cannot be stacked, or whose stack meets with an error, are trained by the sequential engine.
+Candidates that cannot be stacked, or whose stack raises an error, are trained by the sequential engine.
 """
 
 from __future__ import annotations
@@ -27,39 +27,56 @@ from sklr.results import STOPPED, Outcome
 
 
 class StackedEngine(Engine):
-    """Train all runs as one batched model through `torch.func`, with stock optimizer semantics.
+    """Train the runs of a search together as batched models, with the results of training each of them alone.
 
-    What can be stacked is found out before any training: `unsupported` sets the nets up and trains a few runs for a few
-    steps both ways, in a small stack and by skorch's own nets, and `start` goes on from there if both did the same. A
-    candidate that no engine could train does not count: it fails by itself. Where a stack meets with an error in
-    mid-training, its candidates are trained one by one from the start, with a `StackFallbackWarning`; what other stacks
-    have trained is kept. Candidates like these, which differ from them in the values of numbers alone, are not stacked
-    again in the same search.
+    A run is one candidate trained in one cell, that is on one fold with one seed. The runs' weights are stacked, and
+    each step of all runs is a single forward pass, backward pass and optimizer step, through `torch.func` or, for plain
+    MLPs, batched matrix products. Optimizers are those of `torch.optim`.
+
+    Whether nets can be stacked is checked before the training: a few runs are trained for a few steps both ways, in a
+    small stack and by skorch's own nets, and the results are compared. If some candidates cannot be stacked, a search
+    with this engine raises an `EngineError`; with ``engine="auto"`` these are trained one by one, by the sequential
+    engine. A candidate that no engine can train fails by itself and does not keep others from being stacked.
+
+    If a stack raises an error during training, its candidates are trained one by one, from the first epoch, with a
+    `StackFallbackWarning`; the results of other stacks are kept. Candidates that differ from these only in the values
+    of numbers are not stacked again in the same search.
 
     Parameters
     ----------
     max_stack : int, optional
-        Most runs in one stack; by default as many as half of the free memory is estimated to hold. A stack that
-        does not fit after all is halved, and the search goes on.
+        Most runs in one stack. By default, as many as half of the free memory is estimated to hold. A stack that does
+        not fit after all is halved, with an `OutOfMemoryWarning`.
 
     Notes
     -----
-    The tensor operations of a step are recorded and, if the next step does the very same, replayed from then on, on a
-    CUDA device as a CUDA graph: the module's own Python code is called no more. It is called in every step if it has
-    hooks, remembers anything from call to call, draws random numbers in Python or reads numbers from tensors. What it
-    does beyond its own attributes (print, count in a global variable) is not noticed.
+    The tensor operations of a step are recorded. If the next step consists of the same operations, the recording is
+    replayed from then on, on a CUDA device as a CUDA graph, and the module's Python code is no longer called. It is
+    called in every step if the module has hooks, reads numbers from tensors, or holds objects that cannot be compared.
+    A module whose calls change its attributes, or draw random numbers in Python, is not stacked. Side effects that
+    leave no trace in objects within its reach, such as printing, go unnoticed.
 
-    Whether nets can be stacked is probed in full float32 precision. The training itself follows PyTorch's settings:
-    with TF32, in which cuDNN convolves unless `torch.backends.cudnn.allow_tf32` is False, results agree with training
-    one by one to the rounding of TF32, which some networks amplify.
-
-    Where a module uses `torch.autocast`, results agree with training one by one to the rounding of the lower precision.
+    The check is made in full float32 precision. The training itself follows PyTorch's settings: with TF32, which cuDNN
+    uses for convolutions unless `torch.backends.cudnn.allow_tf32` is False, results agree with training one by one to
+    the rounding of TF32, which some networks amplify. If a module uses `torch.autocast`, results agree to the rounding
+    of the lower precision. Dropout draws other masks than in training one by one: results agree in distribution.
 
     Examples
     --------
     >>> StackedEngine(max_stack=0)
     Traceback (most recent call last):
     ValueError: max_stack must be an integer >= 1, got 0.
+
+    >>> import numpy as np, torch
+    >>> from skorch import NeuralNetRegressor
+    >>> from sklr import LRGridSearchCV
+    >>> net = NeuralNetRegressor(
+    ...     torch.nn.Linear, module__in_features=1, module__out_features=1, train_split=None, verbose=0
+    ... )
+    >>> X = np.linspace(-1, 1, 20, dtype="float32").reshape(-1, 1)
+    >>> search = LRGridSearchCV(net, lrs=[0.01, 0.5, 1.2], cv=2, engine=StackedEngine(max_stack=4))
+    >>> search.fit(X, 2 * X).engine_
+    'stacked'
     """
 
     name = "stacked"
@@ -69,8 +86,20 @@ class StackedEngine(Engine):
         self._ready: tuple[Experiment, Sequence[dict], Prepared] | None = None
 
     def unsupported(self, experiment: Experiment, candidates: Sequence[dict]) -> list[str]:
-        """Return the reasons why these candidates cannot be stacked; empty if all can that any engine could train."""
+        """Return why candidates cannot be stacked; empty if all can be that any engine can train.
+
+        Parameters
+        ----------
+        experiment : Experiment
+        candidates : sequence of dict
+
+        Returns
+        -------
+        reasons : list of str
+            Each names the candidates that it concerns, unless these are all.
+        """
         reasons = self.refusals(experiment, candidates)
+        # a stack that failed during training is no reason against the engine: `start` trains its candidates one by one
         reasons = {i: why for i, why in reasons.items() if i not in _lost(experiment, candidates)}
         if len(reasons) < len(candidates):
             reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
@@ -79,39 +108,53 @@ class StackedEngine(Engine):
         return describe(reasons, candidates)
 
     def refusals(self, experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
-        """Return why candidates cannot be stacked, by number; `start` has these trained one by one."""
+        """Return why candidates cannot be stacked, by number; `start` trains these one by one."""
         return dict(self.prepared(experiment, candidates).refused)
 
     def prepared(self, experiment: Experiment, candidates: Sequence[dict]) -> Prepared:
-        """Set the nets up, if that has not just been done."""
-        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
+        """Set the nets up and check them, unless that was just done for the same experiment and candidates."""
+        if not self._is_ready(experiment, candidates):
             self._ready = experiment, candidates, prepare(experiment, candidates, _lost(experiment, candidates))
+        assert self._ready is not None
         return self._ready[2]
+
+    def _is_ready(self, experiment: Experiment, candidates: Sequence[dict]) -> bool:
+        return self._ready is not None and self._ready[0] is experiment and self._ready[1] is candidates
 
     def start(
         self, experiment: Experiment, candidates: Sequence[dict], contexts: Sequence | None = None
     ) -> StackedTraining:
-        """Stack the nets that `unsupported` or `refusals` has set up.
+        """Stack the nets that `unsupported` or `refusals` has set up, and return their training.
+
+        Parameters
+        ----------
+        experiment : Experiment
+        candidates : sequence of dict
+        contexts : sequence or None
+            scikit-learn's callback contexts, one per candidate and cell, or None.
+
+        Returns
+        -------
+        training : StackedTraining
 
         Raises
         ------
         EngineError
-            If the nets cannot be stacked; the message names the reason.
+            If this is called first, and some candidates cannot be stacked; the message names the reasons.
         """
-        if self._ready is None or self._ready[0] is not experiment or self._ready[1] is not candidates:
-            reasons = self.unsupported(experiment, candidates)
-            if reasons:
-                raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
-        assert self._ready is not None
-        (groups, refused), self._ready = self._ready[2], None
+        if not self._is_ready(experiment, candidates) and (reasons := self.unsupported(experiment, candidates)):
+            raise EngineError(f"engine='stacked' cannot train these candidates: {'; '.join(reasons)}.")
+        (groups, refused), self._ready = self.prepared(experiment, candidates), None
         return StackedTraining(Packs(experiment, candidates, groups, self.max_stack), refused, contexts)
 
 
-_LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()  # what fell out of a search's stacks
+# The kinds of candidates (see `kinds_of`) whose stacks have raised an error, with the error, by experiment: a search
+# may make a new engine for each batch of candidates.
+_LOST: WeakKeyDictionary[Experiment, dict[frozenset, str]] = WeakKeyDictionary()
 
 
 def _lost(experiment: Experiment, candidates: Sequence[dict]) -> dict[int, list[str]]:
-    """Return why candidates, by number, are not to be stacked: others like them met with an error before."""
+    """Return why candidates, by number, must not be stacked: a stack of others of their kind has raised an error."""
     known = _LOST.get(experiment)
     if not known:
         return {}
@@ -126,14 +169,14 @@ class Alone(NamedTuple):
     training: SequentialTraining
 
     def advance(self, epoch: int, n_epochs: int | None) -> EpochReport:
-        """Train on to `n_epochs` after this epoch, or to the end; report what follows it."""
+        """Train up to `n_epochs` after `epoch`, or to the end; report the epochs after `epoch`."""
         begun = self.training.epoch
         report = self.training.advance(None if n_epochs is None else epoch + n_epochs - begun)
         return EpochReport(*(part[..., epoch - begun :] for part in report))
 
 
 class StackedTraining(Training):
-    """Candidates in stacks and, beside them, those that cannot be stacked, or no longer; all at the same epoch.
+    """The training of candidates in stacks, beside those that are trained one by one; all are at the same epoch.
 
     Parameters
     ----------
@@ -142,6 +185,15 @@ class StackedTraining(Training):
         The reasons of the candidates that are in no stack, by number.
     contexts : sequence or None
         As `StackedEngine.start` takes them.
+
+    Attributes
+    ----------
+    epoch : int
+        How many epochs have been trained.
+    why : dict from int to list of str
+        The reasons of the candidates that are not in a stack, by number.
+    alone : list of Alone
+        The trainings of these.
     """
 
     def __init__(self, stacks: Packs, refused: Mapping[int, Sequence[str]], contexts: Sequence | None):
@@ -155,7 +207,7 @@ class StackedTraining(Training):
 
     @property
     def packs(self) -> list[ScoredPack]:
-        """The packs that have met with no error."""
+        """The packs that have raised no error."""
         return self.stacks.packs
 
     @property
@@ -164,7 +216,7 @@ class StackedTraining(Training):
         return self.stacks.done and not self._waiting() and all(alone.training.done for alone in self.alone)
 
     def reasons(self) -> dict[int, list[str]]:
-        """Return why candidates, by number, are not stacked, or no longer."""
+        """Return why candidates, by number, are not stacked, or no longer stacked."""
         self._note_failed()
         return self.why
 
@@ -173,7 +225,10 @@ class StackedTraining(Training):
         self.only_stacks = True
 
     def advance(self, n_epochs: int | None = None) -> EpochReport:
-        """Train all on; what had to leave its stack is brought up to the epoch of the others."""
+        """Train `n_epochs` more epochs (None: all that are left) and report them.
+
+        Candidates that have lost their stack are first trained up to the epoch of the others.
+        """
         start = self.epoch
         self.stacks.advance(self.stacks.max_epochs if n_epochs is None else start + n_epochs)
         self._take_over()
@@ -184,6 +239,7 @@ class StackedTraining(Training):
         return self._report(start, n_epochs, reports)
 
     def _report(self, start: int, n_epochs: int, reports: Sequence[EpochReport]) -> EpochReport:
+        # train losses and validation scores in the last axis
         table = np.full((len(self.candidates), len(self.experiment.cells), n_epochs, 2), np.nan)
         for candidate, cell, row in self.stacks.rows_since(start):
             table[candidate, cell, row.epoch - start] = row.train_loss, row.valid_score
@@ -192,25 +248,26 @@ class StackedTraining(Training):
         return EpochReport(*np.moveaxis(table, -1, 0))
 
     def _waiting(self) -> list[int]:
-        """The candidates that are to be trained one by one, and are not yet."""
+        """The candidates to train one by one whose training has not been started yet."""
         begun = {number for alone in self.alone for number in alone.numbers}
         return [] if self.only_stacks else [number for number in self.reasons() if number not in begun]
 
     def _take_over(self) -> None:
-        """Begin to train one by one what is not in a stack; what was stopped in its stack stays as it is."""
+        """Start to train one by one what is not in a stack; runs that were stopped in a stack keep their outcomes."""
         self._note_failed()
         waiting, n_cells = self._waiting(), len(self.experiment.cells)
         if not waiting:
             return
         training = SequentialEngine().start(self.experiment, self.candidates, chosen=waiting)
         ended = self.stacks.outcomes()
+        # the runs come candidate by candidate, each in all cells
         for run, pair in zip(training.runs, product(waiting, range(n_cells)), strict=True):
             if pair in ended and ended[pair].status == STOPPED:
                 run.end(ended[pair])
         self.alone.append(Alone(waiting, training))
 
     def _note_failed(self) -> None:
-        """Write down, and say once, which candidates have lost their stack."""
+        """Note which candidates have lost their stack, and warn once in a search."""
         new = [number for number in self.stacks.failed if number not in self.why]
         self.why |= {number: [raised(self.stacks.failed[number])] for number in new}
         if new and self.experiment not in _LOST:  # one warning is enough for a search
@@ -221,16 +278,16 @@ class StackedTraining(Training):
             _LOST.setdefault(self.experiment, {}).setdefault(kinds_of(self.candidates[number]), error)
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
-        """End the runs marked in `mask`."""
+        """End the runs marked in `mask`, shape (n_candidates, n_cells); they keep their current scores."""
         self.stacks.stop(mask, reason)
         self._take_over()
         for alone in self.alone:
-            if alone.training.epoch < self.epoch:
+            if alone.training.epoch < self.epoch:  # just taken over: the scores to keep are those of this epoch
                 alone.advance(self.epoch, 0)
             alone.training.stop(mask[alone.numbers], reason)
 
     def finish(self) -> list[list[Outcome]]:
-        """Train what is left, score it, and return the outcomes; nothing for what has been left out."""
+        """Train what is left, score it, and return the outcomes; an empty list for each candidate left out."""
         self.stacks.finish()
         self._take_over()
         outcomes, n_cells = self.stacks.outcomes(), len(self.experiment.cells)
@@ -244,7 +301,7 @@ class StackedTraining(Training):
         return [self.rows.get(number, []) for number in range(len(self.candidates))]
 
     def finished(self) -> dict[int, list[Outcome]]:
-        """Return the outcomes of the candidates that are through all their cells, by number."""
+        """Return the outcomes of the candidates that are finished in all cells, by number."""
         found = dict(self.rows)
         for alone in self.alone:
             found |= {alone.numbers[i]: row for i, row in alone.training.finished().items()}
@@ -259,7 +316,7 @@ class StackedTraining(Training):
                 print_end(label, outcome, self.experiment.verbose)
 
     def _tell(self, numbers: Sequence[int]) -> None:
-        """Open and close the runs' tasks for scikit-learn's callbacks."""
+        """Tell scikit-learn's callbacks that the tasks of these candidates have begun and ended."""
         if self.contexts is None:
             return
         n_cells, caller = len(self.experiment.cells), self.experiment.caller

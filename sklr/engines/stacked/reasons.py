@@ -1,4 +1,4 @@
-"""Why candidates were trained one by one, in words: each reason with the candidates it concerns, if not all."""
+"""The messages that say why candidates are trained one by one: each reason with the candidates that it concerns."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sklr.exceptions import StackFallbackWarning
 
 MAX_LISTED = 2
 
-SHORT = Repr()
+SHORT = Repr()  # keeps a message to a few lines whatever the parameters are
 SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 8, 60, 60
 
 
 def describe(reasons: Mapping[int, Sequence[str]], candidates: Sequence[dict]) -> list[str]:
-    """Return each reason once.
+    """Return each reason once, with the candidates that it concerns unless these are all.
 
     Parameters
     ----------
     reasons : mapping
         From the number of a candidate to its reasons.
     candidates : sequence of dict
-        All of them, those without a reason too.
+        All candidates, including those without a reason.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def describe(reasons: Mapping[int, Sequence[str]], candidates: Sequence[dict]) -
 
 
 def which(numbers: Sequence[int], candidates: Sequence[dict]) -> str:
-    """Say which candidates these are: by what they alone have in common, or by listing the first ones."""
+    """Describe these candidates by the parameter values that only they share, or else list the first of them."""
     shown = [{(name, _shown(value)) for name, value in candidate.items()} for candidate in candidates]
     common = set.intersection(*(shown[i] for i in numbers))
     telling = [item for item in common if sum(item in items for items in shown) == len(numbers)]
@@ -62,14 +62,14 @@ def _shown(value: Any) -> str:
 
 
 def raised(error: str) -> str:
-    """Return the reason of a candidate whose stack met with an error, given in words."""
+    """Return the reason of a candidate whose stack raised an error, given as `in_words` returns it."""
     return f"training in a stack raised {error}"
 
 
 def warn_of_fallback(error: str, concerned: str) -> None:
-    """Warn that an error in mid-training makes a stack's runs be trained one by one."""
+    """Warn that the runs of a stack will be trained one by one because the stack raised an error."""
     warn(
-        f"Training in a stack raised {error}. So {concerned} will be trained one by one from the start, which takes "
-        "longer. engine='sequential' trains that way from the beginning.",
+        f"Training in a stack raised {error}. So {concerned} will be trained one by one, from the first epoch, which "
+        "takes longer. With engine='sequential' no stack is tried.",
         StackFallbackWarning,
     )

@@ -1,4 +1,4 @@
-"""A pack whose runs are scored: after each epoch to be followed, at the end for the record."""
+"""A pack whose runs are scored: after each epoch if a pruner or a user follows them, and at the end."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
 
 
 class PackProgress(NamedTuple):
-    """How far a pack has come, without the data: little to send."""
+    """The state of a pack without its data, small enough to be sent back by a worker."""
 
     chosen: list[int]
     pack: dict[str, Any]
     outcomes: dict[tuple[int, int], Outcome]
     score_seconds: float
-    seen: tuple[Any, Rows]
+    cached: tuple[Any, Rows]
 
 
 class ScoredPack:
@@ -45,17 +45,17 @@ class ScoredPack:
     ----------
     experiment : Experiment
     candidates : sequence of dict
-        All candidates of the batch; members know their place in it.
+        All candidates of the training; members know their number among them.
     group : Group
     chosen : sequence of int
         Which of the group's members are in this pack.
     parks : bool, default False
-        Whether the stack waits in the host's memory while it is not at work, to leave its device to others.
+        Whether the stack is moved to the host's memory while it is not training, to free the device for other packs.
 
     Attributes
     ----------
     outcomes : dict from (candidate, cell) to Outcome
-        Of the runs that have ended, by their numbers among all candidates and all cells.
+        The outcomes of the runs that have ended, by their numbers among all candidates and all cells.
     """
 
     def __init__(
@@ -81,32 +81,37 @@ class ScoredPack:
             CellScorer(experiment, group_cell.cell, group_cell.pack_cell.net, group_cell.subject, group_cell.score_data)
             for group_cell in group.group_cells
         ]
-        self.by_answers = self.scorers[0].by_answers  # as those of all cells
+        self.from_outputs = self.scorers[0].from_outputs  # the same in all cells
         if self.pack.streams and experiment.return_train_score:
-            self.by_answers = False  # the rows to train on are not at hand
-        self.pack.keeps_records = experiment.keep_estimators or not self.by_answers
+            self.from_outputs = False  # a stream's training rows are not in memory: each run's own net must read them
+        self.pack.keeps_records = experiment.keep_estimators or not self.from_outputs
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
-        self._seen: tuple[Any, Rows] = (None, None)
+        self._cached: tuple[Any, Rows] = (None, None)  # outputs for the validation rows, and the state they are of
 
     def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
-        """Train an epoch, and fill in its validation scores, if anyone wants them; score the runs that end with it.
+        """Train an epoch, record its validation scores if they are wanted, and score the runs that end with it.
 
-        Scorers are called within the context `scoring`.
+        Parameters
+        ----------
+        own_stream : bool
+            As for `Pack.train_epoch`.
+        scoring : context manager, optional
+            Scorers are called within it, such as a lock: they are the user's code, and may not be thread-safe.
         """
-        self._wake()
+        self._unpark()
         self.pack.train_epoch(own_stream=own_stream)
         if self.scorers[0].follows:
             self._follow_epoch(scoring)
         ended = self.pack.close()
-        if ended.any() and self.pack.epoch < self.pack.max_epochs:  # else `finish` scores them
+        if ended.any() and self.pack.epoch < self.pack.max_epochs:  # after the last epoch `finish` scores
             with scoring or nullcontext(), attention_as_usual():
                 self._score(ended, OK, "")
             self.pack.alive &= ~ended
 
     def _follow_epoch(self, scoring: AbstractContextManager | None) -> None:
         start = time.time()
-        outputs = self._test_outputs() if self.scorers[0].follows_by_answers else None
+        outputs = self._test_outputs() if self.scorers[0].follows_from_outputs else None
         self.score_seconds += time.time() - start
         with scoring or nullcontext(), attention_as_usual():
             start = time.time()
@@ -118,25 +123,26 @@ class ScoredPack:
             known = None if outputs is None else scorer.follow(self._rows_of(outputs, cell, self.n_test))
             for i, m in enumerate(self.pack.in_stack):
                 history = self.pack.history[m][cell]
-                if len(history) == self.pack.epoch:  # a run that diverged on the way has no row for this epoch
+                if len(history) == self.pack.epoch:  # a run that has diverged or ended has no row for this epoch
                     score = scorer.follow_own(self._estimator(m, cell)) if known is None else known[i]
                     history[-1] = history[-1]._replace(valid_score=float(score))
 
     def _estimator(self, m: int, cell: int) -> Any:
-        """Make a run an estimator of its own."""
+        """Turn a run into its own fitted estimator."""
         candidate = self.candidates[self.pack.members[m].candidate]
         return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.group_cells[cell])
 
     def _outputs(self, rows: PackRows) -> Rows:
-        """Return what the nets' `infer` would, shape (n_in_stack, n_cells, n_rows, ...)."""
+        """Return what the nets' `infer` returns, shape (n_in_stack, n_cells, n_rows, ...)."""
         return as_inferred(self.group_cells[0].pack_cell.net, in_blocks(self.pack.stack.outputs, rows))
 
     def _test_outputs(self) -> Rows:
-        """Return the outputs for the validation rows; following an epoch and scoring its end, they are needed twice."""
-        (seen, outputs), now = self._seen, (self.pack.epoch, self.pack.n_restored)
-        if seen != now:
+        """Return the outputs for the validation rows, cached: scores after an epoch and at its end need the same."""
+        # a callback that restores earlier weights at the end of a run changes the outputs without a new epoch
+        (known, outputs), now = self._cached, (self.pack.epoch, self.pack.n_restored)
+        if known != now:
             outputs = self._outputs(self.test_rows)
-            self._seen = (now, outputs) if _is_small(outputs) else (None, None)
+            self._cached = (now, outputs) if _is_small(outputs) else (None, None)
         return outputs
 
     def _rows_of(self, outputs: Rows, cell: int, n_rows: Sequence[int]) -> Rows:
@@ -146,7 +152,7 @@ class ScoredPack:
         return map_tensors(of_cell, outputs)
 
     def rows_since(self, epoch: int) -> Iterator[tuple[int, int, EpochRow]]:
-        """Yield candidate, cell and row of every epoch that runs have come through, from `epoch` on."""
+        """Yield candidate, cell and row of every epoch that a run has completed, from `epoch` on."""
         for member, cells in zip(self.pack.members, self.pack.history, strict=True):
             for group_cell, history in zip(self.group_cells, cells, strict=True):
                 for row in history[epoch:]:
@@ -154,24 +160,24 @@ class ScoredPack:
 
     @property
     def work(self) -> float:
-        """How much it has to compute, beside other packs; members that have left the stack do no more."""
+        """The work of an epoch, relative to other packs: only members that are still training count."""
         return self._work_of_one * float(self.pack.alive.any(axis=1).sum())
 
     @property
-    def going(self) -> list[int]:
-        """The members of the group that still have a run to train."""
+    def still_training(self) -> list[int]:
+        """The group's members in this pack that still have a run to train."""
         return [i for i, alive in zip(self.chosen, self.pack.alive, strict=True) if alive.any()]
 
-    def let_go(self) -> list[int]:
-        """Give the stack's memory back; return the members that were training. Only `part` may be asked for after."""
+    def drop_stack(self) -> list[int]:
+        """Release the stack's memory; return the members that were training. Only `restarted` may be called then."""
         self._record_diverged()
-        going = self.going
-        del self.pack, self._seen
+        going = self.still_training
+        del self.pack, self._cached
         release(self.group.device)
         return going
 
-    def part(self, chosen: Sequence[int]) -> ScoredPack:
-        """Return a pack of some members at their start, which leaves the device to others while it waits."""
+    def restarted(self, chosen: Sequence[int]) -> ScoredPack:
+        """Return a new pack of some members, before their first epoch, without the runs that have been stopped."""
         new = ScoredPack(self.experiment, self.candidates, self.group, chosen, parks=self.group.device.type == "cuda")
         for m, member in enumerate(new.pack.members):
             for cell, group_cell in enumerate(self.group_cells):
@@ -181,38 +187,38 @@ class ScoredPack:
         return new
 
     def park(self) -> None:
-        """Keep the stack in the host's memory until it is wanted; one that cannot be pickled stays where it is."""
+        """Move the stack to the host's memory, if the pack parks and the stack can be pickled."""
         if not self.parks or self._parked is not None:
             return
         try:
             self._parked = pickle.dumps(self.pack.stack)
-        except Exception:  # a module of the user's may raise anything: its stack works where it is
+        except Exception:  # the user's module may not be picklable: its stack then stays on the device
             self.parks = False
             return
         del self.pack.stack
-        self._seen = (None, None)
+        self._cached = (None, None)
         release(self.group.device)
 
-    def _wake(self) -> None:
-        """Have the stack on its device again."""
+    def _unpark(self) -> None:
+        """Move a parked stack back to its device."""
         if self._parked is not None:
             self.pack.stack, self._parked = pickle.loads(self._parked), None
 
     def progress(self) -> PackProgress:
-        """Return what has happened since the start, to be sent to a copy of this pack."""
-        self._wake()
-        return PackProgress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._seen)
+        """Return the state of this pack, which updates the original of which it is a copy."""
+        self._unpark()
+        return PackProgress(self.chosen, self.pack.progress(), self.outcomes, self.score_seconds, self._cached)
 
-    def after(self, progress: PackProgress) -> ScoredPack:
-        """Return this pack, or a new one of some of its members, as a worker's copy has left it."""
+    def updated(self, progress: PackProgress) -> ScoredPack:
+        """Return this pack, or a new one of some of its members, with the progress of a worker's copy."""
         same = progress.chosen == self.chosen
         pack = self if same else ScoredPack(self.experiment, self.candidates, self.group, progress.chosen)
-        pack.pack.go_on(progress.pack)
-        pack.outcomes, pack.score_seconds, pack._seen = progress.outcomes, progress.score_seconds, progress.seen
+        pack.pack.load_progress(progress.pack)
+        pack.outcomes, pack.score_seconds, pack._cached = progress.outcomes, progress.score_seconds, progress.cached
         return pack
 
     def stop(self, mask: np.ndarray, reason: str) -> None:
-        """End the runs marked in `mask`, shape (n_candidates, n_cells), at the score they have reached."""
+        """End the runs marked in `mask`, shape (n_candidates, n_cells), with their current scores."""
         candidates = [member.candidate for member in self.pack.members]
         stopping = mask[np.ix_(candidates, [group_cell.number for group_cell in self.group_cells])] & self.pack.alive
         if stopping.any() and not self.pack.done:
@@ -221,13 +227,13 @@ class ScoredPack:
             self.park()
 
     def give_up(self, candidates: Container[int]) -> None:
-        """End the runs of these candidates without a score: they are trained one by one in all cells."""
+        """End the runs of these candidates without a score: they will be trained one by one in all cells."""
         for m, member in enumerate(self.pack.members):
             if member.candidate in candidates:
                 self.pack.alive[m] = False
 
     def finish(self) -> dict[tuple[int, int], Outcome]:
-        """Score the runs that came to the end, and return the outcomes of all."""
+        """Score the runs that have completed all epochs; return the outcomes of all runs."""
         self._score(self.pack.alive, OK, "")
         self._record_diverged()
         self.park()
@@ -242,16 +248,17 @@ class ScoredPack:
         if not mask.any():
             return
         start = time.time()
-        self._wake()
-        tests, trains = (self._test_outputs(), self._train_outputs()) if self.by_answers else (None, None)
+        self._unpark()
+        tests, trains = (self._test_outputs(), self._train_outputs()) if self.from_outputs else (None, None)
         quick = [
             None if tests is None else s.exact(self._rows_of(tests, k, self.n_test)) for k, s in enumerate(self.scorers)
         ]
+        # what was computed for all runs at once counts for each of them in equal shares
         shared = (time.time() - start + self.score_seconds) / self.pack.alive.size
         n_train = [len(group_cell.cell.train) for group_cell in self.group_cells]
         for m, cell in np.argwhere(mask).tolist():
             i, known, kept = self.pack.in_stack.index(m), quick[cell], None
-            if self.experiment.keep_estimators or not self.by_answers:
+            if self.experiment.keep_estimators or not self.from_outputs:
                 kept = self._estimator(m, cell)
             start = time.time()
             test = self._scores(cell, kept, i, tests, self.n_test) if known is None else float(known[i])
@@ -264,13 +271,13 @@ class ScoredPack:
     def _scores(
         self, cell: int, own: Any, i: int, outputs: Rows | None, n_rows: Sequence[int], train: bool = False
     ) -> Scores:
-        """Score a run, by its place in the stack: from its outputs for these rows, or as an estimator of its own."""
+        """Score a run: from its outputs at place `i` of the stack, or without outputs by its `own` estimator."""
         try:
             if outputs is None:
                 return self.scorers[cell].score_own(own, train)
             return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
         except Exception as error:
-            if self.experiment.error_score == "raise":
+            if self.experiment.error_score == "raise":  # the user wants it: no reason to train one by one
                 raise ScorerError from error
             raise
 
@@ -302,5 +309,5 @@ class ScoredPack:
 
 
 def _is_small(outputs: Rows) -> bool:
-    """Whether outputs are little to keep, and to send from a worker."""
+    """Whether outputs are small enough (16 MiB in float32) to cache, and to send from a worker."""
     return isinstance(outputs, Tensor) and outputs.numel() <= 2**22

@@ -1,4 +1,4 @@
-"""A stacked run made into a net of its own: weights, buffers, optimizer and history, as if it had been fitted alone."""
+"""Turning a stacked run into a net of its own: weights, buffers, optimizer and history, as if it were fitted alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sklr.callbacks import LRSchedule
 from sklr.engines.sequential.fit import start_net
 from sklr.engines.stacked.data.index_batches import draw_epochs
 from sklr.engines.stacked.model.group import GroupCell
-from sklr.engines.stacked.model.pack import Pack, PackCell
+from sklr.engines.stacked.model.member import PackCell
+from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.record import StepRows
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
@@ -23,18 +24,20 @@ from sklr.experiment.wrappers import fitted_around, net_to_fit
 def fitted_estimator(
     experiment: Experiment, candidate: dict, pack: Pack, m: int, cell: int, group_cell: GroupCell
 ) -> Any:
-    """Return a fitted estimator for one run, which can predict, and be trained on by `partial_fit`.
+    """Return a fitted estimator for one run, which can predict, and continue training with `partial_fit`.
 
-    It shares nothing with the pack: what a scorer does to it changes no other run.
+    It shares no state with the pack: what a scorer does to it changes no other run.
 
     Parameters
     ----------
-    experiment, candidate
-        What was trained.
-    pack, m, cell
-        Where it stands: the pack, which keeps records, and the member and the cell in it.
-    place : GroupCell
-        The cell, what is fitted around its net, and its rows.
+    experiment : Experiment
+    candidate : dict
+        The run's parameters.
+    pack : Pack
+    m, cell : int
+        The run's member and cell in the pack.
+    group_cell : GroupCell
+        The cell, with its rows and what is fitted around its net.
     """
     cell_of_run = group_cell.cell
     estimator = seeded_clone(experiment, candidate, cell_of_run)
@@ -44,13 +47,14 @@ def fitted_estimator(
     record = pack.records[m][cell] if pack.records else None
     X, y, stream = start_net(net, group_cell.data, cell_of_run.seed)
     if net.train_split is not None:
-        with stream:  # it may draw
+        with stream:  # splitting may draw random numbers, as it does in `fit`
             net.get_split_datasets(X, y)
-    if hasattr(net, "start_fit"):
+    if hasattr(net, "start_fit"):  # one of sklr's nets, which have their own generator for the order of batches
         _restore_order(net, pack, cell, group_cell.pack_cell, 0 if record is None else len(record.history))
     i = pack.in_stack.index(m)
     pack.stack.load_run(i, cell, net.module_)
-    net._set_training(group_cell.pack_cell.held is None)  # as its last step has left it
+    # the mode in which the last epoch leaves a net: evaluation if it has held-out rows
+    net._set_training(group_cell.pack_cell.held is None)
     net.optimizer_.load_state_dict(_with_frozen(net, pack.stack.optimizer_state(i, cell)))
     _restore_lrs(net, pack.members[m].lrs, None if record is None else record.last)
     if record is not None:
@@ -59,20 +63,20 @@ def fitted_estimator(
 
 
 def _restore_order(net: NeuralNet, pack: Pack, cell: int, pack_cell: PackCell, n_epochs: int) -> None:
-    """Let the generator of a net's batches stand where that of its training stood after some epochs."""
+    """Set the generator of a net's batch order to its state after some epochs, from which `partial_fit` continues."""
     if pack.streams:
         drawn: Any = pack.streams[cell].generator
         net._batch_order.set_state(drawn.get_state())
-    elif n_epochs == pack.max_epochs:
+    elif n_epochs == pack.max_epochs:  # the cell's net has drawn the batches of all epochs
         net._batch_order.set_state(pack_cell.net._batch_order.get_state())
-    else:
+    else:  # the run ended early: draw its epochs again
         draw_epochs(net, pack_cell.x.n_rows, n_epochs, nullcontext())
 
 
 def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: StepRows | None) -> None:
-    """Give each parameter group the lr of the last step; a schedule's marks say that this is its doing, no new peak.
+    """Set the lr of each parameter group to that of the last step, with the keys by which a schedule knows the peak.
 
-    Where skorch's scheduler moves them it is the peak, from which the scheduler itself is to go on.
+    With skorch's `LRScheduler` it is set to the peak: `Record.hand_over` then steps the scheduler itself.
     """
     callbacks = [callback for _, callback in net.callbacks_]
     scheduled = any(isinstance(c, LRSchedule) and (c.schedule is not None or c.warmup_epochs) for c in callbacks)
@@ -85,7 +89,7 @@ def _restore_lrs(net: NeuralNet, peaks: Sequence[float], steps: StepRows | None)
 
 
 def _with_frozen(net: NeuralNet, state: dict) -> dict:
-    """Number parameters as the net's own optimizer does, which has those that are not trained, too."""
+    """Renumber parameters as the net's own optimizer does: it also counts the frozen ones."""
     groups, own = net.optimizer_.param_groups, net.optimizer_.state_dict()["param_groups"]
     pairs = [zip(group["params"], numbered["params"], strict=True) for group, numbered in zip(groups, own, strict=True)]
     trained = [number for group in pairs for p, number in group if p.requires_grad]

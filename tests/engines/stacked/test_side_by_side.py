@@ -150,3 +150,10 @@ def test_what_is_trained_at_the_same_time_fits_together(n_jobs, monkeypatch):
     taken = sorted(len(chosen) * len(group.group_cells) * packing.run_bytes(group) for group, chosen in packs)
     assert 0.5 * packing.SHARE * free < sum(taken[-2:]) <= packing.SHARE * free
     assert sorted(i for _, chosen in packs for i in chosen) == sorted([*range(20)] * 2)
+
+
+def test_a_worker_sends_back_no_data():
+    scored = StackedEngine().start(experiment(classifier()), MIXED[:2]).packs[0]
+    given = {"members", "pack_cells", "max_epochs", "rows", "y", "weight", "fold"}
+    assert given <= set(vars(scored.pack))  # else something has a new name, which `progress` must know, too
+    assert given.isdisjoint(scored.pack.progress())

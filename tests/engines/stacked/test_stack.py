@@ -553,5 +553,5 @@ def test_float32_follows_float64():
 def test_a_criterion_of_whole_batches_refuses_weights():
     stack = stack_of([mlp().double()], lambda out, target: out.std())
     x, y = data(1)
-    with pytest.raises(ValueError, match="weight must be None for a criterion that is no mean or sum over rows"):
+    with pytest.raises(ValueError, match="weight must be None for a criterion that is not a mean or sum over rows"):
         stack.step(torch.ones(3, 1), Batch(x[0, :1], y[0, :1], torch.ones(1, N_ROWS)))

@@ -1,1 +1,1 @@
-"""The ways to compute the gradients of a step for all runs, one file each."""
+"""Kernels: the ways to compute the gradients of one optimizer step for all runs, one file each."""

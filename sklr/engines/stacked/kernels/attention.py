@@ -1,4 +1,4 @@
-"""Attention written out, where PyTorch's fused kernels cannot be mapped by `torch.func`."""
+"""Attention computed from basic operations, because `torch.func.vmap` cannot map PyTorch's fused kernels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 
 
 class BatchableAttention(TorchFunctionMode):
-    """Within it, attention is computed from matrix products, softmax and dropout.
+    """Within this mode, attention is computed from matrix products, softmax and dropout.
 
-    The fused kernels have no batching rule on the CPU, and none with dropout anywhere. Mapped on CUDA they fail with a
-    mask (PyTorch issue 151558), and without one in the gradient ("LSE is not correctly aligned", seen with 8 tokens).
+    The fused kernels have no batching rule on the CPU, and none with dropout on any device. Under `vmap` on CUDA they
+    fail with a mask (PyTorch issue 151558), and without one in the backward pass ("LSE is not correctly aligned", seen
+    with 8 tokens).
 
     >>> q = torch.rand(2, 3, 4)
     >>> with BatchableAttention():
@@ -50,7 +51,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` by its definition (see its documentation)."""
+    """Compute `torch.nn.functional.scaled_dot_product_attention` as its documentation defines it."""
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = (t.repeat_interleave(repeats, dim=-3) for t in (key, value))
@@ -60,7 +61,8 @@ def attention(
     if attn_mask is not None:
         bias = attn_mask if attn_mask.is_floating_point() else _as_bias(attn_mask, logits.dtype)
         logits = logits + bias
-        masked = (logits == -math.inf).all(-1, keepdim=True)  # PyTorch's kernels make 0 of what is masked as a whole
+        # Where all keys are masked, softmax would give NaN; PyTorch's kernels give 0.
+        masked = (logits == -math.inf).all(-1, keepdim=True)
         weights = logits.masked_fill(masked, 0.0).softmax(-1).masked_fill(masked, 0.0)
     else:
         weights = logits.softmax(-1)
@@ -68,7 +70,7 @@ def attention(
 
 
 def _multi_head(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-    """Asked for the weights, PyTorch computes attention step by step instead of by a kernel."""
+    """Call PyTorch's function with `need_weights=True`, for which it does not use a fused kernel."""
     bound = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs)
     wanted = bound.arguments.get("need_weights", True)
     bound.arguments["need_weights"] = True
@@ -80,19 +82,21 @@ def _as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
 
 
-_SWITCH = RLock()  # a process has one switch for attention: a thread that wants it waits for the other to put it back
+# The fast path of `torch.backends.mha` is one flag per process: a thread that sets it must keep the others out until it
+# has restored it.
+_SWITCH = RLock()
 
 
 @contextmanager
 def attention_as_usual() -> Iterator[None]:
-    """Keep other threads from `attention_by_steps`."""
+    """Run with PyTorch's own attention; other threads wait before entering `attention_by_steps`."""
     with _SWITCH:
         yield
 
 
 @contextmanager
 def attention_by_steps() -> Iterator[None]:
-    """Keep attention layers off the kernels that have no batching rule; one thread at a time."""
+    """Compute attention without the kernels that have no batching rule; one thread at a time."""
     with _SWITCH:
         before = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

@@ -1,4 +1,4 @@
-"""What a kernel is: a way to compute the gradients of a training step, and the predictions, of all runs of a stack."""
+"""The interface of kernels, which compute the gradients and the predictions of all runs of a stack, and the choice."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sklr.engines.stacked.kernels.vmap import VmapKernel
 
 
 class Kernel(Protocol):
-    """Computes losses, gradients and predictions of `n_candidates x n_cells` runs of one module.
+    """Compute losses, gradients and predictions of `n_candidates x n_cells` runs of one module.
 
-    Parameters lead with (n_cells, n_candidates), as do frozen ones (`constants`); buffers lead with (n_candidates,
-    n_cells). `choose_kernel` says which one a stack takes.
+    Parameters, and frozen parameters (`constants`), have leading axes (n_cells, n_candidates); buffers have
+    (n_candidates, n_cells), see `FixedState`. `choose_kernel` picks the kernel of a stack.
     """
 
     def gradients(
@@ -32,7 +32,7 @@ class Kernel(Protocol):
         losses : Tensor (n_cells, n_candidates)
             Before the step, detached.
         buffers : dict of str to Tensor
-            What the step makes of the buffers; those that are given may be written to.
+            The updated buffers; those passed in may be changed in place.
         """
 
     def outputs(self, params: Named, constants: Named, buffers: Named, x: Any) -> Any:
@@ -42,17 +42,17 @@ class Kernel(Protocol):
         """
 
     def forget(self) -> None:
-        """Discard what was prepared for tensors that have moved, or for another number of runs."""
+        """Discard preallocated memory: the tensors have moved, or the number of runs has changed."""
 
 
 def choose_kernel(
     module: nn.Module, loss: StackedLoss, traits: Traits, generator: torch.Generator | None = None
 ) -> Kernel:
-    """Choose how a stack of copies of a module takes its steps.
+    """Choose the kernel for a stack of copies of a module.
 
     A chain of Linear layers and elementwise functions is computed as batched products; any other module is mapped over
-    the runs. What was tried beside these and gained nothing on real tasks is in `benchmarks/README.md`: calling a
-    module run by run, convolutions of shared rows as products, poolings by comparison, `torch.compile`.
+    the runs by `torch.func.vmap`. Alternatives that gained nothing on real tasks are listed in `benchmarks/README.md`:
+    calling the module run by run, convolutions of shared rows as products, pooling by comparison, `torch.compile`.
 
     >>> from sklr.engines.stacked.kernels.traits import examine
     >>> example, criterion = (torch.rand(4, 3), torch.rand(4, 1)), nn.MSELoss()

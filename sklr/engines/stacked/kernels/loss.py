@@ -1,6 +1,7 @@
-"""The loss of many runs at once: what the criterion gives each of them alone, padded rows left out.
+"""The losses of many runs at once: for each run what the criterion returns for it alone, without padded rows.
 
-Outputs are stacked `(n_cells, n_candidates, n_rows, ...)`, targets and weights `(n_cells, n_rows, ...)`.
+Outputs have shape `(n_cells, n_candidates, n_rows, ...)`, targets and weights `(n_cells, n_rows, ...)`: the candidates
+of a cell share their batch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sklr._utils.means import or_one
 
 Transform = Callable[[Any], Any]
 _log_softmax = torch.ops.aten._log_softmax.out
-_CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the weights of classes
+_CLASS_AXIS = (nn.CrossEntropyLoss, nn.NLLLoss)  # they take classes on axis 1, and divide by the sum of class weights
 
 
 class RowLoss:
@@ -49,7 +50,7 @@ class RowLoss:
         return total / or_one(self._divisor(targets, weight, n_per_row, outputs.dtype), weight).unsqueeze(1)
 
     def _divisor(self, targets: Tensor, weight: Tensor | None, n_per_row: int, dtype: torch.dtype) -> Tensor:
-        """What "mean" divides by: Tensor (n_cells,)."""
+        """Return what reduction="mean" divides by, Tensor (n_cells,)."""
         if isinstance(self.criterion, _CLASS_AXIS) and not targets.is_floating_point():
             rows = self.class_weight(targets, dtype).reshape(*targets.shape[:2], -1).sum(2)
         else:
@@ -57,18 +58,19 @@ class RowLoss:
         return (rows if weight is None else rows * weight).sum(1)
 
     def class_weight(self, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        """The weight of each target's class, 0 where the target is to be ignored."""
+        """Return the weight of each target's class, 0 where the target is `ignore_index`."""
         kept = targets != self.criterion.ignore_index
         if self.criterion.weight is None:
             return kept.to(dtype)
+        # `ignore_index` is no valid index (-100 by default): look up class 0 there
         return self.criterion.weight[torch.where(kept, targets, 0)] * kept
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The losses of each row: Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
+        """Return the losses of each row, Tensor (n_cells, n_candidates, n_rows, n_per_row)."""
         lead, n_rows = outputs.shape[:2], outputs.shape[2]
         targets = targets.unsqueeze(1).expand(*lead, *targets.shape[1:])
         if isinstance(self.criterion, _CLASS_AXIS) and outputs.dim() == 4:
-            # rows as the last axis: log-softmax over a strided axis is the faster one for few classes
+            # rows as the last axis: for few classes, log-softmax over a strided axis is faster
             outputs = outputs.transpose(2, 3)
             targets = targets if targets.dim() == 3 else targets.transpose(2, 3)
             losses = self.per_element(outputs.flatten(0, 1), targets.flatten(0, 1))
@@ -78,7 +80,7 @@ class RowLoss:
 
 
 class WholeLoss:
-    """A criterion that only makes sense for a whole batch: called run by run, unweighted, on batches without padding.
+    """A criterion that needs the whole batch: mapped over the runs, without weights, on batches without padding.
 
     >>> outputs = torch.arange(6.0).reshape(1, 2, 3)
     >>> WholeLoss(lambda output, target: (output - target).abs().max())(outputs, torch.zeros(1, 3), None).tolist()
@@ -93,46 +95,47 @@ class WholeLoss:
     def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
         if weight is not None:
             raise ValueError(
-                "weight must be None for a criterion that is no mean or sum over rows, got a tensor. "
+                "weight must be None for a criterion that is not a mean or sum over rows, got a tensor. "
                 "Give each group of cells with equally many rows its own Batch."
             )
         return vmap(vmap(self.criterion, in_dims=(0, None)))(outputs, targets)
 
 
 class StackedLoss:
-    """The criterion behind the module, found out on one run's batch to be a row's or the whole batch's.
+    """The criterion of all runs, evaluated as a `RowLoss` if that is right on one run's batch, else as a `WholeLoss`.
 
     Parameters
     ----------
     criterion : callable (output, target) -> Tensor
-        An initialised loss module.
+        An initialized loss module.
     output, target : one run's output and targets, at least two rows
     transform : callable, optional
-        Applied to the output before the criterion, such as the logarithm skorch takes before `NLLLoss`.
+        Applied to the output before the criterion, such as the logarithm that skorch takes before `NLLLoss`.
     """
 
     def __init__(self, criterion: Any, output: Any, target: Any, transform: Transform | None = None):
         self.transform = _stacked_transform(transform, output)
         output = output if transform is None else transform(output)
-        by_row = _is_row_loss(copy.deepcopy(criterion), output, target)  # a copy: it may count its calls
+        by_row = _is_row_loss(copy.deepcopy(criterion), output, target)  # a copy: the criterion may count its calls
         self.reduce = RowLoss(criterion) if by_row else WholeLoss(criterion)
         self.closed_form = self.transform is None and _has_closed_form(self.reduce, output, target)
 
     @property
     def takes_weights(self) -> bool:
+        """Whether rows can be weighted, and thereby padding masked."""
         return self.reduce.takes_weights
 
     def __call__(self, outputs: Any, targets: Any, weight: Tensor | None) -> Tensor:
-        """The losses, Tensor (n_cells, n_candidates), in autograd's graph."""
+        """Return the losses, Tensor (n_cells, n_candidates), attached to autograd's graph."""
         return self.reduce(outputs if self.transform is None else self.transform(outputs), targets, weight)
 
-    def prepared(self, outputs: Tensor) -> PreparedLoss:
-        """What computes losses and gradients again and again, for outputs that stay where they are.
+    def prepared(self, outputs: Tensor) -> PreparedAutograd | PreparedCrossEntropy:
+        """Return a callable that computes losses and gradients repeatedly, for outputs that stay in the same memory.
 
         Parameters
         ----------
         outputs : Tensor (n_cells, n_candidates, n_out, n_rows)
-            Rows last, unlike elsewhere here.
+            Rows last, as `MLPKernel` lays them out.
         """
         if self.closed_form:
             assert isinstance(self.reduce, RowLoss)
@@ -141,13 +144,13 @@ class StackedLoss:
 
 
 class PreparedAutograd:
-    """Losses and gradients in the outputs, by autograd.
+    """Losses and their gradients with respect to the outputs, by autograd.
 
     Attributes
     ----------
     losses : Tensor (n_cells, n_candidates)
     gradient : Tensor (n_cells, n_candidates, n_out, n_rows)
-        Written anew by every call, and free to be overwritten after it.
+        Every call writes both; the caller may overwrite `gradient` afterwards.
     """
 
     def __init__(self, loss: StackedLoss, outputs: Tensor):
@@ -164,9 +167,9 @@ class PreparedAutograd:
 
 
 class PreparedCrossEntropy:
-    """Plain cross entropy and its gradient `softmax - one_hot`, without a graph and in memory of its own.
+    """Plain cross entropy and its gradient `softmax - one_hot`, computed in preallocated memory without a graph.
 
-    Attributes are those of `PreparedAutograd`.
+    The attributes are those of `PreparedAutograd`.
 
     >>> loss = PreparedCrossEntropy(RowLoss(nn.CrossEntropyLoss()), torch.zeros(1, 1, 2, 2))
     >>> loss(torch.tensor([[0, 1]]), None)
@@ -183,24 +186,22 @@ class PreparedCrossEntropy:
 
     def __call__(self, targets: Tensor, weight: Tensor | None) -> None:
         labels, share = self._shares(targets, weight)
-        log_p, picked = self.gradient, self.picked
+        log_p, picked = self.gradient, self.picked  # log-probabilities lie where the gradient will
         self.log_softmax()
         torch.gather(log_p, 2, labels.expand(-1, log_p.shape[1], -1, -1), out=picked)
         torch.mul(picked, share, out=picked)
-        torch.sum(picked, (2, 3), out=self.losses).neg_()
+        torch.sum(picked, (2, 3), out=self.losses).neg_()  # loss = -sum(share * log_p[label])
+        # gradient = share * softmax - share * one_hot
         torch.addcmul(self.one_hot.zero_().scatter_(2, labels, -share), log_p.exp_(), share, out=log_p)
 
     def _shares(self, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the classes to look up and how much each row counts for, (n_cells, 1, 1, n_rows)."""
+        """Return the classes to look up and each row's share of the loss, (n_cells, 1, 1, n_rows)."""
         kept, share = targets != self.loss.criterion.ignore_index, self.loss.class_weight(targets, self.gradient.dtype)
         if weight is not None:
             share = share * weight
         if self.loss.mean:
             share = share / or_one(share.sum(-1), weight).unsqueeze(-1)
         return torch.where(kept, targets, 0)[:, None, None], share[:, None, None]
-
-
-PreparedLoss = PreparedAutograd | PreparedCrossEntropy
 
 
 def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> bool:
@@ -214,9 +215,9 @@ def _has_closed_form(loss: RowLoss | WholeLoss, output: Any, target: Any) -> boo
 
 
 def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
-    """Whether per-row losses, with the last rows masked, give what the criterion gives without those rows.
+    """Whether `RowLoss` with the last rows masked equals the criterion on the batch without those rows.
 
-    False for criteria that are not PyTorch's own: what their mean divides by cannot be inferred from a few rows.
+    Always False for criteria that are not PyTorch's own: what their mean divides by cannot be inferred from a few rows.
     """
     if type(criterion).__module__ != nn.CrossEntropyLoss.__module__ or not isinstance(output, Tensor):
         return False
@@ -231,13 +232,13 @@ def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
         masked = RowLoss(criterion)(output[None, None], target[None], weight[None]).squeeze()
         whole = RowLoss(criterion)(output[None, None], target[None], None).squeeze()
         expected = criterion(output[:kept], target[:kept]), criterion(output, target)
-    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):  # its loss is not one number per element
         return False
     return all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in zip((masked, whole), expected, strict=True))
 
 
 def _stacked_transform(transform: Transform | None, output: Any) -> Transform | None:
-    """The transform itself where it does not mind two more axes in front, else mapped over them."""
+    """Return the transform itself if it can be applied with two more leading axes, else mapped over them."""
     if transform is None:
         return None
     mapped = vmap(vmap(transform))

@@ -1,6 +1,6 @@
-"""The kernel for plain networks: gradients and outputs of a chain of layers, prepared once for each shape of batch.
+"""The kernel for plain MLPs: gradients and outputs of a chain of layers, set up once for each shape of batch.
 
-A call takes no memory and looks nothing up.
+After that a call allocates no activations and looks up no parameters.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sklr.engines.stacked.kernels.module_call import Named
 
 
 class MLPKernel:
-    """Computes a chain of layers as batched matrix products, forward and backward by hand.
+    """Compute a chain of layers as batched matrix products, forward and backward written by hand.
 
     Parameters
     ----------
     chain, eval_chain : Chain
-        In training and in evaluation mode.
+        The module's operations in training and in evaluation mode.
     loss : StackedLoss
     generator : torch.Generator, optional
-        Of dropout's masks, instead of torch's own: then kernels can work in several threads.
+        Draws dropout's masks instead of torch's global generator, so that kernels can run in several threads.
     """
 
     def __init__(self, chain: Chain, eval_chain: Chain, loss: StackedLoss, generator: torch.Generator | None = None):
@@ -33,17 +33,17 @@ class MLPKernel:
         self.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_programs": {}, "_evaluations": {}}  # memory that another process has elsewhere
+        return {**vars(self), "_programs": {}, "_evaluations": {}}  # addresses of this process's memory
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
     ) -> tuple[Tensor, Named]:
         """As `Kernel.gradients`."""
-        if batch.cells is not None:  # of which `params` are copies
+        if batch.cells is not None:  # `params` and `into` are then new tensors in every step: nothing to keep
             return self._program(params, batch, into).run(batch), buffers
         if (key := batch.x.shape) not in self._programs:
             self._programs[key] = self._program(params, batch, into)
-        return self._programs[key].run(batch).clone(), buffers
+        return self._programs[key].run(batch).clone(), buffers  # the next step overwrites the original
 
     def _program(self, params: Named, batch: Batch, into: Named) -> Program:
         return Program(self.chain, self.loss, params, into, batch.x, self.generator)
@@ -55,13 +55,13 @@ class MLPKernel:
         return self._evaluations[key](x)
 
     def forget(self) -> None:
-        """Discard the prepared memory."""
+        """Discard the preallocated memory."""
         self._programs: dict[Any, Program] = {}
         self._evaluations: dict[Any, Evaluation] = {}
 
 
 class Program:
-    """Forward, loss and backward of all runs, as calls on fixed memory.
+    """Forward pass, loss and backward pass of all runs, as calls on preallocated memory.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class Program:
     loss : StackedLoss
     params : mapping of str to Tensor, each (n_cells, n_candidates, *shape)
     into : mapping of str to Tensor
-        Where their gradients go.
+        Receives their gradients.
     x : Tensor (n_cells, n_rows, ...)
-        A batch of the shape to come.
+        A batch of the shape that `run` will be given; its values do not matter.
     generator : torch.Generator, optional
-        Of dropout's masks.
+        Draws dropout's masks.
 
     >>> from sklr.engines.stacked.kernels.mlp_chain import LinearLayer
     >>> loss = StackedLoss(torch.nn.MSELoss(), torch.zeros(2, 1), torch.zeros(2, 1))
@@ -102,7 +102,7 @@ class Program:
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Tensor:
-        """Compute the gradients; return the losses (n_cells, n_candidates), which the next run will overwrite."""
+        """Compute the gradients; return the losses (n_cells, n_candidates), which the next call overwrites."""
         self.x.copy_(batch.x.flatten(2).mT)
         self.forward.run()
         self.loss(batch.y, batch.weight)
@@ -111,7 +111,7 @@ class Program:
 
 
 class Evaluation:
-    """The outputs of all runs for any number of rows, a block at a time: on a CPU what is in between fits a cache.
+    """The outputs of all runs for any number of rows, computed in blocks so that activations stay in a CPU's cache.
 
     >>> from sklr.engines.stacked.kernels.mlp_chain import LinearLayer
     >>> evaluation = Evaluation(Chain((LinearLayer("w", None),)), {"w": torch.ones(1, 3, 1, 2)}, torch.zeros(1, 2, 2))
@@ -120,7 +120,7 @@ class Evaluation:
     """
 
     def __init__(self, chain: Chain, params: Named, x: Tensor):
-        """Prepare for as many rows as `x` (n_cells, n_rows, ...) has, or a block of them."""
+        """Preallocate memory for one block of `x` (n_cells, n_rows, ...)."""
         rows = x[:, : self.n_block(x)].flatten(2).mT
         self.x = torch.empty_like(rows, memory_format=torch.contiguous_format)
         self.params, self.forward = params, Calls()
@@ -129,16 +129,15 @@ class Evaluation:
     @staticmethod
     def n_block(x: Tensor) -> int:
         """Return how many rows of `x` (n_cells, n_rows, ...) make a block."""
-        return min(
-            x.shape[1], 64 if x.device.type == "cpu" else 512
-        )  # elsewhere small operations cost as much as large
+        most = 64 if x.device.type == "cpu" else 512  # on a GPU a small operation costs as much as a large one
+        return min(x.shape[1], most)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), or of more rows."""
+        """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), of any n_rows."""
         rows, n_block, block = x.flatten(2).mT, self.x.shape[2], per_run(self.outputs, self.params)
         outputs = x.new_empty(*block.shape[:2], rows.shape[2], block.shape[3])
         for start in range(0, rows.shape[2], n_block):
-            start = min(start, rows.shape[2] - n_block)  # the last block repeats some of the one before
+            start = min(start, rows.shape[2] - n_block)  # the memory is for whole blocks: the last one may overlap
             self.x.copy_(rows[..., start : start + n_block])
             self.forward.run()
             outputs[:, :, start : start + n_block] = block

@@ -1,4 +1,4 @@
-"""Watching a module at work: which torch functions it calls, and whether they are a chain that `MLPKernel` knows."""
+"""Tracing a module: which torch functions a call makes, and whether they are a chain that `MLPKernel` can compute."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from sklr.engines.stacked.purity.untouched import Untouched, is_hooked
 
 
 def record(module: nn.Module, x: Any) -> Chain | None:
-    """Watch the module at work on one run's batch, in its present mode; None where it is no chain.
+    """Trace the module, in its current mode, on one run's batch; return None if it is not a chain.
 
-    A module with hooks or with state of its own is never a chain: replaying its operations would leave that out.
+    It is traced twice, and the two traces must be equal. A module with hooks, with buffers or with attributes that a
+    call changes is never a chain: running its operations without the module would leave these out.
 
     >>> chain = record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))
     >>> [type(operation).__name__ for operation in chain.operations]
@@ -32,6 +33,7 @@ def record(module: nn.Module, x: Any) -> Chain | None:
         return None
     used = [n for op in first if isinstance(op, LinearLayer) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    # each parameter must be used once: gradients of shared ones would have to be added up
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
 
 
@@ -40,43 +42,44 @@ def _is_stateful(module: nn.Module) -> bool:
 
 
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
+    """Return the operations of one forward pass, None if they are not a chain that starts at `x`."""
     recorder = CallRecorder(x.device.type)
     try:
-        module.train(module.training)  # as in every step: it may be the user's own
+        module.train(module.training)  # as every training step does; the user may have overridden `train`
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), recorder:
             output = module(x)
-    except Exception:  # whatever it is, the other kernel will meet it and report it
+    except Exception:  # a module may raise anything; VmapKernel meets the same error and reports it
         return None
     if recorder.precision is not None:
-        return None  # it computes in other numbers than it is given
+        return None  # autocast: it computes in another dtype than that of its parameters
     operations: list[Operation] = []
     current: Any = x
     for name, args, kwargs, result in recorder.calls:
-        if not args or args[0] is not current:
+        if not args or args[0] is not current:  # e.g. a skip connection
             return None
-        found = _understand(name, args, kwargs, current, result, names)
+        found = _recognize(name, args, kwargs, current, result, names)
         if found is None:
             return None
         operations += found
         current = result
-    plain = output is current and current.dim() == 2 and bool(operations)
+    plain = output is current and current.dim() == 2
     return operations if plain and any(isinstance(op, LinearLayer) for op in operations) else None
 
 
 class CallRecorder(TorchFunctionMode):
-    """Writes down every torch call that makes a tensor, and questions about a shape pass.
+    """Record the torch functions called within the context, except queries of a shape.
 
     Parameters
     ----------
     device_type : str
-        Where the module works.
+        The type of the device that the module is on, such as "cpu".
 
     Attributes
     ----------
     calls : list of (name, args, kwargs, result)
     precision : torch.dtype or None
-        To which `torch.autocast` casts, if it was on during a call.
+        The dtype of `torch.autocast`, if it was enabled during a call.
 
     >>> with CallRecorder("cpu") as recorder, torch.autocast("cpu"):
     ...     _ = torch.ones(2).exp()
@@ -92,7 +95,7 @@ class CallRecorder(TorchFunctionMode):
 
     @property
     def names(self) -> set[str]:
-        """Of the functions called."""
+        """The names of the functions called."""
         return {name for name, *_ in self.calls}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -105,10 +108,13 @@ class CallRecorder(TorchFunctionMode):
         return result
 
 
-def _understand(
+def _recognize(
     name: str, args: Any, kwargs: dict[str, Any], h: Tensor, result: Any, names: dict[int, str]
 ) -> tuple[Operation, ...] | None:
-    """The operations that a recorded call stands for; None for a call that is none of ours."""
+    """Return the operations equivalent to a recorded call on activations `h`; None if there are none.
+
+    Calls that change nothing, such as `h.to(...)` that returns `h`, give an empty tuple.
+    """
 
     def arg(position: int, key: str, default: Any = None) -> Any:
         return args[position] if len(args) > position else kwargs.get(key, default)
@@ -117,7 +123,7 @@ def _understand(
         return ()
     if name in ("flatten", "view", "reshape"):
         return () if result.shape == h.flatten(1).shape else None
-    if h.dim() != 2:
+    if h.dim() != 2:  # the kernel's activations are (n_features, n_rows) per run
         return None
     if name == "linear":
         weight, bias = arg(1, "weight"), arg(2, "bias")
@@ -137,7 +143,7 @@ def _understand(
 
 
 def _overwriting(operations: list[Operation]) -> tuple[Operation, ...]:
-    """Let functions work in place where the operation before made the memory and will not need it again."""
+    """Make functions in-place after a Linear layer or dropout, whose backward pass does not need the output."""
     result = operations[:1]
     for before, operation in pairwise(operations):
         if isinstance(operation, Function) and isinstance(before, LinearLayer | Dropout):

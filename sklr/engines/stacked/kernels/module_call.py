@@ -1,4 +1,4 @@
-"""Calls of a module as skorch makes them, the gradients behind them, and what can be asked of a call."""
+"""Calling a module as skorch does, differentiating through the call, and probing what a call depends on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from torch.utils._pytree import tree_map
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.data.cell_rows import PackRows
 
-ROWS, NUMBERS = 512, 2**22  # predicted at once, at most: a whole fold's activations can be gigabytes
+# most rows of a cell, and most input elements, predicted in one call: a whole fold's activations can be gigabytes
+ROWS, NUMBERS = 512, 2**22
 Named = dict[str, Tensor]
 Loss = Callable[[Any, Any, Tensor | None], Tensor]
 
 
 def call(module: nn.Module, x: Any, state: Named | None = None) -> Any:
-    """Call the module as skorch does: a dict by keyword, anything else as the one argument."""
+    """Call the module as skorch does: a dict is passed by keyword, anything else as the only argument.
+
+    With `state`, parameters and buffers by name, it is a functional call.
+    """
     args, kwargs = ((), dict(x)) if isinstance(x, Mapping) else ((x,), {})
     return module(*args, **kwargs) if state is None else functional_call(module, state, args, kwargs)
 
@@ -29,9 +33,10 @@ def call(module: nn.Module, x: Any, state: Named | None = None) -> Any:
 def differentiated(
     calls: Callable[[Named], tuple[Any, Named]], loss: Loss, params: Named, batch: Batch
 ) -> tuple[Named, Tensor, Named]:
-    """Return each parameter's gradient, the losses and the buffers afterwards, all detached.
+    """Return each parameter's gradient, the losses and the updated buffers, all detached.
 
-    `calls(params)` returns the outputs for the batch, and the buffers afterwards.
+    `calls(params)` returns the outputs for the batch and the updated buffers. The runs' losses are summed: each depends
+    on the parameters of its own run only, so the gradient of the sum holds the gradients of all runs.
     """
     with torch.enable_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
@@ -42,9 +47,9 @@ def differentiated(
 
 
 def in_blocks(calls: Callable[[Any], Any], rows: PackRows) -> Any:
-    """Return what `calls` returns for the rows of all cells, asked for some rows at a time.
+    """Call `calls` on blocks of the rows of all cells, and concatenate what it returns.
 
-    It is called on (n_cells, n_rows, ...), and returns (..., ..., n_rows, ...).
+    It is given (n_cells, n_rows, ...) and returns tensors (..., ..., n_rows, ...), or a structure of such.
 
     >>> from sklr.engines.stacked.data.cell_rows import CellRows
     >>> rows = PackRows([CellRows.all_of(torch.zeros(1024, 2))])
@@ -53,7 +58,7 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows) -> Any:
     """
     n_cells, n_rows = rows.numbers.shape
     at_once = max(2, min(ROWS, NUMBERS // (n_cells * rows.row_numel)))
-    # of about equal size: none is a single row, whose axis a module may drop
+    # Blocks of about equal size, so that none has a single row: modules that call `squeeze` would drop that axis.
     blocks = rows.numbers.tensor_split(-(-n_rows // at_once), 1)
     found, sizes = [calls(rows.at(block)) for block in blocks], [block.shape[1] for block in blocks]
 
@@ -64,9 +69,9 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows) -> Any:
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:
-    """Whether the first row's output changes, in the module's present mode, when others take the other rows' places."""
+    """Whether the first row's output changes, in the module's current mode, when the other rows are replaced."""
     outputs = []
-    for other in (None, 0, -1):  # rows that there are: not every number is a category
+    for other in (None, 0, -1):  # replaced by rows of the batch: made-up numbers may not be valid categories
         rows = x if other is None else tree_map(lambda t, k=other: torch.cat([t[:1], t[k].expand_as(t[1:])]), x)
         with rng_kept(x), torch.no_grad():
             outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
@@ -74,12 +79,12 @@ def mixes_rows(module: nn.Module, x: Any) -> bool:
 
 
 def has_rows(outputs: Tensor, n_rows: int) -> bool:
-    """Whether outputs of many runs are (..., ..., n_rows, ...); a module may return one thing for all rows, too."""
+    """Whether outputs of many runs are (..., ..., n_rows, ...): a module may also return one value for all rows."""
     return outputs.dim() > 2 and outputs.shape[2] == n_rows
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The first tensor of a structure of tuples and dicts."""
+    """Return the first tensor in a structure of tuples and dicts."""
     while not isinstance(output, Tensor):
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     return output
@@ -87,7 +92,7 @@ def first_tensor(output: Any) -> Tensor:
 
 @contextmanager
 def rng_kept(x: Any) -> Iterator[None]:
-    """Within it torch's generators for `x`, the CPU's and its device's, start from 0; afterwards they are as before."""
+    """Seed torch's generators of the CPU and of `x`'s device with 0, and restore their states afterwards."""
     device = first_tensor(x).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(0)
@@ -98,7 +103,7 @@ def rng_kept(x: Any) -> Iterator[None]:
 
 
 def generator_states(x: Any) -> list[Tensor]:
-    """What a call on `x` may draw from: the states of the CPU's generator and of its device's."""
+    """Return the states of the generators that a call on `x` may draw from: the CPU's and that of its device."""
     device = first_tensor(x).device
     own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *own]

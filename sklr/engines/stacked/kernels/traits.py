@@ -1,4 +1,4 @@
-"""What a stack must know of a module and its criterion: found out once, by calling them on one run's batch."""
+"""What a stack must know about a module and its criterion, found out once by calling them on one run's batch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from sklr.engines.stacked.purity.untouched import Untouched
 
 @dataclass(frozen=True)
 class Traits:
-    """What was found out.
+    """Properties of a module and its criterion.
 
     Attributes
     ----------
     chain, eval_chain : Chain or None
-        In training and in evaluation mode.
+        The module's operations in training and in evaluation mode, if `MLPKernel` can compute them.
     names : set of str
-        Of the torch functions that a call calls.
+        Names of the torch functions that a forward pass calls.
     draws : bool
-        Whether a call in training mode draws random numbers.
+        Whether a forward pass in training mode draws random numbers.
     loss : StackedLoss
     mixes_rows : bool
-        Whether a row's part in the training depends on the batch's other rows.
+        Whether the loss or gradient of a row depends on the other rows of the batch, as in batch normalization.
     device : torch.device
     precision : torch.dtype or None
-        To which `torch.autocast` casts where the module uses it.
+        The dtype of `torch.autocast`, if the module uses it.
     counts : str
-        Where that is more than tensors, what, in words: it "changes its attribute 'n_calls' ..."; else empty.
+        What a forward pass changes besides tensors, in words: "changes its attribute 'n_calls' ..."; empty if nothing.
     """
 
     chain: Chain | None
@@ -52,12 +52,18 @@ class Traits:
 
     @property
     def thread_safe(self) -> bool:
-        """Whether several threads may train such modules: autocast is of one thread, and torch has one generator."""
+        """Whether stacks of this module may train in several threads.
+
+        Not with autocast, whose state is thread-local, and not if they draw from torch's one global generator.
+        """
         return self.precision is None and (not self.draws or self.draws_apart)
 
     @property
     def draws_apart(self) -> bool:
-        """Whether a stack can draw from a generator of its own: `torch.func` has one only, and so do CUDA graphs."""
+        """Whether a stack can draw from its own generator.
+
+        `MLPKernel` passes one to its operations. `torch.func.vmap` and CUDA graphs know the global generator only.
+        """
         return self.draws and self.chain is not None and self.eval_chain is not None and self.device.type == "cpu"
 
     @property
@@ -67,7 +73,7 @@ class Traits:
 
 
 def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:
-    """Find the traits out on a batch of at least two rows; the module is left in training mode, else as it was.
+    """Find out the traits on a batch of at least two rows; the module is left in training mode, otherwise unchanged.
 
     >>> traits = examine(nn.Sequential(nn.Linear(2, 1), nn.Dropout()), (torch.rand(4, 2), torch.rand(4, 1)),
     ...                  nn.MSELoss(), None)
@@ -76,23 +82,25 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
     """
     x, y = example
     with rng_kept(x):
+        # evaluation first: the module is to be left in training mode
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
         before = generator_states(x)
         seen = CallRecorder(first_tensor(x).device.type)
         with seen, torch.no_grad():
-            output = call(copy.deepcopy(module), x)
+            output = call(copy.deepcopy(module), x)  # a copy: batch normalization counts its calls
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
+        # a chain computes every row by itself
         mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
         counts = ""
-        if chain is None or not loss.takes_weights:  # a chain's module is not called any more
+        if chain is None or not loss.takes_weights:  # a chain's module is never called again
             counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
     device = first_tensor(x).device
     return Traits(chain, eval_chain, seen.names, draws, loss, mixes, device, seen.precision, counts)
 
 
 def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> str:
-    """Return what a call keeps beyond tensors, in words; empty if nothing."""
+    """Return in words what a forward pass and a loss keep from call to call besides tensors; empty if nothing."""
     x, y = example
 
     def step() -> None:

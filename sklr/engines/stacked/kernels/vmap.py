@@ -1,4 +1,4 @@
-"""The kernel for any module: `torch.func` maps it over candidates and cells, and autograd goes back through that."""
+"""The kernel for any module: `torch.func.vmap` maps it over candidates and cells, and autograd differentiates that."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differen
 
 
 class VmapKernel:
-    """Calls a module once for all runs. Dropout draws the same numbers for the candidates of a cell.
+    """Call a module once for all runs.
+
+    Dropout draws one mask per cell, shared by the cell's candidates: so candidates differ by their parameters alone.
 
     Parameters
     ----------
     module : nn.Module
     loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
     attention : bool, default False
-        Whether the module uses attention, which is then computed by steps.
+        Whether the module uses attention, which is then computed from basic operations; see `BatchableAttention`.
 
     >>> import torch
     >>> kernel = VmapKernel(nn.Linear(2, 1), lambda out, y, weight: (out - y).sum((2, 3)))
@@ -57,12 +59,13 @@ class VmapKernel:
         return self._call(x, {**params, **constants}, buffers, training=False)[0]
 
     def forget(self) -> None:
-        """Do nothing: this kernel prepares nothing."""
+        """Do nothing: this kernel preallocates no memory."""
 
     def _call(self, x: Any, params: Named, buffers: Named, *, training: bool) -> tuple[Any, Named]:
-        """Return outputs (n_cells, n_candidates, n_rows, ...), and the buffers afterwards."""
+        """Return the outputs (n_cells, n_candidates, n_rows, ...) and the updated buffers."""
         self.module.train(training)
         with attention_by_steps() if self.attention else nullcontext():
+            # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)
 
@@ -71,7 +74,7 @@ class VmapKernel:
 
         def in_cell(params: Named, buffers: Named, x: Any) -> tuple[Any, Named]:
             state = {**params, **buffers}
-            output = call(self.module, x, state)
+            output = call(self.module, x, state)  # a functional call writes new buffers into `state`
             return output, {name: state[name] for name in buffers}
 
         return vmap(in_cell, randomness="different")(params, buffers, x)

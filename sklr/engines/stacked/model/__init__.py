@@ -1,1 +1,1 @@
-"""The stacked model: many copies of one module, their loss and their state."""
+"""The stacked model: many copies of one module, the batches they are shown, their state and their histories."""

@@ -1,4 +1,4 @@
-"""Dropout left out, on both sides of a comparison: a stack and a single net draw different masks."""
+"""Switching dropout off in a comparison of a stack with a single net, which draw different masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DROPOUTS = (
 
 
 class WithoutDropout(TorchFunctionMode):
-    """Within it, dropout does nothing.
+    """Within this mode, dropout returns its input.
 
     >>> with WithoutDropout():
     ...     nn.functional.dropout(torch.ones(3), 0.5)
@@ -26,14 +26,18 @@ class WithoutDropout(TorchFunctionMode):
         if func in _DROPOUTS:
             return args[0] if args else (kwargs or {})["input"]
         if func is nn.functional.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args, {**(kwargs or {})}
-            if len(args) <= 4:
-                kwargs["dropout_p"] = 0.0
+            if len(args) > 4:  # dropout_p is the fifth parameter
+                args = (*args[:4], 0.0, *args[5:])
+            else:
+                kwargs = {**(kwargs or {}), "dropout_p": 0.0}
         return func(*args, **(kwargs or {}))
 
 
 def stop_attention_dropout(module: nn.Module) -> nn.Module:
-    """Let attention layers, whose dropout is out of a mode's sight, drop nothing; return the module."""
+    """Set the dropout of attention layers to 0, in place; return the module.
+
+    `WithoutDropout` does not see it: a mode intercepts `multi_head_attention_forward`, but nothing that this calls.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.MultiheadAttention):
             layer.dropout = 0.0

@@ -1,4 +1,4 @@
-"""Candidates that can share stacks, set up in every cell: what `prepare` makes, and stacks are built from."""
+"""Candidates that can share stacks, set up in every cell: the result of `prepare`, from which stacks are built."""
 
 from __future__ import annotations
 
@@ -11,19 +11,38 @@ import torch
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import n_batches
 from sklr.engines.stacked.model.dropout import stop_attention_dropout
-from sklr.engines.stacked.model.pack import Member, PackCell
+from sklr.engines.stacked.model.member import Member, PackCell
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.experiment.cell_data import CellData, Head, cell_data
 from sklr.experiment.experiment import Cell, Experiment
 
 
 class GroupCell(NamedTuple):
-    """One cell of a group, by its number: the estimator that stands for it, its rows, and how it enters the stack."""
+    """One cell of a group: an estimator set up in it, its rows, and the net and rows that enter the stack.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    number : int
+        The cell's place in `experiment.cells`.
+    estimator : estimator
+        A clone of the user's estimator, set up in this cell; stands for the runs of all candidates.
+    head : Head or None
+        What is around the net (pipelines, target transformers), fitted, with the rows that reach the net. None for a
+        bare net, whose rows are copied out of the whole data when they are needed.
+    subject : estimator
+        What scorers are given: the net or the estimator around it.
+    pack_cell : PackCell
+    x_test : CellRows
+        The validation rows.
+    seconds : float
+        How long fitting the head took, 0 for a bare net.
+    """
 
     experiment: Experiment
     number: int
     estimator: Any
-    head: Head | None  # what is around the net, with the rows behind it; other rows are taken when they are asked for
+    head: Head | None
     subject: Any
     pack_cell: PackCell
     x_test: CellRows
@@ -36,17 +55,17 @@ class GroupCell(NamedTuple):
 
     @property
     def data(self) -> CellData:
-        """The rows as the net takes them, copied out of all rows."""
+        """The training and validation rows, as the net is given them."""
         return self._raw(train=True) if self.head is None else self.head.data
 
     @property
     def test_data(self) -> CellData:
-        """The same without the rows to train on."""
+        """The same, without the training rows for a bare net."""
         return self._raw(train=False) if self.head is None else self.head.data
 
     @property
     def score_data(self) -> CellData:
-        """The rows as what is scored takes them; without those to train on where the net is all there is."""
+        """The rows as `subject` is given them, without the training rows for a bare net."""
         if self.head is None:
             return self._raw(train=False)
         return self._raw(train=True) if self.subject is self.estimator else self.head.scored
@@ -56,15 +75,19 @@ class GroupCell(NamedTuple):
 
 
 class StackSetup(NamedTuple):
-    """What all candidates of a group find: cells of the same shapes, and how stacks are to be built in them."""
+    """The set-up that the candidates of a group share: cells of the same shapes, and the arguments of `ModelStack`."""
 
     group_cells: list[GroupCell]
     stack_args: dict[str, Any]
-    audited: set[Any]  # kinds of candidates; see `kinds_of`
+    audited: set[Any]  # kinds of candidates that the audit has compared; see `kinds_of`
 
 
 class Group(NamedTuple):
-    """Candidates that can share stacks in the cells of one shape; `steady` if their optimizer always does the same."""
+    """Candidates that can share stacks, in cells of the same shapes.
+
+    `thread_safe` says whether several threads may train such stacks (see `Traits.thread_safe`), `steady` whether every
+    optimizer step is the same operations (see `is_steady`).
+    """
 
     members: list[Member]
     optimizer_kwargs: list[dict[str, Any]]
@@ -76,33 +99,37 @@ class Group(NamedTuple):
 
     @property
     def n_steps(self) -> int:
-        """How many steps a run takes."""
+        """The number of optimizer steps of a whole run."""
         return n_batches(self.group_cells[0].pack_cell.epochs)
 
     @property
     def device(self) -> torch.device:
-        """Where it is trained."""
+        """The device to train on."""
         return torch.device(self.group_cells[0].pack_cell.net.device)
 
     def build(self, chosen: Sequence[int], *, dropout: bool = True) -> ModelStack:
-        """Make the stack of some of the members; without dropout, it is for `WithoutDropout` alone."""
+        """Build a stack of some of the members.
+
+        Without dropout it must be run within `WithoutDropout`, which does not reach attention layers: theirs is set to
+        0 here.
+        """
         modules = [group_cell.pack_cell.net.module_ for group_cell in self.group_cells]
         args = self.stack_args
         if not dropout:
             modules = [stop_attention_dropout(copy.deepcopy(module)) for module in modules]
-            args = {**args, "traits": None}
+            args = {**args, "traits": None}  # those of a module with dropout do not fit
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
-        seed = self.group_cells[0].pack_cell.seed  # the same in all packs: how candidates are packed changes nothing
+        seed = self.group_cells[0].pack_cell.seed  # same dropout in all packs, however they are divided
         return ModelStack(modules, len(chosen), optimizer_kwargs=kwargs, seed=seed, **args)
 
     def only(self, chosen: Sequence[int]) -> Group:
-        """Return the group of some of the members, by their places in this one."""
+        """Return a group of some of the members, given by their positions."""
         members, kwargs = [self.members[i] for i in chosen], [self.optimizer_kwargs[i] for i in chosen]
         return self._replace(members=members, optimizer_kwargs=kwargs)
 
 
 class Prepared(NamedTuple):
-    """What can be stacked, and why the other candidates cannot, by number."""
+    """The groups that can be stacked, and the reasons of the other candidates by number."""
 
     groups: list[Group]
     refused: dict[int, list[str]]

@@ -1,4 +1,4 @@
-"""Rows that a net's `train_split` holds out of the training: evaluated after each epoch, for all runs of a pack."""
+"""Rows that a net's `train_split` holds out of the training, evaluated after each epoch for all runs of a pack."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sklr.engines.stacked.model.stack import ModelStack
 
 
 class Held(NamedTuple):
-    """What the `train_split` of one cell's net holds out.
+    """The rows that the `train_split` of one cell's net holds out.
 
     Parameters
     ----------
     x, y : rows
-        In the order of the net's DataLoader; `y` as the loss has it.
+        In the order of the net's DataLoader; `y` as the loss is given it.
     sizes : sequence of int
-        How many rows each of its batches has.
+        The number of rows of each batch.
     weight : Tensor (n_rows,) or None
         Sample weights.
     targets : Rows
-        `y` as the dataset has it, for scores.
+        `y` as the dataset holds it, for scores.
     infer : callable
-        What the net does to outputs of its module, for scores.
+        Turns the module's outputs into what the net's `infer` returns, for scores.
     fold : (x, y)
-        All rows that were to be split, in their order; `y` as the loss has it.
+        All rows before the split, in their order; `y` as the loss is given it.
     """
 
     x: CellRows
@@ -45,7 +45,7 @@ class Held(NamedTuple):
 
 
 class HeldEpoch(NamedTuple):
-    """What a run makes of its held-out rows: losses and sizes of batches, then outputs and targets of all rows."""
+    """One run on its held-out rows: the losses and sizes of the batches, the outputs and targets of all rows."""
 
     loss: Sequence[float]
     n_rows: Sequence[int]
@@ -54,7 +54,7 @@ class HeldEpoch(NamedTuple):
 
 
 class HeldRows:
-    """The held-out rows of all cells of a pack.
+    """The held-out rows of all cells of a pack, padded to the same number of rows.
 
     Parameters
     ----------
@@ -69,11 +69,11 @@ class HeldRows:
         self.weight: Tensor | None = None
         if any(held.weight is not None for held in cells):
             like = next(held.weight for held in cells if held.weight is not None)
-            ones = [like.new_ones(n) for n in self.n_rows]
+            ones = [like.new_ones(n) for n in self.n_rows]  # for cells without weights
             self.weight = stack_rows([o if h.weight is None else h.weight for h, o in zip(cells, ones, strict=True)])
 
     def epoch(self, stack: ModelStack) -> Callable[[int, int], HeldEpoch]:
-        """Evaluate all runs; return what gives that of one, by its place in the stack."""
+        """Evaluate all runs; return a function from (candidate, cell) in the stack to a run's `HeldEpoch`."""
         outputs = self.outputs(stack)
         losses, inferred = self.losses(stack, outputs), self.cells[0].infer(outputs)
 
@@ -85,14 +85,16 @@ class HeldRows:
         return of_run
 
     def outputs(self, stack: ModelStack) -> Rows:
-        """Return what the modules say to all rows, shape (n_in_stack, n_cells, n_rows, ...)."""
+        """Return the modules' outputs for all held-out rows, shape (n_in_stack, n_cells, n_rows, ...)."""
         return in_blocks(stack.outputs, self.rows)
 
     def losses(self, stack: ModelStack, outputs: Rows) -> np.ndarray:
-        """Return the loss of each batch, shape (n_batches, n_in_stack, n_cells); NaN past a cell's last one."""
+        """Return the loss of each batch, shape (n_batches, n_in_stack, n_cells); NaN past a cell's last batch."""
         found = np.full((max(map(len, self.sizes)), stack.n_candidates, stack.n_cells), np.nan)
+        # batch by batch, since skorch's `valid_loss` is a mean of batches' losses weighted by their sizes
         for batch, rows, cells in self._batches():
             of_cells = partial(_of_cells, cells=cells, rows=rows, n_rows=max(self.n_rows))
+            # the loss takes cells first
             x = map_tensors(lambda t, cut=of_cells: cut(t.transpose(0, 1), axis=2), outputs)
             y = map_tensors(partial(of_cells, axis=1), self.y)
             weight = None if self.weight is None else of_cells(self.weight, axis=1)
@@ -101,7 +103,7 @@ class HeldRows:
         return found
 
     def _batches(self) -> Iterator[tuple[int, slice, list[int]]]:
-        """Yield number and rows of batches that some cells have alike, and these cells."""
+        """Yield the number and the rows of a batch, and the cells in which that batch has these rows."""
         for batch in range(max(map(len, self.sizes))):
             there = [cell for cell, sizes in enumerate(self.sizes) if batch < len(sizes)]
             ends = {cell: (sum(self.sizes[cell][:batch]), sum(self.sizes[cell][: batch + 1])) for cell in there}
@@ -110,6 +112,6 @@ class HeldRows:
 
 
 def _of_cells(t: Tensor, cells: Sequence[int], rows: slice, n_rows: int, axis: int) -> Tensor:
-    """Return some rows, which are along an axis if there are as many as `n_rows`, of cells along the first axis."""
+    """Select cells along the first axis, and rows along `axis` if the tensor has `n_rows` there."""
     t = t.index_select(0, torch.tensor(cells, device=t.device))
     return t[(slice(None),) * axis + (rows,)] if t.dim() > axis and t.shape[axis] == n_rows else t

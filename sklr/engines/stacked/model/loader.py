@@ -1,4 +1,4 @@
-"""What the steps of an epoch are shown: batches gathered by row number, for all steps that are alike at once."""
+"""The batches of an epoch, gathered by row number, for as many steps of the same shape at once as are small to keep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.model.stack import ModelStack
 
-SMALL = 2**23  # elements of a gathered tensor
+SMALL = 2**23  # most elements of a gathered tensor: 32 MiB in float32
 
 
 class Feed:
@@ -23,14 +23,15 @@ class Feed:
     Parameters
     ----------
     stack : ModelStack
-        That is to be fed.
+        The stack that will take the steps.
     rows : PackRows
     y : Rows (n_cells, n_rows, ...)
     weight : Tensor (n_cells, n_rows) or None
         Sample weights.
     positions : Tensor of shape (n_steps, n_cells, largest batch)
+        Row numbers within each cell, as `epoch_positions` returns them.
     sizes : ndarray of shape (n_steps, n_cells)
-        Both as `epoch_positions` returns them.
+        The number of rows of each batch; 0 if a cell takes no step.
 
     >>> from sklr.engines.stacked.data.cell_rows import CellRows
     >>> stack = ModelStack([torch.nn.Linear(2, 1)], 1, torch.nn.MSELoss(), torch.optim.SGD, {},
@@ -48,15 +49,15 @@ class Feed:
         self.stack, self.rows, self.y, self.weight, self.sizes = stack, rows, y, weight, sizes
         self.like = next(iter(stack.optimizer.params.values()))
         self.positions = positions.to(self.like.device, non_blocking=True)
-        starts = torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1]  # where the cells' targets begin, end to end
+        starts = torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1]  # where each cell's targets begin
         self.places = self.positions + starts[:, None].to(self.like.device, non_blocking=True)
-        self._memory: list[Tensor] = []  # that batches lie in, one after the other: new memory for each adds up
+        self._memory: list[Tensor] = []  # reused by all gathers: new memory for each adds up
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
-        """Yield which steps come next, and what they are shown, until the next are asked for.
+        """Yield which steps come next, and their batches, which the next iteration overwrites.
 
-        That is a `Batch` with an axis of steps in front; for a step that some cells do not take, or in batches of
-        different sizes that must not be padded, it is what `ModelStack.step` is to be given.
+        For steps that all cells take, in batches that may be padded to the same size, that is one `Batch` with a
+        leading axis of steps, as for `ModelStack.steps`. For any other step it is a list, as for `ModelStack.step`.
         """
         first, ends = 0, self._ends()
         while first < len(self.sizes):
@@ -69,7 +70,7 @@ class Feed:
                 first = steps.stop
 
     def _ends(self) -> list[int]:
-        """Say of each step up to which one those after it are like it; the step itself if it is one of a kind."""
+        """Return for each step where the series of steps of its shape ends; the step itself if it is taken alone."""
         is_even = (self.sizes == self.sizes[:, :1]).all(axis=1)
         together = (self.sizes > 0).all(axis=1) & (is_even | (not self.stack.mixes_rows))
         kinds = list(zip(self.sizes.max(axis=1), is_even, strict=True))
@@ -80,11 +81,12 @@ class Feed:
         return ends
 
     def _at_once(self) -> int:
-        """Return how many steps' batches are little to keep."""
+        """Return for how many steps batches may be gathered at once."""
         per_row = max(self.rows.row_numel, *(rows[0, 0].numel() for rows in tree_leaves(self.y)))
         return max(1, SMALL // (per_row * self.places[0].numel()))
 
     def _alike(self, steps: slice) -> Batch:
+        """Return the batches of steps of one shape, padded where cells have fewer rows."""
         sizes = self.sizes[steps]
         x, y, weight = self._gathered(steps, int(sizes.max()))
         if (sizes != sizes.max()).any():
@@ -92,6 +94,7 @@ class Feed:
         return Batch(x, y, weight)
 
     def _apart(self, step: int) -> list[Batch]:
+        """Return the batches of one step: one for all cells that take it, or one for each size if rows mix."""
         sizes = self.sizes[step]
         x, y, weight = self._gathered(step, int(sizes.max()))
         training = np.flatnonzero(sizes)
@@ -110,7 +113,7 @@ class Feed:
         return x, map_tensors(gather, self.y), None if self.weight is None else gather(self.weight)
 
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:
-        """Let padding weigh nothing."""
+        """Return the sample weights, 0 for padding."""
         real = torch.as_tensor(np.arange(sizes.max()) < sizes[..., None])
         mask = real.to(self.like.device, self.like.dtype, non_blocking=True)
         return mask if weight is None else weight * mask

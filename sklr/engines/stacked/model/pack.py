@@ -1,4 +1,4 @@
-"""A pack: candidates that can share one stack, in all cells, trained an epoch at a time."""
+"""A pack: candidates that share one stack, in all cells, trained one epoch at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from sklr._utils.divergence import exploded
 from sklr._utils.random import RandomStream
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
+from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import (
-    Epoch,
     Rows,
     alike_after,
     epoch_positions,
@@ -27,46 +26,18 @@ from sklr.engines.stacked.data.index_batches import (
     n_batches,
     stack_rows,
 )
-from sklr.engines.stacked.data.stream import CellStream, Shown
-from sklr.engines.stacked.model.held import Held, HeldRows
+from sklr.engines.stacked.data.stream import Shown
+from sklr.engines.stacked.model.held import HeldRows
 from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.member import Member, PackCell
 from sklr.engines.stacked.model.record import Record, RunModule, StepRows, listeners
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.model.stream_feed import StreamFeed, are_alike, stacked_batches
 from sklr.results import EpochRow
-from sklr.schedules import Constant, Schedule
+from sklr.schedules import Constant
 
-
-class PackCell(NamedTuple):
-    """One cell as a pack sees it: a net made ready in it, its rows, and the batches of each epoch.
-
-    `weight` holds sample weights, shape (n_rows,), or None; `seed` is that of the net's random stream. Where batches
-    are read from a `stream`, `x` and `y` are its first batch, and `epochs` tell the batches' sizes alone. `held` is
-    what the net's `train_split` holds out of the cell's rows.
-    """
-
-    net: NeuralNet
-    epochs: Sequence[Epoch]
-    x: CellRows
-    y: Rows
-    weight: Tensor | None
-    seed: int
-    stream: CellStream | None = None
-    held: Held | None = None
-
-
-class Member(NamedTuple):
-    """What sets a candidate apart in its pack: its peak lr and those of its groups, a schedule and its horizon."""
-
-    candidate: int
-    lr: float
-    lrs: tuple[float, ...]
-    schedule: Schedule
-    schedule_epochs: int
-
-
-# what a pickled pack goes without
-_MADE_AGAIN = ("rows", "y", "weight", "held", "fold", "_scratch", "_last", "_begun")
+# Attributes that are left out of a pickled pack: they are rebuilt, or belong to one epoch.
+_NOT_PICKLED = ("rows", "y", "weight", "held", "fold", "_scratch", "_last", "_begun")
 
 
 class Pack:
@@ -77,7 +48,7 @@ class Pack:
     stack : ModelStack
     members : sequence of Member, in the stack's order
     pack_cells : sequence of PackCell, one per cell
-        The first one's seed is dropout's, in all packs: how candidates are packed changes nothing.
+        The seed of the first cell seeds dropout, in all packs: how candidates are divided into packs changes nothing.
     max_epochs : int
 
     Attributes
@@ -87,21 +58,25 @@ class Pack:
     in_stack : list of int
         The members that are in the stack now, in its order.
     history : list over members of lists over cells of lists of EpochRow
-        Validation scores are not known here and stay NaN.
+        Validation scores stay NaN: `ScoredPack` fills them in.
     stopping : ndarray of bool, shape (n_members, n_cells)
-        Runs that a callback has ended, and that `close` is to close.
+        Runs that a callback has ended, and that the next `close` ends.
     keeps_records : bool
-        Whether every run has a whole record, to be made a net of its own: off, unless set before the training.
+        Whether every run has a complete record, so that it can be turned into a net of its own. False, unless it is set
+        before the training.
     records : list over members of lists over cells of Record
-        Empty if nobody reads them.
+        Empty if nothing reads them.
     diverged : dict from (member, cell) to (step, loss)
+        `step` counts from 0 over the whole training.
+    n_restored : int
+        How many runs have had other weights loaded into them by a callback.
     """
 
     def __init__(self, stack: ModelStack, members: Sequence[Member], pack_cells: Sequence[PackCell], max_epochs: int):
         self.stack, self.members, self.pack_cells, self.max_epochs = stack, list(members), list(pack_cells), max_epochs
         self.random_stream = RandomStream(pack_cells[0].seed)
         self.streams = [pack_cell.stream.afresh() for pack_cell in pack_cells if pack_cell.stream is not None]
-        self._last: list[Shown] | None = None  # batches of streams, for a look at what the last step has done
+        self._last: list[Shown] | None = None  # last batches of streams, on which `close` checks the last step
         self._stack_rows()
         self.epoch, self.seconds = 0, 0.0
         self.alive = np.ones((len(members), len(pack_cells)), dtype=bool)
@@ -115,15 +90,15 @@ class Pack:
         self.diverged: dict[tuple[int, int], tuple[int, float]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _MADE_AGAIN}
+        return {name: value for name, value in vars(self).items() if name not in _NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.go_on(state)
+        self.load_progress(state)
         self._stack_rows()
 
     def _stack_rows(self) -> None:
         self.held: HeldRows | None = None
-        self._scratch: nn.Module | None = None  # what `RunModule` writes to
+        self._scratch: nn.Module | None = None  # buffer of `RunModule`
         self._begun = time.time()
         if self.streams:
             return
@@ -132,19 +107,19 @@ class Pack:
         weights = [pack_cell.weight for pack_cell in self.pack_cells if pack_cell.weight is not None]
         self.weight = stack_rows(weights) if weights else None
         held = [pack_cell.held for pack_cell in self.pack_cells if pack_cell.held is not None]
-        self.fold = self.rows, self.y
+        self.fold = self.rows, self.y  # all training rows of the cells, held-out ones included
         if held:
             self.held = HeldRows(held)
             self.fold = PackRows([own.fold[0] for own in held]), stack_rows([own.fold[1] for own in held])
 
     def progress(self) -> dict[str, Any]:
-        """Return what training has changed, without what it was trained on: all that a worker need send back."""
-        given = ("members", "sides", "max_epochs")
+        """Return what training has changed, without the data: what a worker sends back."""
+        given = ("members", "pack_cells", "max_epochs")
         return {name: value for name, value in self.__getstate__().items() if name not in given}
 
-    def go_on(self, progress: Mapping[str, Any]) -> None:
-        """Stand where another copy of this pack stood when it was asked for its `progress`."""
-        for name, value in progress.items():  # some backends hand arrays over read-only
+    def load_progress(self, progress: Mapping[str, Any]) -> None:
+        """Continue from the `progress` of another copy of this pack."""
+        for name, value in progress.items():  # copies, since some joblib backends return read-only arrays
             setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
 
     @property
@@ -155,7 +130,8 @@ class Pack:
     def train_epoch(self, *, own_stream: bool = True) -> None:
         """Train every run in the stack for one epoch, and find out which have diverged.
 
-        Without a random stream of its own it can be called in several threads, if the stack's traits are thread-safe.
+        With `own_stream=False` it leaves torch's global generator alone, and may be called in several threads if the
+        stack's traits are thread-safe.
         """
         self._begun = time.time()
         self._compact()
@@ -170,27 +146,30 @@ class Pack:
         self.seconds += time.time() - self._begun
 
     def _compact(self) -> None:
-        """Let members none of whose runs is alive leave the stack."""
+        """Remove members from the stack whose runs have all ended."""
         staying = [m for m in self.in_stack if self.alive[m].any()]
         if len(staying) < len(self.in_stack):
             self.stack.keep([self.in_stack.index(m) for m in staying])
             self.in_stack = staying
 
     def end_epoch(self, losses: Tensor, sizes: np.ndarray, multipliers: np.ndarray) -> None:
-        """Take the epoch's losses down, and go on to the next one."""
+        """Record the epoch's losses and norms, and move on to the next epoch."""
         norms, own = self.stack.take_norms(), losses.unsqueeze(1)
-        known = _numbers(own if norms is None else torch.cat([own, norms], 1))  # one copy: each waits for the device
+        known = _numbers(
+            own if norms is None else torch.cat([own, norms], 1)
+        )  # one transfer: each waits for the device
         self._judge(known[:, 0], sizes, multipliers)
         self._tell_callbacks(known[:, 0], sizes, multipliers, known[:, 1:])
         self.epoch += 1
 
     def epoch_multipliers(self, sizes: np.ndarray) -> np.ndarray:
-        """Return what the schedules make of the peak lrs, shape (n_steps, n_in_stack, n_cells); 0 past a cell's end."""
+        """Return the schedules' multipliers of the peak lrs, (n_steps, n_in_stack, n_cells); 0 past a cell's end."""
         table = np.zeros((len(sizes), len(self.in_stack), len(self.pack_cells)))
         for i, m in enumerate(self.in_stack):
             schedule, known = self.members[m].schedule, dict[Any, np.ndarray]()
             for cell, n_steps in enumerate((sizes > 0).sum(axis=0).tolist()):
-                key = (n_steps, cell if schedule.monitored() else None)  # else all cells have the same
+                # only a schedule that follows a run's losses differs between cells of as many steps
+                key = (n_steps, cell if schedule.monitored() else None)
                 if key not in known:
                     known[key] = self._multipliers(m, cell, n_steps)
                 table[:n_steps, i, cell] = known[key]
@@ -198,7 +177,7 @@ class Pack:
 
     def lrs(self, multipliers: np.ndarray) -> np.ndarray:
         """Return the epoch's learning rates, shape (n_steps, n_groups, n_in_stack, n_cells)."""
-        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T
+        peaks = np.array([self.members[m].lrs for m in self.in_stack]).T  # (n_groups, n_in_stack)
         return multipliers[:, None] * peaks[:, :, None]
 
     def _multipliers(self, m: int, cell: int, n_steps: int) -> np.ndarray:
@@ -222,10 +201,10 @@ class Pack:
         Parameters
         ----------
         feed : iterable of (slice, Batch or list of Batch)
-            Which steps come next and what they are shown, as a `Feed` has it.
+            Which steps come next and their batches, as `Feed` yields them.
         lr : Tensor of shape (n_steps, n_groups, n_in_stack, n_cells)
         n_more : int
-            How often about as many steps will follow.
+            How many further epochs have about as many steps.
         """
         lr = lr.to(self.pack_cells[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
@@ -237,22 +216,23 @@ class Pack:
         return torch.cat(losses)
 
     def feed_epoch(self) -> Feed | StreamFeed:
-        """Return what the steps of the next epoch are shown."""
+        """Return the batches of the next epoch."""
         orders = [pack_cell.epochs[self.epoch] for pack_cell in self.pack_cells]
         if self.streams:
             return StreamFeed([stream.batches() for stream in self.streams], epoch_sizes(orders))
         return self.feed(*epoch_positions(orders))
 
     def feed(self, positions: Tensor, sizes: np.ndarray) -> Feed:
-        """Return what each step is shown, from row numbers as `epoch_positions` returns them."""
+        """Return the batches of some steps, given by row numbers as `epoch_positions` returns them."""
         return Feed(self.stack, self.rows, self.y, self.weight, positions, sizes)
 
     def _judge(self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray) -> None:
-        """Write the epoch down for the runs that came through it, and end those that did not."""
+        """Record the epoch for the runs that completed it, and end those that diverged."""
         if self.epoch == 0:
             self.first_loss[:] = losses[0]
         bad = exploded(losses, self.first_loss[self.in_stack]) & (sizes > 0)[:, None, :]
         n_steps = (sizes > 0).sum(axis=0)
+        # an epoch's loss is the mean over batches weighted by their sizes, as in skorch's history
         means = np.where((sizes > 0)[:, None, :], losses * sizes[:, None, :], 0).sum(axis=0) / sizes.sum(axis=0)
         for i, m in enumerate(self.in_stack):
             for cell in map(int, np.flatnonzero(self.alive[m])):
@@ -266,7 +246,7 @@ class Pack:
     def _tell_callbacks(
         self, losses: np.ndarray, sizes: np.ndarray, multipliers: np.ndarray, norms: np.ndarray
     ) -> None:
-        """Write the epoch down for the runs that came through it, and find out which of them a callback ends."""
+        """Update the records of the runs that completed the epoch, and note which of them a callback ends."""
         if self.epoch == 0:
             self.records = self._new_records()
         if not self.records:
@@ -284,7 +264,7 @@ class Pack:
                 self.stopping[m, cell] = self.records[m][cell].end_epoch(net, module, found, of_held, seconds)
 
     def _new_records(self) -> list[list[Record]]:
-        """Return a record of each run, or none at all if nobody reads them."""
+        """Return a record of each run, or none at all if nothing reads them."""
         read = {name for member in self.members if (name := member.schedule.monitored()) not in (None, "train_loss")}
         told = [listeners(pack_cell.net, read, whole=self.keeps_records) for pack_cell in self.pack_cells]
         if not self.keeps_records and not any(told):
@@ -299,10 +279,10 @@ class Pack:
         self.diverged[m, int(cell)] = int(step), float(loss)
 
     def close(self) -> np.ndarray:
-        """End the training of runs that a callback has ended, or that have no epoch left; return which these are.
+        """End the runs that a callback has stopped or that have no epoch left; return which these are.
 
-        Callbacks may load the weights of an earlier epoch into them. They stay in the stack until `alive` says that
-        they are to leave.
+        Callbacks may load the weights of an earlier epoch into them. The runs stay in the stack, to be scored; they
+        leave it once `alive` is False.
         """
         over = self.alive & (self.stopping | (self.epoch == self.max_epochs))
         if not over.any():
@@ -320,7 +300,7 @@ class Pack:
         return RunModule(self.stack, i, cell, self._scratch)
 
     def _check_last_step(self, over: np.ndarray) -> None:
-        """End the runs of these that their very last steps blew up, which no training loss has seen."""
+        """End those of the runs that diverged in their very last step, after which no training loss was computed."""
         if (rows := self._some_rows()) is None:
             return
         x, y = rows
@@ -332,7 +312,7 @@ class Pack:
             self._diverge(self.in_stack[i], cell, n_steps, float(losses[i, cell]))
 
     def _some_rows(self) -> tuple[Rows, Rows] | None:
-        """Return rows of all cells to evaluate after the last step; None of streams whose last batches differ."""
+        """Return rows of all cells to evaluate after the last step; None for streams whose last batches differ."""
         if not self.streams:
             rows, y = self.fold
             n_rows = [
@@ -354,6 +334,6 @@ def _numbers(found: Tensor) -> np.ndarray:
 
 
 def valid_batch_size(net: NeuralNet, n_rows: int) -> int:
-    """Return how many of `n_rows` rows the net predicts at once."""
+    """Return how many of `n_rows` rows the net predicts in one batch."""
     size = net.get_params_for("iterator_valid").get("batch_size", net.batch_size)
     return n_rows if size == -1 else min(size, n_rows)

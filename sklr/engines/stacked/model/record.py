@@ -1,7 +1,7 @@
-"""The history of one run of a pack, and the callbacks that hear of it, as if the run were trained by its own net.
+"""The history of one run of a pack, and its callbacks, as if the run were trained by its own net.
 
-The callbacks are skorch's own objects, copied for each run. They are notified by a stand-in for the run's net: it has
-the run's history and module, and all else from the net of its cell.
+The callbacks are skorch's own objects, copied for each run. They are notified by a stand-in for the run's net, which
+has the run's history and module, and everything else from the net of the run's cell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
-TOLD = (
+# The callbacks that a pack notifies. The others that a stack can have (see `checks.callbacks`) only look on, or the
+# stack does their work.
+NOTIFIED = (
     BatchSizeSchedule,
     GradientClipping,
     EarlyStopping,
@@ -34,21 +36,31 @@ TOLD = (
     LRSchedule,
     LRScheduler,
     PassthroughScoring,
-)  # others need not hear of an epoch
+)
 
 
 class StepRows(NamedTuple):
-    """The steps of one epoch of one run: losses, rows and lrs, shape (n_steps,), lrs of groups, norms of gradients."""
+    """The steps of one epoch of one run.
+
+    Parameters
+    ----------
+    loss, n_rows, lr : ndarray, shape (n_steps,)
+        Training loss, number of rows and learning rate of each step.
+    group_lrs : ndarray, shape (n_steps, n_groups)
+        The learning rates of the parameter groups.
+    norms : ndarray, shape (n_steps, n_clips)
+        The gradient norms before each clipping.
+    """
 
     loss: np.ndarray
     n_rows: np.ndarray
     lr: np.ndarray
-    group_lrs: np.ndarray  # shape (n_steps, n_groups)
-    norms: np.ndarray  # shape (n_steps, n_clips)
+    group_lrs: np.ndarray
+    norms: np.ndarray
 
 
 class NotedLR(Callback):
-    """Stands for skorch's `LRScheduler`, whose learning rates the pack knows beforehand: it writes them down alone."""
+    """Stand-in for skorch's `LRScheduler` that only records learning rates: the pack has computed them beforehand."""
 
     def __init__(self, scheduler: LRScheduler):
         self.name, self.by_batch = scheduler.event_name, scheduler.step_every == "batch"
@@ -62,7 +74,7 @@ class NotedLR(Callback):
 
 
 def written_by(callback: Callback) -> tuple[str, ...]:
-    """Return the columns of the history that a callback of skorch's writes scores into."""
+    """Return the columns of the history into which a callback of skorch writes scores."""
     if isinstance(callback, PassthroughScoring | EpochScoring):
         name = callback.name if isinstance(callback, PassthroughScoring) else callback.name_
         return name, f"{name}_best"
@@ -70,24 +82,25 @@ def written_by(callback: Callback) -> tuple[str, ...]:
 
 
 def listeners(net: NeuralNet, read: Iterable[str], *, whole: bool) -> list[tuple[str, Callback]]:
-    """Return the callbacks that are to be told of each epoch, with their names.
+    """Return the callbacks to notify after each epoch, with their names.
 
     Parameters
     ----------
     net : NeuralNet
-        Initialised.
+        Initialized.
     read : iterable of str
-        Columns of the history that are read by others than callbacks.
+        Columns of the history that something other than a callback reads.
     whole : bool
-        Whether the history is to be complete. If not, scores that nobody reads are left out, but for those that a
-        user has asked for: what they raise is to end the training.
+        Whether the history must be complete. If not, scores that nothing reads are left out. Scoring callbacks that
+        the user has added stay in any case: an exception that they raise must end the training.
     """
-    known = [(name, callback) for name, callback in net.callbacks_ if isinstance(callback, TOLD)]
+    known = [(name, callback) for name, callback in net.callbacks_ if isinstance(callback, NOTIFIED)]
     if whole:
         return known
     wanted = {*read, *(callback.monitor for _, callback in known if isinstance(callback, EarlyStopping))}
 
     def is_needed(callback: Callback) -> bool:
+        # skorch's classifiers add accuracy by default; any other score is the user's
         is_own = isinstance(callback, EpochScoring) and callback.scoring != "accuracy"
         return isinstance(callback, EarlyStopping) or is_own or not wanted.isdisjoint(written_by(callback))
 
@@ -95,15 +108,15 @@ def listeners(net: NeuralNet, read: Iterable[str], *, whole: bool) -> list[tuple
 
 
 class RunModule:
-    """Stands for the module of one run of a stack where a callback keeps its weights, or puts others in their place.
+    """Stand-in for the module of one run of a stack, for callbacks that save its weights or load others.
 
     Parameters
     ----------
     stack : ModelStack
     i, cell : int
-        The run's place in it.
+        The run's place in the stack.
     like : nn.Module
-        A module of the same kind, which is written to.
+        A module of the same structure, used as a buffer for the weights.
 
     >>> import torch
     >>> example = torch.ones(2, 1), torch.ones(2, 1)
@@ -119,11 +132,11 @@ class RunModule:
         self.is_changed = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the run's weights and buffers; the next call, of another run too, overwrites them."""
+        """Return the run's weights and buffers; the next call, also for another run, overwrites them."""
         return self.stack.load_run(self.i, self.cell, self.like).state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put weights and buffers into the stack."""
+        """Copy weights and buffers into the stack."""
         self.stack.load_run(self.i, self.cell, self.like).load_state_dict(state)
         self.stack.store_run(self.i, self.cell, self.like)
         self.is_changed = True
@@ -135,18 +148,18 @@ class Record:
     Parameters
     ----------
     net : NeuralNet
-        Of the run's cell, initialised.
+        The net of the run's cell, initialized.
     callbacks : sequence of (name, callback)
-        As `listeners` returns them; copies of them are told.
+        As `listeners` returns them; copies of them are notified.
     whole : bool
-        Whether the history is to have the steps of each epoch, too.
+        Whether the history must also have the steps of each epoch.
 
     Attributes
     ----------
     history : History
-        Of the epochs that the run has come through.
+        The epochs that the run has completed.
     last : StepRows or None
-        The steps of the last one.
+        The steps of the last of them.
     """
 
     def __init__(self, net: NeuralNet, callbacks: Sequence[tuple[str, Callback]], *, whole: bool):
@@ -162,10 +175,11 @@ class Record:
         self.has_lrs = any(isinstance(callback, LRSchedule) for callback in own)
         twin = self._twin(net)
         for callback in own:
-            if not isinstance(callback, LRSchedule):  # it is another candidate's: `hand_over` begins the run's own
+            if not isinstance(callback, LRSchedule):  # this one is another candidate's; `hand_over` starts the run's
                 callback.on_train_begin(twin, X=None, y=None)
 
     def __getstate__(self) -> dict[str, Any]:
+        # skorch's EarlyStopping leaves the best weights out of its pickle
         return {**vars(self), "best": best_weights(self.callbacks)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -175,19 +189,19 @@ class Record:
     def end_epoch(
         self, net: NeuralNet, module: RunModule, steps: StepRows, held: HeldEpoch | None, seconds: float
     ) -> bool:
-        """Write an epoch down, and tell the callbacks; return whether one of them ends the training.
+        """Record an epoch and notify the callbacks; return whether one of them ends the training.
 
         Parameters
         ----------
         net : NeuralNet
-            Of the run's cell.
+            The net of the run's cell.
         module : RunModule
-            The run's, with the weights of now.
+            The run's module, with its current weights.
         steps : StepRows
         held : HeldEpoch or None
-            None without held-out rows, or where nobody reads what becomes of them.
+            None without held-out rows.
         seconds : float
-            How long the epoch took.
+            The duration of the epoch.
         """
         self.last = steps
         self.history.new_epoch()
@@ -196,21 +210,22 @@ class Record:
         if held is not None:
             self._write_held(held)
         self._ready_callbacks(steps, held, seconds)
-        rows = None if held is None else np.empty((sum(held.n_rows), 0))  # never read: the outputs for them are known
+        # a placeholder, never read: the callbacks know the outputs for these rows
+        rows = None if held is None else np.empty((sum(held.n_rows), 0))
         try:
             self._twin(net, module).notify("on_epoch_end", dataset_train=None, dataset_valid=rows)
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt as error:  # skorch's callbacks stop the training with it, and users do with Ctrl-C
             if not raised_by_callback(error):
                 raise
             return True
         return False
 
     def end_training(self, net: NeuralNet, module: RunModule) -> None:
-        """Tell the callbacks that the training is over; one may load the weights of an earlier epoch."""
+        """Notify the callbacks that the training has ended; one may load the weights of an earlier epoch."""
         self._twin(net, module).notify("on_train_end", X=None, y=None)
 
     def hand_over(self, net: NeuralNet) -> None:
-        """Give a net that has been set up for the run what the run has come to, but for the weights."""
+        """Give the run's history, and the state of its callbacks, to a net that has been set up for it."""
         net.history_ = History({**row, "batches": [dict(batch) for batch in row["batches"]]} for row in self.history)
         known = dict(self.callbacks)
         for name, callback in net.callbacks_:
@@ -223,26 +238,24 @@ class Record:
             elif name in known:
                 vars(callback).update(vars(known[name]))
             if isinstance(callback, GradientClipping):
-                callback.on_train_begin(net)  # with a list of norms of its own
+                callback.on_train_begin(net)  # it must not share its list of norms with the record's copy
 
     def _catch_up(self, callback: LRScheduler, net: NeuralNet, n_epochs: int) -> None:
-        """Step a scheduler on its net's optimizer, which is at its peak lrs, as often as the training has."""
-        rows, net.history_ = net.history_, History()
+        """Step a scheduler on its net's optimizer, which is at its peak lrs, as often as the training did."""
+        rows, net.history_ = net.history_, History()  # with a history skorch would start it where that ends
         callback.on_train_begin(net)
         net.history_ = rows
         by_batch, is_plateau = callback.step_every == "batch", callback.policy_ is ReduceLROnPlateau
         for row in rows if by_batch else rows[:n_epochs]:
             n_times = row["train_batch_count"] if by_batch else 1
             for _ in range(n_times):
-                net.optimizer_.step()  # without gradients: schedulers warn if there was none
+                net.optimizer_.step()  # without gradients nothing moves; schedulers warn if no step came before theirs
                 callback.lr_scheduler_.step(*[row[callback.monitor]] * is_plateau)
             callback.batch_idx_ += n_times * by_batch
 
     def _write_steps(self, steps: StepRows, twin: NeuralNet) -> None:
-        history, noted = (
-            self.history,
-            [c for _, c in self.callbacks if isinstance(c, NotedLR) and c.by_batch and c.name],
-        )
+        history = self.history
+        noted = [c for _, c in self.callbacks if isinstance(c, NotedLR) and c.by_batch and c.name]
         for _, callback in self.callbacks:
             if isinstance(callback, BatchSizeSchedule):
                 callback.on_epoch_begin(twin)
@@ -265,7 +278,7 @@ class Record:
         self.history.record("valid_batch_count", len(held.loss))
 
     def _ready_callbacks(self, steps: StepRows, held: HeldEpoch | None, seconds: float) -> None:
-        """Let the callbacks know what they would have heard during the epoch."""
+        """Set the state that the callbacks would have gathered during the epoch."""
         for _, callback in self.callbacks:
             if isinstance(callback, EpochTimer):
                 callback.epoch_start_time_ = time.time() - seconds
@@ -277,7 +290,7 @@ class Record:
                 callback.y_trues_, callback.y_preds_ = [held.targets], [held.outputs]
 
     def _twin(self, net: NeuralNet, module: RunModule | None = None) -> NeuralNet:
-        """Return what stands for the run's net."""
+        """Return the stand-in for the run's net: its cell's net with the run's history, callbacks and module."""
         twin = object.__new__(type(net))
         vars(twin).update(vars(net))
         twin.history_, twin.callbacks_ = self.history, self.callbacks

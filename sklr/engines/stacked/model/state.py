@@ -1,4 +1,4 @@
-"""What the runs of a stack have besides the parameters that are trained: frozen ones, and buffers."""
+"""The state of a stack's runs besides the trained parameters: frozen parameters and buffers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class FixedState:
     Parameters
     ----------
     modules : sequence of nn.Module, one per cell
-        Every candidate of a cell starts with what its module has.
+        Every candidate of a cell starts with the values of its module.
     n_candidates : int
 
     Attributes
     ----------
     constants : dict of str to Tensor (n_cells, n_candidates, *shape)
-        Parameters that take no gradient.
+        Frozen parameters (`requires_grad=False`).
     buffers : dict of str to Tensor (n_candidates, n_cells, *shape)
-        Unlike parameters in the order in which they are mapped over: batch normalisation writes its running
-        statistics through a view of them, which another order would not allow.
+        The axes are in the order of the two `vmap` levels, unlike those of parameters: batch normalization updates its
+        running statistics in place through a view, which needs this order.
 
     >>> state = FixedState([nn.BatchNorm1d(2), nn.BatchNorm1d(2)], 3)
     >>> state.update({"running_mean": torch.ones(3, 1, 2)}, torch.tensor([1]))
@@ -41,15 +41,16 @@ class FixedState:
         self.buffers = {name: t.expand(n_candidates, *t.shape).contiguous() for name, t in cells.items()}
 
     def of_cells(self, index: Tensor | None) -> tuple[Named, Named]:
-        """Return constants and buffers of some cells, None for all."""
+        """Return the constants and the buffers of the cells in `index`; None means all."""
         if index is None:
             return self.constants, self.buffers
         constants = {name: t.index_select(0, index) for name, t in self.constants.items()}
         return constants, {name: t.index_select(1, index) for name, t in self.buffers.items()}
 
     def update(self, buffers: Named, index: Tensor | None) -> None:
-        """Write buffers of some cells down where they are, for there replayed steps look for them."""
-        places = {b.untyped_storage().data_ptr() for b in self.buffers.values()}  # one may lie in another's place
+        """Copy new values into the buffers of the cells in `index`, in place: replayed steps read the same memory."""
+        # A new value may be another buffer's memory (a module that swaps two): copy it before that is overwritten.
+        places = {b.untyped_storage().data_ptr() for b in self.buffers.values()}
         buffers = {n: b.clone() if b.untyped_storage().data_ptr() in places else b for n, b in buffers.items()}
         for name, buffer in buffers.items():
             own = self.buffers[name]
@@ -57,11 +58,11 @@ class FixedState:
                 own.index_copy_(1, index, buffer)
             elif own.shape == buffer.shape and own.dtype == buffer.dtype:
                 own.copy_(buffer)
-            else:
+            else:  # the module has replaced its buffer by one of another shape or dtype
                 self.buffers[name] = buffer
 
     def keep(self, candidates: Tensor) -> None:
-        """Let only these candidates stay, in this order."""
+        """Keep only these candidates, in this order."""
         self.constants = {name: t.index_select(1, candidates) for name, t in self.constants.items()}
         self.buffers = {name: t.index_select(0, candidates) for name, t in self.buffers.items()}
 
@@ -72,7 +73,7 @@ class FixedState:
 
 
 def stacked(per_cell: Sequence[Tensor], n_candidates: int) -> Tensor:
-    """Return a tensor of each cell, repeated for its candidates: (n_cells, n_candidates, *shape).
+    """Stack one tensor per cell and repeat it for each candidate: (n_cells, n_candidates, *shape).
 
     >>> stacked([torch.zeros(2), torch.ones(2)], 3).shape
     torch.Size([2, 3, 2])

@@ -1,4 +1,4 @@
-"""What the steps of an epoch are shown where batches are read from streams: each cell's next batch, put together."""
+"""The batches of an epoch where each cell reads its own from a DataLoader: the cells' next batches, stacked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.data.stream import Shown
 
-AT_ONCE, SMALL = 16, 2**22  # steps read ahead, and the numbers in them: enough to replay some without Python
+# Most steps that are read ahead, so that several can be replayed without Python, and about most elements in them.
+AT_ONCE, SMALL = 16, 2**22
 
 
 class StreamFeed:
@@ -22,9 +23,9 @@ class StreamFeed:
     Parameters
     ----------
     epochs : sequence of iterators over (x, y), one per cell
-        Their batches.
+        The batches of each cell.
     sizes : ndarray of shape (n_steps, n_cells)
-        How many rows each batch is expected to have; those that it has, once it has been read.
+        How many rows each batch is expected to have. Replaced, in a copy, by the actual number once it has been read.
 
     Attributes
     ----------
@@ -37,13 +38,14 @@ class StreamFeed:
         self.last: dict[int, Shown] = {}
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
-        """Yield which steps come next, and what they are shown; batches of different shapes are shown apart."""
+        """Yield which steps come next, and their batches; a step whose batches differ in shape comes by itself."""
         waiting = list[list[Shown]]()
         for step in range(len(self.sizes)):
             read = [next(epoch, None) for epoch in self.epochs]
             self._note(step, read)
             known = [shown for shown in read if shown is not None]
             whole = len(known) == len(read) and are_alike(known)
+            # steps that wait have one shape: another shape, or a cell without a step, ends their series
             if waiting and not (whole and are_alike([*waiting[0][:1], known[0]])):
                 yield _steps(step, waiting)
                 waiting = []
@@ -56,9 +58,12 @@ class StreamFeed:
                 waiting = []
         if waiting:
             yield _steps(len(self.sizes), waiting)
-        for epoch in self.epochs:  # to the very end: a RandomSampler draws once more there
+        for epoch in self.epochs:  # exhaust the iterators: a RandomSampler draws once more at its end
             if next(epoch, None) is not None:
-                raise ValueError("the training DataLoader has more batches than its length says")
+                raise ValueError(
+                    f"the training DataLoader must yield as many batches as its length says, got more than "
+                    f"{len(self.sizes)}: correct its length, or that of its batch sampler"
+                )
 
     def _note(self, step: int, read: Sequence[Shown | None]) -> None:
         self.sizes[step] = [0 if shown is None else n_rows(shown) for shown in read]
@@ -66,7 +71,7 @@ class StreamFeed:
 
 
 def show_once(read: Sequence[Shown | None]) -> list[tuple[slice, Batch | list[Batch]]]:
-    """Return what a single step is shown, as a feed yields it, from each cell's batch; None where it takes no step."""
+    """Return the feed of a single step from each cell's batch; None for a cell that takes no step."""
     known = [shown for shown in read if shown is not None]
     if len(known) < len(read) or not are_alike(known):
         return [(slice(0, 1), _apart(read))]
@@ -80,7 +85,7 @@ def _steps(end: int, waiting: Sequence[Sequence[Shown]]) -> tuple[slice, Batch]:
 
 
 def _apart(read: Sequence[Shown | None]) -> list[Batch]:
-    """Return a batch for the cells of each shape."""
+    """Return one batch for the cells of each shape."""
     there = [(cell, shown) for cell, shown in enumerate(read) if shown is not None]
     there.sort(key=lambda pair: repr(_shapes(pair[1])))
     groups = [list(group) for _, group in groupby(there, key=lambda pair: repr(_shapes(pair[1])))]
@@ -88,13 +93,13 @@ def _apart(read: Sequence[Shown | None]) -> list[Batch]:
 
 
 def stacked_batches(batches: Sequence[Shown]) -> Shown:
-    """Return the batches of some cells with an axis of cells in front."""
+    """Stack the batches of some cells along a new leading axis."""
     x, y = tree_map(lambda *cells: torch.stack(cells), tuple(batches[0]), *map(tuple, batches[1:]))
     return x, y
 
 
 def are_alike(batches: Sequence[Shown]) -> bool:
-    """Say whether batches are of the same shapes."""
+    """Return whether all batches have the same shapes."""
     return all(_shapes(batch) == _shapes(batches[0]) for batch in batches)
 
 
@@ -107,5 +112,5 @@ def _numbers(read: Sequence[Shown]) -> int:
 
 
 def n_rows(shown: Shown) -> int:
-    """Return how many rows a batch has."""
+    """Return the number of rows of a batch."""
     return len(tree_leaves(shown)[0])

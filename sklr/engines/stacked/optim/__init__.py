@@ -1,1 +1,1 @@
-"""One stock optimizer for many runs, each at its own learning rate."""
+"""Optimizers from `torch.optim` that step many runs, each at its own learning rate, and gradient clipping."""

@@ -1,4 +1,4 @@
-"""Gradients clipped run by run: at a fixed norm, or at a percentile of the norms that the run has met so far."""
+"""Gradient clipping for each run by itself: at a fixed norm, or at a percentile of the run's gradient norms so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklr.engines.stacked.optim.block import over_runs
 
 
 class Clip(NamedTuple):
-    """What gradients are clipped at: `norm`, or from `startup_steps` on the `percentile` of the norms before."""
+    """The norm at which gradients are clipped: `norm`, or after `startup_steps` a `percentile` of the earlier norms."""
 
     norm: float = torch.inf
     percentile: float | None = None
@@ -24,7 +24,7 @@ class Clip(NamedTuple):
 
     @classmethod
     def of(cls, callback: Any) -> Clip | None:
-        """Return what a callback of a net does to gradients, None for one that does not clip.
+        """Return how a callback of a net clips gradients, None if it does not.
 
         >>> Clip.of(GradientClipping("p90")), Clip.of(GradientClipping())
         (Clip(norm=inf, percentile=90.0, startup_steps=20, norm_type=2), None)
@@ -39,13 +39,13 @@ class Clip(NamedTuple):
 
 
 class StackedClip:
-    """A `Clip` of many runs, each by itself, as `torch.nn.utils.clip_grad_norm_` and `GradientClipping` do it.
+    """A `Clip` applied to each of many runs, as `torch.nn.utils.clip_grad_norm_` and `GradientClipping` do to one.
 
     Parameters
     ----------
     clip : Clip
     like : Tensor (n_cells, n_candidates, ...)
-        Some parameter of the runs.
+        Any parameter of the runs.
 
     >>> clip, grads = StackedClip(Clip(1.0), torch.zeros(1, 2)), [torch.tensor([[[3.0, 4.0], [0.3, 0.4]]])]
     >>> clip.apply(grads).tolist(), grads[0].norm(dim=2).round(decimals=3).tolist()
@@ -60,11 +60,12 @@ class StackedClip:
     def apply(self, grads: Sequence[Tensor], cells: Sequence[int] | None = None) -> Tensor:
         """Clip gradients (n_cells, n_candidates, *shape) in place; return the norms before, (n_cells, n_candidates).
 
-        Of percentiles, only the norms of these `cells` count.
+        Only the norms of these `cells`, which take this step, enter later percentiles.
         """
         kind = self.clip.norm_type
         each = [torch.linalg.vector_norm(grad.reshape(*grad.shape[:2], -1), kind, dim=2) for grad in grads]
         norms = torch.linalg.vector_norm(torch.stack(each), kind, dim=0)
+        # As `clip_grad_norm_` rounds it: PyTorch computes `max_norm / tensor` as `max_norm * tensor.reciprocal()`.
         share = (self._threshold() * (norms + 1e-6).reciprocal()).clamp(max=1.0).to(norms.dtype)
         for grad in grads:
             grad.mul_(over_runs(share, grad))
@@ -80,7 +81,7 @@ class StackedClip:
 
 
 class NormTable:
-    """The finite norms that each run has met, in rising order: in memory that stays, as recorded steps need it.
+    """The finite gradient norms of each run so far, sorted, in memory that stays where it is for replayed steps.
 
     Parameters
     ----------
@@ -89,8 +90,9 @@ class NormTable:
     Attributes
     ----------
     sorted : Tensor (n_cells, n_candidates, 1 + room)
-        After a first number that is below all norms; those that are not known yet are above all.
+        -inf, then the norms in ascending order, then inf where there is room for more.
     count : Tensor of int (n_cells, n_candidates)
+        The number of norms.
 
     >>> table = NormTable(torch.zeros(1, 1))
     >>> table.make_room(4)
@@ -108,26 +110,28 @@ class NormTable:
         self._n_expected = 0
 
     def make_room(self, n: int, n_more: int = 0) -> bool:
-        """Make room for `n` more norms, after which about `n_more` will come; return whether the table has moved."""
+        """Make room for `n` norms, and for about `n_more` after them; return whether the table has moved in memory."""
         self._n_expected += n
         room = self.sorted.shape[-1] - 1
         if self._n_expected <= room:
             return False
-        new = max(self._n_expected + n_more, 2 * room) - room
+        new = max(self._n_expected + n_more, 2 * room) - room  # at least doubled, so that it seldom moves
         self.sorted = torch.nn.functional.pad(self.sorted, (0, new), value=torch.inf)
         return True
 
     def add(self, norms: Tensor, cells: Sequence[int] | None = None) -> None:
-        """Put a norm of each run in its place, (n_cells, n_candidates); those of other `cells` are left out."""
+        """Insert a norm for each run of these `cells` (None: all), (n_cells, n_candidates)."""
         known = norms.isfinite()
         if cells is not None:
             known = known & torch.isin(torch.arange(len(norms)), torch.tensor(cells)).to(norms.device)[:, None]
         new = torch.where(known, norms, torch.inf).to(self.sorted.dtype).unsqueeze(-1)
         self.count += known
+        # One step of insertion sort without branches: each place keeps its number, takes the new one or its left
+        # neighbour's. An infinite norm changes nothing.
         self.sorted[..., 1:].copy_(torch.maximum(torch.minimum(self.sorted[..., 1:], new), self.sorted[..., :-1]))
 
     def percentile(self, percentile: float) -> Tensor:
-        """Return the percentile of each run's norms, as `percentile_of_sorted` does; of none it is not a number."""
+        """Return the percentile of each run's norms, as `percentile_of_sorted` does; NaN without norms."""
         last = (self.count - 1).clamp(min=0).to(self.sorted.dtype)
         place = last * percentile / 100
         below = place.floor()
@@ -136,5 +140,5 @@ class NormTable:
         return low + (place - below) * (high - low)
 
     def keep(self, candidates: Tensor) -> None:
-        """Let only these candidates stay, in this order."""
+        """Keep only these candidates, in this order."""
         self.sorted, self.count = self.sorted.index_select(1, candidates), self.count.index_select(1, candidates)

@@ -1,8 +1,9 @@
-"""Which optimizers can step runs of several learning rates at once, and where their weight decay enters.
+"""Which optimizers can step runs with different learning rates at once, and how their weight decay works.
 
-A step at lr=1 is taken for all runs and scaled by each run's own learning rate. That is exact for an optimizer whose
-step is elementwise and proportional to the learning rate, and whose weight decay is a term of the gradient or of the
-step. `tests/engines/stacked/test_optimizers.py` holds the table to PyTorch; the audit compares each search.
+One step at lr=1 is taken for all runs, and each run's update is scaled by its own learning rate. That is exact for an
+optimizer whose update is elementwise and proportional to the learning rate, and whose weight decay is added to the
+gradient or to the update. `tests/engines/stacked/test_optimizers.py` checks the table against PyTorch, and the audit
+compares every search with plain nets.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-# whether every step is the same operations with the same numbers; the others read the number of the step in Python
+# True if every step is the same operations with the same constants; the others read the step count in Python
 _STEADY = {
     torch.optim.SGD: True,
     torch.optim.Adam: True,
@@ -28,7 +29,7 @@ _STEADY_IF_FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 
 def optimizer_reasons(optimizer: type) -> list[str]:
-    """Say why runs cannot share this optimizer; empty means that they can.
+    """Return why runs cannot share this optimizer; empty means that they can.
 
     >>> optimizer_reasons(torch.optim.AdamW)
     []
@@ -39,7 +40,9 @@ def optimizer_reasons(optimizer: type) -> list[str]:
         return []
     name = getattr(optimizer, "__name__", repr(optimizer))
     if not f"{optimizer.__module__}.".startswith("torch.optim."):
-        return [f"{name} is not one of PyTorch's own optimizers, whose steps are known to be alike for all runs"]
+        return [
+            f"{name} is not one of PyTorch's own optimizers: its step may not be elementwise and proportional to lr"
+        ]
     return [
         f"optimizer {name}: its step is not known to be elementwise and proportional to lr, so runs of several lrs "
         "cannot share it"
@@ -47,7 +50,10 @@ def optimizer_reasons(optimizer: type) -> list[str]:
 
 
 def decay_form(optimizer: type, kwargs: Mapping[str, Any]) -> str:
-    """Return how weight decay enters: "coupled" to the gradient, "opposed" (the gradient is negated) or "decoupled".
+    """Return how weight decay works: "coupled" (added to the gradient), "opposed" (subtracted) or "decoupled".
+
+    PyTorch negates the gradient for `maximize=True` before it adds the decay: seen from the gradient as it was, the
+    decay is subtracted. Decoupled decay shrinks the parameters themselves, as in AdamW.
 
     >>> decay_form(torch.optim.SGD, {"maximize": True}), decay_form(torch.optim.AdamW, {})
     ('opposed', 'decoupled')
@@ -58,7 +64,9 @@ def decay_form(optimizer: type, kwargs: Mapping[str, Any]) -> str:
 
 
 def is_steady(optimizer: type, kwargs: Mapping[str, Any]) -> bool:
-    """Say whether every step is the same operations with the same numbers, so that one can be recorded for all.
+    """Return whether every step is the same operations with the same constants, so that one can be recorded for all.
+
+    Adam and AdamW with `foreach=True` are not: unlike their fused form, it reads the step count in Python.
 
     >>> is_steady(torch.optim.Adam, {}), is_steady(torch.optim.NAdam, {})
     (True, False)

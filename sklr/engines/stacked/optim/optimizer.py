@@ -1,7 +1,9 @@
 """Stock optimizers for many runs at once: one `torch.optim` step at lr=1, scaled by each run's own learning rate.
 
-Parameters are stacked `(n_cells, n_candidates, *shape)`: cells lead, so that what the candidates of a cell share
-(their batch) is read once for all of them.
+`torch.optim` takes one learning rate per parameter group, not one per run: a tensor `lr` must have a single element.
+
+Parameters are stacked as `(n_cells, n_candidates, *shape)`. Cells lead, so that `MLPKernel` can view the weights of
+the candidates of a cell, which share their batch, as one matrix.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ Groups = Sequence[tuple[Sequence[str], Mapping[str, Any]]]
 
 
 class StackedOptimizer:
-    """One stock optimizer's semantics for `n_cells x n_candidates` runs, each at its own learning rate.
+    """The semantics of a stock optimizer for `n_cells x n_candidates` runs, each at its own learning rate.
 
-    Exact for those that `optimizer_reasons` knows.
+    Exact, up to rounding, for the optimizer classes for which `optimizer_reasons` is empty.
 
     Parameters
     ----------
@@ -30,15 +32,15 @@ class StackedOptimizer:
     optimizer : type
         A `torch.optim.Optimizer` class.
     kwargs : sequence of dict, one per candidate
-        Its arguments but `lr`. Weight decay may differ at no cost; candidates equal in the rest share one
-        optimizer.
+        The optimizer's arguments but `lr`. Candidates that differ in `weight_decay` only share one optimizer: the
+        decay is applied here.
     groups : sequence of (names, overrides), default one group of all
-        Parameter groups; an `lr` among the overrides is ignored, `step` is told each group's.
+        Parameter groups. An `lr` among the overrides is ignored: `step` is given the learning rates of each group.
 
     Attributes
     ----------
     grads : dict of str to Tensor, each (n_cells, n_candidates, *shape)
-        Write the gradients here before `step`.
+        Write the gradients here before `step`, which may change them.
 
     >>> params = {"w": torch.zeros(1, 2, 3)}
     >>> optimizer = StackedOptimizer(params, torch.optim.SGD, [{}, {}])
@@ -66,7 +68,7 @@ class StackedOptimizer:
         self._set_parts(self._first_parts(like))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if k != "grads"}
+        return {k: v for k, v in vars(self).items() if k != "grads"}  # views; `_set_parts` makes them again
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -74,33 +76,36 @@ class StackedOptimizer:
 
     @property
     def n_cells(self) -> int:
+        """How many cells the parameters are stacked over."""
         return self.params[self.names[0]].shape[0]
 
     def step(self, lr: Tensor, cells: Sequence[int] | None = None) -> bool:
-        """Move every run along its gradient; return whether the optimizer's state has moved in memory.
+        """Update the parameters of every run; return whether the optimizer's state has moved to other memory.
 
         Parameters
         ----------
         lr : Tensor (n_groups, n_cells, n_candidates)
             This step's learning rates, on the parameters' device and of their dtype.
         cells : sequence of int, default all
-            The cells that take this step; the others keep their parameters and their optimizer's state.
+            The cells that take this step; the others keep their parameters and optimizer state unchanged.
         """
         self._decay_gradients()
         n_parts = len(self._parts)
         if cells is not None and len(cells) < self.n_cells:
             self._split(set(cells))
+            # lr=0 keeps the parameters of the other cells; their optimizers do not step at all
             lr = lr * _mask(cells, self.n_cells, lr)
         updates, sign = self._updates(cells)
         for name, group, update in zip(self.names, self._group_of, updates, strict=True):
             param = self.params[name]
+            # decay before the update, as AdamW does
             if (decay := self._decoupled[group]) is not None:
                 param.mul_(over_runs(1 - lr[group] * decay, param))
             param.addcmul_(update, over_runs(lr[group], param), value=sign)
         return len(self._parts) > n_parts
 
     def keep(self, candidates: Sequence[int]) -> None:
-        """Let only these candidates stay, in this order, with their optimizer's state."""
+        """Keep only these candidates, in this order, with their optimizer state."""
         index = torch.as_tensor(list(candidates), device=self.params[self.names[0]].device)
         self.params = {name: p.index_select(1, index) for name, p in self.params.items()}
         self.kwargs = [self.kwargs[k] for k in candidates]
@@ -108,10 +113,10 @@ class StackedOptimizer:
         self._set_parts([kept for part in self._parts if (kept := _kept(part, list(candidates))) is not None])
 
     def state_dict(self, candidate: int, cell: int) -> dict[str, Any]:
-        """One run's optimizer state, as `torch.optim.Optimizer.load_state_dict` takes it.
+        """Return one run's optimizer state, as `torch.optim.Optimizer.load_state_dict` takes it.
 
-        Parameters are numbered group by group in the order of `groups`. The learning rates are those of the
-        class and the groups: the caller sets the ones it schedules.
+        Parameters are numbered group by group, in the order of `groups`. The learning rates are 1, or those among the
+        groups' overrides: the caller sets the actual ones.
         """
         (part,) = (p for p in self._parts if cell in p.cells and candidate in p.candidates)
         at = (part.cells.index(cell), part.candidates.index(candidate))
@@ -138,6 +143,7 @@ class StackedOptimizer:
         alike: list[tuple[dict[str, Any], list[int]]] = []
         for k, kwargs in enumerate(self.kwargs):
             own = own_kwargs(kwargs)
+            # compared, not hashed: arguments may be lists or dicts
             home = next((members for known, members in alike if known == own), None)
             if home is None:
                 alike.append((own, [k]))
@@ -150,17 +156,13 @@ class StackedOptimizer:
 
     def _set_parts(self, parts: list[Part]) -> None:
         self._parts = parts
-        if len(parts) == 1:  # the optimizer reads the very memory the gradients are written to
+        if len(parts) == 1:  # no copy: the gradients are written where the optimizer reads them
             self.grads = dict(zip(self.names, parts[0].grad_views, strict=True))
         else:
-            grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
-            self.grads = {
-                n: g.copy_(self.grads[n]) if hasattr(self, "grads") and self.grads[n].shape == g.shape else g
-                for n, g in grads.items()
-            }
+            self.grads = {name: torch.zeros_like(self.params[name]) for name in self.names}
 
     def _split(self, cells: set[int]) -> None:
-        """Give the cells that step now an optimizer of their own: from here on the step counts differ."""
+        """Give the cells that step now their own optimizers: from now on the step counts of cells differ."""
         parts = [piece for part in self._parts for piece in part.split(cells)]
         if len(parts) == len(self._parts):
             return
@@ -170,13 +172,17 @@ class StackedOptimizer:
             self.grads[name].copy_(grad)
 
     def _set_decay(self, like: Tensor) -> None:
-        """Weight decay per group and candidate, by the place where it enters."""
+        """Set the weight decay of each group and candidate, by `decay_form`; None for a group without.
+
+        It cannot be left to the stock optimizer, which steps a vector of zeros instead of the parameters.
+        """
         n_groups, n_candidates = len(self.groups), len(self.kwargs)
         by_form = {form: like.new_zeros(n_groups, n_candidates) for form in ("coupled", "opposed", "decoupled")}
         for k, kwargs in enumerate(self.kwargs):
             for g, group in enumerate(_template(self.optimizer_class, kwargs, self.groups).param_groups):
                 by_form[decay_form(self.optimizer_class, group)][g, k] = group.get("weight_decay", 0.0)
         coupled = by_form["coupled"] - by_form["opposed"]
+        # None saves a pass over the parameters
         self._coupled = [row if bool(row.any()) else None for row in coupled]
         self._decoupled = [row if bool(row.any()) else None for row in by_form["decoupled"]]
 
@@ -187,7 +193,7 @@ class StackedOptimizer:
                 self.grads[name].addcmul_(self.params[name], over_runs(decay, self.params[name]))
 
     def _updates(self, cells: Sequence[int] | None) -> tuple[list[Tensor], int]:
-        """The updates at lr=1, parameter by parameter, and the sign to take them with."""
+        """Return the updates at lr=1, one tensor per parameter, and the sign to add them with."""
         if len(self._parts) == 1:
             (part,) = self._parts
             return (part.heavy_ball_step(), -1) if part.is_heavy_ball else (part.step(), 1)
@@ -204,13 +210,13 @@ class StackedOptimizer:
 
 
 def _template(optimizer: type, kwargs: Mapping[str, Any], groups: Groups) -> torch.optim.Optimizer:
-    """The optimizer the user would have built, on placeholders: its groups hold every default filled in."""
+    """Return the optimizer that the user's arguments make, on placeholders, to read its defaults from the groups."""
     described = [{**override, "params": [torch.zeros(1, requires_grad=True)]} for _, override in groups]
     return optimizer(described, **{"lr": 1.0, **kwargs})
 
 
 def _kept(part: Part, candidates: list[int]) -> Part | None:
-    """The part's survivors, called by their new numbers: their positions in `candidates`."""
+    """Return a part of those of `candidates` that are in `part`, renumbered by their places in `candidates`."""
     new = [i for i, k in enumerate(candidates) if k in part.candidates]
     if not new:
         return None
@@ -219,4 +225,5 @@ def _kept(part: Part, candidates: list[int]) -> Part | None:
 
 def _mask(cells: Sequence[int], n_cells: int, like: Tensor) -> Tensor:
     mask = [1.0 if cell in set(cells) else 0.0 for cell in range(n_cells)]
+    # made on the CPU and copied: a step never waits for the device
     return torch.tensor(mask, dtype=like.dtype).to(like.device, non_blocking=True).unsqueeze(1)

@@ -1,1 +1,1 @@
-"""Recorded steps: taken again without Python."""
+"""Recording a training step, and replaying it without Python."""

@@ -1,6 +1,7 @@
-"""Steps on a CUDA device without Python: one is captured as a CUDA graph, and launched as a whole from then on.
+"""Steps on a CUDA device without Python: one is captured as a CUDA graph, which is then launched as a whole.
 
-A step of a small stack is some forty kernels of some microseconds, and Python takes ten times as long to launch them.
+A step of a small stack is some forty kernels of a few microseconds each; launching them from Python takes ten times as
+long.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ Step = Callable[[Tensor, Batch], Tensor]
 
 
 class GraphReplay:
-    """A step captured on a CUDA device, to be taken again with other inputs.
+    """A step captured on a CUDA device that is repeated with other inputs.
 
     Parameters
     ----------
     step : callable (lr, batch) -> losses
-        Is called once more, and does nothing but be captured.
+        Called once more under capture, where CUDA records kernels without running them.
     lr, batch
-        What it has been called with before.
+        Inputs of the shapes to come. They are copied: a graph reads its inputs from fixed addresses.
     """
 
     def __init__(self, step: Step, lr: Tensor, batch: Batch):
@@ -36,12 +37,12 @@ class GraphReplay:
 
     @classmethod
     def of(cls, recorder: Recorder, step: Step, lr: Tensor, batch: Batch) -> GraphReplay | None:
-        """A replay of a recorded step; None where there can be none."""
-        if recorder.devices != {lr.device}:  # what is done on the CPU would be left out
+        """Return a replay of a recorded step; None if it cannot be captured."""
+        if recorder.devices != {lr.device}:  # a graph would leave out what runs on the CPU
             return None
         try:
             return cls(step, lr, batch)
-        except RuntimeError:  # the driver, or an operation, does not allow it, or there is no memory for a second copy
+        except RuntimeError:  # the driver or an operation does not allow it, or there is no memory for a second copy
             return None
 
     def __call__(self, lr: Tensor, batches: Batch) -> Tensor:
@@ -49,19 +50,19 @@ class GraphReplay:
         losses = self.losses.new_empty(len(lr), *self.losses.shape)
         own = self.batch.leaves(self.lr)
         for *given, loss in zip(*(t.unbind() for t in batches.leaves(lr)), losses, strict=True):
-            torch._foreach_copy_(own, given)
+            torch._foreach_copy_(own, given)  # all inputs at once: fewer launches than a copy of each
             self.graph.replay()
             loss.copy_(self.losses)
         return losses
 
 
 def in_graphs(lr: Tensor) -> bool:
-    """Say whether steps are captured where their learning rates are."""
+    """Return whether steps on the device of their learning rates are captured as graphs."""
     return lr.is_cuda
 
 
 def captured(step: Step, lr: Tensor, batch: Batch) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Return a step's graph, which reads `lr` and `batch`, and the losses that it writes.
+    """Capture a step; return its graph, which reads `lr` and `batch`, and the losses that the graph writes.
 
     Raises
     ------
@@ -74,11 +75,13 @@ def captured(step: Step, lr: Tensor, batch: Batch) -> tuple[torch.cuda.CUDAGraph
     try:
         with (
             torch.cuda.device(lr.device),
+            # "thread_local": other threads, which may train other packs, are free to allocate memory meanwhile
             torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
         ):
             losses = step(lr, batch)
     except BaseException:
-        generator.graphsafe_set_state(before)  # it would take itself for captured still, and refuse to draw
+        # after a failed capture the generator still counts as capturing, and would refuse to draw
+        generator.graphsafe_set_state(before)
         raise
     return graph, losses
 

@@ -1,6 +1,6 @@
-"""Operations on tensors, recorded line by line as TorchScript, to be done again without Python.
+"""Recording operations on tensors as lines of TorchScript, to repeat them without Python.
 
-PyTorch's interpreter of TorchScript needs no Python between two operations, nor Python's lock. It is used for that
+PyTorch's TorchScript interpreter runs operations without Python between them and without the GIL. It is used for that
 alone: nothing is fused, reordered or left out.
 """
 
@@ -23,23 +23,27 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sklr._utils.warnings import warn
 from sklr.exceptions import StackFallbackWarning
 
-MOST_LINES = 3000  # the interpreter takes a second to read so many
+MOST_LINES = 3000  # TorchScript takes about a second to compile so many
 
 
 class Recorder(TorchDispatchMode):
-    """Within it, every operation on tensors is carried out and written down as a line of TorchScript.
+    """Within this mode, every operation on tensors is carried out and recorded as a line of TorchScript.
+
+    In the lines, the inputs are named `x[0]`, `x[1]`, ..., other tensors that existed before are named `t[0]`, `t[1]`,
+    ..., and the result of line 7 is named `v7`.
 
     Parameters
     ----------
     inputs : sequence of Tensor
-        Called `x[0]`, `x[1]`, ...; other memory that is there already is called `t[0]`, `t[1]`, ...
+        The tensors that differ from replay to replay.
 
     Attributes
     ----------
     devices : set of torch.device
-        Where there was something to do.
+        The devices of all tensors involved.
     replayable : bool
-        Whether the lines are all that happened: no number was shown to Python, which might act on it another time.
+        Whether the lines are complete. They are not if Python read a number from a tensor: it may act on the number,
+        and act differently on the next one.
 
     >>> memory = torch.zeros(2)
     >>> with Recorder([torch.ones(2)]) as recorder:
@@ -59,7 +63,7 @@ class Recorder(TorchDispatchMode):
         self.lines: list[str] = []
         self.replayable: bool = True
         self.devices: set[torch.device] = {t.device for t in inputs}
-        self._places: list[int] = []  # where memory was when it was first met
+        self._places: list[int] = []  # the addresses of `memory` when each was first met
         self._names = WeakTensorKeyDictionary()  # weak, so that recording takes no more memory than stepping
         self._names.update({t: f"x[{i}]" for i, t in enumerate(inputs)})
 
@@ -74,7 +78,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.replayable or getattr(func, "namespace", "") == "profiler":  # whom optimizers tell when they step
+        if not self.replayable or getattr(func, "namespace", "") == "profiler":  # optimizers mark steps for it
             return func(*args, **kwargs)
         if not isinstance(func, OpOverload) or func.namespace != "aten" or _has_open_shape(func, args):
             self.replayable = False
@@ -85,20 +89,21 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         self.devices.update(t.device for t in made)
-        self.replayable &= result is None or bool(made)  # anything else is a number
+        self.replayable &= result is None or bool(made)  # any other result is a number that Python sees
         call = f"torch.ops.aten.{func.overloadpacket.__name__}({', '.join(written)})"
+        # an in-place operation returns a tensor that has a name already
         self.lines.append(call if all(t in self._names for t in made) else f"{self._name(result)} = {call}")
         return result
 
     def equals(self, other: Recorder) -> bool:
-        """Whether the same operations were done with the same numbers on the same memory."""
+        """Whether both recorded the same operations with the same constants on the same memory."""
         alike = self.replayable and other.replayable and self.lines == other.lines
         alike = alike and self.generators == other.generators
         places = [t.data_ptr() for t in other.memory]
         return alike and self._places == other._places == places and all(map(_is_same, self.memory, other.memory))
 
     def name_of(self, tensor: Tensor) -> str:
-        """Return what a tensor is called in the lines."""
+        """Return the name of a tensor in the lines."""
         if tensor not in self._names:
             self._names[tensor] = f"t[{len(self.memory)}]"
             self.memory.append(tensor)
@@ -137,7 +142,8 @@ class Recorder(TorchDispatchMode):
         names = [self._written(t) for t in tensors]
         if not all(name.startswith("t[") for name in names):
             return f"[{', '.join(names)}]"
-        # memory is handed over in lists: of a list made in TorchScript it overlooks that its tensors are written to
+        # Such lists are passed in as arguments: TorchScript overlooks that an operation writes to the tensors of a list
+        # that is made in the script itself.
         self.lists.append([t for t in tensors if t is not None])
         return f"k[{len(self.lists) - 1}]"
 
@@ -146,7 +152,7 @@ _LITERAL = (bool, int, str, torch.dtype, torch.layout, torch.memory_format)
 
 
 class _Reading(TorchFunctionMode):
-    """Tells a recorder of what dispatch does not see: numbers that are read from a tensor."""
+    """Tell a recorder when numbers are read from a tensor in ways that `__torch_dispatch__` does not see."""
 
     def __init__(self, recorder: Recorder):
         super().__init__()
@@ -159,7 +165,7 @@ class _Reading(TorchFunctionMode):
 
 
 def _has_open_shape(func: OpOverload, args: Any) -> bool:
-    """Whether the shape of what comes out depends on values: other values would need other lines."""
+    """Whether the shape of the result depends on values, as with boolean masks: other values would need other lines."""
     if torch.Tag.dynamic_output_shape not in func.tags:
         return False
     by_number = func.overloadpacket.__name__ == "index"
@@ -167,19 +173,19 @@ def _has_open_shape(func: OpOverload, args: Any) -> bool:
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:
-    """Whether memory is seen in the same way; where it is, is known."""
+    """Whether two tensors at the same address view memory in the same way."""
     return a is b or (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
 
 
 class Script:
-    """Recorded lines, ready to be run.
+    """Compiled lines with the memory that they work on.
 
     Parameters
     ----------
     function : callable
-        As `read` returns it; its first arguments are memory, lists of memory and generators of random numbers.
+        As `read` returns it; its first arguments are memory, lists of memory and random number generators.
     recorder : Recorder
-        Who has named them.
+        Holds these.
     """
 
     def __init__(self, function: Callable[..., None], recorder: Recorder):
@@ -188,20 +194,21 @@ class Script:
 
     @torch.no_grad()
     def __call__(self, *given: Any) -> None:
-        """Run the function, as it is read, on memory and what is given."""
+        """Run the function on the memory and on the further arguments `given`."""
+        # without TorchScript's optimizations, which profile first and may fuse operations
         with torch.jit.optimized_execution(False):
             self.function(*self.given, *given)
 
 
 def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
-    """Turn lines of TorchScript into a function; None where PyTorch does not read them as they are.
+    """Compile lines of TorchScript into a function; return None if PyTorch cannot, or would leave out some of them.
 
-    TorchScript may remove operations in place as dead code; that none is missing is checked by counting them.
+    TorchScript may remove in-place operations as dead code; counting them in the graph shows whether any is missing.
 
     Parameters
     ----------
     head : str
-        The lines before, from `def` on; the others are put into their innermost block.
+        The lines before, from `def` on; `lines` are put into its innermost block.
     lines : sequence of str
 
     >>> x = torch.zeros(2)
@@ -223,7 +230,7 @@ def read(head: str, lines: Sequence[str]) -> Callable[..., None] | None:
 
 
 def _writes(line: str) -> str | None:
-    """The operation of a line that is there for what it writes, not for a result."""
+    """Return the name of a line's operation if it is called for what it writes, not for its result."""
     _, found, call = line.partition("torch.ops.aten.")
     if line.lstrip().startswith("v") or not (found or line.endswith(")")):
         return None
@@ -232,11 +239,11 @@ def _writes(line: str) -> str | None:
 
 @lru_cache(64)
 def _compiled(source: str) -> Any:
-    """The one function in `source`; equal ones are read once."""
+    """Compile the one function in `source`, or take it from the cache; None if that fails."""
     name = source.removeprefix("def ").partition("(")[0]
     try:
         return getattr(torch.jit.CompilationUnit(source), name)
-    except Exception as error:  # TorchScript is on its way out of PyTorch: whatever it raises, there is a way without
+    except Exception as error:  # TorchScript is deprecated in PyTorch and may fail in any way: plain steps remain
         _say_once(type(error).__name__)
         return None
 
@@ -244,13 +251,13 @@ def _compiled(source: str) -> Any:
 @lru_cache
 def _say_once(kind: str) -> None:
     warn(
-        f"PyTorch {torch.__version__} cannot compile a recorded training step ({kind}): the steps of stacks are called "
-        "from Python, which is slower and has the same results.",
+        f"PyTorch {torch.__version__} cannot compile a recorded training step ({kind}). The steps of stacks are called "
+        "from Python instead: this is slower, with the same results.",
         StackFallbackWarning,
     )
 
 
 @lru_cache(1)
 def can_replay() -> bool:
-    """Say whether this PyTorch has TorchScript at all."""
+    """Return whether this version of PyTorch can compile TorchScript at all."""
     return read("def one(x: Tensor):", ["torch.ops.aten.add_(x, 1)"]) is not None

@@ -1,9 +1,9 @@
-"""Steps without Python: the operations of one step are recorded, and then replayed for as many steps as are wanted.
+"""Steps without Python: the operations of one step are recorded, and then replayed for any number of steps.
 
-A step of a small stack is some fifty operations of some ten microseconds. Called from Python each costs as much again,
-and Python's lock is passed on at each: two packs in two threads were no faster than one. A replay does what a plain
-step does; where a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain. On a CUDA device a step
-that could be recorded is captured as a CUDA graph.
+A step of a small stack is some fifty operations of about ten microseconds each. Calling one from Python takes as long
+again, and every call passes the GIL on: two packs in two threads were no faster than one. A replay computes what a
+plain step computes. If a step cannot be recorded, or PyTorch has no TorchScript, steps stay plain. On a CUDA device, a
+step that could be recorded is captured as a CUDA graph instead.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from sklr.engines.stacked.purity.untouched import Untouched
 from sklr.engines.stacked.replay.cuda_graph import GraphReplay, Step, in_graphs
 from sklr.engines.stacked.replay.recorder import Recorder, Script, read
 
-WORTH_STEPS = 40  # about as many cost as much in Python as a recording does
-MET_BEFORE_GRAPH = 20  # capturing takes about as long as that many steps: not for the last batches of some epochs
+WORTH_STEPS = 40  # a recording costs about as much as calling so many steps from Python
+MET_BEFORE_GRAPH = 20  # capturing costs about as much as so many steps: not worth it for rare shapes of batch
 
-# threads that will soon do without Python take turns until then: its lock would be passed on at every operation
+# Threads whose steps will soon be replayed take turns until then: side by side they would contend for the GIL.
 _IN_PYTHON = Lock()
 
 
 class Replays:
     """The recordings of one stack's steps, one for each shape of batch.
 
-    Two steps are recorded; if they were the same operations, with the same numbers on the same memory, others will be.
+    Two steps are recorded. If they consist of the same operations, with the same constants, on the same memory, later
+    steps are taken to be the same too.
 
     Parameters
     ----------
     *watched : object
-        What a step calls. None of them may change while it works, or be watched by hooks.
+        Objects that a step calls, such as the module and the optimizer. A step is not replayed if it changes one of
+        them (beyond the values in its tensors), or if one has hooks: Python code that a replay would not call.
 
     >>> replays, total = Replays(), torch.zeros(2)
     >>> lr, x = torch.ones(100, 1), torch.arange(200.0).reshape(100, 2)
@@ -51,23 +53,23 @@ class Replays:
         self.forget()
 
     def forget(self) -> None:
-        """Let the recordings go: memory that they use has moved."""
+        """Discard the recordings: memory that they use has moved."""
         self._known: dict[Any, Replay | GraphReplay | None] = {}
         self._first: dict[Any, Recorder] = {}
         self._met: Counter[Any] = Counter()
 
     def steps(self, step: Step, lr: Tensor, batches: Batch, n_more: int = 0) -> Tensor:
-        """Take steps, as many as `lr` (n_steps, ...) has.
+        """Take as many steps as `lr` (n_steps, ...) has.
 
         Parameters
         ----------
         step : callable (lr, batch) -> losses
-            Takes a plain step. What it changes from step to step must lie in tensors, in the same memory each time.
+            Takes a plain step. Whatever it changes from step to step must be held in tensors, in the same memory.
         lr : Tensor (n_steps, ...)
         batches : Batch
-            Each tensor has an axis of steps in front.
+            Its tensors have a leading axis of steps.
         n_more : int
-            Steps that will follow on batches of this shape; where there are few left it is not worth recording one.
+            How many steps will follow on batches of this shape: with few steps left, recording is not worth it.
 
         Returns
         -------
@@ -92,7 +94,7 @@ class Replays:
         return torch.cat([torch.stack(losses), rest]) if losses else rest
 
     def _recorded(self, step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:
-        """Take a step, and record it unless it is one of the first since a change: in the first one memory is made."""
+        """Take a step, and record it unless it is one of the first of its shape: the very first allocates memory."""
         self._met[key] += 1
         if self._met[key] <= (MET_BEFORE_GRAPH if in_graphs(lr) else 1):
             return step(lr, batch)
@@ -100,6 +102,7 @@ class Replays:
         with Recorder(batch.leaves(lr)) as recorder:
             losses = step(lr, batch)
         recorder.replayable &= untouched.holds()
+        # the first of two recordings waits for the second; any failure settles that this shape is never replayed
         first = self._first.pop(key, None)
         if first is None and recorder.replayable:
             self._first[key] = recorder
@@ -112,8 +115,12 @@ class Replays:
 
 
 class Replay:
-    """A recorded step, to be taken again with other inputs; about every half a second Ctrl-C is looked for."""
+    """A recorded step that is repeated with other inputs.
 
+    TorchScript runs at most so many steps per call that Python sees Ctrl-C about every half second.
+    """
+
+    # `no_ints`: TorchScript does not infer the type of an empty list
     HEAD = """\
 def steps(
     t: List[Tensor], k: List[List[Tensor]], g: List[torch.Generator], inputs: List[Tensor], losses: Tensor
@@ -121,14 +128,14 @@ def steps(
     no_ints: List[int] = []
     for i in range(len(losses)):
         x = [of_steps[i] for of_steps in inputs]"""
-    SECONDS, AT_MOST = 0.5, 64
+    SECONDS, AT_MOST = 0.5, 64  # of one call, and its steps
 
     def __init__(self, script: Script, like: Tensor):
         self.script, self.like, self.at_once = script, like, 1
 
     @classmethod
     def of(cls, recorder: Recorder, losses: Tensor) -> Replay | None:
-        """A replay of a recorded step that returned `losses`; None where there can be none."""
+        """Return a replay of a recorded step that returned `losses`; None if PyTorch cannot compile it."""
         function = read(cls.HEAD, [*recorder.lines, f"losses[i].copy_({recorder.name_of(losses)})"])
         return None if function is None else cls(Script(function, recorder), losses)
 
@@ -144,6 +151,6 @@ def steps(
 
 
 def _key(lr: Tensor, batches: Batch) -> Any:
-    """What batches must have in common to be shown to the same replay."""
+    """Return a key of what batches must have in common to use the same replay: structure, dtypes, shapes, strides."""
     structure = repr(tree_flatten((batches.x, batches.y, batches.weight))[1])  # not always hashable
     return structure, tuple((t.dtype, t.shape[1:], t.stride()[1:]) for t in batches.leaves(lr))

@@ -1,1 +1,1 @@
-"""Scores of the runs in a stack."""
+"""Scoring the runs of a stack."""

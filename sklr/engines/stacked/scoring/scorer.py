@@ -1,4 +1,4 @@
-"""Scores of many runs: a net that answers with what the stack computed is enough for most scorers, but not for all."""
+"""Scoring many runs: most scorers only need predictions, which the stack has computed; others need a run's own net."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from skorch import NeuralNet
+from torch.utils._pytree import tree_leaves
 
 from sklr.engines.metrics import QuickScores
 from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
@@ -26,7 +26,10 @@ from sklr.results import Scores
 
 @contextmanager
 def answering(net: NeuralNet, outputs: Rows) -> Iterator[None]:
-    """Let a net's `forward_iter`, which all its predictions come from, yield these outputs and nothing else."""
+    """Make a net's `forward_iter`, on which all its predictions rest, yield these outputs only.
+
+    It is set on the instance and deleted afterwards, so that the class's own method is in force again.
+    """
     vars(net)["forward_iter"] = lambda X, training=False, device="cpu": iter(
         [map_tensors(lambda t: t.to(device), outputs)]
     )
@@ -37,7 +40,7 @@ def answering(net: NeuralNet, outputs: Rows) -> Iterator[None]:
 
 
 class Unread:
-    """Stands for rows that nobody reads: the predictions for them are known.
+    """Placeholder for rows that nothing reads, because the predictions for them are known.
 
     >>> len(Unread(3)), Unread(3).shape
     (3, (3,))
@@ -51,7 +54,7 @@ class Unread:
 
 
 def unread(data: CellData, cell: Cell) -> CellData:
-    """Return a cell's data without its rows, which may be large."""
+    """Return a cell's data with placeholders for its rows, which may be large."""
     return data._replace(X_train=Unread(len(cell.train)), X_test=Unread(len(cell.test)))
 
 
@@ -60,50 +63,51 @@ class CellScorer:
 
     Parameters
     ----------
-    experiment, cell
-        What all runs share, and the fold and seed of these.
+    experiment : Experiment
+    cell : Cell
+        The fold and seed of these runs.
     net : NeuralNet
-        The cell's net, initialised on its training rows.
+        The cell's net, initialized on its training rows.
     subject : estimator
-        What the scorer is given: the net, or what is around it, with or without the pipelines.
+        What scorers are given: the net or the estimator around it, with or without its pipelines.
     data : CellData
         The rows for `subject`.
 
     Attributes
     ----------
-    by_answers, follows_by_answers : bool
-        Whether the cell's net, which answers with a run's outputs, will do for the scorer, and for the part of it that
-        is followed. If not, the run's own net is wanted: they look at more than predictions.
+    from_outputs, follows_from_outputs : bool
+        Whether scoring at the end, and after each epoch, needs predictions only: the cell's net then returns the run's
+        outputs as its own (see `answering`). Otherwise each run is scored by its own net, which costs far more.
     follows : bool
-        Whether the score is wanted after each epoch.
+        Whether a score is wanted after each epoch.
     """
 
     def __init__(self, experiment: Experiment, cell: Cell, net: NeuralNet, subject: Any, data: CellData):
         self.experiment, self.cell, self.net, self.subject = experiment, cell, net, subject
         self.followed = followed_scorer(experiment)
         plain = predicts_as_its_library(net)
-        self.by_answers = plain and looks_only_at_predictions(experiment.scorer)
-        self.follows_by_answers = plain and looks_only_at_predictions(self.followed)
+        self.from_outputs = plain and looks_only_at_predictions(experiment.scorer)
+        self.follows_from_outputs = plain and looks_only_at_predictions(self.followed)
         self.follows = is_followed(experiment, net)
-        self.data = unread(data, cell) if self.by_answers and self.follows_by_answers else data
-        quick = self.follows_by_answers and not data.score_test and is_net(subject)
+        self.data = unread(data, cell) if self.from_outputs and self.follows_from_outputs else data
+        quick = self.follows_from_outputs and not data.score_test and is_net(subject)
         self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 
     def exact(self, outputs: Rows) -> np.ndarray | None:
-        """Return the scores of all runs on the validation rows, shape (n_members,), if they can be had at once."""
+        """Return the scores of all runs on the validation rows, shape (n_members,); None if not computable at once."""
         return self.quick.exact(outputs) if self.followed is self.experiment.scorer else None
 
     def score(self, outputs: Rows, train: bool = False) -> Scores:
-        """Return the scores of a run whose outputs for the validation rows, or the training rows, these are."""
+        """Return the scores of a run from its outputs for the validation rows, or with `train` the training rows."""
         with answering(self.net, outputs):
             return final_scores(self.experiment, self.cell, self.subject, self.data, train)
 
     def score_own(self, estimator: Any, train: bool = False) -> Scores:
-        """Return the scores of a run that has been made an estimator of its own."""
+        """Return the scores of a run that has been turned into its own estimator."""
         return final_scores(self.experiment, self.cell, *self._own(estimator), train)
 
     def follow(self, outputs: Rows) -> np.ndarray:
-        """Return the score of every run on the validation rows, shape (n_members,); NaN where it cannot be had."""
+        """Return the score of every run on the validation rows, shape (n_members,); NaN where scoring fails."""
         scores = self.quick.rounded(outputs)
         if scores is None:
             scores = np.array([self._follow_one(run) for run in _runs(outputs)])
@@ -114,24 +118,16 @@ class CellScorer:
             return followed_score(self.experiment, self.cell, self.subject, self.data)
 
     def follow_own(self, estimator: Any) -> float:
-        """Return the score of a run that has been made an estimator of its own."""
+        """Return the score, after an epoch, of a run that has been turned into its own estimator."""
         return followed_score(self.experiment, self.cell, *self._own(estimator))
 
     def _own(self, estimator: Any) -> tuple[Any, CellData]:
-        """Return a run's own estimator as the scorer is given it, with rows of its own, which it may change."""
+        """Return what a scorer is given of a run: its own estimator, perhaps without pipelines, and the rows."""
         if is_wrapped(estimator) and looks_only_at_predictions(self.experiment.scorer):
             return without_pipelines(estimator), self.data
-        return estimator, cell_data(self.experiment, self.cell, estimator)
+        return estimator, cell_data(self.experiment, self.cell, estimator)  # taken anew: a scorer may change its rows
 
 
 def _runs(outputs: Rows) -> Iterator[Rows]:
-    for i in range(len(next(_leaves(outputs)))):
+    for i in range(len(tree_leaves(outputs)[0])):
         yield map_tensors(lambda t: t[i], outputs)  # noqa: B023 - used at once
-
-
-def _leaves(rows: Rows) -> Iterator[torch.Tensor]:
-    if isinstance(rows, torch.Tensor):
-        yield rows
-    else:
-        for part in rows.values() if isinstance(rows, dict) else rows:
-            yield from _leaves(part)
