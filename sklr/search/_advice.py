@@ -13,7 +13,7 @@ from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import LR_NAMES, is_number
 from sklr.experiment.wrappers import trains_nets
-from sklr.search.proposals.dimensions import Choices, Dimension, Quantiles, Range
+from sklr.search.proposals.dimension_types import Choices, Dimension, Quantiles, Range
 
 RATIO = 10  # of two numbers: nearer ones are likely to be meant as choices
 

@@ -3,55 +3,46 @@
 from __future__ import annotations
 
 import json
-import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Generator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
 import optuna
-from sklearn.base import clone, is_classifier
-from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklr._utils.quiet_optuna import quiet_study
-from sklr._utils.random import RandomStream, global_generators_kept
-from sklr._utils.sklearn import count_rows, fit_context, take_params, take_rows
+from sklr._utils.random import global_generators_kept
+from sklr._utils.sklearn import fit_context, take_params
 from sklr._utils.validation import check_count, check_flag, check_is_object, must_be
 from sklr.engines import check_engine
-from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
-from sklr.exceptions import SettingsWarning, StorageError
 from sklr.experiment.cell_data import check_rows
-from sklr.experiment.datasets import Brought, bring, check_no_sampler, check_takes_rows, indexed, with_params
+from sklr.experiment.datasets import Brought, bring, check_takes_rows, indexed
 from sklr.experiment.experiment import Cell, Experiment
-from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
+from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
-from sklr.experiment.validation_set import bring_validation, check_refit_on, fixed_fold, for_all_rows
+from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
 from sklr.search._advice import warn_of_idle_pruner
-from sklr.search._choice import extension
-from sklr.search._cv_results import Record, warn_about_refit
 from sklr.search._evaluator import Evaluator
-from sklr.search._fitted import ConcludingSearchCV
-from sklr.search._interrupts import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
+from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
+from sklr.search._running import TrainingSearchCV
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import lr_path
 from sklr.search.pruning.pruners import check_pruner, make_pruner
+from sklr.search.storage.address import check_storage
 from sklr.search.storage.fingerprint import HEAD, header
-from sklr.search.storage.open import check_storage, patiently
-from sklr.search.storage.reading import SETTINGS, settings_of
 from sklr.search.storage.stages import Stages
 from sklr.search.storage.stored_study import Book
 
 
-class BaseLRSearchCV(ConcludingSearchCV):
+class BaseLRSearchCV(TrainingSearchCV):
     """Cross-validated search for the learning rate; a strategy adds `_check_space` and `_propose`.
 
     Parameters are described in the strategies. See `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`.
@@ -353,125 +344,3 @@ class BaseLRSearchCV(ConcludingSearchCV):
         if self.lr_param is None and len(lr_names(self.estimator)) != 1:
             return None
         return find_lr_param(self.estimator, self.lr_param)
-
-    def _experiment(
-        self,
-        data: Brought,
-        params: dict[str, Any],
-        random_state: np.random.RandomState,
-        steady_folds: bool = False,
-        cells: list[Cell] | None = None,
-    ) -> Experiment:
-        X, y = data.X, data.y
-        scorer, _ = self._get_scorers()
-        routed = self._get_routed_params_for_fit(params)
-        split_params = routed.splitter.split
-        self.lr_param_ = self._known_lr_param()
-        rows = self._search_rows(count_rows(X) if data.n_train is None else data.n_train, random_state)
-        if rows is not None:
-            check_no_sampler(data, "subsample", "left out")
-        if data.n_train is None:
-            cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-            cv = seeded(cv, random_state) if steady_folds else cv
-        else:
-            cv, rows = check_cv([fixed_fold(data, rows)]), None
-        self.cells_ = cells or self._draw_cells(cv, X, y, split_params, rows, random_state)
-        self.n_splits_ = len(self.cells_) // self.n_seeds
-        self.scorer_ = getattr(scorer, "_scorers", scorer)
-        return Experiment(
-            estimator=with_params(self.estimator, data),
-            X=X,
-            y=y,
-            cells=self.cells_,
-            scorer=scorer,
-            metric=self.refit if isinstance(self.refit, str) else None,
-            fit_params=routed.estimator.fit,
-            score_params=routed.scorer.score,
-            return_train_score=self.return_train_score,
-            error_score=self.error_score,
-            verbose=self.verbose,
-            n_jobs=self.n_jobs,
-            pre_dispatch=self.pre_dispatch,
-            follow="always" if self._prunes() else "free",
-            caller=self,
-        )
-
-    def _evaluator(
-        self, experiment: Experiment, tasks: SearchTasks, ledger: Ledger, deadline: Deadline, progress: Progress
-    ) -> Evaluator:
-        return Evaluator(
-            experiment,
-            engine=self.engine,
-            ledger=ledger,
-            record=Record(self.n_seeds, experiment.metric),
-            tasks=tasks,
-            n_seeds=self.n_seeds,
-            prunes=self._prunes(),
-            deadline=deadline,
-            progress=progress,
-        )
-
-    def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
-        """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
-        count = self._n_candidates(space)
-        n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
-        why = "not finished: the search was interrupted"
-        self._note_settings(count, finished=False)
-        try:
-            with evaluator.tasks.search(n_runs):
-                self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
-                if self.extend and self.lr_param_ is not None:
-                    self._try(extension(evaluator.record, self.lr_param_), evaluator)
-            why = f"not finished: {TIMEOUT}"
-        except (KeyboardInterrupt, StorageError):
-            with suppress(Exception):  # nothing may hide that it was Ctrl-C
-                self._conclude(evaluator)
-            raise
-        finally:
-            evaluator.ledger.abandon(why)
-        if not evaluator.deadline.passed():
-            with suppress(StorageError):  # all scores are there
-                self._note_settings(count, finished=True)
-        self._conclude(evaluator)
-
-    def _note_settings(self, n_asked: int | None, finished: bool) -> None:
-        """Write into the study what `load_search` reads."""
-        text = settings_of(self, n_asked, finished)
-        patiently(lambda: self.study_.set_user_attr(SETTINGS, text))
-
-    def _try(self, proposals: Generator[list[dict], np.ndarray, None], evaluator: Evaluator) -> None:
-        candidates = None if evaluator.deadline.passed() and evaluator.record.outcomes else next(proposals, [])
-        while candidates:
-            scores = self._evaluate(evaluator, list(candidates))
-            if len(scores) < len(candidates):
-                return  # time was up before all were through
-            try:
-                candidates = proposals.send(scores)
-            except StopIteration:
-                return
-            if evaluator.deadline.passed():
-                return
-
-    def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
-        """Train a batch of candidates in every cell, write it down, return its mean scores."""
-        return evaluator.evaluate(candidates)
-
-    def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int, n_train: int | None) -> None:
-        """Train the chosen candidate on the first `n_train` rows, or on all."""
-        best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
-        data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
-        fit_params = experiment.fit_params
-        if n_train is not None:
-            rows = np.arange(n_train)
-            fit_params = take_params(experiment.X, params=fit_params, indices=rows)
-            data = tuple(take_rows(part, rows) for part in data)
-        stream = nullcontext() if self.random_state is None else RandomStream(int(seed))
-        start = time.time()
-        with tasks.refit(best), stream, ctrl_c_comes_through(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
-            best.fit(*data, **fit_params)
-        self.best_estimator_, self.refit_time_ = best, time.time() - start
-        if is_lost(best):
-            warn_about_refit(self.best_params_)
-        if hasattr(best, "feature_names_in_"):
-            self.feature_names_in_ = best.feature_names_in_

@@ -22,7 +22,8 @@ from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, Range, ranges_of, to_dimension
+from sklr.search.proposals.dimension_types import Dimension, Range
+from sklr.search.proposals.dimensions import ranges_of, to_dimension
 from sklr.search.proposals.skopt_optimizer import Surrogate
 from sklr.search.storage.stages import left_in_stage
 

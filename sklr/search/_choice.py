@@ -12,7 +12,7 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.results import OK
 from sklr.search._cv_results import Record
-from sklr.search.proposals.dimensions import is_same
+from sklr.search.proposals.dimension_types import is_same
 from sklr.selection import Choice, LRCurve, lr_curve
 from sklr.selection._luck import luck_of_best
 from sklr.selection.curve import distinct_seeds, edges

@@ -10,7 +10,7 @@ import numpy as np
 from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.experiment.lr_param import is_number
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 
 FEW = 3  # values: with fewer than these every best is at an end
 END = 0.05  # of a range: a best value no further from its end is at the end

@@ -19,7 +19,7 @@ from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_
 from sklr.search._cv_results import Record
 from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 from sklr.search.storage.stored_estimator import GIVE_ONE, StoredEstimator
 from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
 

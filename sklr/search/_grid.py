@@ -29,7 +29,8 @@ from sklr.search._base import BaseLRSearchCV
 from sklr.search._choice import differ_in_lr_alone
 from sklr.search._evaluator import Evaluator
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, to_dimension
+from sklr.search.proposals.dimension_types import Dimension
+from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.storage.fingerprint import candidate_key
 from sklr.selection.curve import best_positions
 

@@ -12,10 +12,8 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
-from optuna.trial import FrozenTrial
 from sklearn.exceptions import FitFailedWarning
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.validation import check_count, must_be
@@ -25,7 +23,9 @@ from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._interrupts import stoppable
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Range, ranges_of, raw_point
+from sklr.search._study_attributes import StudyAttributes
+from sklr.search.proposals.dimension_types import Range
+from sklr.search.proposals.dimensions import ranges_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, start_size
 from sklr.search.proposals.optuna_args import (
     Asked,
@@ -45,7 +45,7 @@ BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a 
 SEVERAL = 4
 
 
-class OptunaSearchCV(BaseLRSearchCV):
+class OptunaSearchCV(StudyAttributes, BaseLRSearchCV):
     """Let one of Optuna's samplers propose learning rates, with cross-validation.
 
     `OptunaSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1, then asks TPE. Every trial is in
@@ -218,39 +218,6 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         """
         super().fit(X, y, **(params if groups is None else {**params, "groups": groups}))
         return self
-
-    @property
-    def trials_(self) -> list[FrozenTrial]:
-        """All trials of the study, in the order in which they were proposed."""
-        check_is_fitted(self, "study_")
-        return self.study_.trials
-
-    @property
-    def n_trials_(self) -> int:
-        """How many trials the study has, those from before this `fit` included."""
-        return len(self.trials_)
-
-    @property
-    def best_trial_(self) -> FrozenTrial:
-        """The trial with the highest mean score."""
-        check_is_fitted(self, "study_")
-        return self.study_.best_trial
-
-    @property
-    def user_attrs_(self) -> dict[str, Any]:
-        """The user's notes on the study."""
-        check_is_fitted(self, "study_")
-        return {key: value for key, value in self.study_.user_attrs.items() if not key.startswith("sklr:")}
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Note something on the study; `value` must be what JSON can hold."""
-        check_is_fitted(self, "study_")
-        self.study_.set_user_attr(key, value)
-
-    def trials_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all trials as a pandas DataFrame; arguments as in `optuna.Study.trials_dataframe`."""
-        check_is_fitted(self, "study_")
-        return self.study_.trials_dataframe(*args, **kwargs)
 
     def _check_space(self) -> dict[str, Asked]:
         if self.n_points is not None:

@@ -13,7 +13,8 @@ from optuna.study import StudyDirection
 
 from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr.experiment.lr_param import is_number
-from sklr.search.proposals.dimensions import Choices, Dimension, to_dimension
+from sklr.search.proposals.dimension_types import Choices, Dimension
+from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.proposals.optuna_samplers import SAMPLERS
 
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sklr._utils.quiet_optuna import at_verbosity, quiet_study
 from sklr.results import DIVERGED
 from sklr.search.proposals.acquisition import GRID, basin, bounded, promise, retreat, settle, stretch
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 from sklr.search.proposals.even_cover import even_cover, keep_apart
 from sklr.search.proposals.gp import fit_line
 

@@ -13,7 +13,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from sklr.search.proposals.dimensions import Dimension, line_of
+from sklr.search.proposals.dimension_types import Dimension
+from sklr.search.proposals.dimensions import line_of
 from sklr.search.proposals.even_cover import even_cover
 from sklr.search.proposals.optuna_line import LineGPSampler, LineTPESampler, without_log_lines
 
@@ -77,7 +78,7 @@ class EvenGPSampler(EvenStart, GPSampler):
 def make_sampler(name: str, dimensions: Mapping[str, Dimension], n_start: int, seed: int) -> BaseSampler:
     """Return the sampler called `name`, one of `SAMPLERS`.
 
-    >>> from sklr.search.proposals.dimensions import Choices, Range
+    >>> from sklr.search.proposals.dimension_types import Choices, Range
     >>> lr, batch_size = Range(1e-5, 1.0, log=True), Choices((16, 32))
     >>> type(make_sampler("sobol", {"lr": lr}, 8, seed=0)).__name__
     'QMCSampler'

@@ -13,7 +13,8 @@ import numpy as np
 from skopt import Optimizer
 
 from sklr.search.proposals.acquisition import bounded, propose
-from sklr.search.proposals.dimensions import Choices, Dimension, Range, line_of, raw_point
+from sklr.search.proposals.dimension_types import Choices, Dimension, Range
+from sklr.search.proposals.dimensions import line_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, even_cover, keep_apart, start_size
 from sklr.search.proposals.gp import LineGP, fit_line
 

@@ -22,9 +22,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sklr._utils.warnings import warn
 from sklr.exceptions import StorageWarning, StudyError
+from sklr.search.storage.address import is_shared
 from sklr.search.storage.codec import CLAIM, Claim
 from sklr.search.storage.describe import digest
-from sklr.search.storage.open import is_shared, patiently
+from sklr.search.storage.open import patiently
 
 try:
     import fcntl

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
-import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,18 +16,17 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
 from sklr._utils.quiet_optuna import at_verbosity
-from sklr._utils.validation import check_flag, must_be
-from sklr._utils.warnings import warn
-from sklr.exceptions import StorageError, StorageWarning, StudyError
+from sklr._utils.validation import must_be
+from sklr.exceptions import StorageError, StudyError
+from sklr.search.storage.address import address_of, cannot_open, check_file, sqlite_path
+from sklr.search.storage.journal import repair_journal
 
 PATIENCE = 60.0  # seconds a storage may be away in mid-search: a database server restarts in less
 OPENING = 10.0  # seconds at the start, where a wrong address is likelier than a restart
 HEARTBEAT = {"heartbeat_interval": 60, "grace_period": 120}  # seconds
 LOCK_GRACE = 5  # seconds after which the lock of a writer that was killed is broken; a write takes milliseconds
-SQLITE, JOURNAL = (".db", ".sqlite", ".sqlite3"), (".log", ".journal")
-FORMS = "a path that ends in .db or .log, a database URL such as 'sqlite:///lr.db', or an Optuna storage"
 
-SQLITE_START, OPERATION = b"SQLite format 3\0", b'{"op_code"'
+SQLITE_START = b"SQLite format 3\0"
 PASSING_ERRNOS = {  # of a file system; others, such as a name that is too long, are there from the start
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENFILE, errno.EMFILE, errno.ENOLCK),
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
@@ -44,61 +40,17 @@ ANOTHERS = "Its tables are another program's: name another database."
 T = TypeVar("T")
 
 
-def check_storage(storage: Any, study_name: Any, resume: Any) -> None:
-    """Check what can be checked without opening anything."""
-    check_flag("resume", resume)
-    if study_name is not None and (not isinstance(study_name, str) or not study_name):
-        raise ValueError(must_be("study_name", "a non-empty text or None", study_name))
-    if storage is None:
-        for what, value in {"study_name": study_name, "resume": resume or None}.items():
-            if value is not None:
-                advice = "Give a storage, such as storage='lr.db'."
-                raise ValueError(must_be(what, "left out where there is no storage", value, advice))
-        return
-    if resume and study_name is None:
-        raise ValueError(must_be("study_name", "given where resume=True", None, "Name the study to resume."))
-    if not isinstance(storage, BaseStorage):
-        _address(storage)
-    elif isinstance(storage, RDBStorage) and not _is_sqlite(storage) and storage.get_heartbeat_interval() is None:
-        advice = "Write RDBStorage(url, heartbeat_interval=60), or give the URL itself."
-        raise ValueError(must_be("storage", "made with heartbeat_interval for a database server", storage, advice))
-
-
-def _address(storage: Any) -> tuple[str, str]:
-    """Return the kind of a storage, "url" or "journal", and its URL or absolute path.
-
-    >>> _address("sqlite:///lr.db")
-    ('url', 'sqlite:///lr.db')
-    >>> _address("/tmp/lr.log")
-    ('journal', '/tmp/lr.log')
-    >>> _address("/tmp/lr.db")
-    ('url', 'sqlite:////tmp/lr.db')
-    """
-    if not isinstance(storage, (str, os.PathLike)):
-        raise ValueError(must_be("storage", FORMS, storage))
-    text = os.fspath(storage)
-    if "://" in text:
-        return "url", text
-    # a journal's lock goes wrong under a relative path, and a worker may have another working directory
-    path = Path(text).expanduser().absolute()
-    if path.suffix in SQLITE:
-        return "url", f"sqlite:///{path}"
-    if path.suffix in JOURNAL:
-        return "journal", str(path)
-    raise ValueError(must_be("storage", FORMS, storage))
-
-
 def open_storage(storage: Any) -> BaseStorage:
     """Open what `storage` names; databases get a heartbeat, an incomplete last line of a journal is removed."""
     if isinstance(storage, BaseStorage):
         return storage
-    kind, address = _address(storage)
+    kind, address = address_of(storage)
     if kind == "journal":
         check_file(Path(address))
         lock = JournalFileOpenLock(address, grace_period=LOCK_GRACE)
         repair_journal(Path(address), lock)
         return JournalStorage(JournalFileBackend(address, lock_obj=lock))
-    if (file := _sqlite_path(address)) is not None:
+    if (file := sqlite_path(address)) is not None:
         check_file(file, SQLITE_START)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
@@ -111,63 +63,6 @@ def _pool(url: str) -> dict[str, Any]:
 
     in_memory = url.startswith("sqlite") and (":memory:" in url or url.rstrip("/") == "sqlite:")
     return {} if in_memory else {"poolclass": NullPool}
-
-
-def is_shared(storage: BaseStorage) -> bool:
-    """Say whether several machines may be at work on a storage: it is a database server's."""
-    return isinstance(storage, RDBStorage) and not _is_sqlite(storage)
-
-
-def _is_sqlite(storage: RDBStorage) -> bool:
-    return storage.engine.name == "sqlite"
-
-
-def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
-    """Drop the lines of a journal that are not whole, as a full disk or a loss of power leaves them.
-
-    Raises
-    ------
-    StorageError
-        If the file is no journal: nothing of it is dropped.
-    """
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if _is_whole(line)]
-        if not _is_journal(lines, whole):
-            raise StorageError(cannot_open(path, "it is not a journal of Optuna's", "Name another file."))
-        if len(whole) < len(lines):
-            fresh = path.with_name(path.name + ".repaired")
-            fresh.write_bytes(b"".join(whole))
-            fresh.replace(path)
-    finally:
-        lock.release()
-    if len(whole) < len(lines):
-        n_lost = len(lines) - len(whole)
-        message = f"{n_lost} line(s) of the journal {path.name} were incomplete and are removed; the rest is kept."
-        warn(message, StorageWarning)
-
-
-def _is_journal(lines: Sequence[bytes], whole: Sequence[bytes]) -> bool:
-    """Say whether all lines that are whole are a journal's, and if there are none, the first is the start of one.
-
-    >>> _is_journal([b'{"op_code": 0}\\n', b"half"], [b'{"op_code": 0}\\n']), _is_journal([b"epoch 1\\n"], [])
-    (True, False)
-    """
-    if not whole:
-        first = lines[0].strip(b"\0\n") if lines else b""
-        return len(lines) <= 1 and (first.startswith(OPERATION) or OPERATION.startswith(first))
-    return all(isinstance(entry := json.loads(line), dict) and "op_code" in entry for line in whole)
-
-
-def _is_whole(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith(b"\n")
 
 
 def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
@@ -213,12 +108,6 @@ def _open_and_check(storage: Any) -> BaseStorage:
     return opened
 
 
-def storage_file(storage: Any) -> Path | None:
-    """Return the file that a path or URL names; None for a server's address and a database in memory."""
-    kind, address = _address(storage)
-    return Path(address) if kind == "journal" else _sqlite_path(address)
-
-
 def _check_tables(opened: BaseStorage, given: Any) -> None:
     """Check that the tables of a database are Optuna's; its names, such as `trials`, are others' too.
 
@@ -239,53 +128,6 @@ def _check_tables(opened: BaseStorage, given: Any) -> None:
             raise StorageError(cannot_open(given, why, ANOTHERS))
         for index in table.indexes:
             index.create(opened.engine, checkfirst=True)
-
-
-def cannot_open(storage: Any, why: str, advice: str) -> str:
-    """Return the message about a storage that cannot work; a password in its address is left out."""
-    shown = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", str(storage))
-    return f"storage must be one that can be opened, got {shown!r}: {why}.{' ' * bool(advice)}{advice}"
-
-
-def check_file(path: Path, start: bytes = b"") -> None:
-    """Check that a file of a storage can be written and, if there is one, that it begins as it should.
-
-    Raises
-    ------
-    StorageError
-        If not.
-    """
-    folder = path.parent
-    wrong = {
-        f"there is no folder {str(folder)!r}": not folder.exists(),
-        f"{str(folder)!r} is not a folder": folder.exists() and not folder.is_dir(),
-        "it is a folder": path.is_dir(),
-        "it is not a file": path.exists() and not path.is_dir() and not path.is_file(),
-        "this user may not write there": not os.access(path if path.exists() else folder, os.R_OK | os.W_OK),
-    }
-    for why, is_so in wrong.items():
-        if is_so:
-            raise StorageError(cannot_open(path, why, "Make the folder, or name a file in one that there is."))
-    if start and path.exists() and path.stat().st_size and not _starts_with(path, start):
-        raise StorageError(cannot_open(path, "it is not an SQLite database", "Name another file."))
-
-
-def _starts_with(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
-
-
-def _sqlite_path(url: str) -> Path | None:
-    """Return the file of an SQLite URL; None for other databases and for one in memory.
-
-    >>> _sqlite_path("sqlite:////tmp/lr.db"), _sqlite_path("sqlite://"), _sqlite_path("postgresql://host/lr")
-    (PosixPath('/tmp/lr.db'), None, None)
-    """
-    kind, _, rest = url.partition("://")
-    name = rest.partition("?")[0].removeprefix("/")
-    if kind.partition("+")[0] != "sqlite" or not name or name == ":memory:" or name.startswith("file:"):
-        return None
-    return Path(name).absolute()
 
 
 def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:

@@ -15,10 +15,11 @@ from sklearn.utils import get_tags
 from sklr._utils.quiet_optuna import at_verbosity
 from sklr.exceptions import StorageError, StudyError
 from sklr.results import Outcome
+from sklr.search.storage.address import cannot_open, storage_file
 from sklr.search.storage.codec import CLAIM, OUTCOME, claim_from, outcomes_from
 from sklr.search.storage.describe import said
 from sklr.search.storage.fingerprint import FORMAT, HEAD
-from sklr.search.storage.open import cannot_open, opened_patiently, storage_file
+from sklr.search.storage.open import opened_patiently
 
 SETTINGS = "sklr:settings"  # the attribute with what a search needs to conclude, beside its outcomes
 ELSEWHERE = ("estimator", "storage", "study_name", "study", "resume", "callbacks", "catch")
