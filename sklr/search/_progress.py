@@ -1,4 +1,4 @@
-"""A bar that shows how far a search is: trials, epochs, the best score so far, the time left (rich, on request)."""
+"""The progress bar of a search: trials, epochs, the best score so far, the time left. It needs rich."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from sklr._utils.optional import require
 
 
 class Progress:
-    """The bar of one search; in a terminal and in Jupyter, where rich finds out by itself which it is.
+    """The progress bar of one search, in a terminal or in Jupyter; rich detects which one it is.
 
     Parameters
     ----------
     shown : bool
-        Without it nothing is shown, and rich is not needed.
+        If False nothing is shown, and rich is not needed.
     total : int or None
-        How many trials there will be, None if that is not known before.
+        How many trials there will be; None if that is not known in advance.
 
     Raises
     ------
@@ -54,13 +54,13 @@ class Progress:
             self._bar.stop()
 
     def update(self, trials: int, best: float | None = None) -> None:
-        """Say how many trials are through, and the best score."""
+        """Show how many trials have finished, and the best score."""
         if self.shown:
             said = {} if best is None or not np.isfinite(best) else {"best": f"best {best:.4g}"}
             self._bar.update(self._task, completed=trials, epoch="", **said)
 
     def epoch(self, n_epochs: int) -> None:
-        """Say how many epochs the trials under way have had."""
+        """Show how many epochs the current trials have been trained for."""
         if self.shown:
             self._bar.update(self._task, epoch=f"epoch {n_epochs}")
 
@@ -79,7 +79,7 @@ def _make_bar() -> Any:
 
 
 def _console() -> Any:
-    """Return where to draw: in a notebook without ipywidgets, which rich would need, a line of text."""
+    """Return the console to draw on; in a notebook without ipywidgets, which rich needs, a plain-text one."""
     console = require("rich", extra="progress").get_console()
     if console.is_jupyter and find_spec("ipywidgets") is None:
         return type(console)(force_jupyter=False, force_terminal=True, width=100)

@@ -93,7 +93,7 @@ class TrainingSearchCV(ConcludingSearchCV):
         )
 
     def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
-        """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
+        """Train the proposals until there are no more, then set the results; Ctrl-C keeps what is finished."""
         count = self._n_candidates(space)
         n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
         why = "not finished: the search was interrupted"
@@ -105,18 +105,18 @@ class TrainingSearchCV(ConcludingSearchCV):
                     self._try(extension(evaluator.record, self.lr_param_), evaluator)
             why = f"not finished: {TIMEOUT}"
         except (KeyboardInterrupt, StorageError):
-            with suppress(Exception):  # nothing may hide that it was Ctrl-C
+            with suppress(Exception):  # an error in the conclusions must not replace the interrupt
                 self._conclude(evaluator)
             raise
         finally:
             evaluator.ledger.abandon(why)
         if not evaluator.deadline.passed():
-            with suppress(StorageError):  # all scores are there
+            with suppress(StorageError):  # all scores are already in memory
                 self._note_settings(count, finished=True)
         self._conclude(evaluator)
 
     def _note_settings(self, n_asked: int | None, finished: bool) -> None:
-        """Write into the study what `load_search` reads."""
+        """Write the settings that `load_search` needs into the study."""
         text = settings_of(self, n_asked, finished)
         patiently(lambda: self.study_.set_user_attr(SETTINGS, text))
 
@@ -125,7 +125,7 @@ class TrainingSearchCV(ConcludingSearchCV):
         while candidates:
             scores = self._evaluate(evaluator, list(candidates))
             if len(scores) < len(candidates):
-                return  # time was up before all were through
+                return  # the timeout passed before all of them were finished
             try:
                 candidates = proposals.send(scores)
             except StopIteration:
@@ -134,11 +134,11 @@ class TrainingSearchCV(ConcludingSearchCV):
                 return
 
     def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
-        """Train a batch of candidates in every cell, write it down, return its mean scores."""
+        """Train a batch of candidates in every cell, record the outcomes, return the mean scores."""
         return evaluator.evaluate(candidates)
 
     def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int, n_train: int | None) -> None:
-        """Train the chosen candidate on the first `n_train` rows, or on all."""
+        """Train the best candidate on the first `n_train` rows, or on all rows if that is None."""
         best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
         data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
         fit_params = experiment.fit_params
@@ -149,7 +149,7 @@ class TrainingSearchCV(ConcludingSearchCV):
         stream = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
         with tasks.refit(best), stream, ctrl_c_comes_through(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
+            warnings.simplefilter("ignore", SettingsWarning)  # was issued before the search
             best.fit(*data, **fit_params)
         self.best_estimator_, self.refit_time_ = best, time.time() - start
         if is_lost(best):

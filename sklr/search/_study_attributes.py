@@ -1,4 +1,4 @@
-"""The attributes and methods through which a fitted `OptunaSearchCV` shows its study."""
+"""The study's attributes and methods on a fitted `OptunaSearchCV`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 
 class StudyAttributes:
-    """Mixin: what optuna-integration's `OptunaSearchCV` shows of its study."""
+    """Mixin with the study attributes of optuna-integration's `OptunaSearchCV`."""
 
     study_: optuna.Study
 
@@ -22,7 +22,7 @@ class StudyAttributes:
 
     @property
     def n_trials_(self) -> int:
-        """How many trials the study has, those from before this `fit` included."""
+        """Number of trials in the study, including those from before this `fit`."""
         return len(self.trials_)
 
     @property
@@ -33,16 +33,16 @@ class StudyAttributes:
 
     @property
     def user_attrs_(self) -> dict[str, Any]:
-        """The user's notes on the study."""
+        """The user attributes of the study, without sklr's own."""
         check_is_fitted(self, "study_")
         return {key: value for key, value in self.study_.user_attrs.items() if not key.startswith("sklr:")}
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Note something on the study; `value` must be what JSON can hold."""
+        """Set a user attribute of the study; `value` must be serializable as JSON."""
         check_is_fitted(self, "study_")
         self.study_.set_user_attr(key, value)
 
     def trials_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all trials as a pandas DataFrame; arguments as in `optuna.Study.trials_dataframe`."""
+        """Return all trials as a pandas DataFrame; the arguments are those of `optuna.Study.trials_dataframe`."""
         check_is_fitted(self, "study_")
         return self.study_.trials_dataframe(*args, **kwargs)

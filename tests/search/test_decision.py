@@ -340,12 +340,12 @@ def test_there_is_no_best_among_scores_that_are_nan(kind, engine, scoring, metri
     assert set(search.cv_results_["status"]) == {"no score: the score is nan (2 of 2 runs)"}
     assert {trial.user_attrs["status"] for trial in search.study_.trials} == set(search.cv_results_["status"])
     assert search.history_["epoch"].size == 6, "the trainings went well"
-    assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
+    assert search.summary() == f"Chosen: nothing, no candidate has a score; {name} returned nan."
     if metric is True:
         with pytest.warns(NoScoreWarning, match=re.escape(name)):
             search.set_params(refit=False).fit(X, y)
         assert not hasattr(search, "best_lr_")
-        assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
+        assert search.summary() == f"Chosen: nothing, no candidate has a score; {name} returned nan."
 
 
 @pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the")

@@ -46,9 +46,9 @@ class StoredSearch:
 
     @property
     def progress(self) -> str:
-        """How many candidates are through, in words."""
-        n = len(self.candidates)
-        return f"{n} candidate{'s' * (n != 1)}" + (f" of {self.n_asked}" if self.n_asked else "")
+        """How many candidates have finished, as text."""
+        n, total = len(self.candidates), self.n_asked
+        return f"{n} of {total} candidates" if total else f"{n} candidate{'s' * (n != 1)}"
 
 
 def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
