@@ -1,4 +1,4 @@
-"""From a search's record to its choice: the LR curve, the corrected score, the edge warning, and the extension."""
+"""From a search's record to its choice: the LR curve, the corrected score, the edge; and where to search further."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
+from sklr.experiment.lr_param import between_neighbours, is_number
 from sklr.results import OK
 from sklr.search._cv_results import Record
 from sklr.search.proposals.dimension_types import is_same
 from sklr.selection import Choice, LRCurve, lr_curve
 from sklr.selection._luck import luck_of_best
-from sklr.selection.curve import distinct_seeds, edges
+from sklr.selection.curve import best_positions, distinct_seeds, edges
 
 FEW = 3  # learning rates; with fewer the best one is always at an end
 MAX_DECADES = 8  # beyond the given range; no learning rate further out is of use
@@ -125,6 +126,23 @@ def warn_at_edge(curve: LRCurve, extended: bool) -> None:
     where = " or ".join("below" if side == "low" else "above" for side in reached)
     advice = f"extend=True went on for {MAX_DECADES} decades." if extended else "Search further with extend=True."
     warn(f"{what}: a better one may lie {where}. {advice}", EdgeOfRangeWarning)
+
+
+def finer(tried: list[dict[str, Any]], scores: np.ndarray, lr_param: str, n: int) -> list[dict[str, Any]]:
+    """Return the best candidate with `n` more learning rates, between it and its neighbours.
+
+    If several learning rates share the best score, the gaps beside each of them are refined.
+    """
+    if not np.isfinite(scores).any():
+        return []
+    ties = best_positions(scores)
+    best = tried[ties[0]]
+    if lr_param not in best:
+        return []
+    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, lr_param)]
+    lrs = sorted({tried[i][lr_param] for i in alike if is_number(tried[i][lr_param]) and tried[i][lr_param] > 0})
+    around = [tried[i][lr_param] for i in alike if i in ties]
+    return [{**best, lr_param: lr} for lr in between_neighbours(around, lrs, n)]
 
 
 def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray, None]:

@@ -308,7 +308,7 @@ def _is_cut_short(row: Sequence[Outcome]) -> bool:
 
 
 def _train_until(training: Training, deadline: Deadline, progress: Progress, verbose: int) -> None:
-    """Train until the end or the deadline; epoch by epoch only if a deadline, the progress bar or `verbose` needs it."""
+    """Train until the end or the deadline; epoch by epoch only if the deadline, the bar or `verbose` needs it."""
     epochs = 0
     while (deadline.seconds is not None or progress.shown or verbose > 1) and not training.done:
         scores = training.advance(1).valid_score

@@ -12,12 +12,10 @@ from sklearn.model_selection import ParameterGrid
 
 from sklr._utils.validation import check_count, must_be
 from sklr.experiment.lr_param import (
-    between_neighbours,
     check_lr_range,
     check_lrs,
     check_names,
     find_lr_param,
-    is_number,
     log_grid,
     lr_names,
 )
@@ -26,13 +24,12 @@ from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._choice import differ_in_lr_alone
+from sklr.search._choice import finer
 from sklr.search._evaluator import Evaluator
 from sklr.search._study import Ledger
 from sklr.search.proposals.dimension_types import Dimension
 from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.storage.fingerprint import candidate_key
-from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
@@ -317,33 +314,16 @@ class LRGridSearchCV(BaseLRSearchCV):
             tried += new
             scores = np.append(scores, (yield new))
         for _ in range(self.rounds - 1):
-            finer = _finer(tried, scores, find_lr_param(self.estimator, self.lr_param))
-            if not finer:
+            between = finer(tried, scores, find_lr_param(self.estimator, self.lr_param), N_FINER)
+            if not between:
                 return
-            self.rounds_.append(np.arange(len(tried), len(tried) + len(finer)))
-            tried += finer
-            scores = np.append(scores, (yield finer))
+            self.rounds_.append(np.arange(len(tried), len(tried) + len(between)))
+            tried += between
+            scores = np.append(scores, (yield between))
 
 
 def _is_auto(lr_range: Any) -> bool:
     return isinstance(lr_range, str) and lr_range == "auto"
-
-
-def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:
-    """Return the candidates of the next round: the best one with learning rates between it and its neighbours.
-
-    If several learning rates share the best score, the gaps beside each of them are refined.
-    """
-    if not np.isfinite(scores).any():
-        return []
-    ties = best_positions(scores)
-    best = tried[ties[0]]
-    if name not in best:
-        return []
-    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, name)]
-    lrs = sorted({tried[i][name] for i in alike if is_number(tried[i][name]) and tried[i][name] > 0})
-    around = [tried[i][name] for i in alike if i in ties]
-    return [{**best, name: lr} for lr in between_neighbours(around, lrs, N_FINER)]
 
 
 def _dimension(name: str, given: Any) -> Dimension:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,15 @@ def stoppable(study: optuna.Study) -> Iterator[list[bool]]:
         yield stops
     finally:
         del vars(study)["stop"]
+
+
+def stopped_by_callback(study: optuna.Study, callbacks: Sequence[Callable], first: int) -> bool:
+    """Call Optuna callbacks on the trials from number `first` on; return whether one called ``study.stop()``."""
+    with stoppable(study) as stops:
+        for trial in study.get_trials()[first:] if callbacks else ():
+            for callback in callbacks:
+                callback(study, trial)
+    return bool(stops)
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._interrupts import stoppable
+from sklr.search._evaluator import Evaluator
+from sklr.search._interrupts import stopped_by_callback
 from sklr.search._study import Ledger
 from sklr.search._study_attributes import StudyAttributes
 from sklr.search.proposals.dimension_types import Range
@@ -32,9 +33,11 @@ from sklr.search.proposals.optuna_args import (
     ask_for,
     check_callbacks,
     check_catch,
+    check_left_to_study,
     check_limits,
     check_sampler,
     check_subsample,
+    drawn_rows,
 )
 from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
 from sklr.search.storage.stages import Stages, left_in_stage
@@ -82,7 +85,7 @@ class OptunaSearchCV(StudyAttributes, BaseLRSearchCV):
         Ignored, accepted for compatibility: a net trains for its own `max_epochs`, in the search and in the refit.
     enable_pruning : bool
         Whether to prune with the study's own pruner (Optuna's `MedianPruner` if no `study` is given); for code written
-        for optuna-integration. `pruner` is the same for new code.
+        for optuna-integration. New code should use `pruner`.
     callbacks : list of callables, optional
         Each is called as `callback(study, trial)` after each trial; `study.stop()` in one ends the search.
     catch : exception type or tuple of them
@@ -97,8 +100,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     Attributes
     ----------
     study_ : optuna.Study
-        The record of all trials. A diverged trial has a value below every score; its user attribute `status` tells
-        them apart. Choices that Optuna cannot store (tuples, classes) appear as their repr or index. With a `storage`
+        The record of all trials. A diverged trial has a value below every score and says so in its user attribute
+        `status`. Choices that Optuna cannot store (tuples, classes) appear as their repr or index. With a `storage`
         the sampler learns from a copy in memory, so that a resumed search proposes the same candidates as one that was
         never interrupted; a sampler object needs a seed for that.
     trials_, best_trial_, n_trials_, user_attrs_
@@ -226,12 +229,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         check_count("max_iter", self.max_iter)
         check_limits(self.n_trials, self.timeout, bool(self.callbacks))
         check_sampler(self.sampler, self.study)
-        if self.study is not None and self.storage is not None:
-            advice = "A study has its own."
-            raise ValueError(must_be("storage", "left out where a study is given", self.storage, advice))
-        if self.study is not None and self.pruner is not None:
-            advice = "Give the pruner to optuna.create_study, and set enable_pruning=True."
-            raise ValueError(must_be("pruner", "left out where a study is given", self.pruner, advice))
+        if self.study is not None:
+            check_left_to_study(self.storage, self.pruner)
         check_subsample(self.subsample)
         check_callbacks(self.callbacks)
         check_catch(self.catch)
@@ -283,13 +282,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         return start_size(16 if first == np.inf else int(first), self.n_points or 1)
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
-        share = isinstance(self.subsample, (float, np.floating))
-        n_rows = max(1, int(self.subsample * n_samples)) if share else int(self.subsample)
-        self.sample_indices_ = np.arange(n_samples)
-        if n_rows >= n_samples:
-            return None
-        self.sample_indices_ = np.sort(random_state.choice(n_samples, n_rows, replace=False))
-        return self.sample_indices_
+        self.sample_indices_ = drawn_rows(self.subsample, n_samples, random_state)
+        return None if len(self.sample_indices_) == n_samples else self.sample_indices_
 
     def _n_candidates(self, space: dict[str, Asked]) -> int | None:
         return self.n_trials
@@ -319,7 +313,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             n = min(n_trials - done, left, self._batch(done + n_known, self._n_start(stages), left, len(space)))
             raws = ledger.ask(distributions, n=int(n))
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
-            stopped = self._call_callbacks(ledger.study, first) or ledger.stopped
+            stopped = stopped_by_callback(ledger.study, self.callbacks or (), first) or ledger.stopped
             if stopped or (deadline is not None and time.monotonic() >= deadline):
                 return
 
@@ -339,22 +333,11 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         least = SEVERAL if self.sampler == "tpe" and n_parameters > 1 and n_done >= n_start else 1
         return max(batch_size(n_done, n_start, left), least)
 
-    def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
-        """Call the callbacks on the trials from number `first` on; return whether one called ``study.stop()``."""
-        if not self.callbacks:
-            return False
-        with stoppable(study) as stops:
-            for trial in study.get_trials()[first:]:
-                for callback in self.callbacks:
-                    callback(study, trial)
-        return bool(stops)
-
-    def _evaluate(self, setting: Any, candidates: list[dict]) -> np.ndarray:
+    def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
         catch: tuple[type[Exception], ...] = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
         try:
-            return super()._evaluate(setting, candidates)
+            return super()._evaluate(evaluator, candidates)
         except catch as error:
-            setting.ledger.abandon()
-            message = f"A trial failed with {error!r}. The search goes on, because catch includes this exception."
-            warn(message, FitFailedWarning)
+            evaluator.ledger.abandon()
+            warn(f"A trial failed with {error!r}. The search goes on: catch includes this exception.", FitFailedWarning)
             return np.full(len(candidates), np.nan)
