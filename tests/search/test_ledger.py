@@ -358,7 +358,7 @@ def test_a_second_process_is_refused_at_once_and_takes_over_when_the_first_is_de
     while not trained(log):
         time.sleep(0.02)
     search = search_of("grid", **kept(tmp_path, file, resume=True))
-    with pytest.raises(StudyError, match=f"Process {process.pid} is at work on the study 'lr'. Wait for it .* server"):
+    with pytest.raises(StudyError, match=f"Process {process.pid} is working on the study 'lr'. Wait for it .* server"):
         search.fit(X, Y)
     kill(process)
     n_done = len(done_in(tmp_path / file))

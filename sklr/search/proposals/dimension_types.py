@@ -1,4 +1,8 @@
-"""The three kinds of search dimensions: `Choices`, `Range` and `Quantiles`."""
+"""The three kinds of search dimensions: `Choices`, `Range` and `Quantiles`.
+
+A dimension has *positions* from 0 to 1, *raw* values, which scikit-optimize and Optuna handle, and the *values* that an
+estimator gets.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,15 @@ from sklr._utils.module_name import without_main
 from sklr.experiment.lr_param import is_number, log_grid
 
 PRIORS = ("uniform", "log-uniform")
-TAIL = 1e-6  # quantiles this close to 0 and 1 stand for an end that may be infinite
+TAIL = 1e-6  # quantiles are cut off this close to 0 and 1, where a distribution may be infinite
 
 
 class Dimension(ABC):
-    """One parameter's possible values."""
+    """The possible values of one parameter."""
 
     @property
     def size(self) -> float:
-        """How many different values there are, possibly infinite."""
+        """Number of different values, possibly infinite."""
         return math.inf
 
     @abstractmethod
@@ -34,40 +38,40 @@ class Dimension(ABC):
 
     @abstractmethod
     def grid(self, n: int) -> list[Any]:
-        """Return all values of a list, or about `n` values spread evenly over a range."""
+        """Return all choices, or about `n` values spread evenly over a range."""
 
     @abstractmethod
     def skopt(self, name: str) -> sk.Dimension:
-        """Return scikit-optimize's dimension of the raw values."""
+        """Return the scikit-optimize dimension of the raw values."""
 
     @abstractmethod
     def optuna(self) -> od.BaseDistribution:
-        """Return Optuna's distribution of the raw values."""
+        """Return the Optuna distribution of the raw values."""
 
     @abstractmethod
     def decode(self, raw: Any) -> Any:
-        """Return the value an estimator gets for a raw value."""
+        """Return the estimator's value for a raw value."""
 
     @abstractmethod
     def encode(self, value: Any) -> Any:
-        """Return the raw value for which an estimator gets this one; None if there is none."""
+        """Return the raw value for an estimator's value; None if the dimension does not contain it."""
 
 
 @dataclass(frozen=True)
 class Choices(Dimension):
     """One of several values of any type.
 
-    scikit-optimize and Optuna take strings and numbers only, and of one type, so anything else goes to them under
-    a label: its repr where that is short and has no memory address in it, its index otherwise.
+    scikit-optimize and Optuna take only strings and numbers, all of one type. Other values are passed to them as
+    labels: their reprs if these are distinct, short and without memory addresses, otherwise their indices.
 
     Parameters
     ----------
     values : tuple
         At least one, of any type.
     weights : tuple of float, optional
-        The probability of each in scikit-optimize's random draws.
+        The probability of each value in scikit-optimize's random draws.
     verbatim : bool
-        Hand the values over as they are, without labels.
+        Whether to pass the values on as they are, without labels.
 
     >>> Choices((16, 32)).labels, Choices((None, "balanced")).labels, Choices(((64,), (64, 32))).labels
     ((16, 32), ('None', "'balanced'"), ('(64,)', '(64, 32)'))
@@ -92,7 +96,8 @@ class Choices(Dimension):
             return self.values
         if len(kinds) == 1 and kinds <= {str, int, float, bool} and len(set(self.values)) == len(self.values):
             return self.values
-        reprs = tuple(without_main(repr(value)) for value in self.values)  # the same when a script imports this one
+        # without "__main__.": the same label whether the user's script is run or imported
+        reprs = tuple(without_main(repr(value)) for value in self.values)
         readable = len(set(reprs)) == len(reprs) and all(len(r) <= 60 and " at 0x" not in r for r in reprs)
         return reprs if readable else tuple(range(len(self.values)))
 
@@ -117,16 +122,16 @@ class Choices(Dimension):
 
 @dataclass(frozen=True)
 class Range(Dimension):
-    """Every number from `low` to `high`, both included, evenly on a linear or a logarithmic scale.
+    """The numbers from `low` to `high`, both included, on a linear or a logarithmic scale.
 
     Parameters
     ----------
     low, high : float
-        Finite, `low < high`; above 0 with `log`.
+        Finite, `low < high`; above 0 if `log`.
     log, integer : bool
-        Logarithmic scale; whole numbers only.
+        Whether the scale is logarithmic; whether only integers are values.
     step : float, optional
-        Only `low`, `low + step`, `low + 2 * step` ... are values.
+        If given, only `low`, `low + step`, `low + 2 * step` ... are values.
 
     >>> lr = Range(1e-4, 1.0, log=True)
     >>> lr.at(0.5), lr.grid(3)
@@ -148,7 +153,7 @@ class Range(Dimension):
 
     @property
     def resolution(self) -> float:
-        """Positions nearer to each other than this are the same to an eye on the curve: 0.02 decade on a log scale."""
+        """Smallest distance of two positions worth trying: 0.02 decades on a log scale, else 0.002 of the range."""
         return 0.02 / math.log10(self.high / self.low) if self.log else 0.002
 
     def at(self, position: float) -> Any:
@@ -160,7 +165,7 @@ class Range(Dimension):
         return self.decode(self.low + position * (self.high - self.low))
 
     def position(self, raw: float) -> float:
-        """Return where in the range a raw value lies, from 0 to 1."""
+        """Return the position of a raw value in the range, from 0 to 1."""
         if self.log:
             return math.log(raw / self.low) / math.log(self.high / self.low)
         return (raw - self.low) / (self.high - self.low)
@@ -192,9 +197,9 @@ class Range(Dimension):
 
 @dataclass(frozen=True)
 class Quantiles(Dimension):
-    """A frozen scipy distribution, searched over its quantiles: a raw value 0.5 is the median.
+    """A frozen scipy distribution, searched over its quantiles: the raw value 0.5 is the median.
 
-    The ends, which may be infinite, are cut off at the quantiles 1e-6 and 1 - 1e-6.
+    The tails, which may be infinite, are cut off at the quantiles 1e-6 and 1 - 1e-6.
 
     >>> from scipy.stats import expon, poisson
     >>> round(Quantiles(expon(scale=10)).at(0.5), 2), Quantiles(poisson(4), integer=True).grid(3)
@@ -226,5 +231,5 @@ class Quantiles(Dimension):
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Say whether two values are the same; what is neither number nor text nor tuple only if it is the same object."""
+    """Return whether two values are equal; those that are no numbers, strings or tuples must be the same object."""
     return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)

@@ -1,8 +1,7 @@
-"""What a parameter may be: every way of writing a search dimension, in one form that all strategies read.
+"""Convert every way of writing a search dimension into `Choices`, `Range` or `Quantiles`, which all strategies use.
 
-A dimension has *positions* from 0 to 1, *raw* values, which scikit-optimize and Optuna handle, and the *values*
-that an estimator gets. Lists of anything, numpy arrays, scikit-optimize's dimensions and tuples, Optuna's
-distributions and frozen scipy distributions all become one of three: `Choices`, `Range`, `Quantiles`.
+Accepted are lists of anything, numpy arrays, scikit-optimize's dimensions and tuples, Optuna's distributions and frozen
+scipy distributions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sklr.search.proposals.dimension_types import PRIORS, Choices, Dimension, Qu
 
 
 def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
-    """Return the one dimension there is, if any number of a range may be its value; None otherwise.
+    """Return the only dimension of a space if it is a continuous range; None otherwise.
 
     >>> line_of({"lr": Range(1e-4, 1.0, log=True)}) is not None, line_of({"degree": Range(1, 8, integer=True)})
     (True, None)
@@ -31,7 +30,7 @@ def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
 
 
 def raw_point(candidate: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> dict[str, Any] | None:
-    """Return the raw values of a candidate in the order of the dimensions; None where it lies outside of them.
+    """Return the raw values of a candidate in the order of the dimensions; None if it lies outside of the space.
 
     >>> space = {"lr": Range(1e-4, 1.0, log=True), "sizes": Choices(((64,), (64, 32)))}
     >>> raw_point({"sizes": (64, 32), "lr": 0.1}, space), raw_point({"sizes": (8,), "lr": 0.1}, space)
@@ -44,7 +43,7 @@ def raw_point(candidate: Mapping[str, Any], dimensions: Mapping[str, Dimension])
 
 
 def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
-    """Return the parameters of which any number of a range may be a value; over several spaces the range of all.
+    """Return the parameters that are ranges in all spaces that contain them, each with the union of its ranges.
 
     >>> ranges_of([{"decay": Range(0.1, 1.0), "width": Choices((8, 16))}, {"decay": Range(0.5, 3.0)}])
     {'decay': Range(low=0.1, high=3.0, log=False, integer=False, step=None)}
@@ -62,22 +61,22 @@ def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
 
 
 def to_dimension(what: str, given: Any, *, tuples_are_choices: bool = False) -> Dimension:
-    """Return the dimension that a user wrote down in any of the ways known here.
+    """Return the dimension for what a user wrote.
 
     Parameters
     ----------
     what : str
-        How to call it in an error, such as `"search_spaces['lr']"`.
+        Its name in error messages, such as `"search_spaces['lr']"`.
     given : object
         A list, array or other sequence of choices; a scikit-optimize dimension or its tuple `(low, high)`,
         `(low, high, "log-uniform")`; an Optuna distribution; a frozen scipy distribution.
     tuples_are_choices : bool
-        Read `(1, 10)` as two choices, as `GridSearchCV` does; `(1, 10, "log-uniform")` stays a range.
+        Whether `(1, 10)` means two choices, as in `GridSearchCV`; `(1, 10, "log-uniform")` is a range either way.
 
     Raises
     ------
     ValueError
-        If it is none of these, has no choices, or has no or infinite extent.
+        If it is none of these, has no choices, or is not a valid finite range.
 
     >>> to_dimension("space['lr']", (1e-5, 1.0, "log-uniform"))
     Range(low=1e-05, high=1.0, log=True, integer=False, step=None)

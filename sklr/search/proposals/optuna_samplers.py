@@ -1,4 +1,4 @@
-"""Optuna's samplers by name; TPE and GP start with an even cover. `optuna_line.py` has what they do on a line."""
+"""Optuna's samplers by name; TPE and GP start with an even cover. `optuna_line.py` has those for one parameter."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from sklr.search.proposals.even_cover import even_cover
 from sklr.search.proposals.optuna_line import LineGPSampler, LineTPESampler, without_log_lines
 
 SAMPLERS = ("gp", "halton", "random", "sobol", "tpe")
-BLIND = ("halton", "random", "sobol")  # these learn nothing from scores, so all trials can be proposed at once
+BLIND = ("halton", "random", "sobol")  # they do not learn from scores, so all trials can be proposed at once
 
 if TYPE_CHECKING:
-    _Sampler = RandomSampler  # any concrete one
+    _Sampler = RandomSampler  # any concrete sampler, so that mypy knows the methods of the mixin
 else:
     _Sampler = object
 
 
 class EvenStart(_Sampler):
-    """Mixed into a sampler: the first trials cover the space evenly.
+    """Mixin for a sampler: the first trials cover the space evenly.
 
     Parameters
     ----------
     dimensions : mapping of str to Dimension
-        Of the raw values.
     n_start : int
         How many trials cover the space.
     seed : int
@@ -66,7 +65,7 @@ class EvenTPESampler(EvenStart, TPESampler):
 
 
 class EvenGPSampler(EvenStart, GPSampler):
-    """Optuna's `GPSampler` after an even start, without its log line on the optional package greenlet."""
+    """Optuna's `GPSampler` after an even start, without its log line about the optional package greenlet."""
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

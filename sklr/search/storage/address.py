@@ -1,4 +1,4 @@
-"""What `storage=` may be, and what is checked of it before anything is opened."""
+"""The `storage` parameter: paths, URLs and Optuna storages, and the checks before one is opened."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMS = "a path that ends in .db or .log, a database URL such as 'sqlite:///lr.d
 
 
 def check_storage(storage: Any, study_name: Any, resume: Any) -> None:
-    """Check what can be checked without opening anything."""
+    """Check `storage`, `study_name` and `resume` without opening anything."""
     check_flag("resume", resume)
     if study_name is not None and (not isinstance(study_name, str) or not study_name):
         raise ValueError(must_be("study_name", "a non-empty text or None", study_name))
@@ -51,7 +51,7 @@ def address_of(storage: Any) -> tuple[str, str]:
     text = os.fspath(storage)
     if "://" in text:
         return "url", text
-    # a journal's lock goes wrong under a relative path, and a worker may have another working directory
+    # absolute, because a journal's lock fails with a relative path, and a worker may have another working directory
     path = Path(text).expanduser().absolute()
     if path.suffix in SQLITE:
         return "url", f"sqlite:///{path}"
@@ -61,13 +61,13 @@ def address_of(storage: Any) -> tuple[str, str]:
 
 
 def storage_file(storage: Any) -> Path | None:
-    """Return the file that a path or URL names; None for a server's address and a database in memory."""
+    """Return the file that a path or URL names; None for a database server and for a database in memory."""
     kind, address = address_of(storage)
     return Path(address) if kind == "journal" else sqlite_path(address)
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file of an SQLite URL; None for other databases and for one in memory.
+    """Return the file of an SQLite URL; None for other databases and for a database in memory.
 
     >>> sqlite_path("sqlite:////tmp/lr.db"), sqlite_path("sqlite://"), sqlite_path("postgresql://host/lr")
     (PosixPath('/tmp/lr.db'), None, None)
@@ -80,7 +80,7 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def is_shared(storage: BaseStorage) -> bool:
-    """Say whether several machines may be at work on a storage: it is a database server's."""
+    """Return whether several machines can share the storage, that is, whether it is on a database server."""
     return isinstance(storage, RDBStorage) and not _is_sqlite(storage)
 
 
@@ -89,13 +89,13 @@ def _is_sqlite(storage: RDBStorage) -> bool:
 
 
 def cannot_open(storage: Any, why: str, advice: str) -> str:
-    """Return the message about a storage that cannot work; a password in its address is left out."""
+    """Return the error message for a storage that cannot be opened; a password in its URL is masked."""
     shown = re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", str(storage))
     return f"storage must be one that can be opened, got {shown!r}: {why}.{' ' * bool(advice)}{advice}"
 
 
 def check_file(path: Path, start: bytes = b"") -> None:
-    """Check that a file of a storage can be written and, if there is one, that it begins as it should.
+    """Check that the file of a storage can be read and written and, if it exists, that it begins with `start`.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def check_file(path: Path, start: bytes = b"") -> None:
     }
     for why, is_so in wrong.items():
         if is_so:
-            raise StorageError(cannot_open(path, why, "Make the folder, or name a file in one that there is."))
+            raise StorageError(cannot_open(path, why, "Create the folder, or name a file in an existing one."))
     if start and path.exists() and path.stat().st_size and not _starts_with(path, start):
         raise StorageError(cannot_open(path, "it is not an SQLite database", "Name another file."))
 

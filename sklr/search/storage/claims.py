@@ -1,4 +1,4 @@
-"""Who works on which candidate, where several processes may share a study; and how their results get into it."""
+"""How processes that share a study claim candidates, and how they write the results into it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-AT_WORK = "sklr:at work"  # the attribute of a study that says who is
-SERVER = "Only a database server shares a search among processes; give its address as storage for that."
-POLL = 0.5  # seconds between looks at what other workers are doing
+AT_WORK = "sklr:at work"  # user attribute of a study: the process that is working on it
+SERVER = "Only a database server can share a search among processes: give its URL as storage."
+POLL = 0.5  # seconds between checks for results of other workers
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate as a study knows it: its key, how often it was proposed before, its parameters in Optuna's terms.
+    """A candidate as a study stores it: its key, how often it was proposed before, its parameters in Optuna's terms.
 
-    Its number in the search is among the attributes: in a longer grid it may be another.
+    Its number in the search is only an attribute, because it may be another one in a longer grid.
     """
 
     turn: int
@@ -63,28 +63,28 @@ class Entry:
 
 
 class Desk(ABC):
-    """Where candidates are claimed, and handed in when they are done."""
+    """Where a process claims candidates and writes their results."""
 
-    shared = False  # whether others are likely at work, so that one should not take everything
+    shared = False  # whether other processes may join, so that one should not claim everything
 
     @abstractmethod
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take candidates; return which, by their place in `entries`. Those left out are another worker's.
+        """Claim candidates; return their positions in `entries`. The others belong to other workers.
 
-        `together` takes all or none: a pruner compares them with each other.
+        `together` claims all or none, because a pruner compares them with each other.
         """
 
     @abstractmethod
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Write down trials that have ended."""
+        """Write trials that have ended."""
 
     @abstractmethod
     def release(self, why: str) -> None:
-        """Give back what was claimed and not handed in."""
+        """Give back candidates that were claimed but not handed in."""
 
 
 class FileDesk(Desk):
-    """A file, of SQLite or a journal, or memory: one process at a time, and a trial is written when it has ended."""
+    """For a file (SQLite or a journal) or memory: one process at a time, and a trial is written when it has ended."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self.study, self.storage = study, storage
@@ -92,12 +92,12 @@ class FileDesk(Desk):
         self.at_work = False
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take everything.
+        """Claim everything.
 
         Raises
         ------
         StudyError
-            If another process of this machine is at work on the study: candidates cannot be shared out here.
+            If another process on this machine is working on the study.
         """
         if not self.at_work:
             with one_at_a_time(self.study.study_name):
@@ -105,43 +105,43 @@ class FileDesk(Desk):
         return list(range(len(entries)))
 
     def _begin(self) -> None:
-        """Write down who is at work; one of another machine that has not signed off may be dead or not."""
+        """Sign on; warn if a process on another machine has not signed off, because it may still be running."""
         other = patiently(lambda: self.study.user_attrs).get(AT_WORK)
         if isinstance(other, str) and other.count(" ") >= 2 and not is_dead(other) and not _is_mine(other):
             host, pid, *_ = other.split(" ")
             if host == socket.gethostname():
                 advice = f"Wait for it to end. {SERVER}"
-                raise StudyError(f"Process {pid} is at work on the study {self.study.study_name!r}. {advice}")
-            message = f"Process {pid} on {host!r} has begun the study {self.study.study_name!r} and not signed off: "
-            warn(f"{message}if it is still at work, both train everything. {SERVER}", StorageWarning)
+                raise StudyError(f"Process {pid} is working on the study {self.study.study_name!r}. {advice}")
+            message = f"Process {pid} on {host!r} began the study {self.study.study_name!r} and has not signed off: "
+            warn(f"{message}if it is still running, both train every candidate. {SERVER}", StorageWarning)
         patiently(lambda: self.study.set_user_attr(AT_WORK, self.owner))
         self.at_work = True
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Add each trial as it is, in one piece."""
+        """Add each trial in a single operation."""
         try:
             for _, trial in done:
                 patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
         except KeyboardInterrupt:
             if isinstance(self.storage, RDBStorage):
-                self.storage.remove_session()  # Optuna leaves it open, and with it the lock of the file
+                self.storage.remove_session()  # Optuna leaves the session open, and with it the lock of the file
             raise
 
     def release(self, why: str) -> None:
-        """Sign off; what has not ended is not in the storage."""
+        """Sign off; unfinished trials were never written."""
         if self.at_work:
             self.at_work = False
-            with suppress(Exception):  # a storage in trouble is left alone
+            with suppress(Exception):  # the search is over: an error of the storage must not replace its result
                 self.study.set_user_attr(AT_WORK, None)
 
 
 class TableDesk(Desk):
-    """A database server: what is being worked on is a running trial, kept alive by a heartbeat."""
+    """For a database server: a claimed candidate is a running trial, kept alive by a heartbeat."""
 
     shared = True
 
     def __init__(self, study: optuna.Study, storage: RDBStorage):
-        # imports SQLAlchemy, which is nothing to those who have no database
+        # here, because it imports SQLAlchemy, which only databases need
         from sklr.search.storage.optuna_tables import Tables
 
         self.study, self.storage, self.tables = study, storage, Tables(study, storage)
@@ -150,7 +150,7 @@ class TableDesk(Desk):
         self.heart = Heart(self)
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take a part of what nobody has or had, also of a dead worker's, for others to have some."""
+        """Claim a part of the free candidates, those of dead workers included; the rest is left for other workers."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
@@ -179,7 +179,8 @@ class TableDesk(Desk):
             if together:
                 chosen = free if len(free) == len(entries) else []
             else:
-                # a part of it, for those who join; the larger a stack, the cheaper each of its runs
+                # Only a part, to leave some for workers that join; but a large one, because large stacks are cheaper
+                # per run.
                 chosen = free[: -(-len(free) // (3 if others else 2))]
             ids = self._take(session, [entries[i] for i in chosen], waiting)
             if ids:
@@ -197,7 +198,10 @@ class TableDesk(Desk):
         return ids
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """End the trials, in one transaction; one that was given to another meanwhile is added, unless that is done."""
+        """End the trials in one transaction.
+
+        A trial that another worker has claimed meanwhile is added, unless that worker has already ended it.
+        """
         patiently(lambda: self._hand_in(done))
         for entry, _ in done:
             self.held.pop(_claim(entry, self.owner), None)
@@ -208,13 +212,13 @@ class TableDesk(Desk):
             for entry, trial in done:
                 id_ = self.held.get(_claim(entry, self.owner))
                 if (entry.turn, entry.key) in ended:
-                    if id_ is not None:  # this process was paused, another has been quicker: its scores are the same
+                    if id_ is not None:  # this process was paused and another was faster; its scores are the same
                         self.tables.set_state(session, id_, TrialState.FAIL)
                 elif id_ is None or not self.tables.end(session, id_, trial, {*entry.attrs, CLAIM}):
                     self.tables.add(session, [trial])
 
     def release(self, why: str) -> None:
-        """Mark what is held as failed, and stop the heartbeat; a storage in trouble is left alone."""
+        """Mark the claimed trials as failed and stop the heartbeat; storage errors are ignored."""
         self.heart.stop()
         held, self.held = self.held, {}
         if not held:
@@ -226,7 +230,7 @@ class TableDesk(Desk):
 
 
 class Heart:
-    """A thread that says every few seconds, for all trials held, that this process is alive."""
+    """A thread that writes a heartbeat for all claimed trials, twice per heartbeat interval."""
 
     def __init__(self, desk: TableDesk):
         self.desk, self.interval = desk, desk.storage.get_heartbeat_interval() or 60
@@ -234,7 +238,7 @@ class Heart:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Beat from now on, if it does not yet."""
+        """Start the thread if it is not running."""
         if self._thread is None:
             self._stop.clear()
             self._thread = threading.Thread(target=self._beat, name="sklr heartbeat", daemon=True)
@@ -243,13 +247,13 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.wait(self.interval / 2):
             ids = list(self.desk.held.values())
-            with suppress(Exception):  # a server that is away is waited for where results are handed in
+            with suppress(Exception):  # `hand_in` retries while the server does not answer
                 if ids:
                     with self.desk.tables.transaction() as session:
                         self.desk.tables.beat(session, ids)
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
@@ -265,9 +269,9 @@ def make_desk(study: optuna.Study, storage: BaseStorage) -> Desk:
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Let no other process of this user, on this machine, do what is done under that name meanwhile.
+    """Hold a lock of that name against other processes of this user on this machine.
 
-    The lock is the system's, so that of a process that is killed is gone. Windows has none of the kind.
+    It is a lock of the operating system, so that it ends with a killed process. Windows has no `fcntl`: no lock there.
     """
     if fcntl is None:
         yield
@@ -283,14 +287,14 @@ def _claim(entry: Entry, owner: str) -> Claim:
 
 
 def this_process() -> str:
-    """Return what tells this process, and this thread of it, from all others, also later ones with its number."""
+    """Return a text that identifies this process and thread, also against later processes with the same pid."""
     return f"{socket.gethostname()} {os.getpid()} {_birth(os.getpid())} {threading.get_ident()} {time.time_ns()}"
 
 
 def _birth(pid: int) -> str:
-    """Return when a process of this machine began, in the kernel's ticks; "-" where the system does not say.
+    """Return the start time of a process on this machine, in clock ticks; "-" if the system does not tell.
 
-    One that has ended, and whose parent has not asked after it, began at no time.
+    A zombie, which has ended but not been waited for by its parent, is "ended".
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -300,12 +304,12 @@ def _birth(pid: int) -> str:
 
 
 def _is_mine(owner: str) -> bool:
-    """Say whether this process has written that: an earlier search in it, which could not sign off."""
+    """Return whether `owner` is this process: an earlier search in it could not sign off."""
     return owner.split(" ")[:3] == this_process().split(" ")[:3]
 
 
 def is_dead(owner: str) -> bool:
-    """Say whether a process is known to be gone; one of another machine is not known.
+    """Return whether a process is known to have ended; False for a process on another machine.
 
     >>> is_dead(this_process()), is_dead("elsewhere 1 2 3 4")
     (False, False)

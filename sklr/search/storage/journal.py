@@ -1,4 +1,4 @@
-"""A journal file's incomplete lines, and how they are removed."""
+"""Repair of a journal file: its incomplete lines are removed."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sklr._utils.warnings import warn
 from sklr.exceptions import StorageError, StorageWarning
 from sklr.search.storage.address import cannot_open
 
-OPERATION = b'{"op_code"'  # how a line of a journal begins
+OPERATION = b'{"op_code"'  # every line of a journal begins like this
 
 
 def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
-    """Drop the lines of a journal that are not whole, as a full disk or a loss of power leaves them.
+    """Remove the incomplete lines of a journal, which a full disk or a power failure leaves behind.
 
     Raises
     ------
     StorageError
-        If the file is no journal: nothing of it is dropped.
+        If the file is not a journal; then it is not changed.
     """
     if not path.exists():
         return
@@ -30,7 +30,7 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
         whole = [line for line in lines if _is_whole(line)]
         if not _is_journal(lines, whole):
-            raise StorageError(cannot_open(path, "it is not a journal of Optuna's", "Name another file."))
+            raise StorageError(cannot_open(path, "it is not an Optuna journal", "Name another file."))
         if len(whole) < len(lines):
             fresh = path.with_name(path.name + ".repaired")
             fresh.write_bytes(b"".join(whole))
@@ -39,12 +39,12 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
         lock.release()
     if len(whole) < len(lines):
         n_lost = len(lines) - len(whole)
-        message = f"{n_lost} line(s) of the journal {path.name} were incomplete and are removed; the rest is kept."
+        message = f"{n_lost} line(s) of the journal {path.name} were incomplete and were removed; the rest is kept."
         warn(message, StorageWarning)
 
 
 def _is_journal(lines: Sequence[bytes], whole: Sequence[bytes]) -> bool:
-    """Say whether all lines that are whole are a journal's, and if there are none, the first is the start of one.
+    """Return whether all complete lines are a journal's; if there are none, whether the only line begins like one.
 
     >>> _is_journal([b'{"op_code": 0}\\n', b"half"], [b'{"op_code": 0}\\n']), _is_journal([b"epoch 1\\n"], [])
     (True, False)

@@ -1,4 +1,4 @@
-"""Where a study is kept: what `storage=` may be, how a storage is opened, repaired, and waited for."""
+"""Open a storage and the study in it, and retry while the storage is temporarily unavailable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from sklr.exceptions import StorageError, StudyError
 from sklr.search.storage.address import address_of, cannot_open, check_file, sqlite_path
 from sklr.search.storage.journal import repair_journal
 
-PATIENCE = 60.0  # seconds a storage may be away in mid-search: a database server restarts in less
-OPENING = 10.0  # seconds at the start, where a wrong address is likelier than a restart
+PATIENCE = 60.0  # seconds to retry during a search: a database server restarts in less
+OPENING = 10.0  # seconds to retry at the start, where a wrong address is more likely than a restart
 HEARTBEAT = {"heartbeat_interval": 60, "grace_period": 120}  # seconds
-LOCK_GRACE = 5  # seconds after which the lock of a writer that was killed is broken; a write takes milliseconds
+LOCK_GRACE = 5  # seconds after which the lock of a killed writer is broken; a write takes milliseconds
 
 SQLITE_START = b"SQLite format 3\0"
-PASSING_ERRNOS = {  # of a file system; others, such as a name that is too long, are there from the start
+PASSING_ERRNOS = {  # temporary errors of a file system; others, such as a name that is too long, do not go away
     *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ENFILE, errno.EMFILE, errno.ENOLCK),
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
 }
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 def open_storage(storage: Any) -> BaseStorage:
-    """Open what `storage` names; databases get a heartbeat, an incomplete last line of a journal is removed."""
+    """Open the storage; a database gets a heartbeat, incomplete lines of a journal are removed."""
     if isinstance(storage, BaseStorage):
         return storage
     kind, address = address_of(storage)
@@ -53,12 +53,12 @@ def open_storage(storage: Any) -> BaseStorage:
     if (file := sqlite_path(address)) is not None:
         check_file(file, SQLITE_START)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna's heartbeat is experimental
         return RDBStorage(address, engine_kwargs=_pool(address), **HEARTBEAT)  # type: ignore[arg-type]
 
 
 def _pool(url: str) -> dict[str, Any]:
-    """Return a connection for every transaction: none is left open after `fit`, or dead after a server's restart."""
+    """Return engine options for one connection per transaction: none stays open after `fit` or outlives a restart."""
     from sqlalchemy.pool import NullPool
 
     in_memory = url.startswith("sqlite") and (":memory:" in url or url.rstrip("/") == "sqlite:")
@@ -66,14 +66,14 @@ def _pool(url: str) -> dict[str, Any]:
 
 
 def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
-    """Create the study, or open it to go on; return it, its storage, and whether it is new.
+    """Create the study, or load it if `resume`; return it, its storage, and whether it is new.
 
     Raises
     ------
     StudyError
-        If the name is taken and `resume` is False.
+        If the name exists and `resume` is False.
     StorageError
-        If the storage cannot be opened: at once, unless it is a server that does not answer, or locked.
+        If the storage cannot be opened; after some seconds if a server does not answer or the storage is locked.
     """
     with _cannot_be_opened(storage), at_verbosity(optuna.logging.WARNING):
         opened = _open_and_check(storage)
@@ -98,7 +98,7 @@ def _cannot_be_opened(storage: Any) -> Iterator[None]:
         yield
     except (StorageError, StudyError, ImportError):
         raise
-    except Exception as error:  # whatever a database's driver, SQLAlchemy or Optuna has to say against it
+    except Exception as error:  # drivers, SQLAlchemy and Optuna raise exceptions of many kinds
         raise StorageError(cannot_open(storage, _reason(error).rstrip("."), _advice(error))) from error
 
 
@@ -109,10 +109,10 @@ def _open_and_check(storage: Any) -> BaseStorage:
 
 
 def _check_tables(opened: BaseStorage, given: Any) -> None:
-    """Check that the tables of a database are Optuna's; its names, such as `trials`, are others' too.
+    """Check that the tables of a database are Optuna's: names such as `trials` may belong to another program.
 
-    A process that was killed while it made them may have left a table without its index, which is made then: without it
-    there could be two studies of one name.
+    A missing index is created. A process that was killed while creating the tables may have left one without it, and
+    then two studies could have the same name.
     """
     if not isinstance(opened, RDBStorage):
         return
@@ -141,19 +141,20 @@ def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tup
 
 
 def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool = False) -> T:
-    """Call, and call again while the storage is in trouble that may pass, at growing intervals, for `seconds` in all.
+    """Call, and retry at growing intervals while the storage has a temporary problem, for `seconds` in all.
 
     Parameters
     ----------
     call : callable
     seconds : float, optional
+        Default: `PATIENCE`.
     opening : bool
-        Whether the storage has not yet worked: then a file that is not there will not come back.
+        Whether the storage has not worked before: then a missing file counts as a permanent error.
 
     Raises
     ------
     StorageError
-        When that time is over; at once for trouble that does not pass, such as tables of another program.
+        When the time is over; at once for a permanent problem, such as tables of another program.
     """
     seconds = PATIENCE if seconds is None else seconds
     start, pause = time.monotonic(), 0.05
@@ -172,7 +173,7 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
 
 
 def may_pass(error: Exception, opening: bool) -> bool:
-    """Say whether an error is a storage's, and one that waiting may mend: a lock, a full disk, a server that is away.
+    """Return whether an error is a temporary problem of a storage: a lock, a full disk, a server that does not answer.
 
     >>> may_pass(OSError(28, "No space left on device"), True), may_pass(KeyError("lr"), False)
     (True, False)
@@ -192,9 +193,9 @@ def may_pass(error: Exception, opening: bool) -> bool:
     if any(words in text for words in ANOTHERS_TABLES):
         return False
     if "already exists" in text or kind == "IntegrityError":
-        return True  # two processes make tables, or rows, at the same time
+        return True  # two processes created the same tables or rows at the same time
     if "(sqlite3." in text:
-        away = not opening and "unable to open" in text  # a file system that comes back
+        away = not opening and "unable to open" in text  # a file system that may come back
         return away or any(words in text for words in SQLITE_LOCKED)
     return kind in PASSING and not (opening and any(words in text for words in REFUSED))
 
@@ -214,12 +215,12 @@ def _advice(error: BaseException) -> str:
 
 
 def _unusable(error: BaseException) -> str:
-    advice = _advice(error) or "What has finished is kept, in the search's attributes; name another database."
+    advice = _advice(error) or "Finished candidates are kept in the search's attributes; name another database."
     return f"The storage cannot be used: {_reason(error).rstrip('.')}. {advice}"
 
 
 def _gave_up(error: BaseException, seconds: float) -> str:
     return (
-        f"The storage did not answer for {seconds:g} seconds: {_reason(error)}. What has finished is kept, in the "
-        "storage and, where a search was under way, in its attributes; go on with resume=True once the storage is back."
+        f"The storage did not answer for {seconds:g} seconds: {_reason(error)}. Finished candidates are kept in the "
+        "storage and, if a search was running, in its attributes; continue with resume=True once the storage is back."
     )

@@ -1,7 +1,7 @@
-"""Trials in a server's tables: claimed, and written, many in one transaction; the only use of Optuna's own tables.
+"""Claim and write many trials in one transaction on a database server; the only direct use of Optuna's tables.
 
-Optuna's public interface takes a transaction for every number of a trial, and has none that claims several. These are
-used as its models describe them, for a database server only.
+Optuna's public interface needs a transaction for every number of a trial, and has none that claims several trials. The
+tables are used through Optuna's own models, for a database server only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Tables:
     ----------
     study : optuna.Study
     storage : RDBStorage
-        Where it is.
+        The storage that has the study.
     """
 
     def __init__(self, study: optuna.Study, storage: RDBStorage):
@@ -38,12 +38,13 @@ class Tables:
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """Hold the study's row: no other process claims or ends a trial meanwhile."""
+        """Open a transaction that locks the study's row, so that no other process claims or ends a trial meanwhile."""
         session = self.storage.scoped_session()
         try:
             study = models.StudyModel
             own = study.study_id == self.study_id
-            session.execute(update(study).where(own).values(study_name=study.study_name))  # a lock, in SQLite too
+            # an update that changes nothing takes the lock, in SQLite too
+            session.execute(update(study).where(own).values(study_name=study.study_name))
             yield session
             session.commit()
         except BaseException:
@@ -53,7 +54,7 @@ class Tables:
             session.close()
 
     def claims(self, session: Any) -> dict[int, tuple[TrialState, Claim, bool]]:
-        """Return state, claim and whether there is an outcome, for every trial that has a claim, by id."""
+        """Return for every trial with a claim, by id: its state, the claim, and whether it has an outcome."""
         trial, attr = models.TrialModel, models.TrialUserAttributeModel
         of_study = select(trial.trial_id, trial.state, attr.value_json).join(attr, attr.trial_id == trial.trial_id)
         rows = session.execute(of_study.where(trial.study_id == self.study_id, attr.key == CLAIM)).all()
@@ -116,9 +117,9 @@ class Tables:
         )
 
     def end(self, session: Any, trial_id: int, trial: FrozenTrial, known: Collection[str]) -> bool:
-        """Give a running trial its state and results; False, and nothing done, if it is running no more.
+        """End a running trial with its state and results; return False, and change nothing, if it is not running.
 
-        `known` are the attributes it has had from its start.
+        `known` are the user attributes that it already has.
         """
         if not self.set_state(session, trial_id, trial.state):
             return False
@@ -128,7 +129,7 @@ class Tables:
         return True
 
     def set_state(self, session: Any, trial_id: int, state: TrialState) -> bool:
-        """End a running trial; False if it is running no more."""
+        """End a running trial; return False if it is not running."""
         trial = models.TrialModel
         now = datetime.now(UTC).replace(tzinfo=None)
         running = update(trial).where(trial.trial_id == trial_id, trial.state == TrialState.RUNNING)
@@ -136,14 +137,14 @@ class Tables:
         return ended.rowcount == 1
 
     def take(self, session: Any, trial_id: int, claim: Claim) -> None:
-        """Start a trial that is waiting, such as the copy Optuna's retry makes of one whose worker has died."""
+        """Start a waiting trial, such as the copy that Optuna's retry callback makes of one whose worker died."""
         row = session.get(models.TrialModel, trial_id)
         row.state, row.datetime_start = TrialState.RUNNING, datetime.now()
         attr: Any = models.TrialUserAttributeModel.find_by_trial_and_key(row, CLAIM, session)
         attr.value_json = json.dumps(claim)
 
     def beat(self, session: Any, trial_ids: Sequence[int]) -> None:
-        """Write down that these trials are being worked on."""
+        """Write a heartbeat for these trials."""
         heart = models.TrialHeartbeatModel
         known = set(session.execute(select(heart.trial_id).where(heart.trial_id.in_(trial_ids))).scalars())
         session.execute(update(heart).where(heart.trial_id.in_(known)).values(heartbeat=func.current_timestamp()))
@@ -151,7 +152,7 @@ class Tables:
 
 
 def _claim_from(value_json: str) -> Claim | None:
-    """Return a claim; None for one that someone has changed, of a trial that had not ended: it is trained again."""
+    """Return the claim; None if it is not as sklr wrote it: then the candidate is trained again."""
     try:
         return claim_from({CLAIM: json.loads(value_json)})
     except ValueError:
