@@ -123,6 +123,7 @@ def vertices(u: np.ndarray, scores: np.ndarray, walls: tuple[float, float]) -> n
     below, above = np.fmin(below, above2), np.fmin(above, below2)
     unknown = np.isinf(below) | np.isinf(above)
     low, high = (np.where(unknown, 1.0, side) for side in (below, above))
+    # the lower bounds avoid a division by 0 if a neighbour, or both, tie with the best
     scale = np.maximum(SCALE * np.minimum(low, high), 1e-9 * np.maximum(np.maximum(low, high), 1e-300))
     low, high = np.log1p(low / scale), np.log1p(high / scale)
     at = np.pad(u, 1, mode="reflect", reflect_type="odd")

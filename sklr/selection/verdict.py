@@ -1,4 +1,4 @@
-"""A search's result in plain words: what was chosen, how sure that is, and what to do next."""
+"""The result of a search as text: what was chosen, how certain that is, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from sklr.selection.choice import Choice
 from sklr.selection.curve import LRCurve, edges, max_stable_lr
 
-WIDE = 1.0  # decades: an interval beyond this leaves the order of magnitude open
-COARSE = 0.4  # decades between neighbours: beyond this a finer grid around the best is worth its price
-MAX_VALUE = 60  # characters of a parameter's value
+WIDE = 1.0  # decades; a wider interval leaves the order of magnitude open
+COARSE = 0.4  # decades between neighbours; with a larger distance a finer grid around the best is worth its cost
+MAX_VALUE = 60  # maximum characters of a parameter's value
 
 
 def verdict(curve: LRCurve, choice: Choice, corrected: float, others: Mapping[str, Any] | None = None) -> str:
-    """Describe a search's LR curve and the choice made on it, a line for each thing worth knowing.
+    """Describe a search's LR curve and the choice made on it, one line per fact.
 
     Parameters
     ----------
     curve : LRCurve
     choice : Choice
-        Made on that curve.
+        The choice on that curve.
     corrected : float
-        The best score without the luck that made it the best, as `corrected_score` returns it; NaN if unknown.
+        The best score corrected for the luck that made it the best, as `corrected_score` returns it; NaN if unknown.
     others : dict, optional
-        The chosen values of the parameters searched beside the learning rate.
+        The chosen values of the other searched parameters.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def _chosen(curve: LRCurve, choice: Choice, others: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Write a parameter's value in a line of text."""
+    """Return a parameter's value as one short line."""
     text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or repr(value)
     text = " ".join(text.split())
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
@@ -122,7 +122,7 @@ def _settled(curve: LRCurve) -> str:
 
 
 def _nearest(curve: LRCurve, lr: float) -> int:
-    """Return the position of the learning rate with a score that is nearest to this one."""
+    """Return the position of the nearest learning rate that has a score."""
     tried = np.flatnonzero(curve.usable)
     return int(tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()])
 

@@ -567,7 +567,9 @@ def test_a_second_process_on_a_journal_is_told(tmp_path, monkeypatch, host):
     study.set_user_attr("sklr:at work", f"{name} {pid} {claims._birth(pid)} 4 5")
     search.set_params(lrs=[0.1, 0.2])
     if host == "here":
-        with pytest.raises(StudyError, match=r"Process 1 is working on the study 's'.*Only a database server can share"):
+        with pytest.raises(
+            StudyError, match=r"Process 1 is working on the study 's'.*Only a database server can share"
+        ):
             search.fit(X, Y)
     else:
         with pytest.warns(StorageWarning, match="Process 77 on 'elsewhere' began .*both train every candidate"):
