@@ -19,7 +19,7 @@ RATIO = 10  # high / low of a two-number list; closer numbers are likely meant a
 
 
 def is_lr(name: str, lr_param: str | None) -> bool:
-    """Say whether a parameter is a learning rate, by its name.
+    """Return whether a parameter is a learning rate, judged by its name.
 
     >>> is_lr("net__lr", None), is_lr("module__rate", "module__rate"), is_lr("alpha", None)
     (True, True, False)
@@ -141,7 +141,7 @@ def warn_of_idle_settings(search: Any, instead: str, lrs: Sequence[Dimension] = 
             if instead == "lrs"
             else f"Leave it out, or give {instead} the learning rate, for example 'lr': (1e-05, 1.0, 'log-uniform')."
         )
-        warn(f"{name}={getattr(search, name)!r} has no effect where {instead} is given. {advice}", UserWarning)
+        warn(f"{name}={getattr(search, name)!r} has no effect if {instead} is given. {advice}", UserWarning)
 
 
 def _is_set(search: Any, name: str) -> bool:

@@ -216,7 +216,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         if validation is None:
             return data
         if self.cv is not None:
-            raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
+            raise ValueError(must_be("cv", "left out if there is a validation set", self.cv, "Give one of them."))
         return bring_validation(data, validation, self.estimator)
 
     def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str, start: Any = None) -> None:

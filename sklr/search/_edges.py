@@ -101,5 +101,5 @@ def edges_text(edges: Mapping[str, ParamEdge]) -> str:
 def warn_of_param_edges(edges: Mapping[str, ParamEdge]) -> None:
     """Warn if a parameter's best value is at an end."""
     if edges:
-        advice = "A better value may lie beyond; widen the range, where it can be wider."
+        advice = "A better value may lie beyond: widen the range if possible."
         warn(f"{edges_text(edges)}. {advice}", EdgeOfRangeWarning)

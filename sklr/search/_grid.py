@@ -228,13 +228,13 @@ class LRGridSearchCV(BaseLRSearchCV):
         advice = "Give lr_range as a tuple (low, high)."
         if self.param_grid is not None or self.lrs is not None:
             given = "param_grid" if self.param_grid is not None else "lrs"
-            raise ValueError(must_be("lr_range", f"a tuple where {given} is given", self.lr_range, "Leave one out."))
+            raise ValueError(must_be("lr_range", f"a tuple if {given} is given", self.lr_range, "Leave one out."))
         if not trains_nets(self.estimator):
             name = type(self.estimator).__name__
-            rule = f"{A_NET}, where lr_range='auto'"
+            rule = f"{A_NET} if lr_range='auto'"
             raise ValueError(must_be("estimator", rule, name, advice))
         if find_lr_param(self.estimator, self.lr_param).rpartition("__")[2] != "lr":
-            rule = "the net's lr where lr_range='auto'"
+            rule = "the net's lr if lr_range='auto'"
             raise ValueError(must_be("lr_param", rule, self.lr_param, advice))
 
     def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
@@ -255,7 +255,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         candidates = list(ParameterGrid([self._grid_values(grid, lrs, n_lrs) for grid in self._check_grids()]))
         if rounds > 1 and not any(find_lr_param(self.estimator, self.lr_param) in c for c in candidates):
             advice = "Give the learning rates as lrs or in param_grid."
-            raise ValueError(must_be("rounds", "1 where no learning rate is searched", rounds, advice))
+            raise ValueError(must_be("rounds", "1 if no learning rate is searched", rounds, advice))
         return candidates
 
     def _check_grids(self) -> list[Mapping[str, Any]]:

@@ -33,7 +33,7 @@ from sklr.search.storage.reading import SETTINGS, settings_of
 
 
 class TrainingSearchCV(ConcludingSearchCV):
-    """Train what a strategy proposes, then refit the best candidate."""
+    """Train the candidates that a strategy proposes, then refit the best one."""
 
     def _experiment(
         self,

@@ -32,7 +32,7 @@ def check_start(start: Any, search: Any) -> None:
         raise ValueError(must_be("start", "another search of sklr, fitted", start, "Fit it first, on the same data."))
     if search.cv is not None and search.cv is not start.cv and repr(search.cv) != repr(start.cv):
         advice = "The folds and seeds of start are reused."
-        raise ValueError(must_be("cv", "left out, or that of start, where start is given", search.cv, advice))
+        raise ValueError(must_be("cv", "left out, or that of start, if start is given", search.cv, advice))
     if search.n_seeds != start.n_seeds:
         rule = f"{start.n_seeds}, as it is in start"
         raise ValueError(must_be("n_seeds", rule, search.n_seeds, "The folds and seeds of start are reused."))

@@ -233,10 +233,10 @@ def test_a_locked_database_is_waited_for(tmp_path):
     [
         ({"storage": 3}, "storage must be a path that ends in .db or .log, a database URL"),
         ({"storage": "lr.txt"}, "storage must be a path that ends in .db or .log, .* got 'lr.txt'"),
-        ({"study_name": "lr"}, "study_name must be left out where there is no storage, got 'lr'. Give a storage"),
-        ({"resume": True}, "resume must be left out where there is no storage, got True"),
+        ({"study_name": "lr"}, "study_name must be left out if there is no storage, got 'lr'. Give a storage"),
+        ({"resume": True}, "resume must be left out if there is no storage, got True"),
         ({"resume": "yes"}, "resume must be True or False, got 'yes'"),
-        ({"storage": "lr.db", "resume": True}, "study_name must be given where resume=True, got None. Name the study"),
+        ({"storage": "lr.db", "resume": True}, "study_name must be given if resume=True, got None. Name the study"),
         ({"storage": "lr.db", "study_name": ""}, "study_name must be a non-empty text or None, got ''"),
         ({"timeout": 0}, "timeout must be a number of seconds > 0, or None, got 0"),
     ],
@@ -250,7 +250,7 @@ def test_bad_values(kind, bad, message):
 
 def test_a_study_and_a_storage_are_two():
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(ValueError, match="storage must be left out where a study is given"):
+    with pytest.raises(ValueError, match="storage must be left out if a study is given"):
         OptunaSearchCV(SVC(), {"C": [1.0]}, study=study, storage="sqlite://").fit(X, Y)
 
 

@@ -392,7 +392,7 @@ def test_enable_pruning_asks_the_study_s_own_pruner():
         (grid(3), "got 3. Write for example pruner='lr'; names are halving, hyperband, lr, median."),
         (
             OptunaSearchCV(NET, study=quiet_study(), pruner="lr"),
-            "pruner must be left out where a study is given, got 'lr'. Give the pruner to optuna.create_study",
+            "pruner must be left out if a study is given, got 'lr'. Give the pruner to optuna.create_study",
         ),
         (LRGridSearchCV(LogisticRegression(), {"C": [1.0]}, pruner="lr"), "lr_param"),
     ],

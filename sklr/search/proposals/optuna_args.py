@@ -49,7 +49,7 @@ def check_limits(n_trials: Any, timeout: Any, has_callbacks: bool) -> None:
         check_count("n_trials", n_trials)
     elif timeout is None and not has_callbacks:
         advice = "Without a number of trials or a timeout in seconds the search would never end."
-        raise ValueError(must_be("n_trials", "an integer >= 1 where there is no timeout", None, advice))
+        raise ValueError(must_be("n_trials", "an integer >= 1 if there is no timeout", None, advice))
 
 
 def check_sampler(sampler: Any, study: Any) -> None:
@@ -66,16 +66,16 @@ def check_sampler(sampler: Any, study: Any) -> None:
         raise ValueError(must_be("study", "one that maximizes a single score", names, advice))
     if sampler != "tpe":
         advice = "Give the sampler to optuna.create_study instead."
-        raise ValueError(must_be("sampler", "left out where a study is given", sampler, advice))
+        raise ValueError(must_be("sampler", "left out if a study is given", sampler, advice))
 
 
 def check_left_to_study(storage: Any, pruner: Any) -> None:
     """Check that the search itself has neither a storage nor a pruner, because the given study has them."""
     if storage is not None:
-        raise ValueError(must_be("storage", "left out where a study is given", storage, "The study has its own."))
+        raise ValueError(must_be("storage", "left out if a study is given", storage, "The study has its own."))
     if pruner is not None:
         advice = "Give the pruner to optuna.create_study, and set enable_pruning=True."
-        raise ValueError(must_be("pruner", "left out where a study is given", pruner, advice))
+        raise ValueError(must_be("pruner", "left out if a study is given", pruner, advice))
 
 
 def check_subsample(subsample: Any) -> None:

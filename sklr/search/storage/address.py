@@ -25,10 +25,10 @@ def check_storage(storage: Any, study_name: Any, resume: Any) -> None:
         for what, value in {"study_name": study_name, "resume": resume or None}.items():
             if value is not None:
                 advice = "Give a storage, such as storage='lr.db'."
-                raise ValueError(must_be(what, "left out where there is no storage", value, advice))
+                raise ValueError(must_be(what, "left out if there is no storage", value, advice))
         return
     if resume and study_name is None:
-        raise ValueError(must_be("study_name", "given where resume=True", None, "Name the study to resume."))
+        raise ValueError(must_be("study_name", "given if resume=True", None, "Name the study to resume."))
     if not isinstance(storage, BaseStorage):
         address_of(storage)
     elif isinstance(storage, RDBStorage) and not _is_sqlite(storage) and storage.get_heartbeat_interval() is None:

@@ -105,7 +105,7 @@ def open_finished(storage: Any, name: str | None) -> optuna.Study:
 def _which(name: str | None, names: list[str]) -> str:
     listed = f"It has {', '.join(map(repr, sorted(names)))}." if names else "It has none."
     if name is None:
-        return f"study_name must be given where the storage does not have exactly one study, got None. {listed}"
+        return f"study_name must be given if the storage does not have exactly one study, got None. {listed}"
     return f"study_name must be one that the storage has, got {name!r}. {listed}"
 
 
