@@ -228,6 +228,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         tasks = SearchTasks(self, data.X, data.y, params)
         cells = None if start is None else start.cells_
         experiment = self._experiment(data, params, random_state, steady_folds=book is not None, cells=cells)
+        # a seed for each part, so that the number of draws in one does not change the others
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
         head = header(self, experiment, params)
         if start is not None:

@@ -269,6 +269,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
         self.optimizers_: list[Optimizer] = []
         stages = ledger.stages or [[subspace.n_iter for subspace in space]]
+        # a seed for each space, so that a larger budget in one does not change the proposals in the next
         seeds = random_state.randint(2**31 - 1, size=len(space)) if len(space) > 1 else [None]
         for i, (subspace, seed) in enumerate(zip(space, seeds, strict=True)):
             own = random_state if seed is None else np.random.RandomState(seed)

@@ -161,7 +161,7 @@ def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray
 
 
 def next_decade(lrs: np.ndarray, side: str) -> list[float]:
-    """Return at least one learning rate in the decade beyond an end, with the spacing that the range has there.
+    """Return one to four learning rates in the decade beyond an end, with about the spacing that the range has there.
 
     >>> next_decade(np.array([0.01, 0.1, 1.0]), "high")
     [10.0]

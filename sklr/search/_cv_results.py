@@ -107,7 +107,7 @@ class Record:
         if scoring_is_callable:
             insert_error_scores(rows, error_score)
         with warnings.catch_warnings():
-            if self._only_diverged_are_nan(diverged):
+            if self._only_diverged_are_nan(diverged):  # DivergedWarning reports these
                 warnings.filterwarnings("ignore", message=r"One or more of the (test|train) scores are non-finite")
             results = format_results(self.candidates, self._n_splits, rows, self._extra_columns())
         rank_last(results, diverged | self._marked(STOPPED))

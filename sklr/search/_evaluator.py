@@ -153,22 +153,22 @@ class Evaluator:
         if self.record.outcomes or not book.is_new:
             book.refresh()
         self._open(batch)
-        told = self.experiment.verbose < 1
+        announced = self.experiment.verbose < 1
         while True:
             known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
             batch.rows |= known
             batch.in_book |= known.keys()
             self._engines |= {book.engine(batch.entries[i]) for i in known}
             missing = batch.missing
-            if not missing or (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+            if not missing or self._is_over(batch):
                 return
             places = [missing[i] for i in book.desk.claim([batch.entries[i] for i in missing], self.prunes)]
             if places:
                 self._train(batch, places)
             else:
-                if not told:
+                if not announced:
                     say(f"{len(missing)} candidates are being trained by other processes, which are waited for")
-                told = True
+                announced = True
                 time.sleep(POLL)
             if batch.missing:
                 book.refresh()
@@ -184,8 +184,7 @@ class Evaluator:
         contexts = self.tasks.for_runs(n_runs)
         training = engine.start(self.experiment, chosen, contexts)
         if not self.prunes:
-            # Candidates that cannot be stacked are trained one by one below. In lockstep all of them would be under
-            # way at once; only pruning needs that.
+            # what cannot be stacked is trained one by one below; only a pruner needs all of it in lockstep
             training.leave_out()
         first, self._chosen = len(self._chosen), [*self._chosen, *chosen]
         try:
@@ -194,9 +193,13 @@ class Evaluator:
             refused |= training.reasons()
             self._reasons |= {first + i: reasons for i, reasons in refused.items()}
         left = [i for i in training.reasons() if places[i] not in batch.rows]
-        if left and not (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+        if left and not self._is_over(batch):
             alone = SequentialEngine().start(self.experiment, chosen, contexts, left)
             self._follow(alone, SequentialEngine.name, batch, [places[i] for i in left])
+
+    def _is_over(self, batch: CandidateBatch) -> bool:
+        """Return whether the deadline has passed; it does not count before the first candidate has outcomes."""
+        return self.deadline.passed() and bool(self.record.outcomes or batch.rows)
 
     def _follow(self, training: Training, engine: str, batch: CandidateBatch, places: Sequence[int]) -> None:
         """Run the training and keep its outcomes, those finished before an interrupt included."""
@@ -219,12 +222,12 @@ class Evaluator:
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
         """Train to the end, or until the pruner or the deadline stops it; return whether `ended` got all outcomes."""
         if self.prunes:
-            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._says)
+            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._verbosity)
         elif training.listen(ended, self.deadline.passed):
             training.finish()
             return True
         else:
-            _train_until(training, self.deadline, self.progress, self._says)
+            _train_until(training, self.deadline, self.progress, self._verbosity)
         return False
 
     def _open(self, batch: CandidateBatch) -> None:
@@ -246,11 +249,11 @@ class Evaluator:
             book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
-        if self._says > 0:
+        if self._verbosity > 0:
             self._tell(batch, fresh)
 
     @property
-    def _says(self) -> int:
+    def _verbosity(self) -> int:
         """Verbosity about candidates: 0 for an estimator without epochs and learning rate, as in scikit-learn."""
         return self.experiment.verbose if self.ledger.log_params or trains_nets(self.experiment.estimator) else 0
 
@@ -258,22 +261,24 @@ class Evaluator:
         """Log how candidates ended and which is the best so far."""
         tried = [*self.record.candidates, *(batch.candidates[i] for i in batch.rows if i not in fresh)]
         rows = [*self.record.outcomes, *(row for i, row in batch.rows.items() if i not in fresh)]
-        told = [
-            (score, params) for params, row in zip(tried, rows, strict=True) if (score := self._known(row)) is not None
+        scored = [
+            (score, params)
+            for params, row in zip(tried, rows, strict=True)
+            if (score := self._finite_score(row)) is not None
         ]
-        best = max(told, key=lambda pair: pair[0], default=None)
+        best = max(scored, key=lambda pair: pair[0], default=None)
         for i, row in sorted(fresh.items()):
-            params, score = batch.candidates[i], self._known(row)
+            params, score = batch.candidates[i], self._finite_score(row)
             if score is not None and (best is None or score > best[0]):
                 best = score, params
             say(candidate_line(params, row, best, self.record.metric))
 
-    def _known(self, row: Sequence[Outcome]) -> float | None:
+    def _finite_score(self, row: Sequence[Outcome]) -> float | None:
         return score if np.isfinite(score := self.record.score(row)) else None
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
-        return max((score for row in rows if (score := self._known(row)) is not None), default=np.nan)
+        return max((score for row in rows if (score := self._finite_score(row)) is not None), default=np.nan)
 
     def _as_trial(self, batch: CandidateBatch, i: int) -> FrozenTrial:
         row = batch.rows[i]

@@ -79,9 +79,9 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     if not search.refit and hasattr(search, "best_params_"):
         search.refit = True  # so that `predict` raises an error with advice, and `fit` trains the best candidate
     if not stored.finished:
-        told = f"The study {study.study_name!r} is not finished: it has {stored.progress}."
-        search.without_effect_ = [told, *search.without_effect_]
-        warn(f"{told} Continue it with resume=True.", StorageWarning)
+        unfinished = f"The study {study.study_name!r} is not finished: it has {stored.progress}."
+        search.without_effect_ = [unfinished, *search.without_effect_]
+        warn(f"{unfinished} Continue it with resume=True.", StorageWarning)
     return search
 
 

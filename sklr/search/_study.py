@@ -197,6 +197,7 @@ class Ledger:
         return {"state": state, "value": value, "intermediate_values": epoch_means(row), "user_attrs": attrs}
 
     def _below_all(self, scores: np.ndarray) -> float | None:
+        """Return a value below all scores so far, by a tenth of their range and a bit; None if there are none."""
         told = [t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         known = [*told, *scores[np.isfinite(scores)].tolist()]
         if not known:

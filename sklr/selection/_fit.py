@@ -99,7 +99,9 @@ def _neighbours_top(curve: LRCurve, near: np.ndarray, confidence: float) -> Top 
     if len(pooled) < MIN_POINTS:
         return _too_few(curve, pooled)
     model = Neighbours(summarize(pooled, cell_scores), walls)
-    lower, upper = np.sort(model.tops)[[N_COPIES // 2 - 1, N_COPIES // 2]]
+    lower, upper = np.sort(model.tops)[
+        [N_COPIES // 2 - 1, N_COPIES // 2]
+    ]  # their mean is the median, if both are finite
     if np.isinf(lower) or np.isinf(upper):
         return _outside(upper == np.inf)
     middle = float(lower + upper) / 2

@@ -91,6 +91,7 @@ def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
 
 
 def _of_one_cell(u: np.ndarray, mean: np.ndarray) -> tuple[float, int]:
+    """Return the residual variance and its degrees of freedom, of a polynomial of degree 2 to 4 fitted to the means."""
     m = len(u)
     degree = min(4, 2 + max(0, m - 5) // 2)
     left = mean - np.polyval(np.polyfit(u - u.mean(), mean, degree), u - u.mean())
@@ -99,6 +100,7 @@ def _of_one_cell(u: np.ndarray, mean: np.ndarray) -> tuple[float, int]:
 
 
 def _residuals(cell_scores: np.ndarray) -> np.ndarray:
+    """Return the deviations of each learning rate's scores from their mean, without the effect of each cell."""
     own = cell_scores - cell_scores.mean(axis=1, keepdims=True)
     own = own - np.median(own, axis=0)
     return own - own.mean(axis=1, keepdims=True)

@@ -272,7 +272,7 @@ def _more_seeds(test: _Test, power: float) -> int | None:
     folds = np.maximum(fold, CHANCE * seed / total) if n_folds > 1 else 0.0
     reach = stats.t.ppf((1 + test.confidence) / 2, dof)
     reach = reach * np.sqrt((1 / n_folds + test.overlap) * folds + seed / (n_folds * total))
-    moves = np.sqrt(seed / n_folds * (1 / n_seeds - 1 / total)) + 1e-300
+    moves = np.sqrt(seed / n_folds * (1 / n_seeds - 1 / total)) + 1e-300  # not 0 if the seeds do not vary
     settled = stats.norm.cdf((test.mean - reach) / moves) + stats.norm.cdf((-test.mean - reach) / moves)
     enough = np.flatnonzero(settled >= power)
     return int(total[enough[0]]) - n_seeds if len(enough) else None

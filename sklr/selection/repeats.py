@@ -95,7 +95,8 @@ def search_variance(curve: LRCurve, select: str = "best") -> SearchVariance:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.sort(chosen)[np.round(np.array([tail, 1 - tail]) * (len(chosen) - 1)).astype(int)]
     cost = max(float(value.max()), float(mean.max())) - float(value.mean())
-    return SearchVariance(float(np.ptp(chosen) and chosen.std()), (float(10**low), float(10**high)), cost)
+    decades = float(np.ptp(chosen) and chosen.std())  # exactly 0 if all are equal, without rounding
+    return SearchVariance(decades, (float(10**low), float(10**high)), cost)
 
 
 def _chosen(curve: LRCurve, usable: np.ndarray, select: str) -> np.ndarray:

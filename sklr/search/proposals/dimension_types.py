@@ -149,7 +149,7 @@ class Range(Dimension):
     @property
     def size(self) -> float:
         step = self.step or (1 if self.integer else None)
-        return math.inf if step is None else 1 + math.floor((self.high - self.low) / step + 1e-9)
+        return math.inf if step is None else 1 + math.floor((self.high - self.low) / step + 1e-9)  # 1e-9: rounding
 
     @property
     def resolution(self) -> float:

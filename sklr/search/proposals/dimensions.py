@@ -140,7 +140,7 @@ def _from_optuna(what: str, given: od.BaseDistribution) -> Dimension:
 def _from_scipy(what: str, given: Any) -> Dimension:
     name, discrete = given.dist.name, hasattr(given, "pmf")
     low, high = given.support()
-    located = given.dist._parse_args(*given.args, **given.kwds)[1] != 0
+    located = given.dist._parse_args(*given.args, **given.kwds)[1] != 0  # shifted: not log-uniform between its ends
     if name == "uniform" or (name in ("loguniform", "reciprocal") and not located):
         return _range(what, low, high, log=name != "uniform")
     if name == "randint":

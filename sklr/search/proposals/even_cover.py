@@ -39,7 +39,8 @@ def even_cover(n: int, n_dims: int, random_state: np.random.RandomState) -> np.n
 def start_size(n_points: int, batch: int) -> int:
     """Return how many of `n_points` points to use for the even cover: half, between 4 and 10, in whole batches.
 
-    From fewer than four points over several decades a model learns no more than which of them is the best.
+    From fewer than four points over several decades a model learns no more than which of them is the best: with a
+    budget of four, a start of two missed the basin and lost to a grid, four did not (benchmarks/bench_strategies.py).
 
     >>> start_size(16, 4), start_size(9, 2), start_size(100, 4), start_size(5, 1), start_size(3, 4)
     (8, 6, 12, 4, 3)

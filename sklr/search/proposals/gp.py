@@ -40,7 +40,8 @@ class LineGP(RegressorMixin, BaseEstimator):
     Notes
     -----
     Matern 5/2 kernel. Length scale and noise maximize evidence times prior on a grid of 12 x 5, the signal variance is
-    in closed form (Rasmussen and Williams 2006, eq. 5.8 and section 5.4.1). The model assumes a smooth curve: leave out
+    in closed form (Rasmussen and Williams 2006, eq. 5.8 and section 5.4.1). The prior of the noise variance is
+    log-normal too, around 1e-4 with a standard deviation of two decades. The model assumes a smooth curve: leave out
     points beyond a jump.
 
     >>> model = LineGP().fit([[0.0], [0.5], [1.0]], [0.1, 0.9, 0.1])

@@ -73,7 +73,7 @@ class Surrogate:
         kwargs.setdefault("random_state", self._random_state.randint(2**31 - 1))
         dimensions = [d.skopt(name) for name, d in self.dimensions.items()]
         if self._knows_lines:
-            dimensions[0].set_transformer("normalize")
+            dimensions[0].set_transformer("normalize")  # LineGP expects positions from 0 to 1
             kwargs |= {"base_estimator": LineGP(), "acq_func": "EI", "acq_optimizer": "sampling"}
             kwargs["acq_optimizer_kwargs"] = {"n_points": 100}  # few: `_propose` replaces its choice anyway
         return Optimizer(dimensions, **kwargs)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+# chosen on half of the recorded curves of benchmarks/bench_pruning.py
 SMOOTH = 0.1  # scores are averaged over this fraction of the epochs trained so far
 NOISE = 2.0  # scores within this many standard deviations of the best (of the noise per epoch) are as good as it
 LOW = 0.1  # decades kept below the lowest learning rate that can still catch up

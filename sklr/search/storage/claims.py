@@ -100,7 +100,7 @@ class FileDesk(Desk):
             If another process on this machine is working on the study.
         """
         if not self.at_work:
-            with one_at_a_time(self.study.study_name):
+            with one_at_a_time(self.study.study_name):  # to look who is working and to sign on must be one step
                 self._begin()
         return list(range(len(entries)))
 

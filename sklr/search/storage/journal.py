@@ -34,7 +34,7 @@ def repair_journal(path: Path, lock: JournalFileOpenLock) -> None:
         if len(whole) < len(lines):
             fresh = path.with_name(path.name + ".repaired")
             fresh.write_bytes(b"".join(whole))
-            fresh.replace(path)
+            fresh.replace(path)  # atomic: a process killed in between leaves the old file
     finally:
         lock.release()
     if len(whole) < len(lines):

@@ -32,10 +32,10 @@ PASSING_ERRNOS = {  # temporary errors of a file system; others, such as a name 
     *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
 }
 SQLITE_LOCKED = ("locked", "busy", "disk is full", "disk i/o error")
-ANOTHERS_TABLES = ("no such column", "has no column", "unknown column", "no such table")
+FOREIGN_TABLES = ("no such column", "has no column", "unknown column", "no such table")
 PASSING = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError")
 REFUSED = ("password", "authentication", "access denied", "does not exist", "unknown database", "unknown column")
-ANOTHERS = "Its tables are another program's: name another database."
+FOREIGN = "Its tables are another program's: name another database."
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ def _pool(url: str) -> dict[str, Any]:
     """Return engine options for one connection per transaction: none stays open after `fit` or outlives a restart."""
     from sqlalchemy.pool import NullPool
 
+    # an SQLite database in memory exists only as long as its connection
     in_memory = url.startswith("sqlite") and (":memory:" in url or url.rstrip("/") == "sqlite:")
     return {} if in_memory else {"poolclass": NullPool}
 
@@ -125,7 +126,7 @@ def _check_tables(opened: BaseStorage, given: Any) -> None:
         missing = [column.name for column in table.columns if column.name not in columns]
         if missing:
             why = f"the table {table.name!r} has no column {missing[0]!r}"
-            raise StorageError(cannot_open(given, why, ANOTHERS))
+            raise StorageError(cannot_open(given, why, FOREIGN))
         for index in table.indexes:
             index.create(opened.engine, checkfirst=True)
 
@@ -163,7 +164,7 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
             return call()
         except Exception as error:
             if not may_pass(error, opening):
-                if opening or not _is_a_storages(error):
+                if opening or not _is_storage_error(error):
                     raise
                 raise StorageError(_unusable(error)) from error
             if time.monotonic() - start + pause > seconds:
@@ -190,7 +191,7 @@ def may_pass(error: Exception, opening: bool) -> bool:
         return not opening or of_network or cause.errno in PASSING_ERRNOS
     if not type(cause).__module__.startswith("sqlalchemy."):
         return inside
-    if any(words in text for words in ANOTHERS_TABLES):
+    if any(words in text for words in FOREIGN_TABLES):
         return False
     if "already exists" in text or kind == "IntegrityError":
         return True  # two processes created the same tables or rows at the same time
@@ -205,13 +206,13 @@ def _reason(error: BaseException) -> str:
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
-def _is_a_storages(error: Exception) -> bool:
+def _is_storage_error(error: Exception) -> bool:
     return isinstance(error, StorageInternalError | OSError) or type(error).__module__.startswith("sqlalchemy.")
 
 
 def _advice(error: BaseException) -> str:
-    others = any(words in str(error.__cause__ or error).lower() for words in ANOTHERS_TABLES)
-    return ANOTHERS if others else ""
+    is_foreign = any(words in str(error.__cause__ or error).lower() for words in FOREIGN_TABLES)
+    return FOREIGN if is_foreign else ""
 
 
 def _unusable(error: BaseException) -> str:
