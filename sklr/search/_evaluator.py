@@ -167,7 +167,7 @@ class Evaluator:
                 self._train(batch, places)
             else:
                 if not announced:
-                    say(f"{len(missing)} candidates are being trained by other processes, which are waited for")
+                    say(f"waiting for {len(missing)} candidates that other processes are training")
                 announced = True
                 time.sleep(POLL)
             if batch.missing:
@@ -261,24 +261,21 @@ class Evaluator:
         """Log how candidates ended and which is the best so far."""
         tried = [*self.record.candidates, *(batch.candidates[i] for i in batch.rows if i not in fresh)]
         rows = [*self.record.outcomes, *(row for i, row in batch.rows.items() if i not in fresh)]
-        scored = [
-            (score, params)
-            for params, row in zip(tried, rows, strict=True)
-            if (score := self._finite_score(row)) is not None
-        ]
+        pairs = zip(tried, rows, strict=True)
+        scored = [(score, params) for params, row in pairs if (score := self._score(row)) is not None]
         best = max(scored, key=lambda pair: pair[0], default=None)
         for i, row in sorted(fresh.items()):
-            params, score = batch.candidates[i], self._finite_score(row)
+            params, score = batch.candidates[i], self._score(row)
             if score is not None and (best is None or score > best[0]):
                 best = score, params
             say(candidate_line(params, row, best, self.record.metric))
 
-    def _finite_score(self, row: Sequence[Outcome]) -> float | None:
+    def _score(self, row: Sequence[Outcome]) -> float | None:
         return score if np.isfinite(score := self.record.score(row)) else None
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
-        return max((score for row in rows if (score := self._finite_score(row)) is not None), default=np.nan)
+        return max((score for row in rows if (score := self._score(row)) is not None), default=np.nan)
 
     def _as_trial(self, batch: CandidateBatch, i: int) -> FrozenTrial:
         row = batch.rows[i]
