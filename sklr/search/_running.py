@@ -43,26 +43,21 @@ class TrainingSearchCV(ConcludingSearchCV):
         steady_folds: bool = False,
         cells: list[Cell] | None = None,
     ) -> Experiment:
-        X, y = data.X, data.y
+        """Set `lr_param_`, `cells_`, `n_splits_` and `scorer_`; return what all runs share.
+
+        `cells` are those of the search that this one starts from.
+        """
         scorer, _ = self._get_scorers()
         routed = self._get_routed_params_for_fit(params)
-        split_params = routed.splitter.split
         self.lr_param_ = self._known_lr_param()
-        rows = self._search_rows(count_rows(X) if data.n_train is None else data.n_train, random_state)
-        if rows is not None:
-            check_no_sampler(data, "subsample", "left out")
-        if data.n_train is None:
-            cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-            cv = seeded(cv, random_state) if steady_folds else cv
-        else:
-            cv, rows = check_cv([fixed_fold(data, rows)]), None
-        self.cells_ = cells or self._draw_cells(cv, X, y, split_params, rows, random_state)
+        cv, rows = self._splitter(data, random_state, steady_folds)
+        self.cells_ = cells or self._draw_cells(cv, data.X, data.y, routed.splitter.split, rows, random_state)
         self.n_splits_ = len(self.cells_) // self.n_seeds
         self.scorer_ = getattr(scorer, "_scorers", scorer)
         return Experiment(
             estimator=with_params(self.estimator, data),
-            X=X,
-            y=y,
+            X=data.X,
+            y=data.y,
             cells=self.cells_,
             scorer=scorer,
             metric=self.refit if isinstance(self.refit, str) else None,
@@ -76,6 +71,19 @@ class TrainingSearchCV(ConcludingSearchCV):
             follow="always" if self._prunes() else "free",
             caller=self,
         )
+
+    def _splitter(self, data: Brought, random_state: np.random.RandomState, steady_folds: bool) -> tuple[Any, Any]:
+        """Return the splitter and the rows that it splits, None for all.
+
+        With `steady_folds` a splitter that shuffles gets a seed, because other processes must draw the same folds.
+        """
+        rows = self._search_rows(count_rows(data.X) if data.n_train is None else data.n_train, random_state)
+        if rows is not None:
+            check_no_sampler(data, "subsample", "left out")
+        if data.n_train is not None:
+            return check_cv([fixed_fold(data, rows)]), None
+        cv = check_cv(self.cv, data.y, classifier=is_classifier(self.estimator))
+        return seeded(cv, random_state) if steady_folds else cv, rows
 
     def _evaluator(
         self, experiment: Experiment, tasks: SearchTasks, ledger: Ledger, deadline: Deadline, progress: Progress
