@@ -227,7 +227,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
 
     def _check_subspace(self, space: Any, n_iter: int) -> Subspace:
         if isinstance(space, tuple) and len(space) == 2:
-            space, n_iter = space[0], check_count("the number beside a dict in search_spaces", space[1])
+            space, n_iter = space[0], check_count("the int in a (dict, int) of search_spaces", space[1])
         if not isinstance(space, Mapping) or not space:
             raise ValueError(
                 f"search_spaces must hold non-empty dicts of dimensions, or (dict, int) tuples, got {space!r}. "

@@ -66,7 +66,7 @@ TABLE = [
     (
         B,
         {"search_spaces": [({"lr": [1]}, 0)]},
-        "the number beside a dict in search_spaces must be an integer >= 1",
+        "the int in a (dict, int) of search_spaces must be an integer >= 1",
         "0",
     ),
     (B, {"search_spaces": {"lr": 0.1}}, "search_spaces['lr'] must be a list of choices, a range or a dist", "0.1"),

@@ -250,7 +250,7 @@ def test_other_parameters_that_vary_leave_no_interval(kind, select):
     text = search.summary()
     assert text.startswith(f"Chosen: lr {search.best_lr_:.3g}, width {search.best_params_['width']:.3g}, ")
     assert "too few learning rates were tried with the chosen values of the other parameters" in text
-    assert "search it alone, the other parameters as chosen" in text
+    assert "search it alone, with the other parameters as chosen" in text
     assert not re.findall("lies between|% confidence|settled|search lower|search higher|refine|stable up to", text)
 
 
@@ -272,7 +272,7 @@ def test_scores_that_do_not_depend_on_the_lr_have_no_edge(extend):
     assert len(search.lr_curve_) == 9, "there is nothing to extend to"
     text = search.summary()
     assert "all 9 learning rates score exactly the same: the scores do not depend on the lr" in text
-    assert "see whether another setting decides the learning rate" in text
+    assert "check whether another setting determines the learning rate" in text
     assert not re.findall("lies between|settled|search lower|search higher", text)
 
 

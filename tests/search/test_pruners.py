@@ -216,7 +216,7 @@ def test_lr_prunes_around_the_best_and_says_on_which_side(fitted):
     best = LRS.index(search.best_lr_)
     for i in np.flatnonzero(gone):
         assert status[i].startswith("pruned after ")
-        assert f": too {'low' if i < best else 'high'} beside lr " in status[i], status[i]
+        assert f": too {'low' if i < best else 'high'} compared with lr " in status[i], status[i]
     assert search.best_lr_ == fitted[None].best_lr_
     kept = np.flatnonzero(np.array(status) == "ok")
     assert len(kept) >= 3

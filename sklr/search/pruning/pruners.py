@@ -132,7 +132,7 @@ class _Table:
         if self.window.contains(np.array(log_lr)) or self._distance(log_lr) <= farthest:
             return ""
         best = self.window.best
-        return f"too {'high' if log_lr > best else 'low'} beside lr {10**best:.3g}"
+        return f"too {'high' if log_lr > best else 'low'} compared with lr {10**best:.3g}"
 
     def _distance(self, log_lr: Any) -> Any:
         """Return the distance to the best in decades; of two at the same distance the lower one is nearer."""
