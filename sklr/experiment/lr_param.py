@@ -1,6 +1,6 @@
 """What a search may ask of its arguments: learning-rate ranges, and names the estimator knows.
 
-The kinds of search dimensions live in `search.proposals.dimensions`; nothing here trains or proposes anything.
+The kinds of search dimensions live in `search.proposals.dimension_types`; nothing here trains or proposes anything.
 """
 
 from __future__ import annotations
