@@ -1,6 +1,6 @@
 """Validation of a search's arguments: learning-rate ranges and lists, and parameter names of the estimator.
 
-The types of search dimensions are in `search.proposals.dimensions`. Nothing here trains or proposes candidates.
+The types of search dimensions are in `search.proposals.dimension_types`. Nothing here trains or proposes candidates.
 """
 
 from __future__ import annotations

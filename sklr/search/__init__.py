@@ -1,4 +1,4 @@
-"""The three searches; `_base.py` is what they share, one file each is what they propose."""
+"""The three searches: `_base.py` has what they share, and a file for each has what it proposes."""
 
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._bayes import BayesSearchCV

@@ -1,4 +1,4 @@
-"""What a search says before it starts: learning rates that cannot be, settings that have no effect or another one."""
+"""Checks and warnings before any training: invalid learning rates, settings without effect or easily misread."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import LR_NAMES, is_number
 from sklr.experiment.wrappers import trains_nets
-from sklr.search.proposals.dimensions import Choices, Dimension, Quantiles, Range
+from sklr.search.proposals.dimension_types import Choices, Dimension, Quantiles, Range
 
-RATIO = 10  # of two numbers: nearer ones are likely to be meant as choices
+RATIO = 10  # high / low of a two-number list; closer numbers are likely meant as two choices
 
 
 def is_lr(name: str, lr_param: str | None) -> bool:
-    """Say whether a parameter is a learning rate, by its name.
+    """Return whether a parameter is a learning rate, judged by its name.
 
     >>> is_lr("net__lr", None), is_lr("module__rate", "module__rate"), is_lr("alpha", None)
     (True, True, False)
@@ -28,21 +28,21 @@ def is_lr(name: str, lr_param: str | None) -> bool:
 
 
 def check_lr_dimension(what: str, dimension: Dimension, present: Any = 0.1) -> None:
-    """Check that all values of a learning rate are numbers, finite and above 0.
+    """Check that all values of a learning rate are finite numbers above 0.
 
     Parameters
     ----------
     what : str
-        How to call it, such as ``"param_grid['lr']"``.
+        Its name in the error message, such as ``"param_grid['lr']"``.
     dimension : Dimension
     present : object
-        The parameter's value now. Where that is a text, as of a scikit-learn's `learning_rate`, texts pass; where it is
-        None, None does.
+        The parameter's current value. If it is a string, as scikit-learn's ``learning_rate="optimal"``, strings are
+        valid; if it is None, None is.
 
     Raises
     ------
     ValueError
-        For the first that is not; it names the value.
+        For the first invalid value, which the message names.
 
     >>> check_lr_dimension("param_grid['learning_rate']", Choices(("optimal", "adaptive")), present="optimal")
     >>> check_lr_dimension("param_grid['lr']", Choices((0.1, "high")))
@@ -77,10 +77,10 @@ def _may_be_lr(value: Any, present: Any) -> bool:
 
 
 def lr_now(estimator: Any, name: str, searched: Iterable[str]) -> Any:
-    """Return the present value of a learning rate, which tells whether texts may be its values.
+    """Return the current value of a learning rate, whose type decides whether strings are valid values.
 
-    A parameter that the estimator does not list, such as ``optimizer__lr``, is a number; one of a part that is searched
-    itself may be a text, unless it is called "lr".
+    A parameter that the estimator does not list, such as ``optimizer__lr``, counts as a number. If the sub-estimator
+    that has the parameter is itself searched, strings are valid, unless the parameter is called "lr".
 
     >>> from sklearn.linear_model import SGDClassifier
     >>> lr_now(SGDClassifier(), "learning_rate", []), lr_now(SGDClassifier(), "optimizer__lr", [])
@@ -93,22 +93,23 @@ def lr_now(estimator: Any, name: str, searched: Iterable[str]) -> Any:
 
 
 def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:
-    """Warn of a list of two numbers, which other tuners take as the ends of a range.
+    """Warn about a list of two numbers, which other tuners read as the ends of a range.
 
     Parameters
     ----------
     what : str
-        How to call it, such as `"search_spaces['lr']"`.
+        Its name in the warning, such as `"search_spaces['lr']"`.
     given : object
         What the user wrote.
     present : object
-        The parameter's value now: a text or a flag is chosen, not measured.
+        The parameter's current value. A string or a bool has no range, so there is no warning.
     lr : bool
         Whether it is a learning rate.
     """
     if not isinstance(given, (list, np.ndarray)) or len(given) != 2 or not all(map(is_number, given)):
         return
     low, high = sorted(value.item() if isinstance(value, np.generic) else value for value in given)
+    # up to rounding: [0.01, 0.1] counts as far apart for a learning rate, [1, 10] does not for anything else
     far = low > 0 and (high / low >= 0.999 * RATIO if lr else high / low > 1.001 * RATIO)
     if not far or isinstance(present, (str, bool)):
         return
@@ -121,26 +122,26 @@ def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:
 
 
 def warn_of_idle_settings(search: Any, instead: str, lrs: Sequence[Dimension] = ()) -> None:
-    """Warn of a range of learning rates, or of a number of them, that nothing uses.
+    """Warn if `lr_range` or `n_lrs` is set but not used.
 
     Parameters
     ----------
     search : BaseLRSearchCV
     instead : str
-        The parameter that says what to search, such as ``"param_grid"``.
+        The parameter that defines the search space, such as ``"param_grid"``.
     lrs : sequence of Dimension
         The learning rates of a grid.
     """
     idle = [name for name in ("lr_range", "n_lrs") if _is_set(search, name)]
     if any(not isinstance(dimension, Choices) for dimension in lrs):
-        idle = [name for name in idle if name != "n_lrs"]  # it says into how many values the range is cut
+        idle = [name for name in idle if name != "n_lrs"]  # n_lrs is how many values such a range is cut into
     for name in idle:
         advice = (
             "Leave it out."
             if instead == "lrs"
             else f"Leave it out, or give {instead} the learning rate, for example 'lr': (1e-05, 1.0, 'log-uniform')."
         )
-        warn(f"{name}={getattr(search, name)!r} has no effect where {instead} is given. {advice}", UserWarning)
+        warn(f"{name}={getattr(search, name)!r} has no effect if {instead} is given. {advice}", UserWarning)
 
 
 def _is_set(search: Any, name: str) -> bool:
@@ -149,12 +150,12 @@ def _is_set(search: Any, name: str) -> bool:
 
 
 def warn_of_idle_pruner(search: Any) -> None:
-    """Warn of a pruner around what does not train in epochs that can be watched."""
+    """Warn if there is a pruner but the estimator does not train in epochs that can be watched."""
     if search._prunes() and not trains_nets(search.estimator):
         name = type(search.estimator).__name__
         warn(
             f"The pruner has no effect: {name} is neither a skorch net nor a Pipeline or TransformedTargetRegressor "
-            "around one, so there are no epochs after which to ask it, and every candidate is trained to the end. "
+            "around one, so it has no epochs after which to prune, and every candidate is trained to the end. "
             "Leave the pruner out.",
             UserWarning,
         )

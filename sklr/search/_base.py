@@ -1,57 +1,48 @@
-"""The search all strategies share: cells drawn once, candidates trained by an engine, scikit-learn's results."""
+"""The base class of the searches: parameters, checks, and the steps of `fit`."""
 
 from __future__ import annotations
 
 import json
-import time
-import warnings
 from abc import abstractmethod
 from collections.abc import Generator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from copy import copy, deepcopy
 from typing import Any
 
 import numpy as np
 import optuna
-from sklearn.base import clone, is_classifier
-from sklearn.model_selection import check_cv
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.metadata_routing import UNUSED
 
 from sklr._utils.quiet_optuna import quiet_study
-from sklr._utils.random import RandomStream, global_generators_kept
-from sklr._utils.sklearn import count_rows, fit_context, take_params, take_rows
+from sklr._utils.random import global_generators_kept
+from sklr._utils.sklearn import fit_context, take_params
 from sklr._utils.validation import check_count, check_flag, check_is_object, must_be
 from sklr.engines import check_engine
-from sklr.engines.sequential.monitor import ctrl_c_comes_through, is_lost
-from sklr.exceptions import SettingsWarning, StorageError
 from sklr.experiment.cell_data import check_rows
-from sklr.experiment.datasets import Brought, bring, check_no_sampler, check_takes_rows, indexed, with_params
+from sklr.experiment.datasets import Brought, bring, check_takes_rows, indexed
 from sklr.experiment.experiment import Cell, Experiment
-from sklr.experiment.folds import MAX_SEED, draw_cells, seeded
+from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
-from sklr.experiment.validation_set import bring_validation, check_refit_on, fixed_fold, for_all_rows
+from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
 from sklr.search._advice import warn_of_idle_pruner
-from sklr.search._choice import extension
-from sklr.search._cv_results import Record, warn_about_refit
 from sklr.search._evaluator import Evaluator
-from sklr.search._fitted import ConcludingSearchCV
-from sklr.search._interrupts import TIMEOUT, Deadline, check_timeout, sigterm_is_ctrl_c
+from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
+from sklr.search._running import TrainingSearchCV
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import lr_path
 from sklr.search.pruning.pruners import check_pruner, make_pruner
+from sklr.search.storage.address import check_storage
 from sklr.search.storage.fingerprint import HEAD, header
-from sklr.search.storage.open import check_storage, patiently
-from sklr.search.storage.reading import SETTINGS, settings_of
 from sklr.search.storage.stages import Stages
 from sklr.search.storage.stored_study import Book
 
 
-class BaseLRSearchCV(ConcludingSearchCV):
+class BaseLRSearchCV(TrainingSearchCV):
     """Cross-validated search for the learning rate; a strategy adds `_check_space` and `_propose`.
 
     Parameters are described in the strategies. See `LRGridSearchCV`, `BayesSearchCV` and `OptunaSearchCV`.
@@ -115,38 +106,38 @@ class BaseLRSearchCV(ConcludingSearchCV):
 
     @abstractmethod
     def _check_space(self) -> Any:
-        """Check every parameter of the strategy, before any training; return the space `_propose` is given."""
+        """Check every parameter of the strategy before any training; return the space that `_propose` receives."""
 
     @abstractmethod
     def _propose(
         self, space: Any, ledger: Ledger, random_state: np.random.RandomState
     ) -> Generator[list[dict], np.ndarray, None]:
-        """Yield lists of candidates; each `yield` returns their mean scores, NaN where a candidate has none."""
+        """Yield lists of candidates; each `yield` returns their mean scores, NaN for a candidate without one."""
 
     def _make_study(self, random_state: np.random.RandomState, stages: Stages = ()) -> optuna.Study:
         """Return the study that records the search."""
         return quiet_study()
 
     def _counts(self) -> list[float]:
-        """Return how many candidates are asked for in each space, where they are not listed from the start."""
+        """Return the budget of each search space, in candidates; empty where they are all listed from the start."""
         return []
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
-        """Return the rows to search on, None for all."""
+        """Return the indices of the rows to search on; None means all rows."""
         return None
 
     def _draw_cells(
         self, cv: Any, X: Any, y: Any, split_params: dict, rows: np.ndarray | None, random_state: np.random.RandomState
     ) -> list[Cell]:
-        """Return the folds and seeds every candidate will meet."""
+        """Return the cells, the pairs of fold and seed, in which every candidate is trained."""
         return draw_cells(cv, X, y, split_params, n_seeds=self.n_seeds, rows=rows, random_state=random_state)
 
     def _n_candidates(self, space: Any) -> int | None:
-        """Return how many candidates will be proposed, None if that is not known before."""
+        """Return how many candidates will be proposed; None if that is not known in advance."""
         return None
 
     def _prunes(self) -> bool:
-        """Whether the study's pruner is asked after every epoch."""
+        """Whether the study's pruner is called after every epoch."""
         return self.pruner is not None
 
     @fit_context(prefer_skip_nested_validation=False)
@@ -166,29 +157,30 @@ class BaseLRSearchCV(ConcludingSearchCV):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), Dataset, DataLoader, or whatever the estimator takes
-            Training rows. Of a map-style Dataset items are read as they are needed, in every epoch anew. A DataLoader
-            stands for its dataset; its batch size, shuffling, workers and collate function become the net's.
+            Training rows. The items of a map-style Dataset are read when they are needed, again in every epoch. A
+            DataLoader is replaced by its dataset; the net takes over its batch size, shuffling, workers and collate
+            function.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Targets. Those of a Dataset are looked up in its `targets`, `labels` or `tensors`, else each item is read
-            once for them; folds and scores use them, while the training goes by the items.
+            Targets. For a Dataset they are taken from its `targets`, `labels` or `tensors`; if it has none of these,
+            each item is read once. Folds and scores use these targets, training uses those in the items.
         validation : Dataset, DataLoader, or tuple (X, y), default=None
-            A fixed validation set in the place of `cv`: every candidate is trained on `X` and scored on it, with each
+            A fixed validation set instead of `cv`: every candidate is trained on `X` and scored on this set, with each
             of `n_seeds` seeds.
         eval_dataset : Dataset, default=None
-            The items of `X`, by the same numbers, as they are to be predicted: without random augmentation, say.
-            Without it test folds are read as `X` reads them.
+            The same items as `X`, at the same indices, as they are read for prediction, for example without random
+            augmentation. By default test folds are read from `X`.
         refit_on : {"train", "all"}, default="train"
-            What the best candidate is trained on in the end, where there is a validation set. ``"train"``: `X` alone,
-            so that `best_score_` is the score of such a net. ``"all"``: the validation rows as well, shuffled with
-            those of `X`; in `sample_weight` they count 1.
+            What the best candidate is finally trained on when there is a validation set. ``"train"``: `X` alone, so
+            that `best_score_` belongs to a net trained on the same rows. ``"all"``: `X` and the validation rows,
+            shuffled together; a validation row has weight 1 in `sample_weight`.
         start : fitted search, optional
-            A search of any of the three kinds, on the same data, from which to go on: with a strategy that learns after
-            one that covers the space, or in a smaller space. Its folds and seeds are taken over. What it has tried is
-            not trained again, stands first in `cv_results_`, and is known to the strategy where it lies in the new
-            space; `n_iter`, `n_trials` and the grid come on top.
+            A fitted search of any of the three kinds, on the same data, to continue from: for example with a strategy
+            that learns from scores, after a grid, or in a smaller space. Its folds and seeds are reused. Its candidates
+            are not trained again; they come first in `cv_results_`, and the strategy learns from those that lie in the
+            new space. `n_iter`, `n_trials` and the grid are counted in addition to them.
         **params : dict
-            ``groups`` goes to the splitter; the rest, such as ``sample_weight``, to the estimator's `fit` and to the
-            scorer, row by row, as in scikit-learn's searches.
+            ``groups`` is passed to the splitter; the rest, such as ``sample_weight``, to the estimator's `fit` and to
+            the scorer, split by rows, as in scikit-learn's searches.
 
         Returns
         -------
@@ -198,11 +190,11 @@ class BaseLRSearchCV(ConcludingSearchCV):
         Raises
         ------
         ValueError
-            Before any training, if a parameter is out of its range.
+            Before any training, if a parameter is invalid; after it, if all fits failed.
         AllDivergedError
-            If no candidate could be trained.
+            If all candidates diverged or failed and at least one diverged.
         NoScoreError
-            If the scorer returned NaN for all candidates, so that there is none to refit.
+            If the scorer returned NaN for every candidate, so that there is nothing to refit.
         """
         data = self._bring(X, y, validation, eval_dataset)
         check_refit_on(refit_on, data)
@@ -216,7 +208,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return self
 
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
-        """Return the data as a search works with it, checked as far as that can be done without reading it."""
+        """Return the data in the form that the search uses, after the checks that need no reading of the data."""
         check_is_object("estimator", self.estimator)
         data = bring(X, y, eval_dataset, net=self.estimator, whole=validation is not None)
         check_takes_rows(self.estimator, data.X)
@@ -224,7 +216,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         if validation is None:
             return data
         if self.cv is not None:
-            raise ValueError(must_be("cv", "left out where there is a validation set", self.cv, "Give one of them."))
+            raise ValueError(must_be("cv", "left out if there is a validation set", self.cv, "Give one of them."))
         return bring_validation(data, validation, self.estimator)
 
     def _fit(self, space: Any, data: Brought, params: dict[str, Any], refit_on: str, start: Any = None) -> None:
@@ -236,6 +228,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         tasks = SearchTasks(self, data.X, data.y, params)
         cells = None if start is None else start.cells_
         experiment = self._experiment(data, params, random_state, steady_folds=book is not None, cells=cells)
+        # a seed for each part, so that the number of draws in one does not change the others
         for_study, for_proposals, for_refit = random_state.randint(MAX_SEED, size=3)
         head = header(self, experiment, params)
         if start is not None:
@@ -253,7 +246,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
     def _open_ledger(
         self, book: Book | None, experiment: Experiment, head: dict[str, Any], random_state: np.random.RandomState
     ) -> Ledger:
-        """Set `study_`, and say in it what the search is about."""
+        """Set `study_` and store the search's header in it."""
         stages: Stages = [self._counts()]
         if book is not None:
             book.agree(head)
@@ -268,7 +261,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return Ledger(study, [self.lr_param_] if self.lr_param_ else [], book, experiment.metric, stages)
 
     def _start_from(self, start: Any, evaluator: Evaluator, space: Any) -> None:
-        """Count what a fitted search has tried."""
+        """Take over the candidates and outcomes of a fitted search."""
         candidates, rows = tried_by(start)
         in_study = evaluator.ledger.study is start.study_
         if not in_study:
@@ -276,32 +269,33 @@ class BaseLRSearchCV(ConcludingSearchCV):
         evaluator.recall(candidates, rows, start.engine_, in_study)
 
     def _place(self, space: Any, ledger: Ledger, candidates: list[dict]) -> None:
-        """Open trials for candidates that are known, where the study's sampler is to learn from them."""
+        """Open trials for candidates of an earlier search, if the study's sampler is to learn from them."""
 
     def plan(self, X: Any, y: Any = None, *, validation: Any = None, eval_dataset: Any = None, **params: Any) -> Plan:
-        """Say what `fit` would cost, without training: candidates, runs, epochs, steps, stacks, memory.
+        """Estimate the cost of `fit` without training: candidates, runs, epochs, steps, stacks, memory.
 
         Parameters
         ----------
         X, y, validation, eval_dataset, **params
-            As `fit` takes them.
+            As in `fit`.
 
         Returns
         -------
         plan : Plan
-            Print it, or read its attributes. A strategy that proposes as it learns is taken to go on as it begins.
+            Print it, or read its attributes. For a strategy that learns from scores, later candidates are assumed to
+            cost as much as those proposed first.
         """
         if hasattr(self.cv, "__next__"):
-            self.cv: Any = list(self.cv)  # folds that can be read once only: `fit` is to have them too
+            self.cv: Any = list(self.cv)  # an iterator can be read only once, and `fit` needs the folds too
         with global_generators_kept():
             return self._twin()._plan(self._bring(X, y, validation, eval_dataset), params)
 
     def _twin(self) -> BaseLRSearchCV:
-        """Return a copy, on which everything that `fit` sets can be set, and drawn from what it draws from."""
+        """Return a copy whose attributes can be set, and whose random generators can be used, without side effects."""
         twin = copy(self)
         for name, value in self.get_params(deep=False).items():
             if name not in ("storage", "study", "callbacks"):
-                with suppress(Exception):  # what cannot be copied is no generator of random numbers
+                with suppress(Exception):  # only random generators need a copy, and those can be copied
                     setattr(twin, name, deepcopy(value))
         return twin
 
@@ -317,11 +311,11 @@ class BaseLRSearchCV(ConcludingSearchCV):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags = deepcopy(get_tags(self.estimator).target_tags)  # a search takes the targets it passes on
+        tags.target_tags = deepcopy(get_tags(self.estimator).target_tags)  # the search passes the targets on unchanged
         return tags
 
     def _check(self, y: Any) -> Any:
-        """Check all that can be checked without training, cheapest first."""
+        """Check everything that can be checked without training, the cheapest first."""
         check_lr_range(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
@@ -329,7 +323,7 @@ class BaseLRSearchCV(ConcludingSearchCV):
         check_flag("extend", self.extend)
         check_flag("progress", self.progress)
         if check_pruner(self.pruner):
-            find_lr_param(self.estimator, self.lr_param)  # whose learning rates are pruned must be known
+            find_lr_param(self.estimator, self.lr_param)  # LRPruner needs to know which parameter is the lr
         check_timeout(self.timeout)
         check_storage(self.storage, self.study_name, self.resume)
         self._known_lr_param()
@@ -340,138 +334,16 @@ class BaseLRSearchCV(ConcludingSearchCV):
         return self._check_space()
 
     def _advise(self) -> None:
-        """Warn of settings that have no effect, or another one than they seem to."""
+        """Warn about settings that have no effect, or not the effect they seem to have."""
         warn_of_idle_pruner(self)
 
     def _forget(self) -> None:
-        """Drop what an earlier `fit` found: should this one be interrupted, the two must not stand side by side."""
+        """Delete the results of an earlier `fit`: if this one is interrupted, the two must not be mixed."""
         for name in [name for name in vars(self) if name.endswith("_") or name == "_cell_scores"]:
             delattr(self, name)
 
     def _known_lr_param(self) -> str | None:
-        """Return the name of the learning rate, None where there is no telling; a strategy that needs it will ask."""
+        """Return the name of the learning rate, None if it is ambiguous; a strategy that needs it raises an error."""
         if self.lr_param is None and len(lr_names(self.estimator)) != 1:
             return None
         return find_lr_param(self.estimator, self.lr_param)
-
-    def _experiment(
-        self,
-        data: Brought,
-        params: dict[str, Any],
-        random_state: np.random.RandomState,
-        steady_folds: bool = False,
-        cells: list[Cell] | None = None,
-    ) -> Experiment:
-        X, y = data.X, data.y
-        scorer, _ = self._get_scorers()
-        routed = self._get_routed_params_for_fit(params)
-        split_params = routed.splitter.split
-        self.lr_param_ = self._known_lr_param()
-        rows = self._search_rows(count_rows(X) if data.n_train is None else data.n_train, random_state)
-        if rows is not None:
-            check_no_sampler(data, "subsample", "left out")
-        if data.n_train is None:
-            cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-            cv = seeded(cv, random_state) if steady_folds else cv
-        else:
-            cv, rows = check_cv([fixed_fold(data, rows)]), None
-        self.cells_ = cells or self._draw_cells(cv, X, y, split_params, rows, random_state)
-        self.n_splits_ = len(self.cells_) // self.n_seeds
-        self.scorer_ = getattr(scorer, "_scorers", scorer)
-        return Experiment(
-            estimator=with_params(self.estimator, data),
-            X=X,
-            y=y,
-            cells=self.cells_,
-            scorer=scorer,
-            metric=self.refit if isinstance(self.refit, str) else None,
-            fit_params=routed.estimator.fit,
-            score_params=routed.scorer.score,
-            return_train_score=self.return_train_score,
-            error_score=self.error_score,
-            verbose=self.verbose,
-            n_jobs=self.n_jobs,
-            pre_dispatch=self.pre_dispatch,
-            follow="always" if self._prunes() else "free",
-            caller=self,
-        )
-
-    def _evaluator(
-        self, experiment: Experiment, tasks: SearchTasks, ledger: Ledger, deadline: Deadline, progress: Progress
-    ) -> Evaluator:
-        return Evaluator(
-            experiment,
-            engine=self.engine,
-            ledger=ledger,
-            record=Record(self.n_seeds, experiment.metric),
-            tasks=tasks,
-            n_seeds=self.n_seeds,
-            prunes=self._prunes(),
-            deadline=deadline,
-            progress=progress,
-        )
-
-    def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
-        """Try what is proposed until nothing more is, and draw the conclusions; Ctrl-C keeps what is finished."""
-        count = self._n_candidates(space)
-        n_runs = None if count is None or self.extend else count * len(evaluator.experiment.cells)
-        why = "not finished: the search was interrupted"
-        self._note_settings(count, finished=False)
-        try:
-            with evaluator.tasks.search(n_runs):
-                self._try(self._propose(space, evaluator.ledger, random_state), evaluator)
-                if self.extend and self.lr_param_ is not None:
-                    self._try(extension(evaluator.record, self.lr_param_), evaluator)
-            why = f"not finished: {TIMEOUT}"
-        except (KeyboardInterrupt, StorageError):
-            with suppress(Exception):  # nothing may hide that it was Ctrl-C
-                self._conclude(evaluator)
-            raise
-        finally:
-            evaluator.ledger.abandon(why)
-        if not evaluator.deadline.passed():
-            with suppress(StorageError):  # all scores are there
-                self._note_settings(count, finished=True)
-        self._conclude(evaluator)
-
-    def _note_settings(self, n_asked: int | None, finished: bool) -> None:
-        """Write into the study what `load_search` reads."""
-        text = settings_of(self, n_asked, finished)
-        patiently(lambda: self.study_.set_user_attr(SETTINGS, text))
-
-    def _try(self, proposals: Generator[list[dict], np.ndarray, None], evaluator: Evaluator) -> None:
-        candidates = None if evaluator.deadline.passed() and evaluator.record.outcomes else next(proposals, [])
-        while candidates:
-            scores = self._evaluate(evaluator, list(candidates))
-            if len(scores) < len(candidates):
-                return  # time was up before all were through
-            try:
-                candidates = proposals.send(scores)
-            except StopIteration:
-                return
-            if evaluator.deadline.passed():
-                return
-
-    def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
-        """Train a batch of candidates in every cell, write it down, return its mean scores."""
-        return evaluator.evaluate(candidates)
-
-    def _refit(self, experiment: Experiment, tasks: SearchTasks, seed: int, n_train: int | None) -> None:
-        """Train the chosen candidate on the first `n_train` rows, or on all."""
-        best = clone(experiment.estimator).set_params(**clone(self.best_params_, safe=False))
-        data = (experiment.X,) if experiment.y is None else (experiment.X, experiment.y)
-        fit_params = experiment.fit_params
-        if n_train is not None:
-            rows = np.arange(n_train)
-            fit_params = take_params(experiment.X, params=fit_params, indices=rows)
-            data = tuple(take_rows(part, rows) for part in data)
-        stream = nullcontext() if self.random_state is None else RandomStream(int(seed))
-        start = time.time()
-        with tasks.refit(best), stream, ctrl_c_comes_through(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SettingsWarning)  # it was said before the search
-            best.fit(*data, **fit_params)
-        self.best_estimator_, self.refit_time_ = best, time.time() - start
-        if is_lost(best):
-            warn_about_refit(self.best_params_)
-        if hasattr(best, "feature_names_in_"):
-            self.feature_names_in_ = best.feature_names_in_

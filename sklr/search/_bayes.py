@@ -22,7 +22,8 @@ from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, Range, ranges_of, to_dimension
+from sklr.search.proposals.dimension_types import Dimension, Range
+from sklr.search.proposals.dimensions import ranges_of, to_dimension
 from sklr.search.proposals.skopt_optimizer import Surrogate
 from sklr.search.storage.stages import left_in_stage
 
@@ -31,17 +32,17 @@ OPTIMIZER_KWARGS = [name for name in signature(Optimizer).parameters if name != 
 
 @dataclass(frozen=True)
 class Subspace:
-    """One dict of dimensions, in the order of their names, and how many candidates to try in it."""
+    """One search space: its dimensions, sorted by name, and how many candidates to try in it."""
 
     dimensions: Mapping[str, Dimension]
     n_iter: int
 
 
 class BayesSearchCV(BaseLRSearchCV):
-    """Let a model of the scores so far propose the next learning rates, with cross-validation.
+    """Bayesian optimization of the learning rate with cross-validation.
 
-    `BayesSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1 and then goes where a Gaussian process
-    expects more. Code for scikit-optimize's `BayesSearchCV` runs unchanged.
+    `BayesSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1; then a Gaussian process, fitted to the scores
+    so far, proposes the next learning rates. Code for scikit-optimize's `BayesSearchCV` runs unchanged.
 
     Parameters
     ----------
@@ -50,33 +51,36 @@ class BayesSearchCV(BaseLRSearchCV):
     search_spaces : dict, list of dict or list of (dict, int), optional
         A dimension for each parameter: a scikit-optimize dimension or its tuple `(1e-5, 0.1, "log-uniform")`, a
         list of choices of any type, an Optuna distribution or a frozen scipy distribution. Several dicts are
-        searched one after the other, each with `n_iter` candidates or with the number beside it. None searches
-        the learning rate alone. A list is always choices, never a range.
+        searched one after the other, each with `n_iter` candidates or with the int paired with it. None searches
+        the learning rate alone. A list always means choices, never a range.
     lr_range : tuple (low, high)
-        The range of the learning rate where there is no `search_spaces`.
+        The range of the learning rate if `search_spaces` is None.
     n_iter : int
-        How many candidates to try in each space. A space with fewer points is tried completely and once.
+        How many candidates to try in each space. In a space with fewer points each is tried once.
     n_points : int, optional
-        How many candidates to propose, and train, at a time. None trains the even start together, then few enough
-        at a time that each proposal knows what it needs to; one at a time where a callback may end the search.
+        How many candidates to propose and train together. None trains the initial cover together, then an eighth of
+        the remaining budget at a time, so that each proposal knows most of the earlier scores; one at a time if a
+        callback may end the search.
     optimizer_kwargs : dict, optional
-        Passed to `skopt.Optimizer`, such as `{"base_estimator": "RF"}` or `{"n_initial_points": 10}`. The start is
-        an even cover of half of `n_iter` unless `n_initial_points` or `initial_point_generator` is given. Where one
-        number is searched and neither `base_estimator` nor an acquisition is given, a Gaussian process made for
-        such a curve proposes: it leaves out what lies beyond the cliff and counts the risk to fall off it.
-        `"GP"`, `"RF"`, `"ET"`, `"DUMMY"` (no model: the cover alone) and regressors with `return_std` work.
+        Passed to `skopt.Optimizer`, such as `{"base_estimator": "RF"}` or `{"n_initial_points": 10}`. The initial
+        points are an even cover with half of `n_iter` (at least 4, at most about 10) unless `n_initial_points` or
+        `initial_point_generator` is given. If a single continuous parameter is searched and neither `base_estimator`
+        nor an `acq_*` option is given, sklr's own Gaussian process for LR curves proposes: it ignores the first
+        learning rate beyond the cliff where training breaks down, and multiplies the expected improvement by the
+        probability of staying below that cliff.
+        `"GP"`, `"RF"`, `"ET"`, `"DUMMY"` (no model, the even cover alone) and regressors with `return_std` work.
     scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
 select, confidence, extend, pruner, timeout, storage, study_name, resume, progress
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
-        Decides seeds, folds and proposals.
+        Determines seeds, folds and proposals.
 
     Attributes
     ----------
     optimizer_results_ : list of scipy.optimize.OptimizeResult
-        One for each space, of the negated scores; a diverged candidate has the worst value there is.
+        One for each space, of the negated scores; a diverged candidate gets the worst finite value.
     optimizers_ : list of skopt.Optimizer
-        The optimizers behind them.
+        The optimizer of each space.
     total_iterations : int
         How many candidates `fit` will try at most.
 
@@ -97,7 +101,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     (6, 6, True)
     """
 
-    # Both go to this class, never to the estimator: they are not to be routed.
+    # Both are consumed by this class, never by the estimator, so scikit-learn must not route them.
     __metadata_request__fit = {"groups": UNUSED, "callback": UNUSED}  # noqa: RUF012
 
     _callbacks: Sequence[Callable[[Any], Any]] = ()  # during `fit`
@@ -172,13 +176,13 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             As in `LRGridSearchCV.fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
         groups : array-like of shape (n_samples,), optional
-            For a splitter that keeps groups together.
+            Group labels, for a splitter that keeps groups together.
         callback : callable or list of callables, optional
-            Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates; True
-            ends the search of the space at hand, as in scikit-optimize.
+            Called as `callback(result)` with the `OptimizeResult` so far after every batch of candidates. If one
+            returns True, the search of the current space ends, as in scikit-optimize.
         **params : dict
-            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others are passed on as in
-            `GridSearchCV.fit`, such as `sample_weight`.
+            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others, such as
+            `sample_weight`, are passed on as in `GridSearchCV.fit`.
 
         Returns
         -------
@@ -189,7 +193,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             given = params if groups is None else {**params, "groups": groups}
             super().fit(X, y, **given)
         finally:
-            del self._callbacks  # a fitted search is pickled; a callback often cannot be
+            del self._callbacks  # callbacks often cannot be pickled, and a fitted search must be
         return self
 
     @property
@@ -217,14 +221,13 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         else:
             spaces = [self._check_subspace(space, n_iter) for space in _as_list(self.search_spaces)]
         for space in spaces:
-            self._surrogate(
-                space, space.n_iter, np.random.RandomState(0)
-            )  # scikit-optimize's own checks, before any training
+            # runs scikit-optimize's own checks before any training
+            self._surrogate(space, space.n_iter, np.random.RandomState(0))
         return spaces
 
     def _check_subspace(self, space: Any, n_iter: int) -> Subspace:
         if isinstance(space, tuple) and len(space) == 2:
-            space, n_iter = space[0], check_count("the number beside a dict in search_spaces", space[1])
+            space, n_iter = space[0], check_count("the int in a (dict, int) of search_spaces", space[1])
         if not isinstance(space, Mapping) or not space:
             raise ValueError(
                 f"search_spaces must hold non-empty dicts of dimensions, or (dict, int) tuples, got {space!r}. "
@@ -251,7 +254,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
 
     def _surrogate(self, space: Subspace, n_iter: float, random_state: np.random.RandomState) -> Surrogate:
         n_points = 1 if self.n_points is None and self._callbacks else self.n_points
-        kwargs = deepcopy(self.optimizer_kwargs or {})  # a model or a generator in there is not to be changed
+        kwargs = deepcopy(self.optimizer_kwargs or {})  # `fit` must not change a model or a generator in there
         return Surrogate(space.dimensions, int(n_iter), n_points, kwargs, random_state)
 
     def _counts(self) -> list[float]:
@@ -266,6 +269,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     ) -> Generator[list[dict[str, Any]], np.ndarray, None]:
         self.optimizers_: list[Optimizer] = []
         stages = ledger.stages or [[subspace.n_iter for subspace in space]]
+        # a seed for each space, so that a larger budget in one does not change the proposals in the next
         seeds = random_state.randint(2**31 - 1, size=len(space)) if len(space) > 1 else [None]
         for i, (subspace, seed) in enumerate(zip(space, seeds, strict=True)):
             own = random_state if seed is None else np.random.RandomState(seed)
@@ -282,7 +286,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             scores = yield [surrogate.candidate(point) for point in points]
             result = surrogate.tell(points, scores)
             done += len(points)
-            stops = [callback(result) for callback in self._callbacks]  # each is called, whatever the others say
+            stops = [callback(result) for callback in self._callbacks]  # all are called, even after one has said stop
             if any(stops):
                 return
 

@@ -1,4 +1,4 @@
-"""What a search concludes from its scores: the LR curve, the choice on it, the edge, and how to search on."""
+"""From a search's record to its choice: the LR curve, the corrected score, the edge; and where to search further."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ import numpy as np
 
 from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
+from sklr.experiment.lr_param import between_neighbours, is_number
 from sklr.results import OK
 from sklr.search._cv_results import Record
-from sklr.search.proposals.dimensions import is_same
+from sklr.search.proposals.dimension_types import is_same
 from sklr.selection import Choice, LRCurve, lr_curve
 from sklr.selection._luck import luck_of_best
-from sklr.selection.curve import distinct_seeds, edges
+from sklr.selection.curve import best_positions, distinct_seeds, edges
 
-FEW = 3  # learning rates: with fewer than these every best is at an end, and a range has hardly been searched
-MAX_DECADES = 8  # beyond the range asked for; further out lies nothing that trains
+FEW = 3  # learning rates; with fewer the best one is always at an end
+MAX_DECADES = 8  # beyond the given range; no learning rate further out is of use
 
 
 def searched_curve(record: Record, lr_param: str | None) -> LRCurve | None:
-    """Return the LR curve of all that has been tried so far; None where no learning rate has been searched."""
+    """Return the LR curve of all candidates so far; None if no learning rate was searched."""
     return _curve_of(record, lr_param, list(range(len(record.candidates))), joined=True)
 
 
 def chosen_curve(record: Record, lr_param: str | None, best: int) -> LRCurve | None:
-    """Return the curve on which the learning rate is chosen: that of the candidates that are like the best in all else.
+    """Return the curve on which the learning rate is chosen.
 
-    Where these are too few, it is the curve of all candidates, which is not `joined`: nothing follows from it about the
-    learning rate by itself. None where no learning rate has been searched.
+    It consists of the candidates that differ from the best one in their learning rate alone. If there are fewer than
+    three learning rates among them, it is the curve of all candidates, with ``joined=False``: it allows no conclusion
+    about the learning rate by itself. None if no learning rate was searched.
 
     Parameters
     ----------
     record : Record
     lr_param : str or None
     best : int
-        The candidate whose other parameters count.
+        Index of the best candidate.
     """
     candidates = record.candidates
     alike = [i for i, candidate in enumerate(candidates) if differ_in_lr_alone(candidate, candidates[best], lr_param)]
@@ -49,9 +51,9 @@ def chosen_curve(record: Record, lr_param: str | None, best: int) -> LRCurve | N
 
 
 def differ_in_lr_alone(one: Mapping[str, Any], other: Mapping[str, Any], lr_param: str | None) -> bool:
-    """Say whether two candidates have the same parameters beside the learning rate.
+    """Return whether two candidates have the same parameters apart from the learning rate.
 
-    Values that are neither numbers nor text nor tuples are the same if they are the same object.
+    Values that are neither numbers, strings nor tuples are equal only if they are the same object.
 
     >>> differ_in_lr_alone({"lr": 0.1, "width": 8}, {"lr": 0.2, "width": 8}, "lr")
     True
@@ -73,9 +75,10 @@ def _curve_of(record: Record, lr_param: str | None, places: list[int], joined: b
 
 
 def without_luck(record: Record, choice: Choice, lr_param: str | None, *limits: float) -> float:
-    """Return what the chosen learning rate is worth, never above its score or the limits; NaN where scores do not tell.
+    """Return the score of the choice, corrected for the winner's curse; NaN if the scores cannot tell.
 
-    Where other parameters vary too, and where the user's function chose, it is the luck of the best of all candidates.
+    It never exceeds the score itself or the limits. If other parameters vary too, or if a callable `refit` chose, the
+    correction is that of the best of all candidates.
     """
     scores, _ = distinct_seeds(record.cell_scores(), record.n_seeds)
     scores = scores[[status == OK for status in record.statuses()]]
@@ -91,9 +94,9 @@ def without_luck(record: Record, choice: Choice, lr_param: str | None, *limits: 
 
 
 def at_candidate(choice: Choice, curve: LRCurve, candidate: int, lr: float, score: float, method: str) -> Choice:
-    """Return the choice with the learning rate of a candidate that was chosen by its rank, or by the user's function.
+    """Return the choice with the learning rate of a candidate that was chosen by its rank or by a callable `refit`.
 
-    Of several that score the same the curve takes the lowest learning rate, scikit-learn the candidate that came first.
+    Among equal scores the curve takes the lowest learning rate, whereas scikit-learn takes the first candidate.
     """
     se = curve.se[curve.candidate == candidate]
     return replace(
@@ -102,7 +105,7 @@ def at_candidate(choice: Choice, curve: LRCurve, candidate: int, lr: float, scor
 
 
 def chosen_params(params: Mapping[str, Any], lr_param: str, lr: float) -> dict[str, Any]:
-    """Return a candidate's parameters with the chosen learning rate, which it may never have had.
+    """Return a candidate's parameters with the chosen learning rate, which may never have been tried.
 
     >>> chosen_params({"lr": 0.1, "batch_size": 8}, "lr", 0.07)
     {'lr': 0.07, 'batch_size': 8}
@@ -111,7 +114,7 @@ def chosen_params(params: Mapping[str, Any], lr_param: str, lr: float) -> dict[s
 
 
 def warn_at_edge(curve: LRCurve, extended: bool) -> None:
-    """Warn if the best learning rate, or one of several, is at an end of what was tried."""
+    """Warn if the best learning rate, or one that ties with it, is at an end of the range that was tried."""
     reached = edges(curve)
     if not reached or len(curve) < FEW:
         return
@@ -125,11 +128,28 @@ def warn_at_edge(curve: LRCurve, extended: bool) -> None:
     warn(f"{what}: a better one may lie {where}. {advice}", EdgeOfRangeWarning)
 
 
+def finer(tried: list[dict[str, Any]], scores: np.ndarray, lr_param: str, n: int) -> list[dict[str, Any]]:
+    """Return the best candidate with `n` more learning rates, between it and its neighbours.
+
+    If several learning rates share the best score, the gaps beside each of them are refined.
+    """
+    if not np.isfinite(scores).any():
+        return []
+    ties = best_positions(scores)
+    best = tried[ties[0]]
+    if lr_param not in best:
+        return []
+    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, lr_param)]
+    lrs = sorted({tried[i][lr_param] for i in alike if is_number(tried[i][lr_param]) and tried[i][lr_param] > 0})
+    around = [tried[i][lr_param] for i in alike if i in ties]
+    return [{**best, lr_param: lr} for lr in between_neighbours(around, lrs, n)]
+
+
 def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray, None]:
     """Propose learning rates beyond the range, a decade at a time, until the best is inside or runs diverge.
 
-    The spacing is that of the range's own end; all other parameters are those of the best candidate, of several that
-    score the same those of the one at that end.
+    The spacing is that at the end of the range. All other parameters are those of the best candidate; if several tie,
+    those of the one at that end.
     """
     for _ in range(MAX_DECADES):
         curve = searched_curve(record, lr_param)
@@ -141,7 +161,7 @@ def extension(record: Record, lr_param: str) -> Generator[list[dict], np.ndarray
 
 
 def next_decade(lrs: np.ndarray, side: str) -> list[float]:
-    """Return the learning rates of the decade beyond one end, spaced as the range is there, at least one.
+    """Return one to four learning rates in the decade beyond an end, with about the spacing that the range has there.
 
     >>> next_decade(np.array([0.01, 0.1, 1.0]), "high")
     [10.0]

@@ -1,4 +1,4 @@
-"""What a search has seen so far, and scikit-learn's tables made of it."""
+"""The candidates and outcomes of a search so far, and scikit-learn's `cv_results_` made from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Record:
     n_seeds : int
         Cells per fold.
     metric : str or None
-        The score candidates are compared by, where there are several.
+        With multimetric scoring, the score that candidates are compared by.
     """
 
     def __init__(self, n_seeds: int, metric: str | None):
@@ -44,29 +44,30 @@ class Record:
         self.outcomes: list[list[Outcome]] = []
 
     def score(self, row: Sequence[Outcome]) -> float:
-        """Return a candidate's mean score, NaN if it has none: it diverged, failed, was stopped or not scored."""
+        """Return a candidate's mean score; NaN if it diverged, failed, was stopped or was not scored."""
         if has_status(row, DIVERGED) or has_status(row, STOPPED):
             return float("nan")
         score = float(cell_scores([row], self.metric).mean())
         return score if np.isfinite(score) else float("nan")
 
     def add(self, candidates: Sequence[dict], outcomes: Sequence[Sequence[Outcome]]) -> np.ndarray:
-        """Remember a batch; return its mean scores, shape (n_candidates,), NaN for what diverged, failed or stopped."""
+        """Add a batch; return its mean scores, shape (n_candidates,), NaN for candidates without a score."""
         self.candidates += candidates
         self.outcomes += map(list, outcomes)
         return np.array([self.score(row) for row in outcomes])
 
     def lessons(self, n: int) -> np.ndarray:
-        """Return what a strategy is to learn from the last `n` candidates: their scores, or what they had reached.
+        """Return the scores of the last `n` candidates as a strategy learns them, shape (n,).
 
-        NaN where one diverged or failed. The last score of a pruned one stays below every score of a finished one.
+        A stopped candidate has the last score it reached, at most just below that of the best finished one, because
+        short trainings can look better than they are. NaN if a candidate diverged or failed.
         """
         finished = np.array([self.score(row) for row in self.outcomes])
         below = np.nextafter(np.nanmax(finished), -np.inf) if np.isfinite(finished).any() else np.inf
         return np.where(np.isnan(finished), np.minimum(self.last_scores(), below), finished)[len(finished) - n :]
 
     def last_scores(self) -> np.ndarray:
-        """Return the mean score that each stopped candidate had reached, NaN for all others."""
+        """Return the last mean score of each stopped candidate, NaN for all others."""
         stopped = self._marked(STOPPED) & ~self._marked(DIVERGED, FAILED)
         return np.where(stopped, cell_scores(self.outcomes, self.metric).mean(axis=1), np.nan)
 
@@ -74,11 +75,11 @@ class Record:
         return np.array([any(has_status(row, status) for status in statuses) for row in self.outcomes], dtype=bool)
 
     def cell_scores(self) -> np.ndarray:
-        """Return the test scores of all runs, shape (n_candidates, n_cells); NaN for what was stopped."""
+        """Return the test scores of all runs, shape (n_candidates, n_cells); NaN for stopped runs."""
         return cell_scores(self._shown(), self.metric)
 
     def _shown(self) -> list[list[Outcome]]:
-        """Return the outcomes, those of stopped runs without a score unless there are no others."""
+        """Return the outcomes; stopped runs lose their score unless no candidate was trained to the end."""
         if not np.isfinite([self.score(row) for row in self.outcomes]).any():
             return self.outcomes
         return [list(map(_without_score, row)) for row in self.outcomes]
@@ -88,7 +89,7 @@ class Record:
         return [candidate_status(row, self.metric) for row in self.outcomes]
 
     def has_scores(self) -> bool:
-        """Say whether any candidate that did not diverge has a score, be it `error_score`."""
+        """Return whether any candidate that did not diverge has a score; `error_score` counts too."""
         return bool(np.isfinite(self.cell_scores().mean(axis=1)[~self._marked(DIVERGED)]).any())
 
     def history(self) -> dict[str, np.ndarray]:
@@ -106,7 +107,7 @@ class Record:
         if scoring_is_callable:
             insert_error_scores(rows, error_score)
         with warnings.catch_warnings():
-            if self._only_diverged_are_nan(diverged):
+            if self._only_diverged_are_nan(diverged):  # DivergedWarning reports these
                 warnings.filterwarnings("ignore", message=r"One or more of the (test|train) scores are non-finite")
             results = format_results(self.candidates, self._n_splits, rows, self._extra_columns())
         rank_last(results, diverged | self._marked(STOPPED))
@@ -134,9 +135,7 @@ class Record:
         status = candidate_status(self.outcomes[0])
         advice = "Search smaller learning rates, add warmup, or scale the features."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
-            advice = (
-                "The very first loss is not finite, whatever the learning rate: look for NaN or infinity in X and y."
-            )
+            advice = "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity."
         of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "
@@ -154,7 +153,7 @@ class Record:
 
 
 def _without_score(outcome: Outcome) -> Outcome:
-    """Return the outcome of a run; one that was stopped has no score to stand beside those of whole trainings."""
+    """Return the outcome with NaN scores if the run was stopped: they cannot be compared with those of full runs."""
     if outcome.status != STOPPED:
         return outcome
     test, train = (_nan_for(scores) for scores in (outcome.test_scores, outcome.train_scores))

@@ -1,4 +1,4 @@
-"""Parameters beside the learning rate whose best value lies at an end of what was searched."""
+"""Other parameters than the learning rate whose best value lies at an end of the searched values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from sklr._utils.warnings import warn
 from sklr.exceptions import EdgeOfRangeWarning
 from sklr.experiment.lr_param import is_number
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 
-FEW = 3  # values: with fewer than these every best is at an end
-END = 0.05  # of a range: a best value no further from its end is at the end
+FEW = 3  # values; with fewer the best one is always at an end
+END = 0.05  # share of a range: a best value within this distance of an end counts as being at the end
 
 
 class ParamEdge(NamedTuple):
-    """At which end of a parameter's range the best value lies, and that range."""
+    """The end of a parameter's range at which the best value lies, and that range."""
 
     side: str
     low: float
@@ -34,22 +34,22 @@ def param_edges(
     ranges: Mapping[str, Range],
     lr_param: str | None = None,
 ) -> dict[str, ParamEdge]:
-    """Return the numeric parameters whose best value is at an end of what was searched, by their names.
+    """Return the numeric parameters, by name, whose best value is at an end of the searched values.
 
-    A value is at an end if it is the lowest or the highest that was tried. In a range of which any number may be tried
-    it is at an end if it lies in the outer 5 %; of fewer than 20 values the outermost is at an end if it lies no
-    further from it than they would lie from each other, spread evenly. Nothing is said of a parameter with fewer than
-    three values, of one some of whose values are no numbers, and where another value has the same score.
+    For a list of values, that is the lowest or the highest value tried. For a range, it is a value in the outer 5 % at
+    an end; with fewer than 20 values tried, the outermost of them is also at an end if its distance from the end is at
+    most one n-th of the range, the spacing of n values spread evenly. A parameter is left out if it has fewer than
+    three values, if a value is not a number, or if two of its values share the best score.
 
     Parameters
     ----------
     candidates : sequence of mapping
     scores : ndarray of shape (n_candidates,)
-        NaN where there is none.
+        NaN for a candidate without a score.
     ranges : mapping of str to Range
         The parameters that were searched in a range.
     lr_param : str, optional
-        The learning rate, which has its own edge.
+        The learning rate, which is left out: `lr_edge_` covers it.
 
     >>> decays = [{"lr": 0.1, "optimizer__weight_decay": value} for value in (0.01, 0.1, 1.0)]
     >>> for name, edge in param_edges(decays, np.array([0.9, 0.8, 0.7]), {}, "lr").items():
@@ -66,7 +66,7 @@ def param_edges(
             _values(candidates, range(len(candidates)), name), _values(candidates, best, name), ranges.get(name)
         )
         for name in sorted({name for candidate in candidates for name in candidate} - {lr_param})
-        if not name.endswith("random_state")  # a number, but none that is more or less
+        if not name.endswith("random_state")  # a number without an order
     }
     return {name: edge for name, edge in found.items() if edge is not None}
 
@@ -76,7 +76,7 @@ def _values(candidates: Sequence[Mapping[str, Any]], places: Sequence[int] | np.
 
 
 def _comparable(value: Any) -> Any:
-    """Return a number, or something else that can be compared: None says that it is no number."""
+    """Return the value as a Python number; None if it is not a number."""
     return (value.item() if isinstance(value, np.generic) else value) if is_number(value) else None
 
 
@@ -94,12 +94,12 @@ def _edge_of(values: list[Any], best: list[Any], known: Range | None) -> ParamEd
 
 
 def edges_text(edges: Mapping[str, ParamEdge]) -> str:
-    """Return all edges in one line."""
+    """Return all edges as one line of text."""
     return "; ".join(f"{name}: {edge}" for name, edge in edges.items())
 
 
 def warn_of_param_edges(edges: Mapping[str, ParamEdge]) -> None:
     """Warn if a parameter's best value is at an end."""
     if edges:
-        advice = "A better value may lie beyond; widen the range, where it can be wider."
+        advice = "A better value may lie beyond: widen the range if possible."
         warn(f"{edges_text(edges)}. {advice}", EdgeOfRangeWarning)

@@ -1,4 +1,4 @@
-"""How a batch of candidates is tried: an engine trains it, record and ledger write down how it ended."""
+"""How a batch of candidates is evaluated: an engine trains it, record and ledger store its outcomes."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from sklr.search.pruning.pruners import ends_early
 from sklr.search.storage.claims import POLL, Entry
 from sklr.search.storage.stored_study import Book
 
-EARLY = "ended early"  # how the reason of such a run begins
+EARLY = "ended early"  # prefix of the reason of a run that an early-stopping pruner ended
 
 
 @dataclass
 class CandidateBatch:
-    """Candidates proposed together: what the ledger knows them as, and the outcomes there are, by their place.
+    """Candidates proposed together, with their ledger entries and the outcomes so far, keyed by position in the batch.
 
-    `in_book` are the places of those that the storage has, `engines` what trained them.
+    `in_book` holds the positions that the storage has, `engines` the name of the engine that trained each.
     """
 
     candidates: list[dict]
@@ -50,7 +50,7 @@ class CandidateBatch:
 
     @property
     def missing(self) -> list[int]:
-        """The places that have no outcomes yet."""
+        """Positions without outcomes so far."""
         return [i for i in range(len(self.candidates)) if i not in self.rows]
 
 
@@ -62,24 +62,24 @@ class Evaluator:
     experiment : Experiment
         What all runs share.
     engine : str or Engine
-        As the search was given it.
+        The search's `engine` parameter.
     ledger, record
-        Where the outcomes go.
+        Where the outcomes are stored.
     tasks : SearchTasks
-        Tells scikit-learn's callbacks of the runs.
+        Reports the runs to scikit-learn's callbacks.
     n_seeds : int
         Cells per fold.
     prunes : bool
-        Whether the study's pruner is asked after every epoch.
+        Whether the study's pruner is called after every epoch.
     deadline : Deadline
-        When to begin nothing more.
+        The time after which no training is started.
     progress : Progress
-        Is told of trials and epochs.
+        Shows the number of trials and epochs.
 
     Attributes
     ----------
     without_effect : list of str
-        What is said of parameters that are searched without effect.
+        One sentence about each searched parameter that has no effect.
     """
 
     def __init__(
@@ -100,24 +100,23 @@ class Evaluator:
         self.progress = progress
         self.without_effect: list[str] = []
         self._engines: set[str] = set()
-        self._chosen: list[dict] = []  # candidates trained so far, with what kept them from a faster engine
-        self._reasons: dict[int, list[str]] = {}
+        self._chosen: list[dict] = []  # candidates trained so far
+        self._reasons: dict[int, list[str]] = {}  # by index in `_chosen`: why not with a faster engine
 
     @property
     def engine_name(self) -> str:
-        """The engine, or engines, that trained the candidates so far."""
+        """Name of the engine, or engines, that trained the candidates so far."""
         return engine_names(self._engines)
 
     @property
     def reasons(self) -> list[str]:
-        """Why a faster one could not, each reason with the candidates it concerns if there are others."""
+        """Why a faster engine could not be used; a reason that does not concern all candidates names those it does."""
         return describe(self._reasons, self._chosen)
 
     def evaluate(self, candidates: list[dict]) -> np.ndarray:
-        """Have every candidate trained in every cell, write it down, return the mean scores; NaN where there is none.
+        """Train every candidate in every cell, store the outcomes, return the mean scores; NaN for those without one.
 
-        After Ctrl-C, when time is up, and where the storage has gone away, the candidates that were through all their
-        cells are written down, the others are not.
+        After Ctrl-C, a timeout or a storage error only the candidates that finished all their cells are stored.
         """
         check_names(self.experiment.estimator, {name for candidate in candidates for name in candidate})
         if not self.record.outcomes:
@@ -132,12 +131,12 @@ class Evaluator:
             if batch.rows:
                 self._write_down(batch)
             if isinstance(end, KeyboardInterrupt):
-                self._keep(batch, {})  # should it have come while they were being handed in
+                self._keep(batch, {})  # in case the interrupt came while outcomes were being written
             raise
         return self._write_down(batch)
 
     def recall(self, candidates: list[dict], rows: list[list[Outcome]], engine: str, in_study: bool) -> None:
-        """Write down candidates that another search has trained; `in_study`: the study has them already."""
+        """Store candidates that another search has trained; `in_study` means that the study already has them."""
         self.without_effect = check_settings(self.experiment, candidates, self.n_seeds)
         if in_study:
             self.record.add(candidates, rows)
@@ -150,32 +149,32 @@ class Evaluator:
         self.ledger.known = Known(candidates, self.record.lessons(len(candidates)))
 
     def _share(self, batch: CandidateBatch, book: Book) -> None:
-        """Take from the book what it has, train what is nobody's, wait for what is another worker's."""
+        """Read the outcomes in the book, train unclaimed candidates, wait for those that other workers are training."""
         if self.record.outcomes or not book.is_new:
             book.refresh()
         self._open(batch)
-        told = self.experiment.verbose < 1  # nothing is said then
+        announced = self.experiment.verbose < 1
         while True:
             known = {i: row for i in batch.missing if (row := book.outcomes(batch.entries[i])) is not None}
             batch.rows |= known
             batch.in_book |= known.keys()
             self._engines |= {book.engine(batch.entries[i]) for i in known}
             missing = batch.missing
-            if not missing or (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+            if not missing or self._is_over(batch):
                 return
             places = [missing[i] for i in book.desk.claim([batch.entries[i] for i in missing], self.prunes)]
             if places:
                 self._train(batch, places)
             else:
-                if not told:
-                    say(f"{len(missing)} candidates are being trained by other processes, which are waited for")
-                told = True
+                if not announced:
+                    say(f"waiting for {len(missing)} candidates that other processes are training")
+                announced = True
                 time.sleep(POLL)
             if batch.missing:
                 book.refresh()
 
     def _train(self, batch: CandidateBatch, places: list[int]) -> None:
-        """Train the candidates at these places of a batch; one by one those that the engine cannot train together."""
+        """Train the candidates at these positions of a batch; those that the engine leaves out, one by one."""
         chosen = batch.candidates if len(places) == len(batch.candidates) else [batch.candidates[i] for i in places]
         engine, refused = pick_engine(self.engine, self.experiment, chosen)
         n_runs = len(chosen) * len(self.experiment.cells)
@@ -185,7 +184,8 @@ class Evaluator:
         contexts = self.tasks.for_runs(n_runs)
         training = engine.start(self.experiment, chosen, contexts)
         if not self.prunes:
-            training.leave_out()  # in lockstep they would be under way all at once
+            # what cannot be stacked is trained one by one below; only a pruner needs all of it in lockstep
+            training.leave_out()
         first, self._chosen = len(self._chosen), [*self._chosen, *chosen]
         try:
             self._follow(training, engine.name, batch, places)
@@ -193,12 +193,16 @@ class Evaluator:
             refused |= training.reasons()
             self._reasons |= {first + i: reasons for i, reasons in refused.items()}
         left = [i for i in training.reasons() if places[i] not in batch.rows]
-        if left and not (self.deadline.passed() and (self.record.outcomes or batch.rows)):
+        if left and not self._is_over(batch):
             alone = SequentialEngine().start(self.experiment, chosen, contexts, left)
             self._follow(alone, SequentialEngine.name, batch, [places[i] for i in left])
 
+    def _is_over(self, batch: CandidateBatch) -> bool:
+        """Return whether the deadline has passed; it does not count before the first candidate has outcomes."""
+        return self.deadline.passed() and bool(self.record.outcomes or batch.rows)
+
     def _follow(self, training: Training, engine: str, batch: CandidateBatch, places: Sequence[int]) -> None:
-        """Train, and keep what has been trained by this engine."""
+        """Run the training and keep its outcomes, those finished before an interrupt included."""
 
         def keep(done: Mapping[int, list[Outcome]]) -> None:
             alone = training.reasons()
@@ -218,14 +222,14 @@ class Evaluator:
             keep(done)
 
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
-        """Train to the end, or until pruner or clock stop it; return whether `ended` has been told of everything."""
+        """Train to the end, or until the pruner or the deadline stops it; return whether `ended` got all outcomes."""
         if self.prunes:
-            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._says)
+            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._verbosity)
         elif training.listen(ended, self.deadline.passed):
             training.finish()
             return True
         else:
-            _train_until(training, self.deadline, self.progress, self._says)
+            _train_until(training, self.deadline, self.progress, self._verbosity)
         return False
 
     def _open(self, batch: CandidateBatch) -> None:
@@ -237,7 +241,7 @@ class Evaluator:
             self.ledger.note(PATH, [lr_path(estimator, candidate, n_rows) for candidate in batch.candidates])
 
     def _keep(self, batch: CandidateBatch, done: Mapping[int, list[Outcome]]) -> None:
-        """Remember outcomes, then hand in what the book does not have; what the clock has cut short is no end."""
+        """Keep outcomes and write those missing from the book, except runs that the timeout cut short."""
         fresh = {i: row for i, row in done.items() if i not in batch.rows}
         batch.rows |= done
         self._engines |= set(batch.engines.values())
@@ -250,29 +254,28 @@ class Evaluator:
         if self.progress.curve is not None and fresh:
             places = [i for i in fresh if np.isfinite(self._lr(batch, i))]
             self.progress.curve.end([(self._lr(batch, i), self.record.score(fresh[i])) for i in places])
-        if self._says > 0:
+        if self._verbosity > 0:
             self._tell(batch, fresh)
 
     @property
-    def _says(self) -> int:
-        """How much is said of candidates; nothing where no learning rate is searched, as in scikit-learn's searches."""
+    def _verbosity(self) -> int:
+        """Verbosity about candidates: 0 for an estimator without epochs and learning rate, as in scikit-learn."""
         return self.experiment.verbose if self.ledger.log_params or trains_nets(self.experiment.estimator) else 0
 
     def _tell(self, batch: CandidateBatch, fresh: Mapping[int, Sequence[Outcome]]) -> None:
-        """Say how candidates ended, and which is the best so far."""
+        """Log how candidates ended and which is the best so far."""
         tried = [*self.record.candidates, *(batch.candidates[i] for i in batch.rows if i not in fresh)]
         rows = [*self.record.outcomes, *(row for i, row in batch.rows.items() if i not in fresh)]
-        told = [
-            (score, params) for params, row in zip(tried, rows, strict=True) if (score := self._known(row)) is not None
-        ]
-        best = max(told, key=lambda pair: pair[0], default=None)
+        pairs = zip(tried, rows, strict=True)
+        scored = [(score, params) for params, row in pairs if (score := self._score(row)) is not None]
+        best = max(scored, key=lambda pair: pair[0], default=None)
         for i, row in sorted(fresh.items()):
-            params, score = batch.candidates[i], self._known(row)
+            params, score = batch.candidates[i], self._score(row)
             if score is not None and (best is None or score > best[0]):
                 best = score, params
             say(candidate_line(params, row, best, self.record.metric))
 
-    def _known(self, row: Sequence[Outcome]) -> float | None:
+    def _score(self, row: Sequence[Outcome]) -> float | None:
         return score if np.isfinite(score := self.record.score(row)) else None
 
     def _lr(self, batch: CandidateBatch, i: int) -> float:
@@ -281,7 +284,7 @@ class Evaluator:
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
-        return max((score for row in rows if (score := self._known(row)) is not None), default=np.nan)
+        return max((score for row in rows if (score := self._score(row)) is not None), default=np.nan)
 
     def _as_trial(self, batch: CandidateBatch, i: int) -> FrozenTrial:
         row = batch.rows[i]
@@ -306,7 +309,7 @@ class Evaluator:
 
 
 def _as_counted(outcome: Outcome) -> Outcome:
-    """Return an outcome; a run that was ended because it got no better is through, as one with early stopping is."""
+    """Return the outcome; a run ended for lack of improvement counts as finished, as with early stopping."""
     early = outcome.status == STOPPED and outcome.reason.startswith(EARLY)
     return replace(outcome, status=OK) if early else outcome
 
@@ -316,7 +319,7 @@ def _is_cut_short(row: Sequence[Outcome]) -> bool:
 
 
 def _train_until(training: Training, deadline: Deadline, progress: Progress, verbose: int) -> None:
-    """Train a lockstep to its end, or stop it when time is up; epoch by epoch only where someone wants to know."""
+    """Train until the end or the deadline; epoch by epoch only if the deadline, the bar or `verbose` needs it."""
     epochs = 0
     while (deadline.seconds is not None or progress.shown or verbose > 1) and not training.done:
         scores = training.advance(1).valid_score
@@ -330,7 +333,7 @@ def _train_until(training: Training, deadline: Deadline, progress: Progress, ver
 
 
 def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress, verbose: int) -> None:
-    """Train epoch by epoch, and stop the candidates whose mean over the cells the study's pruner rejects."""
+    """Train epoch by epoch; stop the candidates that the study's pruner rejects by their mean over the cells."""
     epoch = 0
     while not training.done:
         scores = training.advance(1).valid_score

@@ -1,4 +1,4 @@
-"""What a search says of fits that failed: the causes first, their tracebacks last."""
+"""The warning or error about failed fits: the causes first, their tracebacks last."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sklearn.exceptions import FitFailedWarning
 
 from sklr._utils.warnings import warn
 
-MOST_CAUSES = 5  # told; the commonest ones
-LONGEST = 500  # characters of a cause or of a candidate's parameters
+MOST_CAUSES = 5  # how many causes a message lists, the most frequent first
+LONGEST = 500  # maximum characters of a cause or of a candidate's parameters
 
 
 class Failure(NamedTuple):
-    """One cause of failed fits: what the exception said, how many fits ended so, and the first of them."""
+    """One cause of failed fits: the exception, how many fits it ended, and the parameters of the first of them."""
 
     cause: str
     n_fits: int
@@ -23,7 +23,7 @@ class Failure(NamedTuple):
 
 
 def cause_of(traceback: str) -> str:
-    r"""Return the exception of a formatted traceback, its type and its message on one line.
+    r"""Return type and message of the exception in a formatted traceback, on one line.
 
     >>> frame = '  File "net.py", line 3, in fit\n    raise ValueError(1)\n'
     >>> cause_of(f"Traceback (most recent call last):\n{frame}ValueError: lr is high.\nLower it.\n")
@@ -36,7 +36,7 @@ def cause_of(traceback: str) -> str:
 
 
 def failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]]) -> list[Failure]:
-    """Return the distinct causes, the commonest first.
+    """Return the distinct causes, the most frequent first.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]]) -> 
 
 
 def causes_text(found: Sequence[Failure]) -> str:
-    """Return the causes in words, each with the number of its fits and a candidate, after "... fits failed"."""
+    """Return the text that follows "... fits failed": each cause with its number of fits and a candidate."""
     if len(found) == 1:
         return f": {found[0].cause}\nThe first of them has the parameters {_short(repr(found[0].params))}."
     lines = [
@@ -66,12 +66,12 @@ def causes_text(found: Sequence[Failure]) -> str:
 
 
 def report_failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]], error_score: Any) -> None:
-    """Warn where some fits failed, as scikit-learn does.
+    """Warn if some fits failed, as scikit-learn does.
 
     Raises
     ------
     ValueError
-        If all failed.
+        If all fits failed.
     """
     found = failures(errors, params)
     if not found:

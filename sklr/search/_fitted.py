@@ -1,4 +1,4 @@
-"""What a search concludes from its record: scikit-learn's attributes, the LR curve, the choice on it."""
+"""The part of a search after training: scikit-learn's fitted attributes, the LR curve and the choice on it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_
 from sklr.search._cv_results import Record
 from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 from sklr.search.storage.stored_estimator import GIVE_ONE, StoredEstimator
 from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
 
 
 class _NotRefitted:
-    """Says why there is no refitted estimator; one that there is, an attribute of the search's own, goes before it."""
+    """Descriptor that raises an error saying why there is no `best_estimator_`; an instance attribute overrides it."""
 
     def __get__(self, search: Any, kind: type) -> Any:
         if search is None or "cv_results_" not in vars(search):
@@ -34,17 +34,17 @@ class _NotRefitted:
             raise NotFittedError(f"This {kind.__name__} has no best_estimator_. {GIVE_ONE}")
         raise NotFittedError(
             f"This {kind.__name__} has no best_estimator_: the training of the best candidate on all rows failed, was "
-            f"interrupted, or was not asked for (refit={search.refit!r}). What was found is kept; train that "
-            "one with clone(search.estimator).set_params(**search.best_params_).fit(X, y)."
+            f"interrupted, or was not requested (refit={search.refit!r}). The results of the search are kept; train "
+            "the best candidate with clone(search.estimator).set_params(**search.best_params_).fit(X, y)."
         )
 
 
 class ConcludingSearchCV(BaseSearchCV):
-    """The half of a search that begins when the trainings are done."""
+    """Set the fitted attributes of a search from the outcomes of its runs."""
 
     @property
     def cell_scores_(self) -> np.ndarray:
-        """Test scores of all runs, shape (n_candidates, n_cells)."""
+        """Test scores of all runs, shape (n_candidates, n_cells): fold by fold, the seeds of a fold side by side."""
         check_is_fitted(self, "_cell_scores")
         return np.array(self._cell_scores)
 
@@ -52,16 +52,16 @@ class ConcludingSearchCV(BaseSearchCV):
 
     @available_if(search_estimator_has("predict"))
     def predict(self, X: Any) -> Any:
-        """Return what the best estimator predicts for rows, Datasets and DataLoaders included."""
+        """Return the predictions of the best estimator; `X` may also be a Dataset or a DataLoader."""
         return super().predict(rows_to_predict(X))
 
     @available_if(search_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> Any:
-        """Return the best estimator's probabilities for rows, Datasets and DataLoaders included."""
+        """Return the class probabilities of the best estimator; `X` may also be a Dataset or a DataLoader."""
         return super().predict_proba(rows_to_predict(X))
 
     def score(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Return the best estimator's score on rows; those of a Dataset or DataLoader bring their targets."""
+        """Return the score of the best estimator; a Dataset or DataLoader as `X` needs no `y`."""
         if isinstance(self.estimator, StoredEstimator):
             return self.estimator.score()
         if hasattr(self, "best_estimator_"):
@@ -69,10 +69,10 @@ class ConcludingSearchCV(BaseSearchCV):
         return super().score(X, y, **params)
 
     def _conclude(self, evaluator: Evaluator) -> None:
-        """Set the fitted attributes, and choose."""
+        """Set the fitted attributes and choose the best candidate."""
         record = evaluator.record
         if not record.outcomes and evaluator.deadline.passed():
-            advice = "Give it more, or train for fewer epochs."
+            advice = "Increase it, or train for fewer epochs."
             raise ValueError(must_be("timeout", "long enough for one candidate", self.timeout, advice))
         if not record.outcomes:
             raise ValueError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
@@ -80,7 +80,7 @@ class ConcludingSearchCV(BaseSearchCV):
         self.without_effect_ = evaluator.without_effect
         self.n_iter_ = len(record.candidates)
         self.history_ = record.history()
-        # a list: where X is a GPU's tensor, scikit-learn expects every array that is an attribute to be one too
+        # A list, because for X on a GPU scikit-learn's array API check wants every array attribute on that device.
         self._cell_scores = record.cell_scores().tolist()
         self.cv_results_ = record.cv_results(self._format_results, self.error_score, callable(self.scoring))
         first = record.outcomes[0][0].test_scores
@@ -94,18 +94,18 @@ class ConcludingSearchCV(BaseSearchCV):
         warn_of_param_edges(self.param_edges_)
 
     def _ranges(self) -> dict[str, Range]:
-        """Return the parameters of which any number in a range may be tried."""
+        """Return the parameters that are searched in a range."""
         return {}
 
     def _param_edges(self) -> dict[str, ParamEdge]:
-        """Return the parameters beside the lr that are best at an end; of several scores by that of `refit`."""
+        """Return the other parameters than the lr whose best value is at an end, by the score that `refit` names."""
         scores = self.cv_results_.get(f"mean_test_{self.refit if self.multimetric_ else 'score'}")
         return {} if scores is None else param_edges(self.cv_results_["params"], scores, self._ranges(), self.lr_param_)
 
     def _has_scores(self, record: Record) -> bool:
-        """Say whether there is something to choose from; an error where it was to be refitted."""
+        """Return whether any candidate has a score; if not, raise an error if `refit` is set, else warn."""
         if record.has_scores() or callable(self.refit) or self.lr_param_ is None:
-            return True  # without a learning rate there is nothing to be sure of: as in scikit-learn
+            return True  # without a learning rate, behave as scikit-learn does
         message = (
             f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
             f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "
@@ -113,7 +113,7 @@ class ConcludingSearchCV(BaseSearchCV):
         )
         if self.refit:
             raise NoScoreError(f"N{message[1:]}")
-        # beginning as scikit-learn's own warning does, so that who filters that one filters this
+        # starts like scikit-learn's own warning, so that a filter for that one also matches this one
         message = f"One or more of the test scores are non-finite: {message}"
         warn(message, NoScoreWarning)
         return False
@@ -134,7 +134,7 @@ class ConcludingSearchCV(BaseSearchCV):
             self.best_score_ = self.cv_results_[f"mean_test_{metric}"][self.best_index_]
 
     def _decide(self, record: Record) -> None:
-        """Draw the LR curve and choose on it; unless ``select="best"`` the choice is the curve's, not the ranking's."""
+        """Make the LR curve and choose on it; unless ``select="best"`` the curve decides, not the ranking."""
         if self.lr_param_ is not None:
             self.best_lr_ = self.best_params_.get(self.lr_param_, self.estimator.get_params()[self.lr_param_])
         curve = chosen_curve(record, self.lr_param_, self.best_index_)
@@ -155,7 +155,7 @@ class ConcludingSearchCV(BaseSearchCV):
         warn_at_edge(curve, self.extend)
 
     def _take(self, lr: float) -> None:
-        """Make a learning rate of the curve the best one; the index is that of the nearest one that was tried."""
+        """Make `lr` the best learning rate; `best_index_` is that of the nearest one that was tried."""
         assert self.lr_param_ is not None
         curve = self.lr_curve_
         tried = np.flatnonzero(curve.usable)
@@ -168,14 +168,14 @@ class ConcludingSearchCV(BaseSearchCV):
 
     @property
     def search_variance_(self) -> SearchVariance:
-        """What this search would have chosen with other seeds and folds: how far the lr moves, and what it costs."""
+        """How much the chosen lr would vary with other seeds and folds, and what that costs in score."""
         check_is_fitted(self, "lr_choice_")
-        if self.lr_choice_.method == "refit":  # the user's function cannot be asked again
+        if self.lr_choice_.method == "refit":  # a callable `refit` cannot be applied to the noisy copies of the curve
             return SearchVariance(np.nan, (np.nan, np.nan), np.nan)
         return search_variance(self.lr_curve_, self.select)
 
     def summary(self) -> str:
-        """Return the result in plain words: the choice, its noise, the edge, what diverged, what to do next."""
+        """Return the result as text: the choice, its uncertainty, the edge, divergence, and what to do next."""
         check_is_fitted(self, "cv_results_")
         at_edge = [f"Edge of other parameters: {edges_text(self.param_edges_)}."] if self.param_edges_ else []
         return "\n".join([self._conclusion(), *at_edge, *(f"Note: {sentence}" for sentence in self.without_effect_)])
@@ -184,8 +184,8 @@ class ConcludingSearchCV(BaseSearchCV):
         if not hasattr(self, "best_params_"):
             means = [means for key, means in self.cv_results_.items() if key.startswith("mean_test_")]
             if not self.refit and np.isfinite(means).any():
-                return "Chosen: nothing: there are several scores, and refit=False names none of them."
-            return f"Chosen: nothing, no candidate has a score; it is nan by {self._scorer_name()}."
+                return "Chosen: nothing: there are several scores, and refit=False does not say which one decides."
+            return f"Chosen: nothing, no candidate has a score; {self._scorer_name()} returned nan."
         if hasattr(self, "lr_choice_"):
             others = {name: value for name, value in self.best_params_.items() if name != self.lr_param_}
             text = verdict(self.lr_curve_, self.lr_choice_, self.best_score_corrected_, others)
@@ -197,16 +197,16 @@ class ConcludingSearchCV(BaseSearchCV):
         return f"Chosen: {self.best_params_}{score}.{lr}"
 
     def _repeated_seeds(self) -> str:
-        """Return a line about seeds that are no repetitions; empty where they differ."""
+        """Return a line of text if all seeds of a fold gave the same scores; otherwise an empty string."""
         if self.n_seeds == self.lr_curve_.n_seeds:
             return ""
         return (
             f"\nSeeds: the {self.n_seeds} seeds of a fold gave the same scores and count as one. If the training is "
-            "random, look for a random_state that is set, or a module given as an instance."
+            "random, check for a fixed random_state, or for a module given as an instance."
         )
 
     def report(self, path: Any) -> Any:
-        """Write one self-contained HTML page about the search, and return its path.
+        """Write a self-contained HTML report of the search and return its path.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Grid search: every learning rate of a grid, times every other value asked for."""
+"""Grid search: every learning rate of a grid, combined with every value of the other parameters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from sklearn.model_selection import ParameterGrid
 
 from sklr._utils.validation import check_count, must_be
 from sklr.experiment.lr_param import (
-    between_neighbours,
     check_lr_range,
     check_lrs,
     check_names,
     find_lr_param,
-    is_number,
     log_grid,
     lr_names,
 )
@@ -26,16 +24,16 @@ from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._choice import differ_in_lr_alone
+from sklr.search._choice import finer
 from sklr.search._evaluator import Evaluator
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Dimension, to_dimension
+from sklr.search.proposals.dimension_types import Dimension
+from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.storage.fingerprint import candidate_key
-from sklr.selection.curve import best_positions
 
 N_FINER = 4  # learning rates in each round after the first
 POINTS_PER_RANGE = 5  # for a parameter other than the lr that is given as a range
-RAMP = Ramp(1e-7, 10.0, 200)  # what `lr_range="auto"` looks at
+RAMP = Ramp(1e-7, 10.0, 200)  # the range test of `lr_range="auto"`: lowest lr, highest lr, steps
 
 
 class LRGridSearchCV(BaseLRSearchCV):
@@ -49,91 +47,97 @@ class LRGridSearchCV(BaseLRSearchCV):
     estimator : estimator
         A net, a Pipeline or TransformedTargetRegressor around one, or any scikit-learn estimator.
     param_grid : dict or list of dict, optional
-        Values to try for each parameter, as in `GridSearchCV`. A value may also be a range: a scikit-optimize
-        dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution such as
-        `loguniform(1e-4, 1e-1)`; it is cut into `n_lrs` values if it is the learning rate's, into 5 otherwise.
-        None searches the learning rate alone.
+        Values to try for each parameter, as in `GridSearchCV`. Instead of a list, a parameter may have a range: a
+        scikit-optimize dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution
+        such as `loguniform(1e-4, 1e-1)`. It is cut into `n_lrs` values for the learning rate, into 5 for any other
+        parameter. None searches the learning rate alone.
     lr_range : tuple (low, high) or "auto"
-        The lowest and the highest learning rate, both tried. Used where neither `lrs` nor `param_grid` is given.
-        ``"auto"``, for nets and pipelines that end in one, finds the highest learning rate that does not break
-        training by a range test in the search's own folds and seeds, and searches from four decades below it up to a
-        third of it. See `lr_range_test`.
+        The lowest and the highest learning rate, both tried. Used if neither `lrs` nor `param_grid` is given.
+        ``"auto"``, for nets and pipelines that end in one, runs a range test in the search's own folds and seeds to
+        find the highest learning rate at which training does not break down, and searches from four decades below it
+        up to a third of it. See `lr_range_test`.
     n_lrs : int
-        How many learning rates, spaced evenly on a logarithmic scale.
+        How many learning rates to try, evenly spaced on a logarithmic scale.
     rounds : int
-        1 is the grid alone. Each further round tries 4 more learning rates between the best one's neighbours, with the
-        other parameters of the best: two in each of the gaps beside it, or four in the one gap at an end of the grid.
-        In all `n_lrs + 4 * (rounds - 1)` candidates where the learning rate alone is searched, none twice; fewer if
-        neighbours come nearer than 0.02 decade. A neighbour that diverged is one like any other.
+        1 is the grid alone. Each further round tries 4 more learning rates between the best one and its neighbours,
+        with the other parameters of the best candidate: two in each gap beside it, or four in the single gap if it is
+        at an end of the grid. Neighbours that diverged count as well. If the learning rate alone is searched, that
+        makes `n_lrs + 4 * (rounds - 1)` candidates in all, none twice; fewer once neighbours are nearer than 0.02
+        decades.
     lrs : list of float, optional
-        The learning rates themselves, instead of `lr_range` and `n_lrs`. With a `param_grid` that has no
-        learning rate each is tried with every candidate of that grid.
+        The learning rates themselves, instead of `lr_range` and `n_lrs`. If there is a `param_grid` without a learning
+        rate, each learning rate is combined with every candidate of that grid.
     scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
         As in `GridSearchCV`.
     n_seeds : int
-        How many times each candidate is trained on each fold, with different random seeds. Every candidate meets
-        the same folds and seeds.
+        How many times each candidate is trained on each fold, with different random seeds. All candidates are trained
+        with the same folds and seeds.
     engine : {"auto", "stacked", "sequential"} or Engine
-        What trains the candidates; with ``"auto"`` each is stacked that can be. `engine_` says what did.
+        What trains the candidates. ``"auto"`` stacks every candidate that can be stacked and trains the others one by
+        one; `engine_` says which engine was used.
     random_state : int, RandomState instance or None
-        Decides seeds and folds.
+        Determines seeds and folds.
     lr_param : str, optional
-        The learning rate's parameter, where it cannot be found by its name.
+        The name of the learning-rate parameter, if it cannot be found automatically.
     select : {"best", "one_se", "fit"}
-        How the learning rate is chosen on the LR curve: the highest mean score, as scikit-learn does; the centre of
-        what is within one standard error of it; or the top of a curve fitted through the scores, usually a learning
-        rate that was never tried. See `sklr.selection.choose`.
+        How the learning rate is chosen on the LR curve. ``"best"``: the highest mean score, as scikit-learn does;
+        ``"one_se"``: the centre of the learning rates within one standard error of it; ``"fit"``: the top of a curve
+        fitted to the scores, usually a learning rate that was never tried. See `sklr.selection.choose`.
     confidence : float
-        Of `lr_interval_`. That is (nan, nan) where the scores do not tell between which learning rates the best lies:
-        with one fold and one seed, or with other parameters of which the best values were tried with fewer than three.
+        Confidence level of `lr_interval_`. The interval is (nan, nan) if the scores cannot determine it: with one fold
+        and one seed, or if other parameters are searched too and fewer than three learning rates were tried with
+        their best values.
     extend : bool
-        Whether to search on, a decade at a time, while the best learning rate is at an end of the range.
+        Whether to extend the range, a decade at a time, while the best learning rate is at an end of it.
     pruner : {"lr", "median", "halving", "hyperband"} or optuna.pruners.BasePruner, optional
-        Stops candidates early, by their mean over all folds and seeds after each epoch, all that are trained together
-        judged at the same epoch. `"lr"` knows learning rates, see `sklr.LRPruner`; the others are Optuna's. By name
-        they all wait until warmup is over and a ninth of the epochs is done. What was pruned has no test score and
-        ranks last; `cv_results_` has its `status` and `last_score`. `PatientPruner(None, ...)`, which ends a training
-        that gets no better, is early stopping: the score that was reached counts. Nets only: other estimators have no
-        epochs.
+        Stops candidates early, by their mean score over all folds and seeds after each epoch; candidates trained
+        together are compared at the same epoch. `"lr"` is made for learning rates, see `sklr.LRPruner`; the others are
+        Optuna's. A pruner given by name prunes nothing before warmup is over and a ninth of the epochs is done. A
+        pruned candidate has no test score and ranks last; `cv_results_` has its `status` and `last_score`. With
+        `PatientPruner(None, ...)`, which ends a training that no longer improves (early stopping), the score reached
+        counts. Nets only: other estimators have no epochs.
     timeout : float, optional
-        Seconds after which nothing more is begun. Trainings under way one by one are finished, a stack is stopped at
-        the end of its epoch (`cv_results_["status"]` says so); what was through is kept, and refitted as asked.
+        Seconds after which no further training is started. Sequential trainings in progress are finished, a stack is
+        stopped at the end of its epoch (`cv_results_["status"]` says so). Finished candidates are kept, and the best
+        one is refitted as usual.
     storage : str, path or optuna storage, optional
-        Where every trial is written down as it ends: a file ``"lr.db"`` (SQLite) or ``"lr.log"`` (a journal), a
+        Where every trial is stored when it ends: a file ``"lr.db"`` (SQLite) or ``"lr.log"`` (a journal), a
         database URL such as ``"postgresql+psycopg://user@host/lr"``, or one of Optuna's storages. None keeps the study
-        in memory. Through a database server several processes share one search: start the same script on each, with
-        ``resume=True``. A storage that goes away is waited for, up to a minute.
+        in memory. With a database server several processes can share one search: start the same script in each, with
+        ``resume=True``. If the storage becomes unavailable, `fit` retries for up to a minute.
     study_name : str, optional
         The name of the study in the storage; a new one for each `fit` if None.
     resume : bool
-        Go on with the study of that name if there is one: what has finished, in a process that was interrupted or
-        killed or in another one that is still at work, is not trained again, and `cv_results_` ends up as if it had
-        all been trained here. More candidates may be asked for; data, folds and estimator must be the same, whole
-        arrays and tensors included. docs/guide/cluster.rst has the table; the code of a module is not compared.
+        Whether to continue the study of that name if it exists. Candidates that have finished, in an interrupted or
+        killed process or in another one that is still running, are not trained again, and `cv_results_` is the same as
+        if this process had trained them all. More candidates may be requested; data, folds and estimator must be the
+        same, which includes the contents of arrays and tensors but not the source code of a module. See the table in
+        docs/guide/cluster.rst.
     progress : bool
-        Whether to show a bar, in a terminal or in Jupyter, with the trials that are through, the epochs of those under
-        way, the best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``. In Jupyter the curve
-        so far is drawn under it, again and again, if Matplotlib is installed.
+        Whether to show a progress bar, in a terminal or in Jupyter: trials finished, epochs of the current ones, the
+        best score so far and the time left. Needs rich: ``pip install "sklr[progress]"``. In Jupyter the curve so
+        far is drawn below it, if Matplotlib is installed.
 
     Attributes
     ----------
     study_ : optuna.Study
-        Every trial with its parameters, its mean over the cells after each epoch, how it ended, and the scores of all
-        its runs; the study's attributes say which data, folds, seeds, estimator and versions it was.
+        Every trial with its parameters, its mean score over the cells after each epoch, its status, and the scores of
+        all its runs. The study's own attributes describe data, folds, seeds, estimator and versions.
     rounds_ : list of ndarray of int
-        For each round the indices of its candidates in `cv_results_`.
+        For each round, the indices of its candidates in `cv_results_`.
     range_test_ : RangeTest
-        The test that found the range; only with ``lr_range="auto"``.
+        The range test; only with ``lr_range="auto"``.
 
     Raises
     ------
     ValueError
-        From `fit`, before any training, for a value that cannot be searched.
+        From `fit`, before any training, if a parameter is invalid.
     StudyError
-        From `fit`, before any training, if the study of that name is of another search; it names the difference.
+        From `fit`, before any training, if the study of that name belongs to a different search; the message names the
+        difference.
     StorageError
-        From `fit`, at once if the storage cannot be opened; or if it went away and did not come back: what has finished
-        is in the attributes.
+        From `fit`: before any training if the storage cannot be opened, or later if it became unavailable and did not
+        come back. Then the attributes hold the candidates that had finished.
 
     Examples
     --------
@@ -218,20 +222,20 @@ class LRGridSearchCV(BaseLRSearchCV):
             return super()._check(y)
         self._check_auto()
         any_range = copy.copy(self)
-        any_range.lr_range = (RAMP.low, RAMP.high)  # all else is checked as for a range that is known
+        any_range.lr_range = (RAMP.low, RAMP.high)  # any valid range, so that the other parameters can be checked
         return any_range._check(y)
 
     def _check_auto(self) -> None:
         advice = "Give lr_range as a tuple (low, high)."
         if self.param_grid is not None or self.lrs is not None:
             given = "param_grid" if self.param_grid is not None else "lrs"
-            raise ValueError(must_be("lr_range", f"a tuple where {given} is given", self.lr_range, "Leave one out."))
+            raise ValueError(must_be("lr_range", f"a tuple if {given} is given", self.lr_range, "Leave one out."))
         if not trains_nets(self.estimator):
             name = type(self.estimator).__name__
-            rule = f"{A_NET}, where lr_range='auto'"
+            rule = f"{A_NET} if lr_range='auto'"
             raise ValueError(must_be("estimator", rule, name, advice))
         if find_lr_param(self.estimator, self.lr_param).rpartition("__")[2] != "lr":
-            rule = "the net's lr where lr_range='auto'"
+            rule = "the net's lr if lr_range='auto'"
             raise ValueError(must_be("lr_param", rule, self.lr_param, advice))
 
     def _search(self, evaluator: Evaluator, space: Any, random_state: np.random.RandomState) -> None:
@@ -252,7 +256,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         candidates = list(ParameterGrid([self._grid_values(grid, lrs, n_lrs) for grid in self._check_grids()]))
         if rounds > 1 and not any(find_lr_param(self.estimator, self.lr_param) in c for c in candidates):
             advice = "Give the learning rates as lrs or in param_grid."
-            raise ValueError(must_be("rounds", "1 where no learning rate is searched", rounds, advice))
+            raise ValueError(must_be("rounds", "1 if no learning rate is searched", rounds, advice))
         return candidates
 
     def _check_grids(self) -> list[Mapping[str, Any]]:
@@ -311,33 +315,16 @@ class LRGridSearchCV(BaseLRSearchCV):
             tried += new
             scores = np.append(scores, (yield new))
         for _ in range(self.rounds - 1):
-            finer = _finer(tried, scores, find_lr_param(self.estimator, self.lr_param))
-            if not finer:
+            between = finer(tried, scores, find_lr_param(self.estimator, self.lr_param), N_FINER)
+            if not between:
                 return
-            self.rounds_.append(np.arange(len(tried), len(tried) + len(finer)))
-            tried += finer
-            scores = np.append(scores, (yield finer))
+            self.rounds_.append(np.arange(len(tried), len(tried) + len(between)))
+            tried += between
+            scores = np.append(scores, (yield between))
 
 
 def _is_auto(lr_range: Any) -> bool:
     return isinstance(lr_range, str) and lr_range == "auto"
-
-
-def _finer(tried: list[dict[str, Any]], scores: np.ndarray, name: str) -> list[dict[str, Any]]:
-    """Return the candidates of the next round: the best with learning rates between its neighbours'.
-
-    Where several learning rates share the best score, each of them has neighbours.
-    """
-    if not np.isfinite(scores).any():
-        return []
-    ties = best_positions(scores)
-    best = tried[ties[0]]
-    if name not in best:
-        return []
-    alike = [i for i, candidate in enumerate(tried) if differ_in_lr_alone(candidate, best, name)]
-    lrs = sorted({tried[i][name] for i in alike if is_number(tried[i][name]) and tried[i][name] > 0})
-    around = [tried[i][name] for i in alike if i in ties]
-    return [{**best, name: lr} for lr in between_neighbours(around, lrs, N_FINER)]
 
 
 def _dimension(name: str, given: Any) -> Dimension:
@@ -345,5 +332,5 @@ def _dimension(name: str, given: Any) -> Dimension:
         return to_dimension(f"param_grid[{name!r}]", given, tuples_are_choices=True)
     except ValueError as error:
         refusal = error
-    ParameterGrid({name: given})  # what GridSearchCV refuses is refused in its words
+    ParameterGrid({name: given})  # raises GridSearchCV's own error for values that it would refuse
     raise refusal

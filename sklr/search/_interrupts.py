@@ -1,4 +1,4 @@
-"""What ends a search early: the clock, a study that is stopped, the signal that asks a process to terminate."""
+"""What ends a search early: the timeout, ``study.stop()``, SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ def check_timeout(timeout: Any) -> None:
 
 
 class Deadline:
-    """A moment, some seconds from now, after which nothing more is begun; never, if `seconds` is None.
+    """A deadline, `seconds` from now, after which no training is started; None means that there is none.
 
     >>> Deadline(None).passed(), Deadline(3600).passed(), Deadline(1e-9).passed()
     (False, False, True)
@@ -36,13 +36,13 @@ class Deadline:
         self.seconds, self._start = seconds, time.monotonic()
 
     def passed(self) -> bool:
-        """Whether time is up."""
+        """Return whether the deadline has passed."""
         return self.seconds is not None and time.monotonic() - self._start > self.seconds
 
 
 @contextmanager
 def stoppable(study: optuna.Study) -> Iterator[list[bool]]:
-    """Let `study.stop()` add to the list yielded; outside of `Study.optimize` Optuna's own raises.
+    """Make `study.stop()` append to the list yielded, because Optuna's own raises outside of `Study.optimize`.
 
     >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     >>> with stoppable(study) as stops:
@@ -58,11 +58,20 @@ def stoppable(study: optuna.Study) -> Iterator[list[bool]]:
         del vars(study)["stop"]
 
 
+def stopped_by_callback(study: optuna.Study, callbacks: Sequence[Callable], first: int) -> bool:
+    """Call Optuna callbacks on the trials from number `first` on; return whether one called ``study.stop()``."""
+    with stoppable(study) as stops:
+        for trial in study.get_trials()[first:] if callbacks else ():
+            for callback in callbacks:
+                callback(study, trial)
+    return bool(stops)
+
+
 @contextmanager
 def sigterm_is_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send before they kill, end a search as Ctrl-C does.
+    """Make SIGTERM, which batch systems send before they kill a job, end a search as Ctrl-C does.
 
-    Only in the main thread, and only where nobody else has asked for the signal.
+    Only in the main thread, and only if the signal has no other handler.
 
     >>> import os
     >>> try:
@@ -89,12 +98,12 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 
 
 def _again() -> None:
-    """Send a signal that came while Python could raise nothing, in a finalizer say, once more in a moment."""
+    """Send the signal again in a moment: it came where exceptions are swallowed, such as in a finalizer."""
     threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGTERM]).start()
 
 
 def _press_ctrl_c(*signal_and_frame: Any) -> None:
     if callable(signal.getsignal(signal.SIGINT)):
-        signal.raise_signal(signal.SIGINT)  # whoever listens for Ctrl-C hears of it
+        signal.raise_signal(signal.SIGINT)  # so that a handler for Ctrl-C is called
     else:
         raise KeyboardInterrupt

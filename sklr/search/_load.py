@@ -1,4 +1,4 @@
-"""A study becomes a fitted search again, without data and estimator: results, curve, summary, report and pictures."""
+"""Load a fitted search from its study, without data and estimator: results, curve, summary, report and plots."""
 
 from __future__ import annotations
 
@@ -20,41 +20,43 @@ from sklr.search.storage.reading import StoredSearch, open_finished, read_search
 from sklr.search.storage.stored_estimator import stored_estimator
 
 SEARCHES = {search.__name__: search for search in (BayesSearchCV, LRGridSearchCV, OptunaSearchCV)}
-BY_A_FUNCTION = "refit was a function, which the study does not hold: the best is the one with the highest mean score."
+BY_A_FUNCTION = (
+    "refit was a function, which the study does not store: the best candidate is the one with the highest mean score."
+)
 
 
 def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
-    """Read a search from its study: fitted, with everything that follows from the scores, but without an estimator.
+    """Load a fitted search from its study: with all results, but without an estimator.
 
     Its `cv_results_`, `best_params_`, `lr_curve_`, `summary()`, `report()` and all plots are those of the search that
-    wrote the study. It cannot predict; with its estimator and data, `search.set_params(estimator=net).fit(X, y)` reads
-    the study and trains the best candidate alone.
+    wrote the study. It cannot predict; given the estimator and the data, `search.set_params(estimator=net).fit(X, y)`
+    reads the study and trains only the best candidate.
 
     Parameters
     ----------
     storage : str, path or optuna.storages.BaseStorage
-        As a search takes it: ``"lr.db"``, ``"lr.log"``, a database's URL.
+        The `storage` of the search: ``"lr.db"``, ``"lr.log"`` or a database URL.
     study_name : str, optional
-        May be left out where the storage has one study only.
+        May be omitted if the storage has only one study.
 
     Returns
     -------
     search : LRGridSearchCV, BayesSearchCV or OptunaSearchCV
-        With those parameters of the first that can be written as text. What it was given as an object, such as a
-        splitter, is left at its default; parameter values of other kinds than numbers, text and tuples of them stand in
-        `cv_results_` by their repr.
+        With the parameters of the original search that are Python literals. A parameter given as an object, such as a
+        splitter, has its default. In `cv_results_` parameter values other than numbers, strings and containers of them
+        appear as their repr.
 
     Raises
     ------
     StorageError
         If the storage cannot be opened.
     StudyError
-        If there is no such study, if the name is left out and there are several, or if sklr has not written it.
+        If there is no such study, if the name is omitted and there are several, or if sklr did not write it.
 
     Warns
     -----
     StorageWarning
-        If the search is not finished: what is there is read.
+        If the search is not finished; the candidates so far are loaded.
 
     Examples
     --------
@@ -75,22 +77,22 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     search.study_ = study
     _conclude(search, stored)
     if not search.refit and hasattr(search, "best_params_"):
-        search.refit = True  # so that `predict` says what to do, and `fit` trains the best candidate
+        search.refit = True  # so that `predict` raises an error with advice, and `fit` trains the best candidate
     if not stored.finished:
-        told = f"The study {study.study_name!r} is not finished: {stored.progress} are through."
-        search.without_effect_ = [told, *search.without_effect_]
-        warn(f"{told} Go on with resume=True.", StorageWarning)
+        unfinished = f"The study {study.study_name!r} is not finished: it has {stored.progress}."
+        search.without_effect_ = [unfinished, *search.without_effect_]
+        warn(f"{unfinished} Continue it with resume=True.", StorageWarning)
     return search
 
 
 def _search(stored: StoredSearch) -> BaseLRSearchCV:
-    """Return an unfitted search with the parameters that the study has."""
+    """Return an unfitted search with the parameters stored in the study."""
     estimator = stored_estimator(stored.estimator, stored.kind, stored.estimator_params)
     return SEARCHES[stored.search](estimator, **stored.params)
 
 
 def _conclude(search: BaseLRSearchCV, stored: StoredSearch) -> None:
-    """Set what `fit` sets, from the outcomes."""
+    """Set the fitted attributes from the outcomes."""
     several = isinstance(stored.outcomes[0][0].test_scores, dict)
     by_a_function = stored.refit_is_function
     if by_a_function:
@@ -103,7 +105,7 @@ def _conclude(search: BaseLRSearchCV, stored: StoredSearch) -> None:
     notes = [BY_A_FUNCTION] if by_a_function else []
     engine = engine_names(stored.engines)
     search._conclude(
-        SimpleNamespace(  # type: ignore[arg-type]  # of an evaluator that has evaluated
+        SimpleNamespace(  # type: ignore[arg-type]  # what `_conclude` reads of an evaluator
             record=record, deadline=Deadline(None), engine_name=engine, reasons=[], without_effect=notes
         )
     )

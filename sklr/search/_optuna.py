@@ -1,4 +1,4 @@
-"""Search with Optuna: any of its samplers, an existing study, a time limit."""
+"""Search with Optuna: any of its samplers, an existing study, callbacks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import numpy as np
 import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
-from optuna.trial import FrozenTrial
 from sklearn.exceptions import FitFailedWarning
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.validation import check_count, must_be
@@ -23,32 +21,37 @@ from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
 from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._interrupts import stoppable
+from sklr.search._evaluator import Evaluator
+from sklr.search._interrupts import stopped_by_callback
 from sklr.search._study import Ledger
-from sklr.search.proposals.dimensions import Range, ranges_of, raw_point
+from sklr.search._study_attributes import StudyAttributes
+from sklr.search.proposals.dimension_types import Range
+from sklr.search.proposals.dimensions import ranges_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, start_size
 from sklr.search.proposals.optuna_args import (
     Asked,
     ask_for,
     check_callbacks,
     check_catch,
+    check_left_to_study,
     check_limits,
     check_sampler,
     check_subsample,
+    drawn_rows,
 )
 from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
 from sklr.search.storage.stages import Stages, left_in_stage
 
-BLIND_BATCH = 4  # proposed at a time by a sampler that does not learn, where a callback or the clock may end the search
-# proposed at a time by TPE for several parameters: it draws at random from a region, and finds as much as one by one,
-# while stacks of different shapes keep every core at work
+BLIND_BATCH = 4  # trials at a time from a sampler that does not learn, if a callback or a timeout may end the search
+# Trials at a time from TPE for several parameters. It draws at random from a region, so four at a time find as much as
+# one by one, while stacks of different shapes keep every core busy.
 SEVERAL = 4
 
 
-class OptunaSearchCV(BaseLRSearchCV):
-    """Let one of Optuna's samplers propose learning rates, with cross-validation.
+class OptunaSearchCV(StudyAttributes, BaseLRSearchCV):
+    """Search for the learning rate with one of Optuna's samplers and cross-validation.
 
-    `OptunaSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1, then asks TPE. Every trial is in
+    `OptunaSearchCV(net).fit(X, y)` starts with an even cover of 1e-5 to 1; then TPE proposes. Every trial is in
     `study_`, an `optuna.Study`. Code for optuna-integration's `OptunaSearchCV` runs unchanged.
 
     Parameters
@@ -56,59 +59,60 @@ class OptunaSearchCV(BaseLRSearchCV):
     estimator : estimator
         A net, a Pipeline or TransformedTargetRegressor around one, or any scikit-learn estimator.
     param_distributions : dict, optional
-        What to search for each parameter: an Optuna distribution, a list of choices of any type, a scikit-optimize
+        The space of each parameter: an Optuna distribution, a list of choices of any type, a scikit-optimize
         dimension or its tuple `(1e-5, 0.1, "log-uniform")`, or a frozen scipy distribution. None searches the
         learning rate alone.
     lr_range : tuple (low, high)
-        The range of the learning rate where there is no `param_distributions`.
+        The range of the learning rate if `param_distributions` is None.
     n_trials : int or None
         How many candidates to try; None for as many as `timeout` or `callbacks` allow.
     sampler : {"tpe", "gp", "random", "sobol", "halton"} or optuna.samplers.BaseSampler
-        What proposes them. `"tpe"` and `"gp"` spend half of `n_trials`, at most about 10, on an even cover. Where
-        one number is searched, TPE is then asked between the neighbours of the best, GP below the lowest
-        learning rate that diverged or did as badly, and no two candidates are nearer than 0.02 decade.
-        A sampler object is copied before use; it is seeded by its own seed.
+        What proposes the candidates. `"tpe"` and `"gp"` spend half of `n_trials` (at least 4, at most about 10) on an
+        even cover. If a single continuous parameter is searched, TPE then proposes between the neighbours of the best
+        trial, GP below the lowest learning rate that diverged or scored as badly, and candidates keep a distance of
+        0.02 decades. A sampler object is copied before use and keeps its own seed.
     n_points : int, optional
-        How many candidates to propose, and train, at a time. None trains the even start together, then few enough
-        at a time that each proposal knows what it needs to: with TPE and several parameters that is four. One at a
-        time where callbacks or a timeout may end the search. Samplers that do not learn propose all at once.
+        How many candidates to propose and train together. None trains the initial cover together, then an eighth of
+        the remaining budget at a time; with TPE and several parameters at least four at a time. It proposes one at a
+        time for a sampler object or a `study`, and if callbacks or a timeout may end the search. Samplers that do not
+        learn from scores propose all candidates at once, or four at a time if the search may end early.
     study : optuna.Study, optional
-        A study that maximizes, to be continued by `n_trials` more: its own sampler proposes, its pruner prunes.
-        None makes a fresh one in memory for every `fit`.
+        An existing study that maximizes, continued by `n_trials` more trials with its own sampler and pruner. None
+        creates a new study in memory for every `fit`.
     subsample : float or int
-        The share (float, up to 1) or number (int) of rows to search on, drawn at random; the refit takes all.
+        The fraction (float, up to 1) or the number (int) of rows to search on, drawn at random; the refit uses all.
     max_iter : int
-        Taken for compatibility: a net trains for its own `max_epochs`, in the search and in the refit.
+        Ignored, accepted for compatibility: a net trains for its own `max_epochs`, in the search and in the refit.
     enable_pruning : bool
-        Ask the study's own pruner, Optuna's median without a `study`; the same as `pruner`, for code written for
-        optuna-integration.
+        Whether to prune with the study's own pruner (Optuna's `MedianPruner` if no `study` is given); for code written
+        for optuna-integration. New code should use `pruner`.
     callbacks : list of callables, optional
         Each is called as `callback(study, trial)` after each trial; `study.stop()` in one ends the search.
     catch : exception type or tuple of them
-        With `error_score="raise"`, a trial that raises one of these fails alone and the search goes on; candidates
-        are then trained one at a time.
+        With `error_score="raise"`, a trial that raises one of these fails and the search goes on; candidates are then
+        trained one at a time.
     scoring, n_jobs, refit, cv, n_seeds, engine, verbose, pre_dispatch, error_score, return_train_score, lr_param, \
 select, confidence, extend, pruner, timeout, storage, study_name, resume, progress
         As in `LRGridSearchCV`.
     random_state : int, RandomState instance or None
-        Decides seeds, folds, subsample and proposals.
+        Determines seeds, folds, subsample and proposals.
 
     Attributes
     ----------
     study_ : optuna.Study
-        The record of all trials. A diverged one has a value below every score, and says so in its attribute
-        `status`. Choices that Optuna cannot hold (tuples, classes) stand there by their repr or index. Where there is
-        a `storage` the sampler learns from a copy in memory, so that a search that goes on proposes what it would
-        have; seed a sampler object for that.
+        The record of all trials. A diverged trial has a value below every score and says so in its user attribute
+        `status`. Choices that Optuna cannot store (tuples, classes) appear as their repr or index. With a `storage`
+        the sampler learns from a copy in memory, so that a resumed search proposes the same candidates as one that was
+        never interrupted; a sampler object needs a seed for that.
     trials_, best_trial_, n_trials_, user_attrs_
-        Of that study.
+        The attributes of that study.
     sample_indices_ : ndarray of shape (n_rows,)
-        The rows searched on.
+        Indices of the rows searched on.
 
     Raises
     ------
     ValueError
-        From `fit`, before any training, for a value that cannot be searched.
+        From `fit`, before any training, if a parameter is invalid.
 
     Examples
     --------
@@ -122,7 +126,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     (5, True)
     """
 
-    # It goes to the splitter through this class, as in BayesSearchCV: it is not to be routed.
+    # `fit` passes it to the splitter itself, as in BayesSearchCV, so scikit-learn must not route it.
     __metadata_request__fit = {"groups": UNUSED}  # noqa: RUF012
 
     def __init__(
@@ -207,10 +211,10 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             As in `LRGridSearchCV.fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), optional
         groups : array-like of shape (n_samples,), optional
-            For a splitter that keeps groups together.
+            Group labels, for a splitter that keeps groups together.
         **params : dict
-            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others are passed on as in
-            `GridSearchCV.fit`, such as `sample_weight`.
+            `validation`, `eval_dataset`, `refit_on` and `start` as in `LRGridSearchCV.fit`; others, such as
+            `sample_weight`, are passed on as in `GridSearchCV.fit`.
 
         Returns
         -------
@@ -219,51 +223,14 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         super().fit(X, y, **(params if groups is None else {**params, "groups": groups}))
         return self
 
-    @property
-    def trials_(self) -> list[FrozenTrial]:
-        """All trials of the study, in the order in which they were proposed."""
-        check_is_fitted(self, "study_")
-        return self.study_.trials
-
-    @property
-    def n_trials_(self) -> int:
-        """How many trials the study has, those from before this `fit` included."""
-        return len(self.trials_)
-
-    @property
-    def best_trial_(self) -> FrozenTrial:
-        """The trial with the highest mean score."""
-        check_is_fitted(self, "study_")
-        return self.study_.best_trial
-
-    @property
-    def user_attrs_(self) -> dict[str, Any]:
-        """The user's notes on the study."""
-        check_is_fitted(self, "study_")
-        return {key: value for key, value in self.study_.user_attrs.items() if not key.startswith("sklr:")}
-
-    def set_user_attr(self, key: str, value: Any) -> None:
-        """Note something on the study; `value` must be what JSON can hold."""
-        check_is_fitted(self, "study_")
-        self.study_.set_user_attr(key, value)
-
-    def trials_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """Return all trials as a pandas DataFrame; arguments as in `optuna.Study.trials_dataframe`."""
-        check_is_fitted(self, "study_")
-        return self.study_.trials_dataframe(*args, **kwargs)
-
     def _check_space(self) -> dict[str, Asked]:
         if self.n_points is not None:
             check_count("n_points", self.n_points)
         check_count("max_iter", self.max_iter)
         check_limits(self.n_trials, self.timeout, bool(self.callbacks))
         check_sampler(self.sampler, self.study)
-        if self.study is not None and self.storage is not None:
-            advice = "A study has its own."
-            raise ValueError(must_be("storage", "left out where a study is given", self.storage, advice))
-        if self.study is not None and self.pruner is not None:
-            advice = "Give the pruner to optuna.create_study, and set enable_pruning=True."
-            raise ValueError(must_be("pruner", "left out where a study is given", self.pruner, advice))
+        if self.study is not None:
+            check_left_to_study(self.storage, self.pruner)
         check_subsample(self.subsample)
         check_callbacks(self.callbacks)
         check_catch(self.catch)
@@ -292,7 +259,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         if self.param_distributions is not None:
             warn_of_idle_settings(self, "param_distributions")
         if isinstance(self.sampler, GridSampler | BruteForceSampler):
-            return  # these try all choices, which is what lists are for
+            return  # these samplers try every choice of a list, so a list is what their users mean
         present = self.estimator.get_params()
         for name, given in (self.param_distributions or {}).items():
             what = f"param_distributions[{name!r}]"
@@ -305,23 +272,18 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
 
     def _make_sampler(self, seed: int, stages: Stages) -> BaseSampler:
         if isinstance(self.sampler, BaseSampler):
-            return copy.deepcopy(self.sampler)  # a fit must leave the search's parameters as they are
+            return copy.deepcopy(self.sampler)  # `fit` must not change the search's parameters
         raws = {name: asked.dimension for name, asked in self._asked().items()}
         return make_sampler(self.sampler, raws, self._n_start(stages), seed)
 
     def _n_start(self, stages: Stages) -> int:
-        """Return how many trials cover the space before scores are looked at."""
+        """Return how many trials cover the space evenly before the sampler learns from scores."""
         first = stages[0][0]
         return start_size(16 if first == np.inf else int(first), self.n_points or 1)
 
     def _search_rows(self, n_samples: int, random_state: np.random.RandomState) -> np.ndarray | None:
-        share = isinstance(self.subsample, (float, np.floating))
-        n_rows = max(1, int(self.subsample * n_samples)) if share else int(self.subsample)
-        self.sample_indices_ = np.arange(n_samples)
-        if n_rows >= n_samples:
-            return None
-        self.sample_indices_ = np.sort(random_state.choice(n_samples, n_rows, replace=False))
-        return self.sample_indices_
+        self.sample_indices_ = drawn_rows(self.subsample, n_samples, random_state)
+        return None if len(self.sample_indices_) == n_samples else self.sample_indices_
 
     def _n_candidates(self, space: dict[str, Asked]) -> int | None:
         return self.n_trials
@@ -351,12 +313,12 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
             n = min(n_trials - done, left, self._batch(done + n_known, self._n_start(stages), left, len(space)))
             raws = ledger.ask(distributions, n=int(n))
             yield [{name: space[name].dimension.decode(raw) for name, raw in params.items()} for params in raws]
-            stopped = self._call_callbacks(ledger.study, first) or ledger.stopped
+            stopped = stopped_by_callback(ledger.study, self.callbacks or (), first) or ledger.stopped
             if stopped or (deadline is not None and time.monotonic() >= deadline):
                 return
 
     def _batch(self, n_done: int, n_start: int, left: float, n_parameters: int) -> float:
-        """Return how many trials to ask at a time: the fewer, the more is known when the next are asked."""
+        """Return how many trials to ask for at a time; with fewer, each proposal knows more of the earlier scores."""
         if self.catch:
             return 1
         stops_early = bool(self.callbacks) or self.timeout is not None
@@ -371,22 +333,11 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         least = SEVERAL if self.sampler == "tpe" and n_parameters > 1 and n_done >= n_start else 1
         return max(batch_size(n_done, n_start, left), least)
 
-    def _call_callbacks(self, study: optuna.Study, first: int) -> bool:
-        """Call the user's callbacks on the trials from number `first` on; return whether one has stopped the study."""
-        if not self.callbacks:
-            return False
-        with stoppable(study) as stops:
-            for trial in study.get_trials()[first:]:
-                for callback in self.callbacks:
-                    callback(study, trial)
-        return bool(stops)
-
-    def _evaluate(self, setting: Any, candidates: list[dict]) -> np.ndarray:
+    def _evaluate(self, evaluator: Evaluator, candidates: list[dict]) -> np.ndarray:
         catch: tuple[type[Exception], ...] = (self.catch,) if isinstance(self.catch, type) else tuple(self.catch)
         try:
-            return super()._evaluate(setting, candidates)
+            return super()._evaluate(evaluator, candidates)
         except catch as error:
-            setting.ledger.abandon()
-            message = f"A trial failed with {error!r}. The search goes on, since catch names that error."
-            warn(message, FitFailedWarning)
+            evaluator.ledger.abandon()
+            warn(f"A trial failed with {error!r}. The search goes on: catch includes this exception.", FitFailedWarning)
             return np.full(len(candidates), np.nan)

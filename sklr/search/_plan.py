@@ -1,4 +1,4 @@
-"""What a search would cost: candidates, runs, epochs, steps, stacks and memory, counted before any training."""
+"""The cost of a search before any training: candidates, runs, epochs, steps, stacks and memory."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from sklr.experiment.wrappers import changes_rows, is_net, net_of
 
 @dataclass(frozen=True)
 class Plan(ShownAsText):
-    """What `search.fit` would do; print it.
+    """The cost of `search.fit`; print it.
 
     Parameters
     ----------
     candidates : int or None
-        How many are tried at most; None where only the clock or a callback ends the search.
+        Maximum number of candidates; None if only a timeout or a callback ends the search.
     runs : int or None
-        Trainings: candidates x folds x seeds.
+        Number of trainings: candidates x folds x seeds.
     epochs : int or None
-        Of all runs together; None where the estimator does not train in epochs.
+        Epochs of all runs together; None if the estimator does not train in epochs.
     steps : int or None
         Optimizer steps of all runs together.
     stacks : int or None
-        In how many stacks the first candidates are trained; None where they are trained one by one.
+        Number of stacks in which the first candidates are trained; None if they are trained one by one.
     memory : int or None
-        Bytes that `fit` is expected to take above the data at most, while the first candidates are trained in this
-        process: what PyTorch, the scorer and a pipeline's steps work in is not counted. None where they are trained
+        Expected peak memory of `fit` in bytes beyond the data, while the first candidates are trained in this process.
+        The working memory of PyTorch, the scorer and the steps of a pipeline is not included. None if they are trained
         one by one.
     engine : str
         What will train them.
     reasons : tuple of str
-        Why a faster engine cannot.
+        Why a faster engine cannot be used.
     copies : int
-        Of the rows in `memory`: one per fold where a pipeline's steps are fitted on each, otherwise 0.
+        Number of copies of the rows in `memory`: one per fold if the steps of a pipeline are fitted on each, else 0.
 
     Examples
     --------
@@ -93,11 +93,11 @@ def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int 
     batch : sequence of dict
         The candidates proposed first.
     count : int or None
-        How many there will be in all.
+        How many there will be in all; None if unknown.
     """
     chosen, reasons = pick_engine(engine, experiment, batch)
     each = [_cost(experiment, candidate) for candidate in batch]
-    share = None if count is None else count / len(batch)  # those proposed later are taken to cost what these do
+    share = None if count is None else count / len(batch)  # later candidates are assumed to cost the same
     epochs, steps = (_scaled([cost[i] for cost in each], share) for i in range(2))
     stacks, memory, copies = _stacks(experiment, batch, chosen)
     runs = None if count is None else count * len(experiment.cells)
@@ -106,7 +106,7 @@ def plan(experiment: Experiment, engine: Any, batch: Sequence[dict], count: int 
 
 
 def _cost(experiment: Experiment, candidate: dict) -> tuple[int | None, int | None]:
-    """Return the epochs and the optimizer steps of one candidate in all cells, None where it does not train in any."""
+    """Return the epochs and the optimizer steps of one candidate in all cells; None if it does not train in epochs."""
     net = net_of(seeded_clone(experiment, candidate, experiment.cells[0]))
     if not is_net(net):
         return None, None
@@ -123,7 +123,7 @@ def _scaled(numbers: Sequence[int | None], share: float | None) -> int | None:
 
 
 def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tuple[int | None, int | None, int]:
-    """Return how many stacks the batch makes, the bytes that they take above the data, and copies of rows in them."""
+    """Return the number of stacks for the batch, their bytes beyond the data, and the number of copies of the rows."""
     if not isinstance(engine, StackedEngine):
         return None, None, 0
     groups = engine.prepared(experiment, batch).groups

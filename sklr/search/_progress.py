@@ -1,4 +1,4 @@
-"""What shows how far a search is, on request: a bar (rich), and in a notebook the curve so far (Matplotlib)."""
+"""Progress of a search, shown on request: a bar (rich), and in a notebook the LR curve so far (Matplotlib)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sklr.search._live_curve import LiveCurve, can_draw
 
 
 class Progress:
-    """The bar of one search; in a terminal and in Jupyter, where rich finds out by itself which it is.
+    """The progress bar of one search, in a terminal or in Jupyter; rich detects which one it is.
 
     Parameters
     ----------
     shown : bool
-        Without it nothing is shown, and rich is not needed.
+        If False nothing is shown, and rich is not needed.
     total : int or None
-        How many trials there will be, None if that is not known before.
+        How many trials there will be; None if that is not known in advance.
 
     Raises
     ------
@@ -58,13 +58,13 @@ class Progress:
             self.curve.draw(at_once=True)
 
     def update(self, trials: int, best: float | None = None) -> None:
-        """Say how many trials are through, and the best score."""
+        """Show how many trials have finished, and the best score."""
         if self.shown:
             said = {} if best is None or not np.isfinite(best) else {"best": f"best {best:.4g}"}
             self._bar.update(self._task, completed=trials, epoch="", **said)
 
     def epoch(self, n_epochs: int, scores: np.ndarray) -> None:
-        """Say how many epochs the trials under way have had, and their scores, shape (n_trials, n_cells, n_new)."""
+        """Show after how many epochs the current trials are, and their scores, shape (n_trials, n_cells, n_new)."""
         if self.shown:
             self._bar.update(self._task, epoch=f"epoch {n_epochs}")
         if self.curve is not None and scores.shape[-1]:
@@ -85,7 +85,7 @@ def _make_bar() -> Any:
 
 
 def _console() -> Any:
-    """Return where to draw: in a notebook without ipywidgets, which rich would need, a line of text."""
+    """Return the console to draw on; in a notebook without ipywidgets, which rich needs, a plain-text one."""
     console = _console_of_rich()
     if console.is_jupyter and find_spec("ipywidgets") is None:
         return type(console)(force_jupyter=False, force_terminal=True, width=100)

@@ -1,4 +1,4 @@
-"""What scikit-learn's callbacks hear of a search: a task for the fit, the search, each run, and the refit."""
+"""The tasks that a search reports to scikit-learn's callbacks: the fit, the search, each run, and the refit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SearchTasks:
     Parameters
     ----------
     search : BaseSearchCV
-        The search, which the callbacks are told is at work.
+        The search, which the callbacks receive as the estimator.
     X, y : array-like
         All rows.
     params : mapping
@@ -31,7 +31,7 @@ class SearchTasks:
 
     @contextmanager
     def search(self, n_runs: int | None) -> Iterator[None]:
-        """Surround all trials; `n_runs` is how many runs there will be, None if that is not known before."""
+        """Context manager around all trials; `n_runs` is the number of runs, None if not known in advance."""
         search = self._about["estimator"]
         self._search = self._fit.subcontext(task_name="search", max_subtasks=n_runs, sequential_subtasks=False)
         self._search.call_on_fit_task_begin(estimator=search)
@@ -39,7 +39,7 @@ class SearchTasks:
         self._search.call_on_fit_task_end(estimator=search)
 
     def for_runs(self, n_runs: int) -> list | None:
-        """Return a context for each of the next runs, or None where nobody listens."""
+        """Return a callback context for each of the next runs, or None if there are no callbacks."""
         if not self._listened_to:
             return None
         numbers = range(self._n_runs, self._n_runs + n_runs)
@@ -48,7 +48,7 @@ class SearchTasks:
 
     @contextmanager
     def refit(self, estimator: Any) -> Iterator[None]:
-        """Surround the refit of the chosen candidate."""
+        """Context manager around the refit of the chosen candidate."""
         context = self._fit.subcontext(task_name="refit-with-best-params")
         with context.propagate_callback_context(estimator):
             context.call_on_fit_task_begin(**self._about)
@@ -61,6 +61,6 @@ class SearchTasks:
 
 
 def _anyone_listens(search: Any) -> bool:
-    """Say whether scikit-learn's callbacks are set on the search or on anything in it."""
+    """Return whether scikit-learn's callbacks are set on the search or on an estimator in it."""
     parts = [search, search.estimator, *search.estimator.get_params().values()]
     return any(getattr(part, "_skl_callbacks", None) for part in parts)

@@ -1,4 +1,4 @@
-"""A fitted search that another one starts from: what it has tried, and what must be the same for that to count."""
+"""`fit(start=...)`: the fitted search that another one continues from, and what must be the same in both."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sklr.results import Outcome
 from sklr.search.storage.codec import OUTCOME, outcomes_from
 from sklr.search.storage.fingerprint import differences
 
-SAME = ("scoring", "refit", "n_seeds", "error_score", "return_train_score")  # of the search; refit: which score
+SAME = ("scoring", "refit", "n_seeds", "error_score", "return_train_score")  # compared; of refit only its metric
 
 
 class Known(NamedTuple):
-    """Candidates with their mean scores, as a strategy hears of them."""
+    """Candidates of an earlier search with their mean scores, as a strategy learns them."""
 
     candidates: list[dict]
     scores: np.ndarray
@@ -27,19 +27,19 @@ NOTHING = Known([], np.empty(0))
 
 
 def check_start(start: Any, search: Any) -> None:
-    """Check that `start` is another search, and fitted, and that what says how to draw folds does not contradict it."""
+    """Check that `start` is another, fitted search, and that `cv` and `n_seeds` agree with it."""
     if start is search or not hasattr(start, "cells_") or not hasattr(start, "cv_results_"):
         raise ValueError(must_be("start", "another search of sklr, fitted", start, "Fit it first, on the same data."))
     if search.cv is not None and search.cv is not start.cv and repr(search.cv) != repr(start.cv):
-        advice = "Its folds and seeds are taken over."
-        raise ValueError(must_be("cv", "left out, or that of start, where start is given", search.cv, advice))
+        advice = "The folds and seeds of start are reused."
+        raise ValueError(must_be("cv", "left out, or that of start, if start is given", search.cv, advice))
     if search.n_seeds != start.n_seeds:
         rule = f"{start.n_seeds}, as it is in start"
-        raise ValueError(must_be("n_seeds", rule, search.n_seeds, "Every candidate meets the same cells."))
+        raise ValueError(must_be("n_seeds", rule, search.n_seeds, "The folds and seeds of start are reused."))
 
 
 def check_same(head: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Check that another search was about the same data, estimator and score.
+    """Check that another search had the same data, estimator and score.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def check_same(head: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
     """
     different = differences(_part(head), _part(earlier))
     if different:
-        raise StudyError(f"start cannot be gone on from, it is of something else. {'; '.join(different)}.")
+        raise StudyError(f"start belongs to a different search and cannot be continued. {'; '.join(different)}.")
 
 
 def _part(head: Mapping[str, Any]) -> dict[str, Any]:

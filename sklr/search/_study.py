@@ -1,4 +1,4 @@
-"""The record of a search: every trial goes into an Optuna study, as it happens."""
+"""The ledger of a search: every trial is recorded in an Optuna study as it happens."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Ledger:
     study : optuna.Study
         A study that maximizes.
     log_params : collection of str
-        Parameters that live on a logarithmic axis: the lr.
+        Parameters on a logarithmic scale: the lr.
     book : Book, optional
-        The search's record in a storage. The study here stays in memory: samplers and pruners look at it, and it is
-        the same in a search that goes on as in one that was never broken off.
+        The search's record in a storage. `study` itself stays in memory: samplers and pruners read it, and it is the
+        same in a resumed search as in one that was never interrupted.
     metric : str, optional
-        The score that candidates are compared by, where there are several.
+        With multimetric scoring, the score that candidates are compared by.
     stages : sequence of sequences of numbers
-        How many candidates were to be tried, in each space, when the search was begun, and each time it has been gone
-        on with for more: a strategy proposes as if it still did not know of the later ones.
+        The budget of each space, in candidates: when the search began, and after each extension on resuming. Within a
+        stage a strategy proposes as if it did not know of the later, larger budgets.
 
     Attributes
     ----------
     n_opened : int
         How many candidates have been opened; they are numbered from 0 in the order of their proposal.
     known : Known
-        What another search, from which this one starts, has tried.
+        The candidates of the search that this one starts from.
     stopped : bool
         Whether the sampler, a pruner or a callback has called ``study.stop()``.
     """
@@ -74,14 +74,14 @@ class Ledger:
         self._recorded: dict[int, dict[int, float]] = {}
 
     def ask(self, distributions: Mapping[str, BaseDistribution], n: int) -> list[dict[str, Any]]:
-        """Let the study's sampler propose `n` trials; return their parameters, to be yielded as the next candidates."""
+        """Ask the study's sampler for `n` trials; return their parameters, to be yielded as the next candidates."""
         known = {} if self.book is None else self.book.drawn()
         with self._stoppable():
             self._asked = [self._ask(dict(distributions), known.get(self.n_opened + i)) for i in range(n)]
         return [dict(trial.params) for trial in self._asked]
 
     def place(self, raws: Sequence[Mapping[str, Any] | None], distributions: Mapping[str, BaseDistribution]) -> None:
-        """Open trials that the sampler is to know of, as the next candidates; None is one outside of its space."""
+        """Open trials with given raw parameters as the next candidates; None stands for one outside of the space."""
         for raw in raws:
             if raw is not None:
                 self.study.enqueue_trial(dict(raw))
@@ -89,13 +89,13 @@ class Ledger:
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """Note that something stops the study: a sampler that has nothing left to propose does."""
+        """Record calls of ``study.stop()``, such as those of a sampler that has nothing left to propose."""
         with stoppable(self.study) as stops:
             yield
         self.stopped = self.stopped or bool(stops)
 
     def _ask(self, distributions: dict[str, BaseDistribution], drawn: dict[str, Any] | None) -> Trial:
-        """Ask the sampler; where it is not seeded and the book has what it once drew, take that."""
+        """Ask the sampler; if the book has a different draw for this trial (the sampler is not seeded), use that."""
         trial = self.study.ask(distributions)
         if drawn is None or drawn == trial.params or not _may_be(drawn, distributions):
             return trial
@@ -104,7 +104,7 @@ class Ledger:
         return self.study.ask(distributions)
 
     def open(self, candidates: Sequence[Mapping[str, Any]]) -> list[Entry]:
-        """Open a trial for each candidate, unless the sampler has proposed them and they are open already."""
+        """Open a trial for each candidate, unless the sampler proposed them and their trials are open already."""
         self._open = self._asked or [self._enqueue(candidate) for candidate in candidates]
         self._asked, self._recorded = [], {}
         return [self._enter(trial, candidate) for trial, candidate in zip(self._open, candidates, strict=True)]
@@ -120,7 +120,7 @@ class Ledger:
         return entry
 
     def follow(self, recorded: Mapping[int, Sequence[Outcome]]) -> None:
-        """Take it that these of the open trials, by their place, are not trained: the book has their epochs."""
+        """Mark open trials, by position, as already in the book: they are not trained, their epochs are known."""
         self._recorded = {place: epoch_means(row) for place, row in recorded.items()}
 
     def _enqueue(self, candidate: Mapping[str, Any]) -> Trial:
@@ -133,9 +133,9 @@ class Ledger:
         return FloatDistribution(value, value, log=log)
 
     def report(self, epoch: int, means: np.ndarray) -> None:
-        """Write the mean validation score of each trial that is trained after `epoch` epochs; NaN is not a score.
+        """Report the mean validation score of each trained trial at `epoch`; NaN is not reported.
 
-        Trials the book has are reported too: a pruner decides as if they had been trained beside the others.
+        Trials in the book are reported too, so that a pruner decides as if they were trained beside the others.
         """
         now = dict(zip(self._trained, means, strict=True))
         now |= {place: of_epoch.get(epoch, np.nan) for place, of_epoch in self._recorded.items()}
@@ -148,13 +148,13 @@ class Ledger:
         return [place for place in range(len(self._open)) if place not in self._recorded]
 
     def note(self, key: str, values: Sequence[np.ndarray | None]) -> None:
-        """Write an attribute of each open trial, a list of numbers; None is not written."""
+        """Set a user attribute of each open trial to a list of numbers; None is skipped."""
         for trial, value in zip(self._open, values, strict=True):
             if value is not None:
                 trial.set_user_attr(key, value.tolist())
 
     def should_prune(self) -> np.ndarray:
-        """Ask the study's pruner about every trial that is trained; why to stop it, or "", shape (n_trained,)."""
+        """Ask the study's pruner about every trained trial; return the reasons to stop, or "", shape (n_trained,)."""
         return ask_pruner(self.study, self._open)[self._trained]
 
     def close(self, ended: Mapping[int, Sequence[Outcome]], scores: np.ndarray) -> None:
@@ -163,14 +163,14 @@ class Ledger:
         Parameters
         ----------
         ended : mapping of int to sequence of Outcome
-            Which of the open trials, by their place in the batch, and the outcomes of their runs.
+            The outcomes of the trials that ended, by their position in the batch.
         scores : ndarray of shape (n_ended,)
-            Mean test scores; NaN where there is none.
+            Mean test scores; NaN for a trial without one.
 
         Notes
         -----
-        A sampler learns nothing from a trial that is marked as failed, so a diverged one is told as complete, with
-        a value below every score there is; the attribute ``status`` says what it was.
+        A sampler learns nothing from a failed trial, so a diverged one is told as complete, with a value below all
+        scores so far; the user attribute ``status`` says that it diverged.
         """
         worst = self._below_all(scores)
         with self._stoppable():
@@ -184,19 +184,20 @@ class Ledger:
         self._open = [trial for i, trial in enumerate(self._open) if i not in ended]
 
     def _fill_in(self, trial: Trial, row: Sequence[Outcome]) -> None:
-        """Report the epochs of a trial that no pruner was asked about."""
+        """Report those epochs of a trial that have not been reported, as without a pruner."""
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
         for epoch, mean in epoch_means(row).items():
             if epoch not in known:
                 trial.report(mean, epoch)
 
     def results(self, row: Sequence[Outcome], score: float, engine: str) -> dict[str, Any]:
-        """Return how a candidate ended, as the book's trial has it: state, value, epochs and attributes."""
+        """Return state, value, epochs and attributes of a candidate's trial in the book."""
         state, value = how_it_ended(row, score, self._below_all(np.array([score])))
         attrs = {"status": candidate_status(row, self.metric), "engine": engine, **outcome_attrs(row)}
         return {"state": state, "value": value, "intermediate_values": epoch_means(row), "user_attrs": attrs}
 
     def _below_all(self, scores: np.ndarray) -> float | None:
+        """Return a value below all scores so far, by a tenth of their range and a bit; None if there are none."""
         told = [t.value for t in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
         known = [*told, *scores[np.isfinite(scores)].tolist()]
         if not known:
@@ -205,7 +206,7 @@ class Ledger:
         return low - 0.1 * (high - low) - 1e-6 * max(abs(low), 1.0)
 
     def abandon(self, why: str = "not finished") -> None:
-        """Mark the open trials as failed: the search ends before they do."""
+        """Mark the open trials as failed, because the search ends before they do."""
         with self._stoppable():
             for trial in [*self._open, *self._asked]:
                 if not self.study._storage.get_trial(trial._trial_id).state.is_finished():
@@ -217,7 +218,7 @@ class Ledger:
 
 
 def _may_be(drawn: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> bool:
-    """Say whether parameters could be drawn from these distributions."""
+    """Return whether these parameters can be drawn from the distributions."""
     return drawn.keys() == distributions.keys() and all(
         type(known) is CategoricalDistribution or known._contains(known.to_internal_repr(drawn[name]))
         for name, known in distributions.items()
@@ -225,7 +226,7 @@ def _may_be(drawn: Mapping[str, Any], distributions: Mapping[str, BaseDistributi
 
 
 def how_it_ended(row: Sequence[Outcome], score: float, worst: float | None) -> tuple[TrialState, float | None]:
-    """Return the state and the value of a trial; `worst` is a value below those of all others, if there is one.
+    """Return the state and the value of a trial; a diverged one gets `worst`, a value below all others.
 
     >>> how_it_ended([Outcome(0.5)], 0.5, None)
     (<TrialState.COMPLETE: 1>, 0.5)
@@ -242,7 +243,7 @@ def how_it_ended(row: Sequence[Outcome], score: float, worst: float | None) -> t
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold: itself, or its repr."""
+    """Return the value if JSON can hold it, else its repr."""
     if is_number(value) or isinstance(value, (str, bool, type(None))):
         return value.item() if isinstance(value, np.generic) else value
     return repr(value)

@@ -1,4 +1,4 @@
-"""From a search's scores to a decision: the LR curve, the choice on it, and the comparison of two configurations.
+"""From scores to a decision: the LR curve, the choice of a learning rate, and the comparison of two configurations.
 
 Pure functions of arrays; nothing here trains.
 """

@@ -1,6 +1,7 @@
-"""Where the top of the LR curve is, with an interval, or the reason why the scores do not tell.
+"""The maximum of the LR curve with a confidence interval, or the reason why the scores do not determine it.
 
-Two models: a quadratic, where the scores prove that the curve is one; else the best learning rate and its neighbours.
+There are two models: a quadratic, if the scores show that the curve is one; otherwise the best learning rate and its
+neighbours.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from sklr.selection._noise import N_COPIES, flatness, summarize
 from sklr.selection._quadratic import Quadratic, fit_quadratic
 from sklr.selection.curve import LRCurve, edge, stretch_around
 
-MIN_POINTS = 4  # three make any quadratic fit
-HALF_WIDTH = 1.5  # decades on each side of the top that a quadratic is fitted to
-CLIFF = 0.5  # a score that lost this part of the range is over the cliff, or still on the plateau: not in the basin
-DOUBT = 0.05  # decades that a cubic term might move the top of a quadratic that is believed
-RECENTRINGS = 3
+MIN_POINTS = 4  # a quadratic goes through any three points
+HALF_WIDTH = 1.5  # decades on each side of the top to which a quadratic is fitted
+CLIFF = 0.5  # scores lower than the best by this part of their range are outside of the basin (cliff or plateau)
+DOUBT = 0.05  # decades by which a cubic term may at most move the top of an accepted quadratic
+RECENTRINGS = 3  # times a quadratic is fitted, each time around the top found before
 FLAT = "the basin is flat: its scores differ by no more than their noise"
 FLAT_IN_ONE_CELL = "the basin is flat: its scores differ by no more than they scatter around a smooth curve"
 
 
 @dataclass(frozen=True)
 class Top:
-    """The optimum the curve has: `u` is log10 of its lr, `low` and `high` the interval, `model` what says so."""
+    """The maximum of a curve: `u` is log10 of its lr, `low` and `high` the interval, `model` the fit it comes from."""
 
     u: float
     low: float
@@ -34,12 +35,12 @@ class Top:
 
     @property
     def is_quadratic(self) -> bool:
-        """Whether the curve was proved to be a quadratic."""
+        """Whether the model is the quadratic."""
         return isinstance(self.model, Quadratic)
 
 
 def find_top(curve: LRCurve, confidence: float) -> Top | str:
-    """Return the curve's top, or a sentence that says why the scores do not tell."""
+    """Return the curve's top, or a sentence that says why the scores do not determine it."""
     connected = stretch_around(curve.usable, curve.best)
     if len(connected) < MIN_POINTS:
         return _too_few(curve, connected)
@@ -55,7 +56,7 @@ def find_top(curve: LRCurve, confidence: float) -> Top | str:
 
 
 def _basin(curve: LRCurve) -> np.ndarray:
-    """Return the positions of the learning rates around the best one, up to a cliff, a gap or the plateau."""
+    """Return the positions of the learning rates around the best one, up to a cliff, the plateau or a missing score."""
     floor = curve.mean[curve.best] - CLIFF * np.ptp(curve.mean[curve.usable])
     return stretch_around(np.nan_to_num(curve.mean, nan=-np.inf) >= floor, curve.best)
 
@@ -67,9 +68,9 @@ def _too_few(curve: LRCurve, near: np.ndarray) -> str:
 
 
 def _quadratic_top(curve: LRCurve, near: np.ndarray, confidence: float) -> Top | None:
-    """Fit the learning rates `near`, centred on the best one and then on the top found; None if that proves nothing.
+    """Fit a quadratic to `near`, centred on the best one and then on the top found; None if it does not fit.
 
-    The best of noisy scores is often off the centre, and a lopsided choice of points would pull the top there.
+    The best of noisy scores is often off the centre, and an asymmetric choice of points would pull the top there.
     """
     u, centre = np.log10(curve.lr), float(np.log10(curve.lr[curve.best]))
     for _ in range(RECENTRINGS):
@@ -98,7 +99,9 @@ def _neighbours_top(curve: LRCurve, near: np.ndarray, confidence: float) -> Top 
     if len(pooled) < MIN_POINTS:
         return _too_few(curve, pooled)
     model = Neighbours(summarize(pooled, cell_scores), walls)
-    lower, upper = np.sort(model.tops)[[N_COPIES // 2 - 1, N_COPIES // 2]]
+    lower, upper = np.sort(model.tops)[
+        [N_COPIES // 2 - 1, N_COPIES // 2]
+    ]  # their mean is the median, if both are finite
     if np.isinf(lower) or np.isinf(upper):
         return _outside(upper == np.inf)
     middle = float(lower + upper) / 2

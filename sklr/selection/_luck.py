@@ -1,4 +1,4 @@
-"""How much of the best of many noisy scores is luck: the winner's curse, from noisy copies of the scores."""
+"""The winner's curse: how much the best of many noisy scores is too high, estimated on noisy copies of the scores."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sklr.selection.curve import best_positions
 
 
 def luck(scores: Scores, own_noise: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
-    """Return by how much the score of what is chosen is too high, on average over noisy copies.
+    """Return by how much the score of the chosen one is too high, on average over noisy copies.
 
-    All scores are given independent noise of the best one's own size: it is the noise of the best, and of what competes
-    with it, that decides, and near a cliff noise is many times larger. In a copy it is known what noise was added, so
-    the noise at what is chosen on the copy is the luck.
+    All scores get independent noise of the best one's size: the noise of the best and its competitors decides, and near
+    a cliff the noise is many times larger. In a copy the added noise is known, so the luck is the noise at the one that
+    is chosen on the copy.
 
     Parameters
     ----------
     scores : Scores
     own_noise : callable
-        From noise (n_copies, n_lrs) and copies, which are the means with that noise, to the noise at what is chosen on
-        each copy, shape (n_copies,).
+        Maps the noise (n_copies, n_lrs) and the copies, which are the means plus that noise, to the noise at the one
+        chosen on each copy, shape (n_copies,).
 
     Returns
     -------
@@ -35,7 +35,7 @@ def luck(scores: Scores, own_noise: Callable[[np.ndarray, np.ndarray], np.ndarra
 
 
 def luck_of_best(cell_scores: np.ndarray) -> float:
-    """Return by how much the highest mean score is expected to be above its candidate's worth.
+    """Return by how much the highest mean score is expected to exceed its candidate's expected score.
 
     Parameters
     ----------
@@ -45,11 +45,11 @@ def luck_of_best(cell_scores: np.ndarray) -> float:
     Returns
     -------
     luck : float
-        0 or more; NaN for several candidates in one cell, 0 for one candidate.
+        0 or more; NaN for several candidates in a single cell, 0 for one candidate.
 
     Examples
     --------
-    >>> noise = np.random.default_rng(0).normal(0.9, 0.01, (50, 10))  # fifty candidates, all worth 0.9
+    >>> noise = np.random.default_rng(0).normal(0.9, 0.01, (50, 10))  # fifty candidates with expected score 0.9
     >>> f"{noise.mean(axis=1).max() - 0.9:.3f} {luck_of_best(noise):.3f}"
     '0.009 0.004'
     """
@@ -58,7 +58,7 @@ def luck_of_best(cell_scores: np.ndarray) -> float:
         return 0.0
     if n == 1:
         return float("nan")
-    order = cell_scores.mean(axis=1).argsort()  # the noise goes by position: the order must not matter
+    order = cell_scores.mean(axis=1).argsort()  # noise is drawn by position; sorted, the given order does not matter
     return luck(summarize(np.arange(m), cell_scores[order]), _at_the_best)
 
 

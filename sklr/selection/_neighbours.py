@@ -1,15 +1,16 @@
 r"""The top of an LR curve from the best learning rate and its neighbours alone, in many noisy copies of the curve.
 
-On trained nets the curve is lopsided: losses grow gently on one side of the top and steeply, or over a cliff, on the
-other. What is far from the top then says nothing about where it is. So in each copy the top is the vertex of a parabola
-through the best learning rate and its two neighbours, after two precautions. With the excess `e` of a neighbour, how
+On trained nets the curve is asymmetric: losses grow gently on one side of the top and steeply, or over a cliff, on the
+other. Points far from the top then say nothing about its position. So in each copy the top is the vertex of a parabola
+through the best learning rate and its two neighbours, with two precautions. Let the excess `e` of a neighbour be how
 much lower than the best it scores:
 
 - the parabola goes through :math:`\log(1 + e / s)`, which flattens a steep side; `s` is `SCALE` times the smaller `e`
-- an excess counts no more than that of the *second* neighbour on the other side, which is twice as far away, so that a
-  neighbour over a cliff, or one that diverged, says little more than that the top is not there
+- an excess is capped at that of the *second* neighbour on the other side, which is twice as far away, so that a
+  neighbour that diverged or lies beyond a cliff says little more than that the top is not there
 
-Three points cannot tell the shape between them; a normal error of `SHAPE` of the spacing is added to the vertex.
+Three points do not determine the shape between them, so a normal error of `SHAPE` times the spacing is added to the
+vertex.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from sklr.selection._noise import N_COPIES, Scores
 # Chosen by benchmarks/bench_truth.py --constants
 SCALE = 1.0
 SHAPE = 0.16
-CLUSTER = 0.12  # decades: learning rates nearer to each other than this count as one, their scores averaged
+CLUSTER = 0.12  # decades; learning rates nearer to each other than this are merged and their scores averaged
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The learning rates up to the next one without a score, and where their copies have the top.
+    """The contiguous learning rates with a score around the best one, and the tops of their noisy copies.
 
     Parameters
     ----------
     scores : Scores
     walls : tuple of float, (low, high)
-        log10 of the diverged learning rates next to them; infinite where the range ends.
+        log10 of the learning rates without a score next to them; infinite at the end of the range.
     """
 
     scores: Scores
@@ -51,11 +52,11 @@ class Neighbours:
 
     @cached_property
     def tops(self) -> np.ndarray:
-        """log10 of the best lr in each copy, shape (N_COPIES,); infinite where it is outside of what was tried."""
+        """log10 of the best lr in each copy, shape (N_COPIES,); infinite if it is outside of the range tried."""
         return vertices(self.scores.u, self.copies, self.walls)
 
     def quantiles(self, levels: np.ndarray) -> np.ndarray:
-        """Return quantiles of the tops with the error of the shape, none beyond the range or a wall."""
+        """Return quantiles of the tops with the shape error, clipped to the range or a wall."""
         u, (low, high) = self.scores.u, self.walls
         at = np.clip(self.tops, u[0], u[-1])
         gaps = np.diff(u)
@@ -65,7 +66,7 @@ class Neighbours:
         return np.clip(np.sort(moved)[np.round(levels * (N_COPIES - 1)).astype(int)], *limits)
 
     def luck(self) -> float:
-        """Return by how much the curve through all means is too high at its own top."""
+        """Return by how much the curve through all means is too high at its top."""
         u = self.scores.u
 
         def at_the_top(noise: np.ndarray, copies: np.ndarray) -> np.ndarray:
@@ -77,7 +78,7 @@ class Neighbours:
         return luck(self.scores, at_the_top)
 
     def value(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the score and its paired standard error at `at` (n_points,): a curve through all mean scores."""
+        """Return the score and its paired standard error at `at` (n_points,), interpolated between the mean scores."""
         u = self.scores.u
         at = np.clip(at, u[0], u[-1])
         se = PchipInterpolator(u, self.copies, axis=1)(at).std(axis=0)
@@ -85,13 +86,13 @@ class Neighbours:
 
 
 def _errors() -> np.ndarray:
-    """Return standard normal errors, evenly spread, in an order that has nothing to do with the noise."""
+    """Return evenly spaced standard normal quantiles in a fixed random order, independent of the noise."""
     levels = (np.random.default_rng(1).permutation(N_COPIES) + 0.5) / N_COPIES
     return stats.norm.ppf(levels)
 
 
 def vertices(u: np.ndarray, scores: np.ndarray, walls: tuple[float, float]) -> np.ndarray:
-    """Return where the top is in each copy.
+    """Return the top of each copy.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def vertices(u: np.ndarray, scores: np.ndarray, walls: tuple[float, float]) -> n
     Returns
     -------
     tops : ndarray of shape (n_copies,)
-        -inf or inf where the best is at an end of the range that is no wall.
+        -inf or inf if the best is at an end of the range without a wall.
 
     Examples
     --------
@@ -122,6 +123,7 @@ def vertices(u: np.ndarray, scores: np.ndarray, walls: tuple[float, float]) -> n
     below, above = np.fmin(below, above2), np.fmin(above, below2)
     unknown = np.isinf(below) | np.isinf(above)
     low, high = (np.where(unknown, 1.0, side) for side in (below, above))
+    # the lower bounds avoid a division by 0 if a neighbour, or both, tie with the best
     scale = np.maximum(SCALE * np.minimum(low, high), 1e-9 * np.maximum(np.maximum(low, high), 1e-300))
     low, high = np.log1p(low / scale), np.log1p(high / scale)
     at = np.pad(u, 1, mode="reflect", reflect_type="odd")

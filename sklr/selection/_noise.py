@@ -1,7 +1,8 @@
-"""The noise of an LR curve: how its mean scores scatter together, and copies of it with other noise.
+"""The noise of an LR curve: the covariance of its mean scores, and copies of the curve with new noise.
 
-All candidates meet the same cells, so what a cell does to all of them is no noise of the curve's shape and is taken out
-first: the median over the learning rates, because near a cliff some runs collapse, which is no property of their cells.
+All candidates are trained in the same cells, so the effect that a cell has on all of them is not noise in the shape of
+the curve, and is removed first. It is estimated by the median over the learning rates, because near a cliff some runs
+collapse, which is not an effect of their cells.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-N_COPIES = 400  # 20 of them make each tail of a 90 % interval
-# What few cells say of the noise is drawn towards "equal for all learning rates, and independent", which counts as so
-# many degrees of freedom: with 5 cells that is a third. See benchmarks/bench_truth.py --constants.
+N_COPIES = 400  # 20 of them are in each tail of a 90 % interval
+# The covariance estimated from few cells is shrunk towards "equal for all learning rates, and independent". That prior
+# counts as so many degrees of freedom: with 5 cells it is a third. See benchmarks/bench_truth.py --constants.
 PRIOR_DOF = 2
-# Of the noise added in a copy. The folds of a cross-validation test each row once: what makes one harder than the other
-# is in their spread, but cancels in part in their mean.
+# Factor of the noise added in a copy. In cross-validation each row is tested once, so that differences in difficulty
+# between folds are in the spread of the folds but partly cancel in their mean.
 SIZE = 0.95
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Mean scores of a stretch of the curve and what is known of their noise.
+    """Mean scores of a stretch of the curve and the estimate of their noise.
 
     Parameters
     ----------
@@ -31,12 +32,11 @@ class Scores:
         log10 of the learning rates.
     mean : ndarray of shape (n_lrs,)
     variance : ndarray of shape (n_lrs,)
-        Of each mean by itself.
-        Drawn towards that of all.
+        Variance of each mean, shrunk towards their median.
     own : ndarray of shape (n_lrs,)
-        The same as the cells have it.
+        Variance of each mean without shrinkage.
     covariance : ndarray of shape (n_lrs, n_lrs)
-        Of the means.
+        Covariance of the means.
     dof : int
         Degrees of freedom of the covariance.
     """
@@ -53,7 +53,7 @@ class Scores:
         return SIZE * self.draws() @ np.linalg.cholesky(self.covariance).T
 
     def draws(self) -> np.ndarray:
-        """Return independent standard normal noise, shape (N_COPIES, n_lrs), each with its opposite."""
+        """Return independent standard normal noise, shape (N_COPIES, n_lrs), in antithetic pairs."""
         return _draws(len(self.u))
 
 
@@ -66,7 +66,7 @@ def _draws(m: int) -> np.ndarray:
 def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
     """Return the means of a stretch of the curve and their noise.
 
-    One cell cannot tell the noise: what a polynomial leaves over stands for it then.
+    With a single cell, the residuals of a polynomial fit stand for the noise.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
     """
     m, n = cell_scores.shape
     mean = cell_scores.mean(axis=1)
-    # Noise is at least this, or scores without any (looked up in a table) would make the equations singular.
+    # a lower bound of the noise, because scores without noise (from a table) would make the covariance singular
     least = (1e-4 * max(float(np.ptp(mean)), 1e-9 * float(np.abs(mean).max()), 1e-12)) ** 2
     if n == 1:
         variance, dof = _of_one_cell(u, mean)
@@ -91,6 +91,7 @@ def summarize(u: np.ndarray, cell_scores: np.ndarray) -> Scores:
 
 
 def _of_one_cell(u: np.ndarray, mean: np.ndarray) -> tuple[float, int]:
+    """Return the residual variance and its degrees of freedom, of a polynomial of degree 2 to 4 fitted to the means."""
     m = len(u)
     degree = min(4, 2 + max(0, m - 5) // 2)
     left = mean - np.polyval(np.polyfit(u - u.mean(), mean, degree), u - u.mean())
@@ -99,18 +100,19 @@ def _of_one_cell(u: np.ndarray, mean: np.ndarray) -> tuple[float, int]:
 
 
 def _residuals(cell_scores: np.ndarray) -> np.ndarray:
+    """Return the deviations of each learning rate's scores from their mean, without the effect of each cell."""
     own = cell_scores - cell_scores.mean(axis=1, keepdims=True)
     own = own - np.median(own, axis=0)
     return own - own.mean(axis=1, keepdims=True)
 
 
 def flatness(cell_scores: np.ndarray, scores: Scores) -> float:
-    """Return the p-value of "all these learning rates score the same".
+    """Return the p-value of the hypothesis that all learning rates score the same.
 
-    Two tests of the two-way layout, learning rates x cells, of which the clearer one counts, twice its p-value: the F
-    test, and that of Friedman with the correction of Iman and Davenport (1980), which compares ranks. Runs at large
-    learning rates often scatter many times as much as the others: then the F test takes a clear curve for noise, while
-    ranks still tell. In one cell the noise is what a smooth curve leaves over, and there are no ranks.
+    It is twice the smaller p-value of two tests of the two-way layout learning rates x cells: the F test, and
+    Friedman's rank test with the correction of Iman and Davenport (1980). Runs at large learning rates often scatter
+    many times as much as the others: then the F test takes a clear curve for noise, while ranks still tell. With a
+    single cell there is only an F test, against the residuals of a smooth curve.
     """
     m, n = cell_scores.shape
     if n == 1:
@@ -120,9 +122,9 @@ def flatness(cell_scores: np.ndarray, scores: Scores) -> float:
 
 
 def _two_way(values: np.ndarray, least: float) -> float:
-    """Return the p-value of the F test for equal rows, (m, n), each column having a level of its own.
+    """Return the p-value of the F test for equal rows of `values` (m, n), with column effects.
 
-    Of ranks, this is Iman and Davenport's.
+    Applied to ranks it is the test of Iman and Davenport.
     """
     m, n = values.shape
     mean, dof = values.mean(axis=1), (m - 1) * (n - 1)

@@ -1,4 +1,4 @@
-"""Which learning rate to take, and between which two the best one lies."""
+"""The choice of a learning rate on an LR curve, with a confidence interval of the best one."""
 
 from __future__ import annotations
 
@@ -21,34 +21,33 @@ ONE_SCORE = "a single learning rate has a score, there is none to compare it wit
 
 @dataclass(frozen=True)
 class Choice(ShownAsText):
-    """The learning rate chosen on an LR curve, and how sure that is.
+    """The learning rate chosen on an LR curve, and how certain that choice is.
 
     Parameters
     ----------
     lr : float
         Peak learning rate to train with.
     interval : tuple of float, (low, high)
-        Learning rates between which the best one lies, at `confidence`; both NaN where the scores do not tell, see
-        `unknown`.
+        Confidence interval of the best learning rate; both NaN if the scores cannot determine it, see `unknown`.
     select : str
-        What was asked for: ``"best"``, ``"one_se"`` or ``"fit"``.
+        The requested rule: ``"best"``, ``"one_se"`` or ``"fit"``.
     method : str
-        What `lr` comes from: ``"best"``, ``"one_se"``, ``"quadratic"`` or ``"neighbours"``; ``"refit"`` where the
-        search was given a function that chooses.
+        The rule that gave `lr`: ``"best"``, ``"one_se"``, ``"quadratic"`` or ``"neighbours"``; ``"refit"`` if the
+        search has a callable `refit`, which chose.
     refused : str
-        Why `select` could not be followed; empty otherwise.
+        Why `select` could not be applied; empty if it was.
     score : float
-        Estimated mean score at `lr`, with the luck that made it the one chosen, see `corrected`.
+        Estimated mean score at `lr`, not corrected for the luck of being chosen, see `corrected`.
     se : float
-        Its paired standard error; NaN where one cell cannot tell.
+        Its paired standard error; NaN with a single cell.
     candidate : int or None
-        The candidate of the search that has this lr; None where it was never tried.
+        Index of the candidate in the search that has this lr; None if it was never tried.
     confidence : float
-        Of the interval.
+        Confidence level of the interval.
     unknown : str
-        Why there is no interval; empty where there is one.
+        Why there is no interval; empty if there is one.
     luck : float
-        How much of `score` is luck, on average; NaN where one cell cannot tell.
+        How much too high `score` is, on average, because it was chosen (winner's curse); NaN with a single cell.
 
     Examples
     --------
@@ -71,17 +70,17 @@ class Choice(ShownAsText):
 
     @property
     def corrected(self) -> float:
-        """The score without luck."""
+        """The score minus `luck`: corrected for the winner's curse."""
         return self.score - self.luck
 
     @property
     def rule(self) -> str:
-        """What `lr` comes from, in words."""
+        """The rule that gave `lr`, as text."""
         return _WORDS[self.method]
 
     @property
     def doubt(self) -> str:
-        """Why there is no interval and why `select` could not be followed, in words; empty where neither is so."""
+        """Why there is no interval, or why `select` could not be applied, as text; empty if neither is the case."""
         no_choice = f"no {'fit' if self.select == 'fit' else 'one-standard-error rule'}"
         if self.unknown == self.refused:
             return f"no interval and {no_choice}: {self.unknown}" if self.unknown else ""
@@ -114,18 +113,18 @@ def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Cho
     ----------
     curve : LRCurve
     select : {"best", "one_se", "fit"}, default="best"
-        - ``"best"``: the highest mean score, as scikit-learn chooses.
-        - ``"one_se"``: the geometric centre of the contiguous stretch whose scores are within one standard error (of
-          the paired difference) of the best (Breiman et al. 1984, section 3.4.3); steadier than the best, and away
-          from the cliff.
-        - ``"fit"``: where the curve has its top, usually an lr that was never tried: the median over noisy copies of
-          the curve of the vertex of a parabola through the best lr and its two neighbours, see
-          `sklr.selection._neighbours`; where the scores prove that the curve is a quadratic, that one's top. Where the
-          scores do not tell, `Choice.refused` says why, and the tried lr nearest the centre of the ``"one_se"`` stretch
-          is taken.
+        - ``"best"``: the highest mean score, as in scikit-learn.
+        - ``"one_se"``: the geometric centre of the contiguous learning rates whose scores are within one standard error
+          (of the paired difference) of the best (Breiman et al. 1984, section 3.4.3). It varies less than the best one,
+          and keeps away from the cliff.
+        - ``"fit"``: the top of the curve, usually an lr that was never tried. If the scores show that the curve is a
+          quadratic, it is the top of that; otherwise the median, over noisy copies of the curve, of the vertex of a
+          parabola through the best lr and its two neighbours, see `sklr.selection._neighbours`. If the scores do not
+          determine the top, `Choice.refused` says why, and the lr tried nearest to the centre of ``"one_se"`` is taken.
     confidence : float, default=0.9
-        Of the interval. Whatever `select` is, it is the one that ``"fit"`` finds; where that finds none, or not with
-        the chosen lr in it, `indistinguishable` is part of it. There is none where that returns NaN.
+        Confidence level of the interval. For every `select` it is the interval that ``"fit"`` finds. If that finds
+        none, or one without the chosen lr, the interval is extended to contain `indistinguishable` and the chosen lr.
+        There is no interval if `indistinguishable` is NaN.
 
     Returns
     -------
@@ -134,14 +133,15 @@ def choose(curve: LRCurve, select: str = "best", confidence: float = 0.9) -> Cho
     Raises
     ------
     ValueError
-        If no learning rate has a score, or `select` or `confidence` is not what it must be.
+        If no learning rate has a score, or if `select` or `confidence` is invalid.
 
     Notes
     -----
-    benchmarks/bench_truth.py makes all searches of ten to thirteen learning rates in five folds on tables of real
-    trainings: the 90 % interval holds the best lr in 86 to 100 of 100, task by task, 95 on average. On the made-up
-    curves of benchmarks/bench_selection.py it holds about 90 of 100 if the basin is quadratic. Cells count as
-    independent; seeds of one fold are not entirely, so with several seeds per fold the interval is somewhat short.
+    benchmarks/bench_truth.py simulates all searches of ten to thirteen learning rates in five folds on tables of real
+    trainings: the 90 % interval contains the best lr in 86 to 100 of 100 searches, depending on the task, 95 on
+    average. On the artificial curves of benchmarks/bench_selection.py it is about 90 of 100 if the basin is quadratic.
+    Cells are treated as independent; the seeds of a fold are not entirely, so with several seeds per fold the interval
+    is somewhat too short.
 
     Examples
     --------
@@ -178,7 +178,7 @@ def _top(curve: LRCurve, confidence: float) -> Top | str:
 
 
 def _interval(curve: LRCurve, top: Top | str, lr: float, confidence: float) -> tuple[float, float]:
-    """Return the top's interval; with what cannot be told from the best where there is no top, or the lr is outside."""
+    """Return the top's interval; without a top, or with the lr outside, extended by `indistinguishable` and the lr."""
     if why_no_interval(curve):
         return NOWHERE
     if isinstance(top, Top) and 10**top.low <= lr <= 10**top.high:
@@ -232,7 +232,7 @@ def _of_top(curve: LRCurve, top: Top) -> Choice:
 
 
 def _at(curve: LRCurve, i: int, method: str, refused: str = "") -> Choice:
-    """Return the choice of a learning rate that was tried."""
+    """Return the choice of the learning rate at position `i` of the curve."""
     score, se, candidate = float(curve.mean[i]), float(curve.se[i]), int(curve.candidate[i])
     luck = luck_of_best(curve.cell_scores[curve.usable])
     unknown = why_no_interval(curve)
@@ -240,7 +240,7 @@ def _at(curve: LRCurve, i: int, method: str, refused: str = "") -> Choice:
 
 
 def why_no_interval(curve: LRCurve) -> str:
-    """Say why the scores do not tell between which learning rates the best one lies; empty where they do."""
+    """Return why the scores determine no interval of the best learning rate; empty if they do."""
     if not curve.joined:
         return MIXED
     if not curve.has_noise:
@@ -251,32 +251,32 @@ def why_no_interval(curve: LRCurve) -> str:
 
 
 def within_one_se(curve: LRCurve) -> np.ndarray:
-    """Return the positions around the best whose mean is within one standard error of it, consecutive.
+    """Return the contiguous positions around the best whose mean is within one standard error of it.
 
-    The standard error is that of the paired difference from the best. One cell tells no standard error; then the best
-    stands alone.
+    The standard error is that of the paired difference from the best. With a single cell there is none, and only scores
+    equal to the best are within it.
     """
     loss, se = _loss_to_best(curve)
     return _around(curve, loss <= se, curve.best)
 
 
 def indistinguishable(curve: LRCurve, confidence: float = 0.9) -> tuple[float, float]:
-    """Return the learning rates between which the best one lies, by comparing each to the best, pair by pair.
+    """Return the range of learning rates that cannot be distinguished from the best one by paired t tests.
 
-    Those around the best that a paired t test does not tell from it belong to the set; its ends reach half way (in log
-    lr) to the neighbours that were tried and do not belong, because the grid cannot say more.
+    It contains the contiguous learning rates around the best one that a paired t test does not tell from it. Its ends
+    are half way (in log lr) to the next learning rates tried, because the grid gives no finer answer.
 
     Parameters
     ----------
     curve : LRCurve
     confidence : float, default=0.9
-        Of each comparison, one-sided.
+        Confidence level of each comparison, one-sided.
 
     Returns
     -------
     low, high : float
-        Both NaN where nothing is known of it: with one cell, where a single learning rate has a score, where all scores
-        are equal, and where the curve is not `joined`.
+        Both NaN with a single cell, if only one learning rate has a score, if all scores are equal, or if the curve is
+        not `joined`.
 
     Examples
     --------
@@ -307,5 +307,5 @@ def _loss_to_best(curve: LRCurve) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _around(curve: LRCurve, inside: np.ndarray, position: int) -> np.ndarray:
-    """Return the consecutive positions around this one where `inside` holds; NaN compares as outside."""
+    """Return the contiguous positions around this one where `inside` is True and there is a score."""
     return stretch_around(inside & curve.usable, position)

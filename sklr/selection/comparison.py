@@ -1,4 +1,4 @@
-"""Is one configuration better than another, and is the difference more than seeds and folds make by themselves?"""
+"""Comparison of two configurations: is the difference larger than the noise of seeds and folds?"""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from sklr.selection.curve import distinct_seeds
 from sklr.selection.variance import check_finite
 
 ADOPT, REJECT, UNDECIDED = "adopt", "do not adopt", "not enough evidence"
-OF_ONE_FOLD = "seeds make in this one fold; other folds may say otherwise"
+OF_ONE_FOLD = "the noise of seeds in this one fold; other folds may say otherwise"
 ONE_CELL = "one fold with one seed does not tell how noisy the scores are; train more folds, or more seeds that differ"
-MAX_SEEDS = 1000  # a plan beyond this is no plan
-# Of a seed's variance in the mean of a fold: what folds that are alike seem to vary by, where they do at all.
+MAX_SEEDS = 1000  # per fold; a plan that needs more counts as hopeless
+# Lower bound of the fold variance in a plan, as a part of the variance that seeds leave in the mean of a fold: equal
+# folds seem to vary by about this much through chance.
 CHANCE = 0.3
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the paired scores of two configurations say about taking the new one.
+    """The result of comparing a new configuration with an old one by their paired scores.
 
     Parameters
     ----------
     verdict : {"adopt", "do not adopt", "not enough evidence"}
-        About the new configuration.
+        The recommendation about the new configuration.
     difference : float
         Mean of new minus old.
     interval : tuple of float, (low, high)
-        Confidence interval of it.
+        Confidence interval of the difference.
     p_value : float
-        Two-sided, of "there is no difference"; NaN where one cell, or diverged runs, tell none.
+        Two-sided p-value of the hypothesis that there is no difference; NaN with a single cell or diverged runs.
     effect_size : float
-        Difference in standard deviations of the paired differences (Cohen's d_z); infinite where they do not vary.
+        Difference in standard deviations of the paired differences (Cohen's d_z); infinite if they do not vary.
     p_better : float
-        Part of the cells in which the new one scores higher, ties counting half.
+        Fraction of the cells in which the new one scores higher; ties count half.
     n_folds, n_seeds : int
-        What was compared; seeds per fold.
+        Number of folds, and of seeds per fold.
     more_seeds : int or None
-        Seeds per fold to add so that it is probably settled, one way or the other; 0 where it is settled, None where
-        seeds alone would not settle it (more folds or data might).
+        Seeds per fold to add for a probable decision, either way; 0 if it is decided already, None if seeds alone would
+        not decide it (more folds or data might).
     confidence : float
-        Of the interval and the verdict.
+        Confidence level of the interval and the verdict.
     reason : str
-        The verdict's grounds, a sentence without its full stop.
+        The reason for the verdict, a sentence without a full stop.
     """
 
     verdict: str
@@ -88,29 +89,30 @@ def compare_scores(
 ) -> Comparison:
     r"""Compare two configurations that were scored in the same cells.
 
-    A difference has a part :math:`F_j` that all seeds of fold `j` share, of variance :math:`\sigma_F^2`, and a part of
-    each seed in each fold, of variance :math:`\sigma_e^2`. The mean over `J` folds of `S` seeds is taken to vary by
-    :math:`(1/J + n_{test}/n_{train}) \sigma_F^2 + \sigma_e^2 / (JS)`. The first term is that of the corrected resampled
-    t of Nadeau and Bengio 2003 (Machine Learning 52, section 4.1, eq. 9): training sets of different folds overlap,
-    which the plain paired t test overlooks. Seeds do not overlap, so their part needs no correction. Both variances are
-    estimated by the method of moments, none below 0, and the degrees of freedom are Satterthwaite's, at least `J - 1`.
-    With one seed per fold nothing tells the two apart, and all of it counts as the folds'.
+    The model: a difference has a part :math:`F_j` that all seeds of fold `j` share, with variance :math:`\sigma_F^2`,
+    and a part of each seed in each fold, with variance :math:`\sigma_e^2`. The variance of the mean over `J` folds of
+    `S` seeds is :math:`(1/J + n_{test}/n_{train}) \sigma_F^2 + \sigma_e^2 / (JS)`. The first term is that of the
+    corrected resampled t test of Nadeau and Bengio 2003 (Machine Learning 52, section 4.1, eq. 9): the training sets of
+    different folds overlap, which the plain paired t test ignores. Seeds do not overlap, so their part needs no
+    correction. Both variances are estimated by the method of moments, truncated at 0, and the degrees of freedom are
+    Satterthwaite's, at least `J - 1`. With one seed per fold the two parts cannot be separated, and all variance is
+    attributed to the folds.
 
     Parameters
     ----------
     new, old : ndarray of shape (n_cells,)
-        Higher is better. Cells are ordered fold by fold, the seeds of a fold side by side. NaN: diverged.
+        Scores, higher is better. Cells are ordered fold by fold, the seeds of a fold side by side. NaN means diverged.
     n_train, n_test : int
-        Rows of a fold that are trained and tested on.
+        Number of training and of test rows in a fold.
     n_seeds : int, default=1
         Seeds per fold.
     min_effect : float, default=0
-        The smallest improvement worth having, in score. Where even the upper end of the interval is below, the new
-        one is not adopted.
+        The smallest improvement worth having, in score. If even the upper end of the interval is below it, the new
+        configuration is rejected.
     confidence : float, default=0.95
-        Of the interval; an improvement is adopted when its lower end is above 0.
+        Confidence level of the interval; an improvement is adopted if its lower end is above 0.
     power : float, default=0.8
-        How sure `Comparison.more_seeds` shall be of settling it.
+        Probability with which `Comparison.more_seeds` seeds should lead to a decision.
 
     Returns
     -------
@@ -119,25 +121,26 @@ def compare_scores(
     Raises
     ------
     ValueError
-        If the two do not have the same whole number of folds, or an argument is not what it must be.
+        If `new` and `old` do not have the same shape with a whole number of folds, or if another argument is invalid.
 
     Notes
     -----
-    The correction stands for a correlation of n_test / (n_train + n_test) between folds, a good guess rather than a
-    theorem, and is cautious where training does not depend much on which rows it sees. With one fold the seeds are the
-    units, the correction is left out, and the verdict is about that one split; seeds that never differ count as one,
-    and one cell is no evidence.
+    The correction assumes a correlation of n_test / (n_train + n_test) between folds, which is a good approximation
+    rather than a theorem, and conservative if training depends little on which rows it sees. With one fold the units
+    are the seeds, there is no correction, and the verdict applies to that split only; seeds that never differ count as
+    one, and a single cell is no evidence.
 
-    The plan does not take the difference seen for the true one, which would promise too much: the mean of all seeds is
-    expected where it is now, give or take what `m` further ones may add, :math:`\sigma_e^2 / J \, (1/S - 1/(S + m))`.
-    How often verdicts and plans hold on real trainings is counted by benchmarks/bench_compare.py.
+    `more_seeds` does not assume that the observed difference is the true one, which would be too optimistic: the mean
+    over all seeds is expected to stay where it is, with the variance that `m` more seeds add,
+    :math:`\sigma_e^2 / J \, (1/S - 1/(S + m))`. benchmarks/bench_compare.py counts how often verdicts and plans are
+    right on real trainings.
 
     Examples
     --------
     >>> old = np.array([0.90, 0.92, 0.91, 0.89, 0.93])
     >>> gain = np.array([0.020, 0.021, 0.019, 0.022, 0.018])
     >>> print(compare_scores(old + gain, old, n_train=80, n_test=20))
-    adopt: the improvement is more than seeds and folds make.
+    adopt: the improvement is more than the noise of seeds and folds.
     difference +0.0200 (95 % confidence: +0.0171 to +0.0229), p = 4.7e-05, effect size +12.65,
     better in 100 % of 5 folds x 1 seeds
     >>> luck = np.array([0.02, -0.01, 0.015, -0.02, 0.01])
@@ -174,7 +177,7 @@ def compare_scores(
 
 @dataclass(frozen=True, eq=False)
 class _Test:
-    """The t test of differences (n_folds, n_seeds), corrected for folds that overlap; one difference tests nothing."""
+    """The t test of differences (n_folds, n_seeds), corrected for overlapping folds; a single one decides nothing."""
 
     differences: np.ndarray
     overlap: float
@@ -182,7 +185,7 @@ class _Test:
 
     @property
     def noise(self) -> str:
-        return "seeds and folds make" if len(self.differences) > 1 else OF_ONE_FOLD
+        return "the noise of seeds and folds" if len(self.differences) > 1 else OF_ONE_FOLD
 
     @property
     def mean(self) -> float:
@@ -190,12 +193,12 @@ class _Test:
 
     @cached_property
     def seed(self) -> float:
-        """Variance of a seed in a fold; 0 where one seed per fold does not tell it."""
+        """Variance of the seeds within a fold; 0 with one seed per fold."""
         return float(self.differences.var(axis=1, ddof=1).mean()) if self.differences.shape[1] > 1 else 0.0
 
     @cached_property
     def fold(self) -> float:
-        """Variance of what all seeds of a fold share; 0 where one fold does not tell it."""
+        """Variance of the part that all seeds of a fold share; 0 with one fold."""
         n_folds, n_seeds = self.differences.shape
         if n_folds == 1:
             return 0.0
@@ -218,11 +221,11 @@ class _Test:
     def se(self) -> float:
         if self.differences.size < 2:
             return np.inf
-        # Equal differences differ in the last digit only; that is rounding, not evidence.
+        # equal differences may differ in the last digits; that is rounding, not evidence
         rounding = 1e-12 * max(abs(self.mean), 1.0)
         if np.ptp(self.differences) <= rounding:
             return 0.0
-        if self.differences.shape[0] > 1 and not self.fold:  # then all differences are alike, whatever their fold
+        if self.differences.shape[0] > 1 and not self.fold:  # without a fold effect all differences are exchangeable
             return float(np.sqrt(self.differences.var(ddof=1) / self.differences.size))
         n_folds = len(self.differences)
         return float(np.sqrt((1 / n_folds + self.overlap) * self.fold + self.seed / self.differences.size))
@@ -254,22 +257,22 @@ class _Test:
 
 
 def _more_seeds(test: _Test, power: float) -> int | None:
-    """Return how many seeds per fold to add for the test to be settled with this power; None where seeds do not help.
+    """Return how many seeds per fold to add for a decision with this power; None if seeds do not help.
 
-    The seeds there are stay: the mean of all will be where it is now, give or take what the further ones add, as it is
-    if nothing else is known of the true difference.
+    The present seeds are kept. The mean over all seeds is expected to stay where it is, with the variance that the
+    added seeds bring: the predictive distribution if nothing else is known about the true difference.
     """
     n_folds, n_seeds = test.differences.shape
     if test.differences.size == 1:
-        return None  # a single difference tells no variance to plan with
-    # with one seed per fold all may be the seeds' noise: then the plan is the least that could do
+        return None  # there is no variance to plan with
+    # with one seed per fold all variance may be that of the seeds: then the plan is the smallest possible one
     fold, seed = (test.fold, test.seed) if n_seeds > 1 else (0.0, test.fold)
     total = np.arange(n_seeds + 1, MAX_SEEDS + 1)
     dof = total - 1 if n_folds == 1 else min(test.dof, 2 * (n_folds - 1))
     folds = np.maximum(fold, CHANCE * seed / total) if n_folds > 1 else 0.0
     reach = stats.t.ppf((1 + test.confidence) / 2, dof)
     reach = reach * np.sqrt((1 / n_folds + test.overlap) * folds + seed / (n_folds * total))
-    moves = np.sqrt(seed / n_folds * (1 / n_seeds - 1 / total)) + 1e-300
+    moves = np.sqrt(seed / n_folds * (1 / n_seeds - 1 / total)) + 1e-300  # not 0 if the seeds do not vary
     settled = stats.norm.cdf((test.mean - reach) / moves) + stats.norm.cdf((-test.mean - reach) / moves)
     enough = np.flatnonzero(settled >= power)
     return int(total[enough[0]]) - n_seeds if len(enough) else None
@@ -289,7 +292,7 @@ def _effect_size(differences: np.ndarray) -> float:
 
 
 def _of_diverged(new: np.ndarray, old: np.ndarray, n_seeds: int, confidence: float) -> Comparison:
-    """Judge where runs diverged: a mean over the others would compare different cells."""
+    """Compare by the number of diverged runs: means over the other runs would compare different cells."""
     n_new, n_old = int(np.isnan(new).sum()), int(np.isnan(old).sum())
     reason = f"the new one diverged in {n_new}, the old one in {n_old} of {len(new)} cells"
     both = np.isfinite(new) & np.isfinite(old)

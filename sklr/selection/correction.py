@@ -1,4 +1,4 @@
-"""What the best of many noisy scores is really worth: two corrections of the winner's curse."""
+"""The expected score of the best of many candidates: two corrections of the winner's curse."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from sklr._utils.validation import check_count, must_be, unknown_name
 def corrected_score(
     cell_scores: np.ndarray, method: str = "bootstrap", *, n_bootstrap: int = 1000, random_state: Any = None
 ) -> float:
-    r"""Estimate the score of the best candidate on new data, free of the luck that made it the best.
+    r"""Estimate the score of the best candidate on new data, corrected for the luck that made it the best.
 
-    For any candidates. On an LR curve `Choice.corrected` is less biased, and of the lr that was chosen; a search takes
-    its `best_score_corrected_` from there.
+    It works for any candidates. On an LR curve `Choice.corrected` is less biased, and belongs to the lr that was
+    chosen; a search takes its `best_score_corrected_` from there.
 
     Parameters
     ----------
     cell_scores : ndarray of shape (n_candidates, n_cells)
-        Higher is better. Candidates with a NaN are left out.
+        Scores, higher is better. Candidates with a NaN are left out.
     method : {"bootstrap", "tibshirani"}, default="bootstrap"
         - ``"bootstrap"``: bootstrap bias corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018,
-          Machine Learning 107, algorithm 5), with cells in place of samples: cells are drawn with replacement, the
-          best candidate on them is scored on the cells not drawn. How much lower than the best of all that is, on the
-          same cells and on average, is the luck to take off: the cells drawn in common make up for easy and hard ones
-          (a control variate, the expectation is that of algorithm 5). It is somewhat too much, because it chooses on
-          fewer distinct cells. Luck below 0 is set to 0.
+          Machine Learning 107, algorithm 5), with cells instead of samples: cells are drawn with replacement, and the
+          best candidate on them is scored on the cells not drawn. The correction is how much lower, on average, that
+          score is than the score of the overall best candidate on the same cells. The common cells cancel the
+          difference between easy and hard ones (a control variate; the expectation is that of algorithm 5). It
+          corrects somewhat too much, because it chooses on fewer distinct cells. A negative correction is set to 0.
         - ``"tibshirani"``: Tibshirani and Tibshirani 2009, Annals of Applied Statistics 3(2), eq. 3: the best mean
-          score minus :math:`\frac1K \sum_k [s_k(best_k) - s_k(best)]`, `best_k` being the best candidate in cell `k`
-          alone. Deterministic, but one cell is noisier than the mean of `K`, so it corrects too much; in
-          benchmarks/bench_selection.py its bias is the larger one, hence the default.
+          score minus :math:`\frac1K \sum_k [s_k(best_k) - s_k(best)]`, where `best_k` is the best candidate in cell
+          `k` alone. Deterministic, but a single cell is noisier than the mean of `K`, so it corrects too much; its
+          bias in benchmarks/bench_selection.py is larger, hence the default.
     n_bootstrap : int, default=1000
-        Draws of ``"bootstrap"``.
+        Number of draws of ``"bootstrap"``.
     random_state : int, RandomState, Generator or None
-        Of ``"bootstrap"``.
+        Random generator of ``"bootstrap"``.
 
     Returns
     -------
     score : float
-        Never above the highest mean score; that score itself for one candidate, which was not chosen for its luck. NaN
-        for several candidates in one cell: it cannot tell luck from worth.
+        Never above the highest mean score. For a single candidate it is the mean score, because nothing was chosen. NaN
+        for several candidates in a single cell, which cannot separate luck from quality.
 
     Raises
     ------
     ValueError
-        If no candidate has all its scores, or an argument is not what it must be.
+        If no candidate has all its scores, or if another argument is invalid.
 
     Examples
     --------
-    >>> noise = np.random.default_rng(0).normal(0.9, 0.01, (50, 10))  # fifty candidates, all worth 0.9
+    >>> noise = np.random.default_rng(0).normal(0.9, 0.01, (50, 10))  # fifty candidates with expected score 0.9
     >>> methods = ("bootstrap", "tibshirani")
     >>> print(f"{noise.mean(axis=1).max():.3f}", *(f"{corrected_score(noise, m, random_state=0):.3f}" for m in methods))
     0.909 0.903 0.896
@@ -90,7 +90,7 @@ def _bootstrap(scores: np.ndarray, n_bootstrap: int, generator: np.random.Genera
 
 
 def _mean_of_best(chosen_by: np.ndarray, worth: np.ndarray) -> np.ndarray:
-    """Return what the best by one score is worth; several that are best count alike, whatever their order."""
+    """Return the mean `worth` of the candidates that are best by `chosen_by`, so that ties do not depend on order."""
     highest = chosen_by.max(axis=-1, keepdims=True)
     is_best = chosen_by >= highest - 1e-12 * np.abs(highest)  # sums of the same scores differ by rounding
     return (worth * is_best).sum(axis=1) / is_best.sum(axis=-1)

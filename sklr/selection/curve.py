@@ -1,4 +1,4 @@
-"""The LR curve, the one object a search's decision is made of, and what can be read off it without any model."""
+"""The LR curve, on which a search decides, and what can be read off it without a model."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ class LRCurve:
     lr : ndarray of shape (n_lrs,)
         Peak learning rates, ascending.
     mean : ndarray of shape (n_lrs,)
-        Mean test score over the cells; NaN where the candidate diverged or failed.
+        Mean test score over the cells; NaN if the candidate diverged, failed or was stopped.
     se : ndarray of shape (n_lrs,)
         Paired standard error of the mean, see `paired_standard_error`.
     status : tuple of str, of length n_lrs
         ``"ok"``, or what happened.
     cell_scores : ndarray of shape (n_lrs, n_cells)
-        The scores `mean` and `se` were made of; rows whose status is not ``"ok"`` are not to be used.
+        The scores from which `mean` and `se` are computed; ignore rows whose status is not ``"ok"``.
     candidate : ndarray of int of shape (n_lrs,)
-        Which candidate of the search stands for each learning rate.
+        Index of the candidate in the search at each learning rate.
     n_seeds : int, default=1
         Cells per fold, side by side in `cell_scores`.
     joined : bool, default=True
-        Whether its points differ by their learning rate alone. Otherwise each is the best candidate of its learning
-        rate, whatever the other parameters were, and nothing is concluded about the learning rate by itself.
+        Whether the points differ in their learning rate alone. If not, each point is the best candidate with that
+        learning rate, whatever its other parameters, and the curve allows no conclusion about the learning rate by
+        itself.
 
     Examples
     --------
@@ -63,14 +64,14 @@ class LRCurve:
 
     @property
     def cells(self) -> str:
-        """What the scores are of, in words, such as ``"3 folds x 2 seeds"``."""
+        """The number of folds and seeds as text, such as ``"3 folds x 2 seeds"``."""
         if self.n_folds == 1:
             return "one fold with one seed" if self.n_seeds == 1 else f"{self.n_seeds} seeds of one fold"
         return f"{self.n_folds} folds {'with one seed each' if self.n_seeds == 1 else f'x {self.n_seeds} seeds'}"
 
     @property
     def has_noise(self) -> bool:
-        """Whether the noise of the scores is known: it takes at least two cells."""
+        """Whether the noise of the scores can be estimated, which needs at least two cells."""
         return self.cell_scores.shape[1] > 1
 
     @property
@@ -81,22 +82,22 @@ class LRCurve:
 
     @property
     def diverged(self) -> np.ndarray:
-        """Which of the learning rates diverged; a boolean array of shape (n_lrs,)."""
+        """Mask of the learning rates that diverged, shape (n_lrs,)."""
         return np.array([status.startswith("diverged") for status in self.status], dtype=bool)
 
     @property
     def usable(self) -> np.ndarray:
-        """Which of them have a mean score; a boolean array of shape (n_lrs,)."""
+        """Mask of the learning rates that have a mean score, shape (n_lrs,)."""
         return np.isfinite(self.mean)
 
     @property
     def best(self) -> int:
-        """Position of the highest mean score, the lowest lr of several; -1 where none has a score."""
+        """Position of the highest mean score, at the lowest lr among ties; -1 if no learning rate has a score."""
         return int(self.ties[0]) if self.usable.any() else -1
 
     @property
     def ties(self) -> np.ndarray:
-        """Positions of all that have the highest mean score, ascending."""
+        """Positions of all learning rates with the highest mean score, ascending."""
         return best_positions(self.mean)
 
     def __len__(self) -> int:
@@ -133,7 +134,7 @@ class LRCurve:
 
 
 def best_positions(mean: np.ndarray) -> np.ndarray:
-    """Return the positions of all that share the highest mean score; sums of the same scores differ by rounding.
+    """Return the positions of the highest mean score, ties included up to rounding (sums of the same scores differ).
 
     >>> best_positions(np.array([0.3, 0.1 + 0.2, np.nan, 0.2])).tolist(), best_positions(np.array([np.nan])).tolist()
     ([0, 1], [])
@@ -144,27 +145,27 @@ def best_positions(mean: np.ndarray) -> np.ndarray:
 
 
 def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
-    """Return the standard error of each candidate's mean score, what all candidates share in a cell taken out.
+    """Return the standard error of each candidate's mean score, without the effects that all candidates share.
 
-    Candidates meet the same cells, so an easy fold lifts them all and says nothing about which is better. What a cell
-    does to the candidates on average is subtracted first, and their variance scaled by ``n / (n - 1)`` for the mean so
-    lost (Morey 2008, Tutorials in Quantitative Methods for Psychology 4(2), eq. 2). A candidate three times as
-    unsteady as the middle one has no say in that average: near the cliff some runs collapse, which is no property of
-    their cells, and would be every candidate's noise.
+    All candidates are trained in the same cells, so an easy fold raises all their scores and says nothing about which
+    one is better. The mean effect of each cell is therefore subtracted first, and the variance is scaled by
+    ``n / (n - 1)`` for the degree of freedom lost (Morey 2008, Tutorials in Quantitative Methods for Psychology 4(2),
+    eq. 2). Candidates that vary more than three times as much as the median one are left out of that mean: near the
+    cliff some runs collapse, which is not an effect of their cells and would add noise to every candidate.
 
     Parameters
     ----------
     cell_scores : ndarray of shape (n_candidates, n_cells)
-        Rows with a NaN have no standard error and shift nobody else's.
+        Rows with a NaN get no standard error and do not affect the others.
 
     Returns
     -------
     se : ndarray of shape (n_candidates,)
-        NaN where there are fewer than two cells.
+        NaN with fewer than two cells.
 
     Examples
     --------
-    >>> paired_standard_error(np.array([[0.5, 0.9], [0.6, 1.0]])).round(12).tolist()  # the folds differ, nothing else
+    >>> paired_standard_error(np.array([[0.5, 0.9], [0.6, 1.0]])).round(12).tolist()  # only the folds differ
     [0.0, 0.0]
     """
     n_candidates, n_cells = cell_scores.shape
@@ -185,9 +186,9 @@ def paired_standard_error(cell_scores: np.ndarray) -> np.ndarray:
 
 
 def distinct_seeds(cell_scores: np.ndarray, n_seeds: int) -> tuple[np.ndarray, int]:
-    """Return the scores and how many seeds a fold has, where seeds that never differ count as one.
+    """Return the scores and the number of seeds per fold; seeds that never differ are merged into one.
 
-    Seeds that change no score of any candidate are the same run again, and tell nothing about noise.
+    Seeds that change no score of any candidate repeat the same run, and say nothing about noise.
 
     Parameters
     ----------
@@ -213,7 +214,7 @@ def distinct_seeds(cell_scores: np.ndarray, n_seeds: int) -> tuple[np.ndarray, i
 def lr_curve(
     lr: Sequence[float], cell_scores: np.ndarray, status: Sequence[str], *, n_seeds: int = 1, joined: bool = True
 ) -> LRCurve:
-    """Make the curve of a search; where several candidates share an lr, the best of them stands for it.
+    """Make the LR curve of a search; among candidates with the same lr it takes the best one.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def lr_curve(
     n_seeds : int, default=1
         Cells per fold. Seeds that never differ count as one, see `distinct_seeds`.
     joined : bool, default=True
-        Whether the candidates differ by their learning rate alone.
+        Whether the candidates differ in their learning rate alone.
 
     Returns
     -------
@@ -249,17 +250,17 @@ def lr_curve(
 
 
 def edge(curve: LRCurve) -> str | None:
-    """Say at which end of the searched range the best learning rate lies, if at one.
+    """Return the end of the searched range at which the best learning rate lies, or None.
 
-    At the low end it counts if nothing was tried below, or all of that diverged. At the high end only if nothing was
-    tried above: best next to what diverged is "stable up to here", see `max_stable_lr`, and a wider range would not
-    help. Where several learning rates share the highest score, one of them at an end is enough: a better one may lie
-    beyond it. Where all learning rates score the same there is no best to be at one.
+    The best is at the low end if everything below it diverged or nothing was tried there. It is at the high end only if
+    nothing was tried above it: if the next larger ones diverged, a wider range would not help, see `max_stable_lr`. If
+    several learning rates share the highest score, one of them at an end is enough, because a better one may lie beyond
+    it. If all learning rates score the same, there is no best one, and no edge.
 
     Returns
     -------
     side : {"low", "high", "both"} or None
-        None also where nothing, or one learning rate alone, was tried.
+        None also if fewer than two learning rates were tried.
 
     Examples
     --------
@@ -278,7 +279,7 @@ def edge(curve: LRCurve) -> str | None:
 
 
 def edges(curve: LRCurve) -> dict[str, int]:
-    """Return the ends of the range that the best learning rates reach, with the position of the one that does.
+    """Return the ends of the range at which a best learning rate lies, each with the position of that learning rate.
 
     >>> edges(lr_curve([0.01, 0.1, 1.0], np.array([[0.5], [0.4], [0.5]]), ["ok"] * 3))
     {'low': 0, 'high': 2}
@@ -291,7 +292,7 @@ def edges(curve: LRCurve) -> dict[str, int]:
 
 
 def max_stable_lr(curve: LRCurve) -> float | None:
-    """Return the largest learning rate tried up to which none diverged; None where the lowest did already.
+    """Return the largest learning rate tried up to which none diverged; None if the lowest one diverged.
 
     Examples
     --------
@@ -308,7 +309,7 @@ def max_stable_lr(curve: LRCurve) -> float | None:
 
 
 def stretch_around(inside: np.ndarray, position: int) -> np.ndarray:
-    """Return the consecutive positions around this one where `inside` holds.
+    """Return the contiguous positions around `position` where `inside` is True.
 
     >>> stretch_around(np.array([True, False, True, True]), 2).tolist()
     [2, 3]

@@ -1,4 +1,4 @@
-"""What the same search, with other seeds and folds, would have chosen: the variance of the search itself."""
+"""The variance of the search itself: what it would have chosen with other seeds and folds."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CONFIDENCE = 0.9
 
 @dataclass(frozen=True)
 class SearchVariance(ShownAsText):
-    """How far the chosen learning rate moves when a search is repeated with other seeds and folds, and what that costs.
+    """How much the chosen learning rate varies when a search is repeated with other seeds and folds, and the cost.
 
     Parameters
     ----------
     decades : float
-        Standard deviation of log10 of the learning rate that is chosen.
+        Standard deviation of log10 of the chosen learning rate.
     lr_range : tuple of float, (low, high)
-        Between these lie the learning rates that nine of ten repeated searches choose.
+        Range of the learning rates that nine of ten repeated searches choose.
     cost : float
-        How much lower than the best the chosen one scores, on average.
+        How much lower than the best one the chosen learning rate scores, on average.
 
     Notes
     -----
-    What the scores do not tell is NaN, as with one fold and one seed.
+    All are NaN if the scores cannot determine them, as with one fold and one seed.
 
     Examples
     --------
@@ -59,17 +59,17 @@ class SearchVariance(ShownAsText):
 
 
 def search_variance(curve: LRCurve, select: str = "best") -> SearchVariance:
-    """Say what the same search would have chosen with other seeds and folds.
+    """Estimate what the same search would have chosen with other seeds and folds.
 
-    Nothing is trained: the search is repeated on noisy copies of the curve, which are made from the spread of its cells
-    as those of ``select="fit"``. The learning rates are the same in all; a strategy that proposes others as it learns
-    moves a little more.
+    Nothing is trained: the choice is repeated on noisy copies of the curve, made from the variation between its cells
+    as for ``select="fit"``. All copies have the same learning rates; a strategy that learns from scores would propose
+    others, and vary a little more.
 
     Parameters
     ----------
     curve : LRCurve
     select : {"best", "one_se", "fit"}, default="best"
-        How the search chooses.
+        The rule by which the search chooses.
 
     Returns
     -------
@@ -95,11 +95,12 @@ def search_variance(curve: LRCurve, select: str = "best") -> SearchVariance:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.sort(chosen)[np.round(np.array([tail, 1 - tail]) * (len(chosen) - 1)).astype(int)]
     cost = max(float(value.max()), float(mean.max())) - float(value.mean())
-    return SearchVariance(float(np.ptp(chosen) and chosen.std()), (float(10**low), float(10**high)), cost)
+    decades = float(np.ptp(chosen) and chosen.std())  # exactly 0 if all are equal, without rounding
+    return SearchVariance(decades, (float(10**low), float(10**high)), cost)
 
 
 def _chosen(curve: LRCurve, usable: np.ndarray, select: str) -> np.ndarray:
-    """Return log10 of the lr chosen in each copy, shape (n_copies,)."""
+    """Return log10 of the lr chosen on each copy, shape (n_copies,)."""
     u, cell_scores = np.log10(curve.lr[usable]), curve.cell_scores[usable]
     top = find_top(curve, CONFIDENCE) if select == "fit" else ""
     if isinstance(top, Top):

@@ -1,4 +1,4 @@
-"""Where the spread of one configuration's scores comes from: seeds, folds, or both at once."""
+"""Variance components of one configuration's scores: seeds, folds, and the residual."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from sklr._utils.validation import must_be
 
 @dataclass(frozen=True)
 class VarianceComponents(ShownAsText):
-    """Where the spread of one configuration's scores comes from; all are variances.
+    """Variance components of one configuration's scores.
 
     Parameters
     ----------
     seed : float
-        Of what a seed does alike in every fold.
+        Variance of the effect that a seed has in every fold.
     fold : float
-        Of what a fold does alike with every seed.
+        Variance of the effect that a fold has with every seed.
     residual : float
-        The rest: a seed in a fold.
+        The remaining variance, of a seed in a fold.
 
     Notes
     -----
-    What the scores do not tell is NaN. In one fold that is `fold`, and `residual`, which is part of `seed` then.
+    A component that the scores cannot determine is NaN. With one fold these are `fold` and `residual`; the latter is
+    then part of `seed`.
 
     Examples
     --------
@@ -50,12 +51,12 @@ def variance_components(scores: np.ndarray) -> VarianceComponents:
 
     Method of moments on the two-way layout without replication (Searle, Casella and McCulloch 1992, section 4.2):
     residual = MSE, fold = (MSF - MSE) / n_seeds, seed = (MSS - MSE) / n_folds; an estimate below 0 is set to 0. It
-    needs the same seeds in every fold; where each fold has its own, their part is in the residual.
+    assumes the same seeds in every fold; if each fold has its own seeds, their variance is in the residual.
 
     Parameters
     ----------
     scores : ndarray of shape (n_folds, n_seeds)
-        At least two of each, all finite.
+        All finite; at least two folds and two seeds.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def variance_components(scores: np.ndarray) -> VarianceComponents:
     Raises
     ------
     ValueError
-        If there are fewer, or some are not finite.
+        If there are fewer than two folds or seeds, or if a score is not finite.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A search's result in plain words: what was chosen, how sure that is, and what to do next."""
+"""The result of a search as text: what was chosen, how certain that is, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from sklr.selection.choice import Choice
 from sklr.selection.curve import LRCurve, edges, max_stable_lr
 
-WIDE = 1.0  # decades: an interval beyond this leaves the order of magnitude open
-COARSE = 0.4  # decades between neighbours: beyond this a finer grid around the best is worth its price
-MAX_VALUE = 60  # characters of a parameter's value
+WIDE = 1.0  # decades; a wider interval leaves the order of magnitude open
+COARSE = 0.4  # decades between neighbours; with a larger distance a finer grid around the best is worth its cost
+MAX_VALUE = 60  # maximum characters of a parameter's value
 
 
 def verdict(curve: LRCurve, choice: Choice, corrected: float, others: Mapping[str, Any] | None = None) -> str:
-    """Describe a search's LR curve and the choice made on it, a line for each thing worth knowing.
+    """Describe a search's LR curve and the choice made on it, one line per fact.
 
     Parameters
     ----------
     curve : LRCurve
     choice : Choice
-        Made on that curve.
+        The choice on that curve.
     corrected : float
-        The best score without the luck that made it the best, as `corrected_score` returns it; NaN if unknown.
+        The best score corrected for the luck that made it the best, as `corrected_score` returns it; NaN if unknown.
     others : dict, optional
-        The chosen values of the parameters searched beside the learning rate.
+        The chosen values of the other searched parameters.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def _chosen(curve: LRCurve, choice: Choice, others: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Write a parameter's value in a line of text."""
+    """Return a parameter's value as one short line."""
     text = f"{value:.3g}" if isinstance(value, float) else getattr(value, "__name__", None) or repr(value)
     text = " ".join(text.split())
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
@@ -94,7 +94,7 @@ def _edge(curve: LRCurve) -> str:
     if reached:
         ends = " and ".join(f"the {'lowest' if side == 'low' else 'highest'}" for side in reached)
         alone = f"the best {'is' if curve.joined else 'candidate has'} {ends} learning rate tried"
-        doubt = "" if curve.joined else "; the other parameters differ too, so that this need not mean much"
+        doubt = "" if curve.joined else "; the other parameters differ too, so this may not be due to the lr"
         return f"Edge: {alone if n_ties == 1 else f'{tied}, among them {ends} tried'}{doubt}."
     if n_ties > 1:
         return f"Edge: none, {tied}."
@@ -108,13 +108,13 @@ def _diverged(curve: LRCurve) -> str:
         return ""
     if not curve.joined:
         return f"Diverged: {n} of {len(curve)} learning rates, with various values of the other parameters."
-    until = "the lowest did already" if stable is None else f"stable up to {stable:.3g}"
+    until = "even the lowest one" if stable is None else f"stable up to {stable:.3g}"
     return f"Diverged: {n} of {len(curve)} learning rates; {until}."
 
 
 def _pruned(curve: LRCurve) -> str:
     n = sum(status.startswith("pruned") for status in curve.status)
-    return f"Pruned: {n} of {len(curve)} learning rates, trained no further than it took to tell." if n else ""
+    return f"Pruned: {n} of {len(curve)} learning rates, stopped early by the pruner." if n else ""
 
 
 def _settled(curve: LRCurve) -> str:
@@ -122,18 +122,18 @@ def _settled(curve: LRCurve) -> str:
 
 
 def _nearest(curve: LRCurve, lr: float) -> int:
-    """Return the position of the learning rate with a score that is nearest to this one."""
+    """Return the position of the nearest learning rate that has a score."""
     tried = np.flatnonzero(curve.usable)
     return int(tried[np.abs(np.log(curve.lr[tried] / lr)).argmin()])
 
 
 def _next(curve: LRCurve, choice: Choice) -> list[str]:
     if not curve.joined:
-        return ["to learn more of the learning rate, search it alone, the other parameters as chosen"]
+        return ["to learn more about the learning rate, search it alone, with the other parameters as chosen"]
     if curve.all_equal:
         return [
-            "see whether another setting decides the learning rate, such as a schedule with absolute values; else "
-            "search a wider range, or by a score that tells more (scoring='neg_log_loss')"
+            "check whether another setting determines the learning rate, such as a schedule with absolute values; "
+            "otherwise search a wider range, or use a more sensitive score (scoring='neg_log_loss')"
         ]
     steps = []
     if reached := edges(curve):
@@ -144,7 +144,7 @@ def _next(curve: LRCurve, choice: Choice) -> list[str]:
     if not reached and gap > COARSE:
         steps.append(f"refine around {choice.lr:.3g}, the neighbours are {gap:.1f} decades apart")
     if not steps and curve.usable.sum() == 1:
-        steps.append(f"try more learning rates near {choice.lr:.3g}, a single score tells nothing of the best")
+        steps.append(f"try more learning rates near {choice.lr:.3g}, a single score says nothing about the best one")
     if not curve.has_noise:
         steps.append("more folds (cv=5) or more seeds (n_seeds=3) to know the noise")
     if np.log10(choice.interval[1] / choice.interval[0]) > WIDE:

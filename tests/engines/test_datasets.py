@@ -463,7 +463,7 @@ def test_what_cannot_be_taken_is_refused_at_once(given, fit, words):
 
 
 def test_a_validation_set_and_folds_are_two():
-    with pytest.raises(ValueError, match="cv must be left out where there is a validation set, got 3"):
+    with pytest.raises(ValueError, match="cv must be left out if there is a validation set, got 3"):
         LRGridSearchCV(net(), lrs=LRS, cv=3).fit(X, Y, validation=(X, Y))
 
 

@@ -374,10 +374,10 @@ def test_auto_trains_one_by_one_where_the_search_does():
 
 def test_auto_says_where_it_cannot_work():
     for search, message in [
-        (LRGridSearchCV(make_net(), {"lr": [0.1]}, lr_range="auto"), "lr_range must be a tuple where param_grid is"),
-        (LRGridSearchCV(make_net(), lrs=[0.1], lr_range="auto"), "lr_range must be a tuple where lrs is given"),
+        (LRGridSearchCV(make_net(), {"lr": [0.1]}, lr_range="auto"), "lr_range must be a tuple if param_grid is"),
+        (LRGridSearchCV(make_net(), lrs=[0.1], lr_range="auto"), "lr_range must be a tuple if lrs is given"),
         (LRGridSearchCV(LogisticRegression(), lr_range="auto", lr_param="C"), "estimator must be a skorch net"),
-        (LRGridSearchCV(make_net(), lr_range="auto", lr_param="batch_size"), "lr_param must be the net's lr where"),
+        (LRGridSearchCV(make_net(), lr_range="auto", lr_param="batch_size"), "lr_param must be the net's lr if"),
         (LRGridSearchCV(make_net(), lr_range="wide"), r"lr_range must be a tuple .* got 'wide'"),
         (LRGridSearchCV(make_net(), lr_range="auto", n_lrs=0), "n_lrs must be an integer >= 1, got 0"),
     ]:

@@ -178,7 +178,7 @@ def test_a_search_that_chose_nothing_says_why(tmp_path):
     for name in ("best_index_", "best_params_", "best_score_", "best_estimator_"):
         delattr(search, name)
     page = Page(write_report(search, tmp_path / "lr.html").read_text(encoding="utf-8"))
-    assert "nothing: there are several scores, and refit=False names none of them." in page.text
+    assert "nothing: there are several scores, and refit=False does not say which one decides." in page.text
 
 
 def test_a_page_claims_no_noise_of_one_cell(tmp_path):

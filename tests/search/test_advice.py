@@ -77,7 +77,7 @@ def test_a_list_of_two_numbers_is_said_to_be_two_choices(kind, given, warned):
 def test_a_range_that_nothing_uses_is_said(search, idle):
     said = warnings_of(search)
     assert len(said) == len(idle)
-    assert all(text.startswith(what) and "has no effect where" in text for text, what in zip(said, idle, strict=True))
+    assert all(text.startswith(what) and "has no effect if" in text for text, what in zip(said, idle, strict=True))
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])

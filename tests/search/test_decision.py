@@ -250,7 +250,7 @@ def test_other_parameters_that_vary_leave_no_interval(kind, select):
     text = search.summary()
     assert text.startswith(f"Chosen: lr {search.best_lr_:.3g}, width {search.best_params_['width']:.3g}, ")
     assert "too few learning rates were tried with the chosen values of the other parameters" in text
-    assert "search it alone, the other parameters as chosen" in text
+    assert "search it alone, with the other parameters as chosen" in text
     assert not re.findall("lies between|% confidence|settled|search lower|search higher|refine|stable up to", text)
 
 
@@ -272,7 +272,7 @@ def test_scores_that_do_not_depend_on_the_lr_have_no_edge(extend):
     assert len(search.lr_curve_) == 9, "there is nothing to extend to"
     text = search.summary()
     assert "all 9 learning rates score exactly the same: the scores do not depend on the lr" in text
-    assert "see whether another setting decides the learning rate" in text
+    assert "check whether another setting determines the learning rate" in text
     assert not re.findall("lies between|settled|search lower|search higher", text)
 
 
@@ -340,12 +340,12 @@ def test_there_is_no_best_among_scores_that_are_nan(kind, engine, scoring, metri
     assert set(search.cv_results_["status"]) == {"no score: the score is nan (2 of 2 runs)"}
     assert {trial.user_attrs["status"] for trial in search.study_.trials} == set(search.cv_results_["status"])
     assert search.history_["epoch"].size == 6, "the trainings went well"
-    assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
+    assert search.summary() == f"Chosen: nothing, no candidate has a score; {name} returned nan."
     if metric is True:
         with pytest.warns(NoScoreWarning, match=re.escape(name)):
             search.set_params(refit=False).fit(X, y)
         assert not hasattr(search, "best_lr_")
-        assert search.summary() == f"Chosen: nothing, no candidate has a score; it is nan by {name}."
+        assert search.summary() == f"Chosen: nothing, no candidate has a score; {name} returned nan."
 
 
 @pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the")

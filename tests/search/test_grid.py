@@ -155,5 +155,5 @@ def test_where_there_is_nothing_to_refine_the_first_round_is_the_last(kwargs, sc
 def test_rounds_need_a_learning_rate():
     with pytest.raises(ValueError, match="lr_param must be given"):
         LRGridSearchCV(SVC(), {"C": [1.0, 2.0]}, rounds=2)._check_space()
-    with pytest.raises(ValueError, match="rounds must be 1 where no learning rate is searched, got 2"):
+    with pytest.raises(ValueError, match="rounds must be 1 if no learning rate is searched, got 2"):
         LRGridSearchCV(SGDClassifier(), {"alpha": [1.0, 2.0]}, rounds=2)._check_space()

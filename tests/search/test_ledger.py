@@ -234,10 +234,10 @@ def test_a_locked_database_is_waited_for(tmp_path):
     [
         ({"storage": 3}, "storage must be a path that ends in .db or .log, a database URL"),
         ({"storage": "lr.txt"}, "storage must be a path that ends in .db or .log, .* got 'lr.txt'"),
-        ({"study_name": "lr"}, "study_name must be left out where there is no storage, got 'lr'. Give a storage"),
-        ({"resume": True}, "resume must be left out where there is no storage, got True"),
+        ({"study_name": "lr"}, "study_name must be left out if there is no storage, got 'lr'. Give a storage"),
+        ({"resume": True}, "resume must be left out if there is no storage, got True"),
         ({"resume": "yes"}, "resume must be True or False, got 'yes'"),
-        ({"storage": "lr.db", "resume": True}, "study_name must be given where resume=True, got None. Name the study"),
+        ({"storage": "lr.db", "resume": True}, "study_name must be given if resume=True, got None. Name the study"),
         ({"storage": "lr.db", "study_name": ""}, "study_name must be a non-empty text or None, got ''"),
         ({"timeout": 0}, "timeout must be a number of seconds > 0, or None, got 0"),
     ],
@@ -251,7 +251,7 @@ def test_bad_values(kind, bad, message):
 
 def test_a_study_and_a_storage_are_two():
     study = optuna.create_study(direction="maximize")
-    with pytest.raises(ValueError, match="storage must be left out where a study is given"):
+    with pytest.raises(ValueError, match="storage must be left out if a study is given"):
         OptunaSearchCV(SVC(), {"C": [1.0]}, study=study, storage="sqlite://").fit(X, Y)
 
 
@@ -359,7 +359,7 @@ def test_a_second_process_is_refused_at_once_and_takes_over_when_the_first_is_de
     while not trained(log):
         time.sleep(0.02)
     search = search_of("grid", **kept(tmp_path, file, resume=True))
-    with pytest.raises(StudyError, match=f"Process {process.pid} is at work on the study 'lr'. Wait for it .* server"):
+    with pytest.raises(StudyError, match=f"Process {process.pid} is working on the study 'lr'. Wait for it .* server"):
         search.fit(X, Y)
     kill(process)
     n_done = len(done_in(tmp_path / file))

@@ -85,7 +85,7 @@ def test_the_function_of_a_refit_is_missed():
     assert search.fit(X, Y).best_index_ == 1
     again = sklr.load_search(storage)
     assert again.best_index_ == 0
-    assert "Note: refit was a function, which the study does not hold" in again.summary()
+    assert "Note: refit was a function, which the study does not store" in again.summary()
 
 
 def test_a_study_of_ones_own_and_what_diverged(tmp_path):
@@ -115,10 +115,10 @@ def test_what_is_not_finished_says_so(tmp_path, file):
     search = LRGridSearchCV(BreaksOff(), lrs=[0.1, 0.2, 0.3], cv=2, storage=tmp_path / file, study_name="s")
     with pytest.raises(KeyboardInterrupt):
         search.fit(X, Y)
-    with pytest.warns(StorageWarning, match="study 's' is not finished: 2 candidates of 3 are through. Go on with res"):
+    with pytest.warns(StorageWarning, match="study 's' is not finished: it has 2 of 3 candidates. Continue it with re"):
         again = sklr.load_search(tmp_path / file)
     assert [params["lr"] for params in again.cv_results_["params"]] == [0.1, 0.2]
-    assert "Note: The study 's' is not finished: 2 candidates of 3 are through." in again.summary()
+    assert "Note: The study 's' is not finished: it has 2 of 3 candidates." in again.summary()
 
 
 def test_a_grid_that_has_grown_has_all_its_candidates():

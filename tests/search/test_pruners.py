@@ -216,7 +216,7 @@ def test_lr_prunes_around_the_best_and_says_on_which_side(fitted):
     best = LRS.index(search.best_lr_)
     for i in np.flatnonzero(gone):
         assert status[i].startswith("pruned after ")
-        assert f": too {'low' if i < best else 'high'} beside lr " in status[i], status[i]
+        assert f": too {'low' if i < best else 'high'} compared with lr " in status[i], status[i]
     assert search.best_lr_ == fitted[None].best_lr_
     kept = np.flatnonzero(np.array(status) == "ok")
     assert len(kept) >= 3
@@ -392,7 +392,7 @@ def test_enable_pruning_asks_the_study_s_own_pruner():
         (grid(3), "got 3. Write for example pruner='lr'; names are halving, hyperband, lr, median."),
         (
             OptunaSearchCV(NET, study=quiet_study(), pruner="lr"),
-            "pruner must be left out where a study is given, got 'lr'. Give the pruner to optuna.create_study",
+            "pruner must be left out if a study is given, got 'lr'. Give the pruner to optuna.create_study",
         ),
         (LRGridSearchCV(LogisticRegression(), {"C": [1.0]}, pruner="lr"), "lr_param"),
     ],

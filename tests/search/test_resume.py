@@ -428,7 +428,7 @@ def test_a_trial_that_was_changed_by_hand_is_named(tmp_path, key, junk):
             "UPDATE trial_user_attributes SET value_json = ? WHERE key = ? AND trial_id = 2", (json.dumps(junk), key)
         )
     database.close()
-    with pytest.raises(StudyError, match=f"study 's' cannot be gone on with: trial 1 was changed by hand.*{key}"):
+    with pytest.raises(StudyError, match=f"study 's' cannot be resumed: trial 1 was changed by hand.*{key}"):
         search.fit(X, Y)
 
 
@@ -449,7 +449,7 @@ def test_attributes_that_are_not_even_json(tmp_path, table, message):
 def test_a_study_that_was_changed_by_hand(tmp_path, key):
     search = optuna_of(2, storage=tmp_path / "s.db").fit(X, Y)
     search.study_.set_user_attr(key, "garbage")
-    with pytest.raises(StudyError, match=f"the attribute '{key}' of the study is not as sklr has written it"):
+    with pytest.raises(StudyError, match=f"the attribute '{key}' of the study is not as sklr wrote it"):
         search.fit(X, Y)
 
 
@@ -567,8 +567,10 @@ def test_a_second_process_on_a_journal_is_told(tmp_path, monkeypatch, host):
     study.set_user_attr("sklr:at work", f"{name} {pid} {workers._birth(pid)} 4 5")
     search.set_params(lrs=[0.1, 0.2])
     if host == "here":
-        with pytest.raises(StudyError, match=r"Process 1 is at work on the study 's'.*Only a database server shares"):
+        with pytest.raises(
+            StudyError, match=r"Process 1 is working on the study 's'.*Only a database server can share"
+        ):
             search.fit(X, Y)
     else:
-        with pytest.warns(StorageWarning, match="Process 77 on 'elsewhere' has begun .*both train everything"):
+        with pytest.warns(StorageWarning, match="Process 77 on 'elsewhere' began .*both train every candidate"):
             search.fit(X, Y)

@@ -41,7 +41,7 @@ def test_shared_cells_cancel():
 @pytest.mark.parametrize(
     ("gain", "options", "verdict", "words"),
     [
-        ([0.02, 0.021, 0.019, 0.022, 0.018], {}, "adopt", "more than seeds and folds make"),
+        ([0.02, 0.021, 0.019, 0.022, 0.018], {}, "adopt", "more than the noise of seeds and folds"),
         ([-0.02, -0.021, -0.019, -0.022, -0.018], {}, "do not adopt", "it is worse"),
         ([0.02, 0.021, 0.019, 0.022, 0.018], {"min_effect": 0.05}, "do not adopt", "not above 0.05"),
         ([0.02, -0.01, 0.015, -0.02, 0.01], {}, "not enough evidence", "would not|would probably settle"),

@@ -1,1 +1,1 @@
-"""What a search tries next: dimensions, covers, surrogates and samplers."""
+"""What a search tries next: dimensions, even covers, surrogate models and samplers."""

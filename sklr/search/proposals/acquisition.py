@@ -1,8 +1,8 @@
-"""Where on a line to look next: one learning rate, on a logarithmic scale, as positions from 0 to 1.
+"""Acquisition on one axis: which learning rate to try next, as a position from 0 to 1 on a logarithmic scale.
 
-Pure functions of the positions tried and their scores, for any model of the curve. What makes a learning rate special
-is said here: too small is merely slow, too large falls off a cliff, and a score beyond the cliff tells nothing about
-the height before it.
+Pure functions of the positions tried and their scores, for any model of the curve. They use what is special about the
+learning rate: a value that is too small is merely slow, one that is too large falls off a cliff, and a score beyond the
+cliff says nothing about the scores below it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from scipy.special import ndtr
 from sklr.search.proposals.even_cover import keep_apart
 
 GRID = np.linspace(0.0, 1.0, 513)
-SHARE = 0.8  # of the largest gain: what another model's proposal must promise to be taken
+SHARE = 0.8  # minimum expected gain, as a fraction of the largest, at a position that another model proposes
 Prediction = tuple[np.ndarray, np.ndarray]  # mean and standard deviation
 Fit = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], Prediction]]
 
 
 def bounded(scores: np.ndarray) -> np.ndarray:
-    """Return scores that a model can learn from: finite, and very low ones raised.
+    """Return scores that a model can learn from: finite, with a lower bound.
 
-    Scores that are none become the worst that is left, and what lies further below the median than twice the way
-    from the median to the best is lifted there: a loss of 1e6 next to divergence would flatten all that matters.
+    The bound is the worst finite score, but at most twice as far below the median as the best is above it: otherwise
+    a loss of 1e6 next to divergence would flatten the rest of the curve. NaN and infinities become the bound.
 
     >>> bounded(np.array([0.9, np.nan, 0.1, 0.5])).tolist()
     [0.9, 0.1, 0.1, 0.5]
@@ -42,19 +42,19 @@ def bounded(scores: np.ndarray) -> np.ndarray:
 
 
 def fallen(positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Say which points lie beyond the cliff: above the best, bad, and nothing but bad above them.
+    """Return which points lie beyond the cliff: bad ones above the best, with only bad ones above them.
 
-    Bad is a score that is none, or one further below the median than the best is above it.
+    Bad means no score, or a score further below the median than the best is above it.
 
     Parameters
     ----------
     positions, scores : ndarray of shape (n,)
-        NaN where there is no score, as after divergence.
+        NaN for a point without a score, such as a diverged one.
 
     Returns
     -------
     fallen : ndarray of bool, of shape (n,)
-        All False where nothing has a score: then there is no best to be above of.
+        All False if no point has a score, because then there is no best one.
 
     >>> positions = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
     >>> fallen(positions, np.array([0.7, 0.8, 0.9, 0.1, np.nan])).tolist()
@@ -72,9 +72,9 @@ def fallen(positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def survival(at: np.ndarray, positions: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-    """Return the probability that a training at `at` does not fall off the cliff.
+    """Return the probability that a training at `at` stays below the cliff.
 
-    The cliff's edge is as likely anywhere between the highest point that held and the lowest that fell.
+    The position of the cliff is uniform between the highest point below it and the lowest beyond it.
 
     >>> survival(np.array([0.2, 0.5, 0.6, 0.9]), np.array([0.4, 0.8]), np.array([False, True])).round(2).tolist()
     [1.0, 0.75, 0.5, 0.0]
@@ -86,9 +86,9 @@ def survival(at: np.ndarray, positions: np.ndarray, beyond: np.ndarray) -> np.nd
 
 
 def informative(positions: np.ndarray, beyond: np.ndarray) -> np.ndarray:
-    """Say which points a model of the curve should see: all but the first beyond the cliff.
+    """Return which points a model of the curve should be fitted to: all but the first beyond the cliff.
 
-    That one would bend a smooth model down before the edge; those further out keep it from rising there.
+    That one would bend a smooth model down before the cliff; those further out keep it from rising there.
 
     >>> informative(np.array([0.2, 0.9, 0.6]), np.array([False, True, True])).tolist()
     [True, True, False]
@@ -97,24 +97,25 @@ def informative(positions: np.ndarray, beyond: np.ndarray) -> np.ndarray:
 
 
 def propose(positions: np.ndarray, scores: np.ndarray, n: int, distance: float, fit: Fit) -> list[float]:
-    """Return the `n` positions to try next: where a model expects to improve most, and training to survive.
+    """Return the `n` positions to try next, by constrained expected improvement.
 
     Parameters
     ----------
     positions, scores : ndarray of shape (n_points,)
-        What has been tried; NaN where a training has no score.
+        The points tried; NaN for a training without a score.
     n : int
-        How many at a time; each is believed to score what the model expects when the next is sought ("kriging
-        believer", Ginsbourger, Le Riche and Carraro 2010, section 4.2).
+        How many positions to propose. Each is assumed to score what the model predicts when the next one is chosen
+        ("kriging believer", Ginsbourger, Le Riche and Carraro 2010, section 4.2).
     distance : float
-        How near to each other two positions may be.
+        Minimum distance between two positions.
     fit : callable
         `fit(positions, scores)` returns a function from positions to mean and standard deviation.
 
     Notes
     -----
-    Expected improvement (Jones, Schonlau and Welch 1998, eq. 15) times the probability to be feasible (Gardner et al.
-    2014, eq. 6), on 513 positions. If nothing has a score, the learning rate is too high: half way to the low end.
+    Expected improvement (Jones, Schonlau and Welch 1998, eq. 15) times the probability of feasibility (Gardner et al.
+    2014, eq. 6), on 513 positions. If no point has a score, the learning rates were too high: then it proposes half way
+    from the lowest one to the low end, see `retreat`.
     """
     if not np.isfinite(scores).any():
         return retreat(positions, n, distance)
@@ -128,9 +129,9 @@ def propose(positions: np.ndarray, scores: np.ndarray, n: int, distance: float, 
 
 
 def promise(positions: np.ndarray, scores: np.ndarray, distance: float, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a training at each position of `GRID` promises to gain, and what it is expected to score.
+    """Return the acquisition (expected gain) and the predicted score at each position of `GRID`.
 
-    Parameters are those of `propose`. The gain is -1 within `distance` of a point tried.
+    The parameters are those of `propose`. The gain is -1 within `distance` of a point that was tried.
     """
     heights, beyond = bounded(scores), fallen(positions, scores)
     seen = informative(positions, beyond)
@@ -141,7 +142,7 @@ def promise(positions: np.ndarray, scores: np.ndarray, distance: float, fit: Fit
 
 
 def settle(position: float, gain: np.ndarray) -> float:
-    """Return the position of `GRID` nearest to `position` that promises at least `SHARE` of the largest gain.
+    """Return the position of `GRID` nearest to `position` whose expected gain is at least `SHARE` of the largest.
 
     >>> settle(0.5, np.where(GRID > 0.75, 1.0, 0.4)), settle(0.5, np.ones(len(GRID)))
     (0.751953125, 0.5)
@@ -151,7 +152,7 @@ def settle(position: float, gain: np.ndarray) -> float:
 
 
 def retreat(positions: np.ndarray, n: int, distance: float) -> list[float]:
-    """Return `n` positions below all of `positions`, each half way from the lowest to the low end.
+    """Return `n` positions below all of `positions`, each half way from the lowest so far to the low end.
 
     >>> retreat(np.array([0.5, 0.9]), 2, 0.01)
     [0.25, 0.125]
@@ -164,7 +165,7 @@ def retreat(positions: np.ndarray, n: int, distance: float) -> list[float]:
 
 
 def stretch(positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Return the part of the line that may still hold: up to the middle between the last that held and the cliff.
+    """Return the part of the axis below the cliff: up to the middle between its two bounds, see `survival`.
 
     >>> stretch(np.array([0.2, 0.5, 1.0]), np.array([0.5, 0.6, np.nan]))
     (0.0, 0.75)
@@ -176,9 +177,9 @@ def stretch(positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
 
 
 def basin(positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Return the part of the line around the best: from its neighbour below to its neighbour above.
+    """Return the part of the axis around the best point: from its neighbour below to its neighbour above.
 
-    Ends of the line stand for a neighbour that is missing, and the middle for one beyond the cliff.
+    The end of the axis replaces a missing neighbour; the upper end is cut off at that of `stretch`.
 
     >>> basin(np.array([0.1, 0.3, 0.5, 0.9]), np.array([0.5, 0.6, 0.55, np.nan]))
     (0.1, 0.5)

@@ -1,238 +1,26 @@
-"""What a parameter may be: every way of writing a search dimension, in one form that all strategies read.
+"""Convert every way of writing a search dimension into `Choices`, `Range` or `Quantiles`, which all strategies use.
 
-A dimension has *positions* from 0 to 1, *raw* values, which scikit-optimize and Optuna handle, and the *values*
-that an estimator gets. Lists of anything, numpy arrays, scikit-optimize's dimensions and tuples, Optuna's
-distributions and frozen scipy distributions all become one of three: `Choices`, `Range`, `Quantiles`.
+Accepted are lists of anything, numpy arrays, scikit-optimize's dimensions and tuples, Optuna's distributions and frozen
+scipy distributions.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from numbers import Integral, Number
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import optuna.distributions as od
 import skopt.space as sk
 
-from sklr._utils.module_name import without_main
-from sklr.experiment.lr_param import is_number, log_grid
-
-PRIORS = ("uniform", "log-uniform")
-TAIL = 1e-6  # quantiles this close to 0 and 1 stand for an end that may be infinite
-
-
-class Dimension(ABC):
-    """One parameter's possible values."""
-
-    @property
-    def size(self) -> float:
-        """How many different values there are, possibly infinite."""
-        return math.inf
-
-    @abstractmethod
-    def at(self, position: float) -> Any:
-        """Return the raw value at a position from 0 to 1."""
-
-    @abstractmethod
-    def grid(self, n: int) -> list[Any]:
-        """Return all values of a list, or about `n` values spread evenly over a range."""
-
-    @abstractmethod
-    def skopt(self, name: str) -> sk.Dimension:
-        """Return scikit-optimize's dimension of the raw values."""
-
-    @abstractmethod
-    def optuna(self) -> od.BaseDistribution:
-        """Return Optuna's distribution of the raw values."""
-
-    @abstractmethod
-    def decode(self, raw: Any) -> Any:
-        """Return the value an estimator gets for a raw value."""
-
-    @abstractmethod
-    def encode(self, value: Any) -> Any:
-        """Return the raw value for which an estimator gets this one; None if there is none."""
-
-
-@dataclass(frozen=True)
-class Choices(Dimension):
-    """One of several values of any type.
-
-    scikit-optimize and Optuna take strings and numbers only, and of one type, so anything else goes to them under
-    a label: its repr where that is short and has no memory address in it, its index otherwise.
-
-    Parameters
-    ----------
-    values : tuple
-        At least one, of any type.
-    weights : tuple of float, optional
-        The probability of each in scikit-optimize's random draws.
-    verbatim : bool
-        Hand the values over as they are, without labels.
-
-    >>> Choices((16, 32)).labels, Choices((None, "balanced")).labels, Choices(((64,), (64, 32))).labels
-    ((16, 32), ('None', "'balanced'"), ('(64,)', '(64, 32)'))
-    >>> Choices((object(), object())).labels
-    (0, 1)
-    >>> Choices(((64,), (64, 32))).decode('(64, 32)')
-    (64, 32)
-    """
-
-    values: tuple[Any, ...]
-    weights: tuple[float, ...] | None = None
-    verbatim: bool = False
-
-    @property
-    def size(self) -> float:
-        return len(self.values)
-
-    @cached_property
-    def labels(self) -> tuple[Any, ...]:
-        kinds = {type(value) for value in self.values}
-        if self.verbatim:
-            return self.values
-        if len(kinds) == 1 and kinds <= {str, int, float, bool} and len(set(self.values)) == len(self.values):
-            return self.values
-        reprs = tuple(without_main(repr(value)) for value in self.values)  # the same when a script imports this one
-        readable = len(set(reprs)) == len(reprs) and all(len(r) <= 60 and " at 0x" not in r for r in reprs)
-        return reprs if readable else tuple(range(len(self.values)))
-
-    def at(self, position: float) -> Any:
-        return self.labels[min(int(position * len(self.labels)), len(self.labels) - 1)]
-
-    def grid(self, n: int) -> list[Any]:
-        return list(self.values)
-
-    def skopt(self, name: str) -> sk.Dimension:
-        return sk.Categorical(list(self.labels), prior=self.weights, name=name)
-
-    def optuna(self) -> od.BaseDistribution:
-        return od.CategoricalDistribution(self.labels)
-
-    def decode(self, raw: Any) -> Any:
-        return self.values[self.labels.index(raw)]
-
-    def encode(self, value: Any) -> Any:
-        return next((label for label, own in zip(self.labels, self.values, strict=True) if is_same(own, value)), None)
-
-
-@dataclass(frozen=True)
-class Range(Dimension):
-    """Every number from `low` to `high`, both included, evenly on a linear or a logarithmic scale.
-
-    Parameters
-    ----------
-    low, high : float
-        Finite, `low < high`; above 0 with `log`.
-    log, integer : bool
-        Logarithmic scale; whole numbers only.
-    step : float, optional
-        Only `low`, `low + step`, `low + 2 * step` ... are values.
-
-    >>> lr = Range(1e-4, 1.0, log=True)
-    >>> lr.at(0.5), lr.grid(3)
-    (0.01, [0.0001, 0.01, 1.0])
-    >>> Range(1, 8, integer=True).grid(20), Range(0.0, 1.0, step=0.25).decode(0.7)
-    ([1, 2, 3, 4, 5, 6, 7, 8], 0.75)
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    integer: bool = False
-    step: float | None = None
-
-    @property
-    def size(self) -> float:
-        step = self.step or (1 if self.integer else None)
-        return math.inf if step is None else 1 + math.floor((self.high - self.low) / step + 1e-9)
-
-    @property
-    def resolution(self) -> float:
-        """Positions nearer to each other than this are the same to an eye on the curve: 0.02 decade on a log scale."""
-        return 0.02 / math.log10(self.high / self.low) if self.log else 0.002
-
-    def at(self, position: float) -> Any:
-        if self.log:
-            return self.decode(self.low * (self.high / self.low) ** position)
-        if self.integer or self.step:
-            index = min(int(position * self.size), int(self.size) - 1)
-            return self.decode(self.low + index * (self.step or 1))
-        return self.decode(self.low + position * (self.high - self.low))
-
-    def position(self, raw: float) -> float:
-        """Return where in the range a raw value lies, from 0 to 1."""
-        if self.log:
-            return math.log(raw / self.low) / math.log(self.high / self.low)
-        return (raw - self.low) / (self.high - self.low)
-
-    def grid(self, n: int) -> list[Any]:
-        spaced = log_grid(self.low, self.high, n) if self.log else np.linspace(self.low, self.high, n).tolist()
-        return sorted({self.decode(value) for value in spaced})
-
-    def skopt(self, name: str) -> sk.Dimension:
-        kind, prior = (sk.Integer if self.integer else sk.Real), PRIORS[self.log]
-        return kind(self.low, self.high, prior=prior, name=name)
-
-    def optuna(self) -> od.BaseDistribution:
-        if self.integer:
-            return od.IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
-        return od.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
-    def decode(self, raw: Any) -> Any:
-        value = min(max(float(raw), float(self.low)), float(self.high))
-        if self.step:
-            index = min(round((value - self.low) / self.step), int(self.size) - 1)
-            value = self.low + index * self.step
-        return round(value) if self.integer else float(value)
-
-    def encode(self, value: Any) -> Any:
-        inside = is_number(value) and self.low <= value <= self.high
-        return self.decode(value) if inside and math.isclose(self.decode(value), value) else None
-
-
-@dataclass(frozen=True)
-class Quantiles(Dimension):
-    """A frozen scipy distribution, searched over its quantiles: a raw value 0.5 is the median.
-
-    The ends, which may be infinite, are cut off at the quantiles 1e-6 and 1 - 1e-6.
-
-    >>> from scipy.stats import expon, poisson
-    >>> round(Quantiles(expon(scale=10)).at(0.5), 2), Quantiles(poisson(4), integer=True).grid(3)
-    (0.5, [2, 4, 6])
-    """
-
-    distribution: Any
-    integer: bool = False
-
-    def at(self, position: float) -> float:
-        return float(min(max(position, TAIL), 1 - TAIL))
-
-    def grid(self, n: int) -> list[Any]:
-        return sorted({self.decode((i + 0.5) / n) for i in range(n)})
-
-    def skopt(self, name: str) -> sk.Dimension:
-        return sk.Real(TAIL, 1 - TAIL, name=name)
-
-    def optuna(self) -> od.BaseDistribution:
-        return od.FloatDistribution(TAIL, 1 - TAIL)
-
-    def decode(self, raw: Any) -> Any:
-        value = self.distribution.ppf(float(raw))
-        return int(value) if self.integer else float(value)
-
-    def encode(self, value: Any) -> Any:
-        share = float(self.distribution.cdf(value)) if is_number(value) else -1.0
-        return share if TAIL <= share <= 1 - TAIL else None
+from sklr.experiment.lr_param import is_number
+from sklr.search.proposals.dimension_types import PRIORS, Choices, Dimension, Quantiles, Range
 
 
 def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
-    """Return the one dimension there is, if any number of a range may be its value; None otherwise.
+    """Return the only dimension of a space if it is a continuous range; None otherwise.
 
     >>> line_of({"lr": Range(1e-4, 1.0, log=True)}) is not None, line_of({"degree": Range(1, 8, integer=True)})
     (True, None)
@@ -241,13 +29,8 @@ def line_of(dimensions: Mapping[str, Dimension]) -> Range | None:
     return only if len(dimensions) == 1 and isinstance(only, Range) and math.isinf(only.size) else None
 
 
-def is_same(one: Any, other: Any) -> bool:
-    """Say whether two values are the same; what is neither number nor text nor tuple only if it is the same object."""
-    return one is other or (type(one) is type(other) and isinstance(one, (Number, str, tuple)) and one == other)
-
-
 def raw_point(candidate: Mapping[str, Any], dimensions: Mapping[str, Dimension]) -> dict[str, Any] | None:
-    """Return the raw values of a candidate in the order of the dimensions; None where it lies outside of them.
+    """Return the raw values of a candidate in the order of the dimensions; None if it lies outside of the space.
 
     >>> space = {"lr": Range(1e-4, 1.0, log=True), "sizes": Choices(((64,), (64, 32)))}
     >>> raw_point({"sizes": (64, 32), "lr": 0.1}, space), raw_point({"sizes": (8,), "lr": 0.1}, space)
@@ -260,7 +43,7 @@ def raw_point(candidate: Mapping[str, Any], dimensions: Mapping[str, Dimension])
 
 
 def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
-    """Return the parameters of which any number of a range may be a value; over several spaces the range of all.
+    """Return the parameters that are ranges in all spaces that contain them, each with the union of its ranges.
 
     >>> ranges_of([{"decay": Range(0.1, 1.0), "width": Choices((8, 16))}, {"decay": Range(0.5, 3.0)}])
     {'decay': Range(low=0.1, high=3.0, log=False, integer=False, step=None)}
@@ -278,22 +61,22 @@ def ranges_of(spaces: Sequence[Mapping[str, Dimension]]) -> dict[str, Range]:
 
 
 def to_dimension(what: str, given: Any, *, tuples_are_choices: bool = False) -> Dimension:
-    """Return the dimension that a user wrote down in any of the ways known here.
+    """Return the dimension for what a user wrote.
 
     Parameters
     ----------
     what : str
-        How to call it in an error, such as `"search_spaces['lr']"`.
+        Its name in error messages, such as `"search_spaces['lr']"`.
     given : object
         A list, array or other sequence of choices; a scikit-optimize dimension or its tuple `(low, high)`,
         `(low, high, "log-uniform")`; an Optuna distribution; a frozen scipy distribution.
     tuples_are_choices : bool
-        Read `(1, 10)` as two choices, as `GridSearchCV` does; `(1, 10, "log-uniform")` stays a range.
+        Whether `(1, 10)` means two choices, as in `GridSearchCV`; `(1, 10, "log-uniform")` is a range either way.
 
     Raises
     ------
     ValueError
-        If it is none of these, has no choices, or has no or infinite extent.
+        If it is none of these, has no choices, or is not a valid finite range.
 
     >>> to_dimension("space['lr']", (1e-5, 1.0, "log-uniform"))
     Range(low=1e-05, high=1.0, log=True, integer=False, step=None)
@@ -357,7 +140,7 @@ def _from_optuna(what: str, given: od.BaseDistribution) -> Dimension:
 def _from_scipy(what: str, given: Any) -> Dimension:
     name, discrete = given.dist.name, hasattr(given, "pmf")
     low, high = given.support()
-    located = given.dist._parse_args(*given.args, **given.kwds)[1] != 0
+    located = given.dist._parse_args(*given.args, **given.kwds)[1] != 0  # shifted: not log-uniform between its ends
     if name == "uniform" or (name in ("loguniform", "reciprocal") and not located):
         return _range(what, low, high, log=name != "uniform")
     if name == "randint":

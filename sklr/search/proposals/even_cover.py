@@ -1,4 +1,4 @@
-"""Where to look when nothing is known, and where not to look twice: positions from 0 to 1."""
+"""The initial design (an even cover), batch sizes, and the distance between points; positions are from 0 to 1."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def even_cover(n: int, n_dims: int, random_state: np.random.RandomState) -> np.n
     Parameters
     ----------
     n, n_dims : int
-        How many points, and how many axes.
+        Number of points, and of axes.
     random_state : numpy.random.RandomState
-        Shifts each axis by up to a quarter of a part and pairs the axes (a Latin hypercube).
+        Shifts each axis by up to a quarter of a part, and permutes all but the first (a Latin hypercube).
 
     Returns
     -------
     positions : ndarray of shape (n, n_dims)
-        In an order in which the first few already spread along the first axis (van der Corput).
+        Ordered so that the first few points already spread along the first axis (van der Corput sequence).
 
     Notes
     -----
-    A random start misses a narrow basin in one dimension far more often than an even one: the widest gap left is
-    about 1/n here, against log(n)/n.
+    In one dimension random points miss a narrow basin far more often than evenly spaced ones: the widest gap is about
+    1/n here, against log(n)/n.
 
     >>> points = even_cover(4, 1, np.random.RandomState(0)).ravel()
     >>> (points * 4).astype(int).tolist()
@@ -37,9 +37,10 @@ def even_cover(n: int, n_dims: int, random_state: np.random.RandomState) -> np.n
 
 
 def start_size(n_points: int, batch: int) -> int:
-    """Return how many of `n_points` points to spend on an even cover: half, from 4 to 10, in whole batches.
+    """Return how many of `n_points` points to use for the even cover: half, between 4 and 10, in whole batches.
 
-    With fewer than four over several decades a model knows no more than where the best of them is.
+    From fewer than four points over several decades a model learns no more than which of them is the best: with a
+    budget of four, a start of two missed the basin and lost to a grid, four did not (benchmarks/bench_strategies.py).
 
     >>> start_size(16, 4), start_size(9, 2), start_size(100, 4), start_size(5, 1), start_size(3, 4)
     (8, 6, 12, 4, 3)
@@ -48,9 +49,9 @@ def start_size(n_points: int, batch: int) -> int:
 
 
 def batch_size(n_done: int, n_start: int, left: float) -> int:
-    """Return how many points to try at a time: the start together, then an eighth of what is left.
+    """Return how many points to try at a time: the initial cover together, then an eighth of the rest.
 
-    A small budget is best spent one by one, each where all before it point to; a large one can afford haste.
+    A small budget is best spent one by one, each proposal using all earlier scores; a large one can be batched.
 
     >>> batch_size(0, 8, 16), batch_size(8, 8, 8), batch_size(10, 10, 90)
     (8, 1, 11)
@@ -66,7 +67,7 @@ def _spread_order(n: int) -> np.ndarray:
 def keep_apart(position: float, taken: np.ndarray, distance: float) -> float:
     """Return `position`, or the middle of the widest gap if it lies within `distance` of a point already taken.
 
-    In one dimension a surrogate proposes its optimum again and again; a training there teaches nothing new.
+    In one dimension a surrogate proposes its optimum again and again, where another training tells nothing new.
 
     >>> taken = np.array([0.1, 0.5, 0.6])
     >>> keep_apart(0.3, taken, 0.01), keep_apart(0.501, taken, 0.01)
@@ -77,7 +78,7 @@ def keep_apart(position: float, taken: np.ndarray, distance: float) -> float:
     if len(taken) == 0 or np.abs(taken - position).min() >= distance:
         return position
     points = np.unique(taken)
-    gaps = np.diff(points, prepend=-points[0], append=2 - points[-1])  # an end counts double: its mirror image
+    gaps = np.diff(points, prepend=-points[0], append=2 - points[-1])  # gaps at the ends count double (mirrored)
     widest = int(gaps.argmax())
     if widest == 0:
         return 0.0

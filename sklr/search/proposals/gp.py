@@ -1,6 +1,6 @@
-"""A Gaussian process for a curve over one axis, exact and without an optimizer: fast enough to be asked at every turn.
+"""A Gaussian process over one axis whose hyperparameters are chosen on a grid: fast enough to refit after every score.
 
-It is a scikit-learn regressor with `return_std`, so that `skopt.Optimizer` takes it for a `base_estimator`.
+It is a scikit-learn regressor with `return_std`, so that `skopt.Optimizer` accepts it as `base_estimator`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from sklearn.base import BaseEstimator, RegressorMixin
 
-LENGTHS = np.geomspace(0.03, 1.0, 12)
-NOISES = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2])  # variances, as shares of the curve's
+LENGTHS = np.geomspace(0.03, 1.0, 12)  # length scales, as fractions of the axis
+NOISES = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2])  # noise variances, as fractions of the signal variance
 
 
 class _Posterior(NamedTuple):
-    """What a fit leaves: the evidence for these settings, and what predicting takes."""
+    """Result of a fit with one pair of hyperparameters: its log evidence plus log prior, and what `predict` needs."""
 
     evidence: float
     length: float
@@ -27,21 +27,22 @@ class _Posterior(NamedTuple):
 
 
 class LineGP(RegressorMixin, BaseEstimator):
-    """Fit a smooth curve through scores over positions from 0 to 1, and say how sure it is of each.
+    """Gaussian process regression of scores on positions from 0 to 1.
 
     Parameters
     ----------
     typical_length : float
-        The length scale expected, as a share of the axis. Curves over the learning rate have basins of one to two
-        decades, 0.2 of the usual range.
+        Median of the prior of the length scale, as a fraction of the axis. Curves over the learning rate have basins of
+        one to two decades, 0.2 of the usual range.
     spread : float
-        By what factor, as a logarithm, the length scale may well differ.
+        Standard deviation of that prior, in the natural logarithm of the length scale.
 
     Notes
     -----
-    Matern 5/2 kernel; length scale and noise are those of largest evidence times prior among 12 x 5, the variance in
-    closed form (Rasmussen and Williams 2006, eq. 5.8 and section 5.4.1). A curve with a jump is no such curve: leave
-    what lies beyond the jump out.
+    Matern 5/2 kernel. Length scale and noise maximize evidence times prior on a grid of 12 x 5, the signal variance is
+    in closed form (Rasmussen and Williams 2006, eq. 5.8 and section 5.4.1). The prior of the noise variance is
+    log-normal too, around 1e-4 with a standard deviation of two decades. The model assumes a smooth curve: leave out
+    points beyond a jump.
 
     >>> model = LineGP().fit([[0.0], [0.5], [1.0]], [0.1, 0.9, 0.1])
     >>> mean, std = model.predict([[0.5], [0.45], [0.25]], return_std=True)
@@ -64,7 +65,7 @@ class LineGP(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Return the mean of the curve at `X` of shape (n, 1), with `return_std` its standard deviation too."""
+        """Return the mean of the curve at `X` of shape (n, 1), and with `return_std` its standard deviation."""
         _, length, factor, weights, variance = self.posterior_
         cross = matern(np.asarray(X, dtype=float)[:, 0], self.positions_, length)
         mean = self.mean_ + self.scale_ * (cross @ weights)
@@ -84,7 +85,7 @@ class LineGP(RegressorMixin, BaseEstimator):
 
 
 def fit_line(positions: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Return the function from positions to mean and standard deviation that a `LineGP` learns.
+    """Fit a `LineGP` and return its prediction, a function from positions to mean and standard deviation.
 
     >>> mean, std = fit_line(np.array([0.2, 0.8]), np.array([0.5, 0.5]))(np.array([0.2]))
     >>> mean.round(2).tolist()
@@ -95,7 +96,7 @@ def fit_line(positions: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray]
 
 
 def matern(a: np.ndarray, b: np.ndarray, length: float) -> np.ndarray:
-    """Return the Matern 5/2 correlation of positions of shapes (n,) and (m,), an array of shape (n, m).
+    """Return the Matern 5/2 correlations of positions of shapes (n,) and (m,), shape (n, m).
 
     >>> matern(np.array([0.0]), np.array([0.0, 0.5, 5.0]), 0.5).round(3).tolist()
     [[1.0, 0.524, 0.0]]

@@ -1,4 +1,4 @@
-"""What an Optuna search may be given, and how a study is asked."""
+"""The arguments of an Optuna search: checks, distributions, and the rows to search on."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from optuna.study import StudyDirection
 
 from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr.experiment.lr_param import is_number
-from sklr.search.proposals.dimensions import Choices, Dimension, to_dimension
+from sklr.search.proposals.dimension_types import Choices, Dimension
+from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.proposals.optuna_samplers import SAMPLERS
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How one parameter is asked from a study, and what its raw values mean."""
+    """One parameter of an Optuna search: its distribution in the study, and the dimension that decodes its values."""
 
     dimension: Dimension
     distribution: BaseDistribution
 
 
 def ask_for(what: str, given: Any) -> Asked:
-    """Return how to ask for a parameter; Optuna's own distributions are taken as they are, and so are their values.
+    """Return the distribution and the dimension of a parameter; Optuna's own distributions are used unchanged.
 
     >>> from optuna.distributions import CategoricalDistribution
     >>> ask_for("x", [None, 3]).distribution, ask_for("x", CategoricalDistribution([None, 3])).distribution
@@ -47,12 +48,12 @@ def check_limits(n_trials: Any, timeout: Any, has_callbacks: bool) -> None:
     if n_trials is not None:
         check_count("n_trials", n_trials)
     elif timeout is None and not has_callbacks:
-        advice = "Give a number, or a timeout in seconds, or the search never ends."
-        raise ValueError(must_be("n_trials", "an integer >= 1 where there is no timeout", None, advice))
+        advice = "Without a number of trials or a timeout in seconds the search would never end."
+        raise ValueError(must_be("n_trials", "an integer >= 1 if there is no timeout", None, advice))
 
 
 def check_sampler(sampler: Any, study: Any) -> None:
-    """Check the sampler's name, that the study maximizes, and that there is one sampler only."""
+    """Check the sampler's name, that the study maximizes, and that not both have a sampler."""
     if not isinstance(sampler, BaseSampler) and sampler not in SAMPLERS:
         raise unknown_name("sampler", sampler, SAMPLERS)
     if study is None:
@@ -65,16 +66,38 @@ def check_sampler(sampler: Any, study: Any) -> None:
         raise ValueError(must_be("study", "one that maximizes a single score", names, advice))
     if sampler != "tpe":
         advice = "Give the sampler to optuna.create_study instead."
-        raise ValueError(must_be("sampler", "left out where a study is given", sampler, advice))
+        raise ValueError(must_be("sampler", "left out if a study is given", sampler, advice))
+
+
+def check_left_to_study(storage: Any, pruner: Any) -> None:
+    """Check that the search itself has neither a storage nor a pruner, because the given study has them."""
+    if storage is not None:
+        raise ValueError(must_be("storage", "left out if a study is given", storage, "The study has its own."))
+    if pruner is not None:
+        advice = "Give the pruner to optuna.create_study, and set enable_pruning=True."
+        raise ValueError(must_be("pruner", "left out if a study is given", pruner, advice))
 
 
 def check_subsample(subsample: Any) -> None:
-    """Check the share or the number of rows to search on."""
+    """Check the fraction or the number of rows to search on."""
     share = isinstance(subsample, (float, np.floating)) and 0 < subsample <= 1
     number = isinstance(subsample, (int, np.integer)) and not isinstance(subsample, bool) and subsample >= 1
     if not (share or number):
-        rule = "a share of the rows in (0, 1], a float, or a number of rows >= 1, an int"
+        rule = "a fraction of the rows in (0, 1], a float, or a number of rows >= 1, an int"
         raise ValueError(must_be("subsample", rule, subsample, "Write for example subsample=0.5."))
+
+
+def drawn_rows(subsample: float | int, n_samples: int, random_state: np.random.RandomState) -> np.ndarray:
+    """Return the indices of the rows to search on, ascending; all of them if `subsample` covers them.
+
+    >>> drawn_rows(0.5, 4, np.random.RandomState(0)).tolist(), drawn_rows(9, 4, np.random.RandomState(0)).tolist()
+    ([2, 3], [0, 1, 2, 3])
+    """
+    is_fraction = isinstance(subsample, (float, np.floating))
+    n_rows = max(1, int(subsample * n_samples)) if is_fraction else int(subsample)
+    if n_rows >= n_samples:
+        return np.arange(n_samples)
+    return np.sort(random_state.choice(n_samples, n_rows, replace=False))
 
 
 def check_callbacks(callbacks: Any) -> None:

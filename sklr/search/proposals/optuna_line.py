@@ -1,4 +1,4 @@
-"""Optuna's TPE and GP samplers where one number is searched: even start, bounded scores, an eye on the cliff."""
+"""Optuna's TPE and GP samplers for a single continuous parameter, adapted to LR curves."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sklr._utils.quiet_optuna import at_verbosity, quiet_study
 from sklr.results import DIVERGED
 from sklr.search.proposals.acquisition import GRID, basin, bounded, promise, retreat, settle, stretch
-from sklr.search.proposals.dimensions import Range
+from sklr.search.proposals.dimension_types import Range
 from sklr.search.proposals.even_cover import even_cover, keep_apart
 from sklr.search.proposals.gp import fit_line
 
 if TYPE_CHECKING:
-    _Sampler = RandomSampler  # any concrete one
+    _Sampler = RandomSampler  # any concrete sampler, so that mypy knows the methods of the mixin
 else:
     _Sampler = object
 
-POSITION = "position"  # the one parameter of the study that the sampler sees
+POSITION = "position"  # the only parameter of the inner study
 
 
 class OnLine(_Sampler):
-    """Mixed into a sampler for one continuous parameter.
+    """Mixin for a sampler of one continuous parameter.
 
-    The sampler itself is asked in a study of its own, made anew for each trial: there the parameter is a position
-    from 0 to 1, scores are bounded, and the range is a window, so that what lies beyond the cliff neither misleads
-    it nor is proposed again. A proposal too near to a trial is moved into the widest gap.
+    After the even cover, Optuna's own sampler is asked in an inner study, created anew for each trial. There the
+    parameter is a position from 0 to 1, scores are bounded, and the range is cut to a window, so that trials beyond the
+    cliff neither mislead the sampler nor are proposed again. Its proposal is moved to the nearest position with a good
+    expected improvement (`settle`), and into the widest gap if it is too near to an earlier trial.
 
     Parameters
     ----------
     line : Range
-        Of the raw values.
+        The range of the raw values.
     n_start : int
-        How many trials cover the line evenly before that.
+        How many trials cover the range evenly at first.
     seed : int
     """
 
@@ -49,11 +50,11 @@ class OnLine(_Sampler):
         self._advisor = self._make_advisor(seed)
 
     def _make_advisor(self, seed: int) -> BaseSampler:
-        """Return Optuna's own sampler."""
+        """Return the sampler for the inner study."""
         raise NotImplementedError
 
     def _window(self, positions: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-        """Return the part of the line to search."""
+        """Return the part of the axis to search."""
         raise NotImplementedError
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -83,7 +84,7 @@ class OnLine(_Sampler):
         inside = (positions >= low) & (positions <= high)
         proposed = self._ask(FloatDistribution(low, high), positions[inside], scores[inside], running[inside])
         gain, mean = promise(positions[~running], scores[~running], distance, fit_line)
-        if running.any():
+        if running.any():  # a running trial is assumed to score what the model predicts
             scores[running] = np.interp(positions[running], GRID, mean)
             gain, _ = promise(positions, scores, distance, fit_line)
         return keep_apart(settle(proposed, gain), positions, distance)
@@ -102,8 +103,8 @@ class OnLine(_Sampler):
 class LineTPESampler(OnLine, TPESampler):
     """Optuna's `TPESampler` between the neighbours of the best trial.
 
-    TPE spreads a tenth of its trials as good ones over the whole line, which takes dozens to close in on a basin; of
-    eight or twelve the even start has found the basin, and the rest is better spent inside.
+    On the whole axis TPE needs dozens of trials to close in on a basin, because only a tenth of them count as good. In
+    a budget of eight or twelve the even cover finds the basin, and the other trials are better spent inside it.
     """
 
     def _make_advisor(self, seed: int) -> BaseSampler:
@@ -124,13 +125,13 @@ class LineGPSampler(OnLine, GPSampler):
 
 
 def _score(trial: FrozenTrial) -> float:
-    """Return a trial's score; one that diverged has been told a value below all others, which is not its own."""
+    """Return a trial's score; NaN if it diverged, because its value in the study is made up."""
     diverged = trial.user_attrs.get("status", "").startswith(DIVERGED)
     return np.nan if trial.value is None or diverged else trial.value
 
 
 def _capped(scores: np.ndarray, trials: list[FrozenTrial]) -> np.ndarray:
-    """Put trials that were pruned below the best that finished: short trainings can look better than they are."""
+    """Cap the scores of pruned trials below the best finished one: short trainings can look better than they are."""
     finished = [score for score, t in zip(scores, trials, strict=True) if t.state == TrialState.COMPLETE]
     pruned = np.array([t.state == TrialState.PRUNED for t in trials], dtype=bool)
     best = np.nanmax(finished) if np.isfinite(finished).any() else np.inf
@@ -138,5 +139,5 @@ def _capped(scores: np.ndarray, trials: list[FrozenTrial]) -> np.ndarray:
 
 
 def without_log_lines() -> AbstractContextManager[None]:
-    """Keep Optuna's GP from advertising the package greenlet."""
+    """Silence Optuna's log line that recommends the package greenlet for its GP."""
     return at_verbosity(max(optuna.logging.get_verbosity(), optuna.logging.ERROR))

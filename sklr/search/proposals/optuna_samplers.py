@@ -1,4 +1,4 @@
-"""Optuna's samplers by name; TPE and GP start with an even cover. `optuna_line.py` has what they do on a line."""
+"""Optuna's samplers by name; TPE and GP start with an even cover. `optuna_line.py` has those for one parameter."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from sklr.search.proposals.dimensions import Dimension, line_of
+from sklr.search.proposals.dimension_types import Dimension
+from sklr.search.proposals.dimensions import line_of
 from sklr.search.proposals.even_cover import even_cover
 from sklr.search.proposals.optuna_line import LineGPSampler, LineTPESampler, without_log_lines
 
 SAMPLERS = ("gp", "halton", "random", "sobol", "tpe")
-BLIND = ("halton", "random", "sobol")  # these learn nothing from scores, so all trials can be proposed at once
+BLIND = ("halton", "random", "sobol")  # they do not learn from scores, so all trials can be proposed at once
 
 if TYPE_CHECKING:
-    _Sampler = RandomSampler  # any concrete one
+    _Sampler = RandomSampler  # any concrete sampler, so that mypy knows the methods of the mixin
 else:
     _Sampler = object
 
 
 class EvenStart(_Sampler):
-    """Mixed into a sampler: the first trials cover the space evenly.
+    """Mixin for a sampler: the first trials cover the space evenly.
 
     Parameters
     ----------
     dimensions : mapping of str to Dimension
-        Of the raw values.
     n_start : int
         How many trials cover the space.
     seed : int
@@ -65,7 +65,7 @@ class EvenTPESampler(EvenStart, TPESampler):
 
 
 class EvenGPSampler(EvenStart, GPSampler):
-    """Optuna's `GPSampler` after an even start, without its log line on the optional package greenlet."""
+    """Optuna's `GPSampler` after an even start, without its log line about the optional package greenlet."""
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -77,7 +77,7 @@ class EvenGPSampler(EvenStart, GPSampler):
 def make_sampler(name: str, dimensions: Mapping[str, Dimension], n_start: int, seed: int) -> BaseSampler:
     """Return the sampler called `name`, one of `SAMPLERS`.
 
-    >>> from sklr.search.proposals.dimensions import Choices, Range
+    >>> from sklr.search.proposals.dimension_types import Choices, Range
     >>> lr, batch_size = Range(1e-5, 1.0, log=True), Choices((16, 32))
     >>> type(make_sampler("sobol", {"lr": lr}, 8, seed=0)).__name__
     'QMCSampler'

@@ -1,4 +1,4 @@
-"""scikit-optimize's `Optimizer` with an even start, without repeats, and safe from scores that are none."""
+"""scikit-optimize's `Optimizer` with an even initial cover, without repeated points, and with NaN scores allowed."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ import numpy as np
 from skopt import Optimizer
 
 from sklr.search.proposals.acquisition import bounded, propose
-from sklr.search.proposals.dimensions import Choices, Dimension, Range, line_of, raw_point
+from sklr.search.proposals.dimension_types import Choices, Dimension, Range
+from sklr.search.proposals.dimensions import line_of, raw_point
 from sklr.search.proposals.even_cover import batch_size, even_cover, keep_apart, start_size
 from sklr.search.proposals.gp import LineGP, fit_line
 
 Point = list[Any]  # one raw value per dimension
 MODEL_KWARGS = ("base_estimator", "acq_func", "acq_func_kwargs", "acq_optimizer", "acq_optimizer_kwargs")
-ENUMERABLE = 10_000  # spaces up to this size are listed to find a point not tried yet
+ENUMERABLE = 10_000  # spaces up to this size are enumerated to find a point not tried yet
 
 
 class Surrogate:
-    """Propose points, hear their scores.
+    """Propose points and learn their scores.
 
     Parameters
     ----------
     dimensions : mapping of str to Dimension
     n_iter : int
-        How many points there will be at most.
+        Maximum number of points.
     n_points : int or None
-        How many at a time; None for what the budget allows.
+        How many to propose at a time; None decides by `batch_size`.
     kwargs : mapping
-        For `skopt.Optimizer`.
+        Passed to `skopt.Optimizer`.
     random_state : numpy.random.RandomState
 
     Raises
     ------
     ValueError
-        If scikit-optimize refuses `kwargs`.
+        If scikit-optimize rejects `kwargs`.
     """
 
     def __init__(
@@ -72,9 +73,9 @@ class Surrogate:
         kwargs.setdefault("random_state", self._random_state.randint(2**31 - 1))
         dimensions = [d.skopt(name) for name, d in self.dimensions.items()]
         if self._knows_lines:
-            dimensions[0].set_transformer("normalize")
+            dimensions[0].set_transformer("normalize")  # LineGP expects positions from 0 to 1
             kwargs |= {"base_estimator": LineGP(), "acq_func": "EI", "acq_optimizer": "sampling"}
-            kwargs["acq_optimizer_kwargs"] = {"n_points": 100}  # its choice is replaced by that of `_propose`
+            kwargs["acq_optimizer_kwargs"] = {"n_points": 100}  # few: `_propose` replaces its choice anyway
         return Optimizer(dimensions, **kwargs)
 
     def _cover(self, n: int) -> list[Point]:
@@ -82,11 +83,11 @@ class Surrogate:
         return [[d.at(u) for d, u in zip(self.dimensions.values(), row, strict=True)] for row in positions]
 
     def candidate(self, point: Point) -> dict[str, Any]:
-        """Return the parameters an estimator gets for a point."""
+        """Return the estimator's parameters for a point."""
         return {name: d.decode(raw) for (name, d), raw in zip(self.dimensions.items(), point, strict=True)}
 
     def ask(self, left: int) -> list[Point]:
-        """Return the points to try next, at most `left`, all new; none if there are no more."""
+        """Return the points to try next, at most `left`, all of them new; empty if the space is exhausted."""
         n = self._n_points or batch_size(len(self._points), self._n_start, left)
         asked: list[Point] = []
         for point in self._propose(min(n, left)):
@@ -96,7 +97,7 @@ class Surrogate:
 
     def _propose(self, n: int) -> list[Point]:
         if self._is_blind and len(self._points) >= len(self._start):
-            return self._cover(n)  # more than were asked for at the start
+            return self._cover(n)  # the budget was extended after the start
         start = self._start[len(self._points) : len(self._points) + n]
         if start:
             return start
@@ -108,7 +109,7 @@ class Surrogate:
             return self.optimizer.ask(n_points=n)
 
     def tell(self, points: Sequence[Point], scores: np.ndarray) -> Any:
-        """Learn the scores of points asked before; NaN and infinities count as the worst there is.
+        """Learn the scores of points proposed before; NaN and infinite scores count as the worst finite one.
 
         Returns
         -------
@@ -118,19 +119,19 @@ class Surrogate:
         self._points.extend(points)
         self._scores.extend(map(float, scores))
         losses = [-score for score in bounded(np.array(self._scores)).tolist()]
-        self.optimizer.yi = losses[: -len(points)]  # what counts as the worst may have changed
+        self.optimizer.yi = losses[: -len(points)]  # the lower bound of earlier scores may have changed
         with _narrowly_quiet():
             return self.optimizer.tell(list(points), losses[-len(points) :])
 
     def recall(self, candidates: Sequence[Mapping[str, Any]], scores: np.ndarray) -> None:
-        """Learn the scores of candidates that were tried before, those that lie in the space."""
+        """Learn the scores of earlier candidates that lie in the space."""
         points = [raw_point(candidate, self.dimensions) for candidate in candidates]
         inside = [(list(raw.values()), score) for raw, score in zip(points, scores, strict=True) if raw is not None]
         if inside:
             self.tell([point for point, _ in inside], np.array([score for _, score in inside]))
 
     def _renew(self, point: Point, taken: list[Point]) -> Point | None:
-        """Return `point` itself if it is new, another one if it is not, None if nothing is left."""
+        """Return `point` if it is new, else another new point, or None if the space is exhausted."""
         if self._line is not None:
             return [self._spread(self._line, point[0], [p[0] for p in taken])]
         seen = [self._key(p) for p in taken]
@@ -139,7 +140,7 @@ class Surrogate:
         return next((p for p in self._others() if self._key(p) not in seen), None)
 
     def _key(self, point: Point) -> Point:
-        """Return the point in a form that compares: labels of choices, values of ranges."""
+        """Return the point in a comparable form: the labels of choices, the values of ranges."""
         pairs = zip(self.dimensions.values(), point, strict=True)
         return [raw if isinstance(d, Choices) else d.decode(raw) for d, raw in pairs]
 
@@ -162,7 +163,7 @@ class Surrogate:
 
 
 def _n_start(n_iter: int, n_points: int, kwargs: Mapping[str, Any]) -> int:
-    """Return how many points to try before the model is asked; all of them if there is none."""
+    """Return how many points to try before the model proposes; all of them if there is no model."""
     if _is_dummy(kwargs):
         return n_iter
     given = kwargs.get("n_initial_points", kwargs.get("n_random_starts"))
@@ -190,7 +191,7 @@ def _check_base_estimator(kwargs: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _narrowly_quiet() -> Iterator[None]:
-    """Silence two warnings that say nothing to a user: a repeat (replaced here) and an odd number of Sobol points."""
+    """Silence two warnings that are of no use to the user: repeated points (replaced here), unbalanced Sobol points."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The objective has been evaluated at")
         warnings.filterwarnings("ignore", message="The balance properties of Sobol")

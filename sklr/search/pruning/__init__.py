@@ -1,1 +1,1 @@
-"""Which trainings end early."""
+"""Pruning: which candidates stop training early."""

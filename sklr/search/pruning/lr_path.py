@@ -1,4 +1,4 @@
-"""How far a schedule takes a training by the end of each epoch, known before it starts."""
+"""The cumulative sum of a schedule's multipliers at the end of each epoch, computed before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skorch.callbacks import LRScheduler
 from sklr.experiment.wrappers import net_of, trains_nets
 from sklr.schedules import resolve_schedule
 
-PATH = "lr_path"  # the attribute of a trial that holds it
+PATH = "lr_path"  # user attribute of a trial
 
 
 def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarray | None:
@@ -24,14 +24,15 @@ def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarra
     estimator : estimator
         A net, or a Pipeline or TransformedTargetRegressor around one.
     params : dict
-        A candidate's.
+        Parameters of a candidate.
     n_rows : int
-        Rows of a training fold.
+        Number of rows in a training fold.
 
     Returns
     -------
-    path : ndarray of shape (n_epochs,)
-        None for what does not train in epochs, and where a callback of skorch's own moves the lr: there is no telling.
+    path : ndarray of shape (n_epochs,) or None
+        None if the estimator does not train in epochs, or if skorch's `LRScheduler` changes the lr, because its
+        multipliers are not known in advance.
 
     Examples
     --------
@@ -56,6 +57,6 @@ def lr_path(estimator: Any, params: Mapping[str, Any], n_rows: int) -> np.ndarra
 
 
 def _is_scheduler(callback: Any) -> bool:
-    """Say whether a callback, or a pair of a name and one, is skorch's own scheduler, an object or its class."""
+    """Return whether a callback, or a (name, callback) pair, is skorch's `LRScheduler`, an instance or the class."""
     found = callback[-1] if isinstance(callback, tuple) else callback
     return isinstance(found, LRScheduler) or found is LRScheduler

@@ -1,7 +1,7 @@
-"""Between which two learning rates the best one must lie, seen from the middle of a training.
+"""The window of learning rates that can still turn out best, judged in the middle of training.
 
-Pure functions of scores by epoch. What makes a learning rate special is said here: a small one is slow, and will in its
-whole training go as far as a larger one goes in a part of it; a large one is noisy, and only a decay calms it.
+Pure functions of the scores after each epoch. They use what is special about the learning rate: a small one is slow,
+and in a whole training gets as far as a larger one does in a part of it; a large one is noisy until it decays.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-SMOOTH = 0.1  # scores are averaged over this share of the epochs trained
-NOISE = 2.0  # standard deviations of an epoch's score: what differs by less is as good as the best
-LOW = 0.1  # decades kept below the lowest learning rate that can still get there
+# chosen on half of the recorded curves of benchmarks/bench_pruning.py
+SMOOTH = 0.1  # scores are averaged over this fraction of the epochs trained so far
+NOISE = 2.0  # scores within this many standard deviations of the best (of the noise per epoch) are as good as it
+LOW = 0.1  # decades kept below the lowest learning rate that can still catch up
 HIGH = 0.3  # decades kept above the best
-HIGH_AHEAD = 0.2  # more for each factor of ten by which the way ahead exceeds the way behind
-HIGH_DECAY = 0.2  # more while all of the decay is still to come
+HIGH_AHEAD = 0.2  # decades more for each factor of ten between the whole path and the path so far
+HIGH_DECAY = 0.2  # decades more while the whole decay is still to come
 
 
 class Window(NamedTuple):
-    """The lowest, the best and the highest log10 lr in the running."""
+    """The lowest log10 lr that can still turn out best, the best one so far, and the highest."""
 
     low: float
     best: float
     high: float
 
     def contains(self, log_lr: np.ndarray) -> np.ndarray:
-        """Say which learning rates are inside; ends count, whatever rounding they have been through."""
+        """Return which learning rates are inside; the ends are, up to rounding."""
         return (log_lr > self.low - 1e-9) & (log_lr < self.high + 1e-9)
 
 
 def first_epoch(path: np.ndarray, share: float) -> int:
-    """Return after how many epochs candidates may be judged: the lr has been at its peak, a share of them is done.
+    """Return after how many epochs pruning may begin: a share of them is done and the lr has reached its peak.
 
     >>> first_epoch(np.arange(1, 28.0), 1 / 9), first_epoch(np.array([0.25, 1.0, 2.0, 3.0, 4.0]), 1 / 9)
     (3, 3)
@@ -49,31 +50,31 @@ def lr_window(log_lr: np.ndarray, scores: np.ndarray, path: np.ndarray) -> Windo
     log_lr : ndarray of shape (n_candidates,)
         log10 of the peak learning rates.
     scores : ndarray of shape (n_candidates, n_done)
-        Mean scores after each epoch done; NaN from where a candidate was not trained.
+        Mean scores after each epoch so far; NaN after a candidate was stopped.
     path : ndarray of shape (n_epochs,)
         The sum of the schedule's multipliers up to the end of each epoch, in epochs at the peak lr.
 
     Returns
     -------
     window : Window
-        All NaN where no candidate has a score after the last epoch done.
+        All NaN if no candidate has a score after the last epoch.
 
     Notes
     -----
-    Low side: while steps are small a training follows the gradient flow, and how far it is depends on lr x path alone.
-    So the lowest lr that may win is the one whose *whole* training is as long as the way on which any candidate first
-    was as good as the best is now,
+    Low side: while steps are small, training follows the gradient flow, and its progress depends on lr x path alone. So
+    the lowest lr that may still win is the one whose lr x path over the *whole* training equals that with which any
+    candidate first was as good as the best is now,
 
     .. math:: \log l \ge \min_{i, e} \log l_i + \log (p_e / p_E) - 0.1,
 
-    over all candidates and epochs with such a score. With a constant lr these are 0.95 decades below the best after a
-    ninth of the epochs, 0.48 after a third and none at the end: the optimum falls by a third of that (0.35 and 0.21
-    decades on the 24 problems of DeepOBS, Schneider, Balles and Hennig 2019). A decay that is still to come shortens
-    the path ahead, for small learning rates as well. It does help large ones, whose noise it takes away; so the high
-    side is wider while it lasts.
+    over all candidates and epochs with such a score. With a constant lr that is 0.95 decades below the best after a
+    ninth of the epochs, 0.48 after a third and 0 at the end. The optimum itself falls by only a third of that (0.35 and
+    0.21 decades on the 24 problems of DeepOBS, Schneider, Balles and Hennig 2019). A decay that is still to come
+    shortens the path of small learning rates too; but it helps large ones, whose noise it removes, so the high side is
+    wider until then.
 
-    The rule fails where small steps do something else than the same, slowly (where noise is what generalises), and
-    where candidates sit on one plateau for long: what they will do after it cannot be seen.
+    The rule fails where a small learning rate is not simply slower but leads to another solution (where the noise is
+    what generalizes), and where candidates stay on a plateau for long, because the scores after it cannot be foreseen.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def lr_window(log_lr: np.ndarray, scores: np.ndarray, path: np.ndarray) -> Windo
     if not np.isfinite(now).any():
         return Window(np.nan, np.nan, np.nan)
     good = smooth >= np.nanmax(now) - NOISE * epoch_noise(scores, now)
-    with np.errstate(divide="ignore"):  # a warmup from 0 has gone no way at first
+    with np.errstate(divide="ignore"):  # a warmup from 0 has a path of length 0 at first
         needed = log_lr[:, None] + np.log10(path[:done] / path[-1])
     low = needed[good].min() - LOW
     high = log_lr[good[:, -1]].max() + HIGH + HIGH_AHEAD * np.log10(path[-1] / path[done - 1])
@@ -96,7 +97,7 @@ def lr_window(log_lr: np.ndarray, scores: np.ndarray, path: np.ndarray) -> Windo
 
 
 def decay_to_come(path: np.ndarray, done: int) -> float:
-    """Return by how much of the peak lr the schedule is still going to fall, between 0 and 1.
+    """Return the part of the peak lr by which the schedule will still decay, between 0 and 1.
 
     >>> decay_to_come(np.arange(1, 5.0), 1), decay_to_come(np.cumsum([1.0, 1.0, 0.5, 0.0]), 2)
     (0.0, 1.0)
@@ -106,7 +107,7 @@ def decay_to_come(path: np.ndarray, done: int) -> float:
 
 
 def trailing_mean(scores: np.ndarray) -> np.ndarray:
-    """Return each epoch's score averaged with those just before it, a tenth of the epochs so far.
+    """Return the trailing mean of the scores at each epoch, over a tenth of the epochs so far.
 
     >>> trailing_mean(np.arange(40.0)[None])[0, [0, 9, 39]].tolist()
     [0.0, 9.0, 37.5]
@@ -120,10 +121,10 @@ def trailing_mean(scores: np.ndarray) -> np.ndarray:
 
 
 def epoch_noise(scores: np.ndarray, now: np.ndarray) -> float:
-    """Return the standard deviation of a good candidate's score from one epoch to the next; 0 before the second.
+    """Return the standard deviation of a good candidate's score from one epoch to the next; 0 before the second epoch.
 
-    Good are those in the upper tenth of the way from the median to the best. Progress counts as noise, so that little
-    is concluded while all of them still learn fast.
+    Good candidates are those in the top tenth of the distance from the median to the best. Progress counts as noise, so
+    that the window stays wide while all of them still improve fast.
     """
     best = np.nanmax(now)
     good = now >= best - 0.1 * (best - np.nanmedian(now))

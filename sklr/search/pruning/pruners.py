@@ -1,4 +1,4 @@
-"""Pruners: one that knows learning rates, and Optuna's by name, all asked about candidates trained in lockstep."""
+"""`LRPruner`, Optuna's pruners by name, and how a pruner is asked about candidates that are trained in lockstep."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr.search.pruning.lr_path import PATH
 from sklr.search.pruning.lr_window import Window, first_epoch, lr_window
 
-SHARE = 1 / 9  # of the epochs, before which nothing is pruned: at 1/27 the best lr is half a decade too high
+SHARE = 1 / 9  # of the epochs before the first pruning; after 1/27 of them the best lr is still half a decade too high
 
 
 @dataclass(frozen=True)
 class LRPruner(BasePruner):
     """Prune learning rates that can no longer turn out best: large ones freely, small ones reluctantly.
 
-    The learning rates kept are a window around the best so far; what it is made of is said in `lr_window`. Nothing is
-    pruned before warmup is over and a ninth of the epochs is done, and `keep` candidates, the nearest to the best, are
-    trained to the end. Candidates are compared with those that have all other parameters in common; where no others
-    have, none is pruned.
+    A window of learning rates around the best one so far is kept; `lr_window` defines it. Nothing is pruned before
+    warmup is over and a ninth of the epochs is done, and at least the `keep` candidates nearest to the best are trained
+    to the end. A candidate is compared only with those that have the same values of all other parameters; if there are
+    none, it is not pruned.
 
     Parameters
     ----------
     keep : int
-        How many candidates to train to the end, at least.
+        Minimum number of candidates to train to the end.
     lr_param : str
-        The parameter that is the learning rate. A search fills in its own.
+        The name of the learning-rate parameter. A search sets its own.
     n_epochs : int, optional
-        How many epochs a training has. A search writes the whole course of its schedule into the attribute
-        ``lr_path`` of each trial, and that counts; elsewhere the lr is taken to be constant for so many epochs, and
-        where they are not known nothing is pruned.
+        Number of epochs of a training, for use in a study of your own: the lr is assumed to be constant over them, and
+        None prunes nothing. It is not used for trials with the user attribute ``lr_path``, into which a search writes
+        its actual schedule.
 
     Raises
     ------
     ValueError
-        For a number out of its range.
+        If `keep` or `n_epochs` is not an integer >= 1.
 
     Examples
     --------
-    In a search, `LRGridSearchCV(net, pruner="lr")`; in a study of one's own, with trials trained side by side:
+    In a search: `LRGridSearchCV(net, pruner="lr")`. In a study of your own, with trials trained side by side:
 
     >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
     >>> study = optuna.create_study(direction="maximize", pruner=LRPruner(keep=2, n_epochs=18))
@@ -80,11 +80,11 @@ class LRPruner(BasePruner):
             check_count("n_epochs", self.n_epochs)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Say whether a trial should be pruned; as `optuna.pruners.BasePruner` is asked."""
+        """Return whether a trial should be pruned; Optuna calls this through `Trial.should_prune`."""
         return bool(self.judge(study, [trial])[0])
 
     def judge(self, study: Study, trials: Sequence[FrozenTrial]) -> list[str]:
-        """Say why each trial should be pruned, in words; "" where it should not."""
+        """Return for each trial the reason why it should be pruned, or "" if it should not."""
         known = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED))
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         tables: dict[Any, _Table | None] = {}
@@ -100,7 +100,7 @@ class LRPruner(BasePruner):
         return "" if table is None else table.reason(np.log10(_params(trial)[self.lr_param]))
 
     def _line(self, trial: FrozenTrial) -> Any:
-        """Return what a trial shares with those it is compared with: all but the lr; None if it has no lr or path."""
+        """Return what all trials that are compared have in common (all but the lr); None without an lr or a path."""
         params = dict(_params(trial))
         lr = params.pop(self.lr_param, None)
         path = trial.user_attrs.get(PATH, self.n_epochs)
@@ -120,32 +120,32 @@ class LRPruner(BasePruner):
 
 @dataclass(frozen=True)
 class _Table:
-    """The candidates that have come as far as one epoch, and which learning rates are still in the running."""
+    """The candidates that have reached an epoch, and the window of learning rates at that epoch."""
 
     window: Window
     log_lr: np.ndarray
     keep: int
 
     def reason(self, log_lr: float) -> str:
-        """Return why this learning rate is out, "" if it is not."""
+        """Return why this learning rate is pruned, or "" if it is not."""
         farthest = np.sort(self._distance(self.log_lr))[: self.keep].max()
         if self.window.contains(np.array(log_lr)) or self._distance(log_lr) <= farthest:
             return ""
         best = self.window.best
-        return f"too {'high' if log_lr > best else 'low'} beside lr {10**best:.3g}"
+        return f"too {'high' if log_lr > best else 'low'} compared with lr {10**best:.3g}"
 
     def _distance(self, log_lr: Any) -> Any:
-        """Return how many decades it is to the best; of two neighbours the lower is the nearer."""
+        """Return the distance to the best in decades; of two at the same distance the lower one is nearer."""
         return np.round(np.abs(log_lr - self.window.best), 9) + 1e-9 * (log_lr > self.window.best)
 
 
 def _params(trial: FrozenTrial) -> Mapping[str, Any]:
-    """Return a candidate's parameters: a search writes those that Optuna cannot hold beside the others."""
+    """Return a candidate's parameters; a search stores all of them, also those Optuna cannot hold, in an attribute."""
     return trial.user_attrs.get("params") or trial.params
 
 
 Maker = Callable[[int, int], BasePruner]
-PRUNERS: dict[str, Maker] = {  # epochs, and those before which nothing is pruned -> pruner
+PRUNERS: dict[str, Maker] = {  # (number of epochs, first epoch after which to prune) -> pruner
     "halving": lambda n, first: SuccessiveHalvingPruner(min_resource=first, reduction_factor=3),
     "hyperband": lambda n, first: HyperbandPruner(min_resource=first, max_resource=n, reduction_factor=3),
     "lr": lambda n, first: LRPruner(),
@@ -154,7 +154,7 @@ PRUNERS: dict[str, Maker] = {  # epochs, and those before which nothing is prune
 
 
 def check_pruner(pruner: Any) -> bool:
-    """Check that `pruner` is None, one of `PRUNERS`, or one of Optuna's; return whether it must know the lr's name.
+    """Check that `pruner` is None, one of `PRUNERS`, or one of Optuna's; return whether it needs the name of the lr.
 
     >>> check_pruner(LRPruner()), check_pruner("median")
     (True, False)
@@ -174,15 +174,15 @@ def check_pruner(pruner: Any) -> bool:
 
 
 def make_pruner(pruner: str | BasePruner, lr_param: str | None, path: np.ndarray | None) -> BasePruner:
-    """Return the pruner of one `fit`: that of the name, or a copy of the object, which a `fit` must leave as it is.
+    """Return the pruner for one `fit`: the one of that name, or a copy of the object, which `fit` must not change.
 
     Parameters
     ----------
     pruner : str or BasePruner
     lr_param : str or None
-        The learning rate's name.
+        The name of the learning-rate parameter.
     path : ndarray of shape (n_epochs,) or None
-        The course of the schedule, see `sklr.search.pruning.lr_path.lr_path`; None where there are no epochs.
+        See `sklr.search.pruning.lr_path.lr_path`; None if there are no epochs.
 
     Examples
     --------
@@ -200,13 +200,13 @@ def _by_name(name: str, path: np.ndarray | None) -> BasePruner:
 
 
 def ask_pruner(study: Study, trials: Sequence[Trial]) -> np.ndarray:
-    """Ask the study's pruner about trials that are trained in lockstep; why to stop each, in words, or "".
+    """Ask the study's pruner about trials that are trained in lockstep; return the reason to stop each, or "".
 
-    They are all judged on the same table. Optuna's pruners expect trials to come one after another, so halving would
-    be kind to the first it is asked about, and a percentile of finished trials is not known in the first batch. So
-    halving and Hyperband are asked twice: once to note the scores of all, then to decide; and a percentile is taken
-    over the whole batch as well, the last score of a pruned trial carried on. A trial that is trained alone is judged
-    as in `Study.optimize`.
+    All trials are judged by the same scores. Optuna's pruners expect trials to come one after another: halving would
+    favour the first trial it is asked about, and a percentile of the finished trials does not exist in the first batch.
+    So halving and Hyperband are asked twice, first to record all scores and then to decide; and a percentile includes
+    the whole batch, with the last score of a pruned trial carried forward. A trial that is trained alone is judged as
+    in `Study.optimize`.
 
     Returns
     -------
@@ -215,21 +215,21 @@ def ask_pruner(study: Study, trials: Sequence[Trial]) -> np.ndarray:
     by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     batch = [by_number[trial.number] for trial in trials]
     farthest = max((_step(trial) for trial in batch), default=-1)
-    going = [trial for trial in batch if _step(trial) == farthest >= 0]  # the others have been stopped, or are through
+    going = [trial for trial in batch if _step(trial) == farthest >= 0]  # the others were stopped or have finished
     reasons = _reasons(study, batch, going)
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if going and not finished and all(reasons) and not ends_early(study.pruner):
         best = max(range(len(going)), key=lambda i: going[i].intermediate_values[farthest])
-        reasons[best] = ""  # nothing would be left of a search in which nothing has finished
+        reasons[best] = ""  # at least one candidate of a search must finish
     said = dict(zip((trial.number for trial in going), reasons, strict=True))
     return np.array([said.get(trial.number, "") for trial in trials], dtype=object)
 
 
 def ends_early(pruner: BasePruner) -> bool:
-    """Say whether a pruner ends a trial that gets no better, whatever others do: then the score it has reached counts.
+    """Return whether a pruner only ends trials that stop improving (early stopping): then the score reached counts.
 
     >>> import warnings
-    >>> with warnings.catch_warnings(action="ignore"):  # it is experimental
+    >>> with warnings.catch_warnings(action="ignore"):  # PatientPruner is experimental
     ...     ends_early(PatientPruner(None, patience=3)), ends_early(PatientPruner(MedianPruner(), patience=3))
     (True, False)
     """
@@ -254,14 +254,14 @@ def _reasons(study: Study, batch: Sequence[FrozenTrial], going: Sequence[FrozenT
     asked = study
     if isinstance(pruner, PercentilePruner):
         asked = _as_finished(study, batch)
-        n_others = len(asked.get_trials(deepcopy=False)) - 1  # a trial is not among those it waits for
+        n_others = len(asked.get_trials(deepcopy=False)) - 1  # the trial itself does not count towards the minimum
         if n_others < max(pruner._n_startup_trials, pruner._n_min_trials):
             return [""] * len(going)
     return [type(pruner).__name__ if pruner.prune(asked, trial) else "" for trial in going]
 
 
 def _as_finished(study: Study, batch: Sequence[FrozenTrial]) -> Study:
-    """Return a study in which the trials of a batch have finished, with what they have reached."""
+    """Return a copy of the study in which the trials of a batch have finished with their last scores."""
     steps = range(max(map(_step, batch), default=-1) + 1)
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     with at_verbosity(optuna.logging.WARNING):

@@ -1,1 +1,1 @@
-"""Searches kept in an Optuna storage, to be resumed and shared."""
+"""Searches stored in an Optuna storage, to be resumed and shared."""

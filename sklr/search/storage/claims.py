@@ -1,4 +1,4 @@
-"""Claiming candidates of a study, and writing down their results; in a file, one process does so at a time."""
+"""How processes that share a study claim candidates, and how they write the results into it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-AT_WORK = "sklr:at work"  # the attribute of a study that says who is
-SERVER = "Only a database server shares a search among processes; give its address as storage for that."
-POLL = 0.5  # seconds between looks at what other workers are doing
+AT_WORK = "sklr:at work"  # user attribute of a study: the process that is working on it
+SERVER = "Only a database server can share a search among processes: give its URL as storage."
+POLL = 0.5  # seconds between checks for results of other workers
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate as a study knows it: its key, how often it was proposed before, its parameters in Optuna's terms.
+    """A candidate as a study stores it: its key, how often it was proposed before, its parameters in Optuna's terms.
 
-    Its number in the search is among the attributes: in a longer grid it may be another.
+    Its number in the search is only an attribute, because it may be another one in a longer grid.
     """
 
     turn: int
@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def candidate(self) -> tuple[int, str]:
-        """What tells the candidate from all others, in every process."""
+        """What identifies the candidate in every process."""
         return self.turn, self.key
 
     def trial(self, state: TrialState, owner: str = "", **results: Any) -> FrozenTrial:
@@ -64,28 +64,28 @@ class Entry:
 
 
 class Desk(ABC):
-    """Where candidates are claimed, and handed in when they are done."""
+    """Where a process claims candidates and writes their results."""
 
-    shared = False  # whether others are likely at work, so that one should not take everything
+    shared = False  # whether other processes may join, so that one should not claim everything
 
     @abstractmethod
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take candidates; return which, by their place in `entries`. Those left out are another worker's.
+        """Claim candidates; return their positions in `entries`. The others belong to other workers.
 
-        `together` takes all or none: a pruner compares them with each other.
+        `together` claims all or none, because a pruner compares them with each other.
         """
 
     @abstractmethod
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Write down trials that have ended."""
+        """Write trials that have ended."""
 
     @abstractmethod
     def release(self, why: str) -> None:
-        """Give back what was claimed and not handed in."""
+        """Give back candidates that were claimed but not handed in."""
 
 
 class FileDesk(Desk):
-    """A file, of SQLite or a journal, or memory: one process at a time, and a trial is written when it has ended."""
+    """For a file (SQLite or a journal) or memory: one process at a time, and a trial is written when it has ended."""
 
     def __init__(self, study: optuna.Study, storage: BaseStorage):
         self.study, self.storage = study, storage
@@ -93,54 +93,54 @@ class FileDesk(Desk):
         self.at_work = False
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Take everything.
+        """Claim everything.
 
         Raises
         ------
         StudyError
-            If another process of this machine is at work on the study: candidates cannot be shared out here.
+            If another process on this machine is working on the study.
         """
         if not self.at_work:
-            with one_at_a_time(self.study.study_name):
+            with one_at_a_time(self.study.study_name):  # to look who is working and to sign on must be one step
                 self._begin()
         return list(range(len(entries)))
 
     def _begin(self) -> None:
-        """Write down who is at work; one of another machine that has not signed off may be dead or not."""
+        """Sign on; warn if a process on another machine has not signed off, because it may still be running."""
         other = patiently(lambda: self.study.user_attrs).get(AT_WORK)
         if isinstance(other, str) and other.count(" ") >= 2 and not is_dead(other) and not is_mine(other):
             host, pid, *_ = other.split(" ")
             if host == socket.gethostname():
                 advice = f"Wait for it to end. {SERVER}"
-                raise StudyError(f"Process {pid} is at work on the study {self.study.study_name!r}. {advice}")
-            message = f"Process {pid} on {host!r} has begun the study {self.study.study_name!r} and not signed off: "
-            warn(f"{message}if it is still at work, both train everything. {SERVER}", StorageWarning)
+                raise StudyError(f"Process {pid} is working on the study {self.study.study_name!r}. {advice}")
+            message = f"Process {pid} on {host!r} began the study {self.study.study_name!r} and has not signed off: "
+            warn(f"{message}if it is still running, both train every candidate. {SERVER}", StorageWarning)
         patiently(lambda: self.study.set_user_attr(AT_WORK, self.owner))
         self.at_work = True
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Add each trial as it is, in one piece."""
+        """Add each trial in a single operation."""
         try:
             for _, trial in done:
                 patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
         except KeyboardInterrupt:
             if isinstance(self.storage, RDBStorage):
-                self.storage.remove_session()  # Optuna leaves it open, and with it the lock of the file
+                self.storage.remove_session()  # Optuna leaves the session open, and with it the lock of the file
             raise
 
     def release(self, why: str) -> None:
-        """Sign off; what has not ended is not in the storage."""
+        """Sign off; unfinished trials were never written."""
         if self.at_work:
             self.at_work = False
-            with suppress(Exception):  # a storage in trouble is left alone
+            with suppress(Exception):  # the search is over: an error of the storage must not replace its result
                 self.study.set_user_attr(AT_WORK, None)
 
 
 @contextmanager
 def one_at_a_time(name: str) -> Iterator[None]:
-    """Let no other process of this user, on this machine, do what is done under that name meanwhile.
+    """Hold a lock of that name against other processes of this user on this machine.
 
-    The lock is the system's, so that of a process that is killed is gone. Windows has none of the kind.
+    It is a lock of the operating system, so that it ends with a killed process. Windows has no `fcntl`: no lock there.
     """
     if fcntl is None:
         yield

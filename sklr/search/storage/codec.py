@@ -1,4 +1,4 @@
-"""How the outcome of a trial is written into a study, and read back exactly: compact JSON, floats by their repr."""
+"""How outcomes are stored in a study and read back exactly: compact JSON, floats by their repr."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from sklr.results import EpochRow, Outcome, Scores
 
-CLAIM = "sklr:claim"  # the attribute that says whose candidate a trial is
-Claim = tuple[int, str, str]  # how often the candidate was proposed before, its key, who is at work on it
-OUTCOME = "sklr:outcome"  # the attribute; a long text goes on in "sklr:outcome:1" and so on
-PIECE = 15_000  # characters in one attribute: MySQL's TEXT ends at 65,535 bytes, of four a character at most
+CLAIM = "sklr:claim"  # user attribute of a trial: which candidate it is, and which process is training it
+Claim = tuple[int, str, str]  # how often the candidate was proposed before, its key, the process that trains it
+OUTCOME = "sklr:outcome"  # user attribute; a long text is continued in "sklr:outcome:1" and so on
+PIECE = 15_000  # characters per attribute: MySQL's TEXT holds 65,535 bytes, up to four a character
 
 FIELDS = ("status", "reason", "fit_time", "score_time", "n_test_samples", "fit_error")
 
 
 def outcome_attrs(row: Sequence[Outcome]) -> dict[str, str]:
-    """Return the attributes that hold a candidate's outcomes, all but their estimators.
+    """Return the user attributes that hold a candidate's outcomes, without their estimators.
 
     >>> outcome_attrs([Outcome(0.5, history=[EpochRow(0, 0.1, 2.3, 0.25)])])
     {'sklr:outcome': '[[0.5,null,"ok","",0.0,0.0,0,null,[[0,0.1,2.3,0.25]]]]'}
@@ -30,12 +30,12 @@ def outcome_attrs(row: Sequence[Outcome]) -> dict[str, str]:
 
 
 def claim_from(attrs: Mapping[str, Any]) -> Claim | None:
-    """Return the claim those attributes hold; None if there is none.
+    """Return the claim in these attributes; None if there is none.
 
     Raises
     ------
     ValueError
-        If it is not one that sklr has written.
+        If sklr did not write it.
 
     >>> claim_from({"sklr:claim": [0, "ab", "here"]}), claim_from({})
     ((0, 'ab', 'here'), None)
@@ -45,16 +45,16 @@ def claim_from(attrs: Mapping[str, Any]) -> Claim | None:
     match attrs[CLAIM]:
         case [int(turn), str(key), str(owner)]:
             return turn, key, owner
-    raise ValueError(f"its attribute {CLAIM!r} is not as sklr has written it")
+    raise ValueError(f"its attribute {CLAIM!r} is not as sklr wrote it")
 
 
 def outcomes_from(attrs: Mapping[str, Any], n_runs: int | None = None) -> list[Outcome] | None:
-    """Return the outcomes those attributes hold; None if there are none.
+    """Return the outcomes in these attributes; None if there are none.
 
     Raises
     ------
     ValueError
-        If they are not what sklr has written, or not of `n_runs` runs.
+        If sklr did not write them, or if they are not those of `n_runs` runs.
 
     >>> [run] = outcomes_from(outcome_attrs([Outcome(float("nan"), "failed", train_scores={"f1": 1 / 3})]))
     >>> run.test_scores, run.train_scores, run.history
@@ -70,9 +70,9 @@ def outcomes_from(attrs: Mapping[str, Any], n_runs: int | None = None) -> list[O
     try:
         row = [_as_outcome(fields) for fields in json.loads("".join(pieces))]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"its attribute {OUTCOME!r} is not as sklr has written it") from error
+        raise ValueError(f"its attribute {OUTCOME!r} is not as sklr wrote it") from error
     if n_runs not in (None, len(row)):
-        raise ValueError(f"its attribute {OUTCOME!r} is of {len(row)} runs, not {n_runs}")
+        raise ValueError(f"its attribute {OUTCOME!r} has {len(row)} runs instead of {n_runs}")
     return row
 
 
@@ -105,14 +105,14 @@ def _plain_scores(scores: Scores | None) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a number, a text or None as JSON knows them; anything else that a scorer returns becomes a float."""
+    """Return a number, string or None as JSON has them; anything else that a scorer returns becomes a float."""
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, (int, float, str, type(None))) else float(value)
 
 
 def epoch_means(row: Sequence[Outcome]) -> dict[int, float]:
-    """Return the mean validation score over the cells after each epoch that all of them came through.
+    """Return the mean validation score over the cells, for each epoch that all cells have finished.
 
     >>> runs = [Outcome(0, history=[EpochRow(0, 0.1, 2.3, 0.25), EpochRow(1, 0.1, 2.2, 0.5)]),
     ...         Outcome(0, history=[EpochRow(0, 0.1, 2.3, 0.75)])]

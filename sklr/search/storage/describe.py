@@ -1,6 +1,6 @@
-"""Texts that say what a value is, equal in every process for equal values and different for different ones.
+"""Descriptions of values as text: the same in every process for equal values, and different for different ones.
 
-Whole values count: what is too long to be written out is followed by a hash of all of it. `said` leaves the hash out.
+The whole value counts: a long description is shortened and ends with a hash of all of it. `said` removes the hash.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from sklearn.base import BaseEstimator
 
 from sklr._utils.module_name import importable, without_main
 
-LONGEST = 240  # characters; a longer text is cut, and a hash of it all put behind
-DEPTH = 3  # objects within each other that are looked into where they cannot be pickled
+LONGEST = 240  # characters; a longer text is cut and gets a hash of all of it
+DEPTH = 3  # nested objects that cannot be pickled are described down to this depth
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device)
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 HASH = re.compile(r" #[0-9a-f]{16}")
-DUNDER = re.compile(r"__\w+__")  # `__name__` is another where a script is imported
+DUNDER = re.compile(r"__\w+__")  # left out: `__name__` differs between a script that is run and one that is imported
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def describe(value: Any) -> str:
-    """Return a text that is equal for equal values, in this process and the next, and for them alone.
+    """Return a text that is equal for equal values, in every process, and different for different ones.
 
-    Arrays, tensors, tables, containers and objects are compared by all they hold; a function by its name, its defaults
-    and what it has closed over, one that is not installed by its code too; a class by its name; what cannot be pickled
-    by its attributes. Names are those by which another script imports them: ``__main__.Net`` is ``job.Net``.
+    Arrays, tensors, tables, containers and objects are described by all their contents; a function by its name, its
+    defaults and its closure, and by its code if it is not from an installed package; a class by its name; an object
+    that cannot be pickled by its attributes. Names are those by which another script imports them: ``__main__.Net`` is
+    ``job.Net``.
 
     >>> from optuna.pruners import MedianPruner, NopPruner
     >>> describe({"lr": [0.1, 1], "module": np.ndarray})
@@ -52,12 +53,12 @@ def describe(value: Any) -> str:
     """
     try:
         return _Describer()(value)
-    except Exception:  # whatever an object's own methods raise: it can still be told by its kind
+    except Exception:  # an object's own methods may raise anything; its type can still be described
         return _name(type(value))
 
 
 def said(text: str) -> str:
-    """Return a description without its hashes, as it is shown to a user.
+    """Return a description without its hashes, for messages.
 
     >>> said(describe(np.zeros((2, 3))))
     'numpy.ndarray of float64, shape (2, 3)'
@@ -71,10 +72,10 @@ def digest(text: str | bytes) -> str:
 
 
 class _Describer:
-    """Describes one value; remembers what it has met, as parts may be shared or hold themselves."""
+    """Describes one value. It caches the parts, which may be shared or contain themselves."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, str]] = {}  # with the value, or its number would be given to another
+        self._known: dict[int, tuple[Any, str]] = {}  # keeps the value alive, or its id could be reused
         self._depth = 0
 
     def __call__(self, value: Any) -> str:
@@ -89,7 +90,7 @@ class _Describer:
 
     def _text(self, value: Any) -> str:
         if value is np.random.mtrand._rand:
-            return "numpy.random"  # SciPy's distributions hold the global generator, whose state says nothing of them
+            return "numpy.random"  # SciPy's distributions hold the global generator; its state is not part of them
         for kind, text in KINDS.items():
             if isinstance(value, kind):
                 return text(self, value)
@@ -133,7 +134,7 @@ class _Describer:
         return f"{_name(type(value))} of {value.dtype}, shape {tuple(value.shape)} #{digest(content)}"
 
     def _index(self, value: Any) -> str:
-        """Describe the labels of pandas' rows; other tables have none."""
+        """Describe the index of a pandas object; other tables have none."""
         index = getattr(value, "index", None)
         return "" if index is None or callable(index) else self(np.asarray(index))
 
@@ -151,7 +152,7 @@ class _Describer:
     def _join(self, values: Iterable[Any]) -> str:
         values = list(values)
         if all(type(value) in (int, float, str, bool) for value in values):
-            return repr(values)[1:-1]  # a thousand times as fast, and the same
+            return repr(values)[1:-1]  # the same text, a thousand times as fast
         return _joined(map(self, values))
 
     def _estimator(self, value: BaseEstimator) -> str:
@@ -177,7 +178,7 @@ class _Describer:
         return f"partial({_joined([self(value.func), *given])})"
 
     def _module(self, value: torch.nn.Module) -> str:
-        """Describe a network by its attributes; its hooks are numbered by when they were made, so without numbers."""
+        """Describe a module by its attributes; of its hooks without the ids, which depend on the order of creation."""
         parts = {
             name: list(part.values()) if name.endswith("hooks") and isinstance(part, Mapping) else part
             for name, part in vars(value).items()
@@ -186,10 +187,10 @@ class _Describer:
         return f"{_name(type(value))} #{digest(self(parts))}"
 
     def _object(self, value: Any) -> str:
-        """Describe an object by what it would be pickled as, or by its attributes."""
+        """Describe an object by what it would be pickled as, or else by its attributes."""
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:  # whatever an object's own way of being pickled raises
+        except Exception:  # an object's own `__reduce__` may raise anything
             return self._attributes(value)
         if isinstance(reduced, str):
             return f"{_name(type(value))} {reduced}"
@@ -209,7 +210,7 @@ class _Describer:
             self._depth -= 1
 
 
-NEW = object().__reduce_ex__(4)[0]  # copyreg.__newobj__: nothing but the class is needed
+NEW = object().__reduce_ex__(4)[0]  # copyreg.__newobj__, the default way to make an object: not worth naming
 KINDS: dict[Any, Callable[[_Describer, Any], str]] = {
     type: lambda _, value: _name(value),
     ModuleType: lambda _, value: importable(value.__name__),
@@ -254,7 +255,7 @@ def _joined(parts: Iterable[str]) -> str:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # a function that is named before it is made
+    except ValueError:  # an empty cell: the name is not bound yet
         return "nothing yet"
 
 

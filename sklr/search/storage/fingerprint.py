@@ -1,4 +1,4 @@
-"""What a search is about, in texts that another process can compare: the data, the folds, the estimator, the space."""
+"""The header of a search: data, folds, estimator and parameters as text, which another process can compare."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sklr.experiment.datasets import DatasetRows
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.search.storage.describe import describe, digest, said
 
-N_ITEMS = 32  # of a dataset, that are compared
-HEAD = "sklr:search"  # the attribute of a study that holds the header
-FORMAT = 3  # of what sklr writes into a study
+N_ITEMS = 32  # items of a Dataset that are compared
+HEAD = "sklr:search"  # user attribute of a study: the header
+FORMAT = 3  # version of what sklr writes into a study
 
-# What may be another when a study is gone on with; all else must be the same. docs/guide/cluster.rst says the same.
+# Parameters that may change when a study is resumed; all others must be the same. docs/guide/cluster.rst has them too.
 MAY_CHANGE = {
     "how many candidates": ("n_trials", "n_iter", "rounds", "extend"),
     "what proposes more": ("sampler",),
@@ -42,20 +42,21 @@ MAY_CHANGE = {
     "where it is kept": ("storage", "study_name", "study", "resume"),
     "nothing at all": ("max_iter",),
 }
-GRIDS_MAY_CHANGE = ("param_grid", "lrs", "n_lrs", "lr_range")  # a strategy that learns proposes others in another space
-ESTIMATORS_MAY_CHANGE = ("n_jobs", "verbose")  # of the estimator and of what is in it
-IN_FOLDS = ("cv", "random_state")  # these show in the folds and seeds, which are compared instead
+# only of a grid: a strategy that learns from scores would propose other candidates in another space
+GRIDS_MAY_CHANGE = ("param_grid", "lrs", "n_lrs", "lr_range")
+ESTIMATORS_MAY_CHANGE = ("n_jobs", "verbose")  # of the estimator and of its sub-estimators
+IN_FOLDS = ("cv", "random_state")  # compared through the folds and seeds that they lead to
 PACKAGES = ("sklr", "torch", "skorch", "scikit-learn", "scikit-optimize", "optuna", "numpy")
 
 
 def may_change(search: Any) -> set[str]:
-    """Return the parameters of a search that may be others when it is gone on with."""
+    """Return the parameters of a search that may change when it is resumed."""
     names = {name for group in MAY_CHANGE.values() for name in group}
     return names | set(GRIDS_MAY_CHANGE) if "param_grid" in search.get_params(deep=False) else names
 
 
 def data_fingerprint(X: Any, y: Any, params: Mapping[str, Any]) -> dict[str, str]:
-    """Return what tells one set of rows from another: a hash and the number of rows, for X, y and the weights."""
+    """Return the number of rows and a description with a hash, for X, y and each parameter of `fit`."""
     parts = {"X": X, "y": y, **{f"fit({name}=...)": value for name, value in sorted(params.items())}}
     return {name: _with_rows(value) for name, value in parts.items() if value is not None}
 
@@ -69,9 +70,9 @@ def _with_rows(value: Any) -> str:
 
 
 def _described_dataset(rows: DatasetRows) -> str:
-    """Describe a dataset by its class and some items, as it may count what is read, or keep it.
+    """Describe a Dataset by its class and some items, because reading may change its attributes (a counter, a cache).
 
-    Items are read in the same random state each time; those that still differ say nothing.
+    The items are read twice in the same random state. If they differ nevertheless, only the class counts.
     """
     some = np.unique(np.linspace(0, len(rows) - 1, N_ITEMS, dtype=int))
     with global_generators_kept():
@@ -86,12 +87,12 @@ def _items(rows: DatasetRows, some: np.ndarray) -> list[str]:
 
 
 def fold_fingerprints(cells: Sequence[Cell]) -> list[str]:
-    """Return a short hash of the rows and the seed of each cell."""
+    """Return a short hash of the row indices and the seed of each cell."""
     return [digest(_bytes(cell)) for cell in cells]
 
 
 def _described_folds(search: Any, experiment: Experiment) -> str:
-    """Describe what draws the folds as the user would write it, with the settings that are not the defaults."""
+    """Describe the splitter as a user would write it, with the parameters that are not defaults."""
     cv = search.cv
     if cv is None and len({cell.fold for cell in experiment.cells}) == 1:
         return "left out, with a validation set"
@@ -111,7 +112,7 @@ def _bytes(cell: Cell) -> bytes:
 
 
 def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be the same for two processes to work on one search, and the versions, which need not.
+    """Return what must be the same for two processes to share a search, and the versions, which may differ.
 
     Parameters
     ----------
@@ -123,8 +124,8 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
     own = search.get_params(deep=False)
     settings = {"cv": _described_folds(search, experiment), "random_state": describe(own["random_state"])}
     compared = {name: value for name, value in own.items() if name not in may_change(search) | {*IN_FOLDS, "estimator"}}
-    compared["refit"] = experiment.metric  # the name of a score is what candidates are compared by
-    if isinstance(compared.get("search_spaces"), list):  # beside each may stand how many to try in it
+    compared["refit"] = experiment.metric  # of refit only the metric matters: candidates are compared by it
+    if isinstance(compared.get("search_spaces"), list):  # without the budgets in (dict, int) tuples
         compared["search_spaces"] = [s[0] if isinstance(s, tuple) else s for s in compared["search_spaces"]]
     return {
         "format": str(FORMAT),
@@ -142,12 +143,12 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # run from source without an installation
         return "unknown"
 
 
 def _described_params(estimator: Any) -> dict[str, str]:
-    """Describe the parameters of an estimator; those that are listed one by one stand there by their class alone."""
+    """Describe the parameters of an estimator; a sub-estimator, whose own parameters are listed too, by its class."""
     params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     described = {"class": describe(type(estimator))}
     for name, value in sorted(params.items()):
@@ -166,7 +167,7 @@ def _without_parts(name: str, value: Any, params: Mapping[str, Any]) -> Any:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two headers, in words; versions may.
+    """Return the differences between two headers as text, except versions.
 
     >>> differences({"data": {"X": "150 rows"}, "search": "A"}, {"data": {"X": "140 rows"}, "search": "A"})
     ['data: X is 150 rows, was 140 rows']
@@ -186,13 +187,13 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 OTHER_FOLDS = (
-    "they differ although cv and random_state read the same; give the search, and a splitter that shuffles, an integer "
+    "they differ although cv and random_state look the same; give the search, and a splitter that shuffles, an integer "
     "random_state"
 )
 
 
 def other_versions(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Return which versions differ, in words; "" if none.
+    """Return the versions that differ as text; "" if none does.
 
     >>> other_versions({"versions": {"torch": "2.8", "numpy": "2.1"}}, {"versions": {"torch": "2.6", "numpy": "2.1"}})
     'torch is 2.8, was 2.6'
@@ -218,7 +219,7 @@ def _in_words(name: str, mine: str | None, theirs: str | None) -> str:
 
 
 def _short(text: str | None, same: int = 0) -> str:
-    """Return a text, or about 80 characters of it: where the other one, after `same` characters, differs.
+    """Return a text, shortened to about 80 characters around position `same`, where it differs from the other one.
 
     >>> _short("a, " * 40 + "b" + ", c" * 40, 120)
     '... a, a, a, a, a, b, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c, c...'
@@ -231,7 +232,7 @@ def _short(text: str | None, same: int = 0) -> str:
 
 
 def candidate_key(candidate: Mapping[str, Any]) -> str:
-    """Return a short text by which a candidate is known again; numbers are compared by twelve digits.
+    """Return a short key that identifies a candidate; numbers are compared to twelve digits.
 
     >>> candidate_key({"lr": 0.1}) == candidate_key({"lr": 0.1 + 1e-16}) != candidate_key({"lr": 0.2})
     True

@@ -1,4 +1,4 @@
-"""What a study says of a search that has been: its settings, and the candidates that are through, in their order."""
+"""Read a search from its study: its settings, and the candidates that have finished, in the order of proposal."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from sklearn.utils import get_tags
 from sklr._utils.quiet_optuna import at_verbosity
 from sklr.exceptions import StorageError, StudyError
 from sklr.results import Outcome
+from sklr.search.storage.address import cannot_open, storage_file
 from sklr.search.storage.codec import CLAIM, OUTCOME, claim_from, outcomes_from
 from sklr.search.storage.describe import said
 from sklr.search.storage.fingerprint import FORMAT, HEAD
-from sklr.search.storage.open import cannot_open, opened_patiently, storage_file
+from sklr.search.storage.open import opened_patiently
 
-SETTINGS = "sklr:settings"  # the attribute with what a search needs to conclude, beside its outcomes
+SETTINGS = "sklr:settings"  # user attribute of the study: what is needed beside the outcomes to restore a search
 ELSEWHERE = ("estimator", "storage", "study_name", "study", "resume", "callbacks", "catch")
 
 
 @dataclass
 class StoredSearch:
-    """A search as its study has it; `outcomes` and `engines` are those of the candidates, `n_asked` may be unknown."""
+    """A search as stored in its study; `n_asked` is its budget in candidates, None if unknown."""
 
     search: str
     estimator: str
@@ -45,13 +46,13 @@ class StoredSearch:
 
     @property
     def progress(self) -> str:
-        """How many candidates are through, in words."""
-        n = len(self.candidates)
-        return f"{n} candidate{'s' * (n != 1)}" + (f" of {self.n_asked}" if self.n_asked else "")
+        """How many candidates have finished, as text."""
+        n, total = len(self.candidates), self.n_asked
+        return f"{n} of {total} candidates" if total else f"{n} candidate{'s' * (n != 1)}"
 
 
 def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
-    """Return what `read_search` needs to know of a search, as JSON."""
+    """Return the settings of a search that `read_search` needs, as JSON."""
     params = {name: value for name, value in search.get_params(deep=False).items() if name not in ELSEWHERE}
     if params["scoring"] is not None and not _is_text(params["scoring"]):
         params["scoring"] = said(getattr(params["scoring"], "__name__", type(params["scoring"]).__name__))
@@ -71,7 +72,7 @@ def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
 
 
 def _is_text(value: Any) -> bool:
-    """Say whether a value is written, and read back, as Python writes numbers, texts and what holds them."""
+    """Return whether a value is a Python literal: `ast.literal_eval` of its repr restores it."""
     try:
         return bool(literal_eval(repr(value)) == value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -79,18 +80,18 @@ def _is_text(value: Any) -> bool:
 
 
 def open_finished(storage: Any, name: str | None) -> optuna.Study:
-    """Open a study that is there; nothing is made where there is none.
+    """Open an existing study; neither a file nor a study is created.
 
     Raises
     ------
     StorageError
-        If the storage is not there.
+        If the storage does not exist.
     StudyError
-        If the study is not there, or `name` is None and there are several; the message lists those there are.
+        If the study does not exist, or if `name` is None and there are several; the message lists their names.
     """
     path = None if isinstance(storage, BaseStorage) else storage_file(storage)
     if path is not None and not path.exists():
-        raise StorageError(cannot_open(storage, "there is no such file", "Name the one that the search was given."))
+        raise StorageError(cannot_open(storage, "there is no such file", "Give the storage of the search."))
     with at_verbosity(optuna.logging.WARNING):
         opened = opened_patiently(storage)
         names = optuna.get_all_study_names(opened)
@@ -104,29 +105,29 @@ def open_finished(storage: Any, name: str | None) -> optuna.Study:
 def _which(name: str | None, names: list[str]) -> str:
     listed = f"It has {', '.join(map(repr, sorted(names)))}." if names else "It has none."
     if name is None:
-        return f"study_name must be given where the storage does not have exactly one study, got None. {listed}"
+        return f"study_name must be given if the storage does not have exactly one study, got None. {listed}"
     return f"study_name must be one that the storage has, got {name!r}. {listed}"
 
 
 def read_search(study: optuna.Study) -> StoredSearch:
-    """Read a study.
+    """Read the search in a study.
 
     Raises
     ------
     StudyError
-        If it is not a search's, was changed by hand, or nothing in it is through.
+        If sklr did not write the study, if it was changed by hand, or if no candidate in it has finished.
     """
     stored = _settings(study)
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: (_place(trial), trial.number)):
         if trial.state.is_finished() and OUTCOME in trial.user_attrs:
             _add(stored, study, trial)
     if not stored.candidates:
-        raise StudyError(f"The study {study.study_name!r} has no candidate that is through. Go on with resume=True.")
+        raise StudyError(f"The study {study.study_name!r} has no finished candidate. Continue it with resume=True.")
     return stored
 
 
 def _place(trial: Any) -> int:
-    """Return the number of a candidate, which processes that share a study may have ended in another order."""
+    """Return the number of a candidate; processes that share a study may finish candidates in another order."""
     number = trial.user_attrs.get("candidate") if CLAIM in trial.user_attrs else 0
     return number if isinstance(number, int) else 0
 
@@ -138,14 +139,16 @@ def _add(stored: StoredSearch, study: optuna.Study, trial: Any) -> None:
         params = {name: _value(value) for name, value in trial.user_attrs["params"].items()}
     except (ValueError, KeyError, AttributeError) as error:
         where = f"trial {trial.number} was changed by hand, {error}"
-        raise StudyError(f"The study {study.study_name!r} cannot be read: {where}. Restore it from a copy.") from error
+        raise StudyError(
+            f"The study {study.study_name!r} cannot be read: {where}. Restore it from a backup."
+        ) from error
     stored.candidates.append(params)
     stored.outcomes.append(outcomes or [])
     stored.engines.add(str(trial.user_attrs.get("engine", "unknown")))
 
 
 def _value(written: Any) -> Any:
-    """Return a parameter's value; what is no number or text stands in a trial by its repr, which is read if it can be.
+    """Return a parameter's value; a trial stores the repr of anything but numbers and strings, evaluated if possible.
 
     >>> _value("(64, 32)"), _value("relu"), _value(0.1), _value("None")
     ((64, 32), 'relu', 0.1, 'None')
@@ -165,9 +168,9 @@ def _settings(study: optuna.Study) -> StoredSearch:
             raise KeyError("format")
         return _joined(head, settings)
     except (KeyError, TypeError, ValueError) as error:
-        advice = "Only a study that a search of this version has written can be loaded."
+        advice = "Only a study written by a search of this version can be loaded."
         raise StudyError(
-            f"The study {study.study_name!r} is not one of sklr's, or of another version. {advice}"
+            f"The study {study.study_name!r} is not one of sklr's, or was written by another version. {advice}"
         ) from error
 
 

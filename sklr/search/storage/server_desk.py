@@ -1,4 +1,4 @@
-"""Which candidate a process works on, where several share a study on a database server."""
+"""How processes that share a study on a database server claim candidates and write their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sklr.search.storage.workers import is_dead, this_process
 
 
 class ServerDesk(Desk):
-    """A database server: what is being worked on is a running trial, kept alive by a heartbeat.
+    """For a database server: a claimed candidate is a running trial, kept alive by a heartbeat.
 
     Optuna has no call that claims a candidate for one process, but it numbers trials in the order in which they are
     written. So a process first writes its trials and then reads those of all: a candidate belongs to the first trial of
@@ -35,7 +35,7 @@ class ServerDesk(Desk):
         self.heart = Heart(self)
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Claim a part of the candidates that nobody works on, a dead worker's among them, and leave some to others."""
+        """Claim some of the free candidates, including those of dead workers, and leave the rest to others."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
@@ -61,7 +61,7 @@ class ServerDesk(Desk):
         free = [i for i, entry in enumerate(entries) if entry.candidate not in taken]
         if together:
             return free if len(free) == len(entries) else []
-        # a part of them, for those who join; the larger a stack, the cheaper each of its runs
+        # leave some to processes that join later; not more, because the larger a stack is, the cheaper each run is
         return free[: -(-len(free) // (3 if others else 2))]
 
     def _look_around(self) -> tuple[set[tuple[int, str]], bool]:
@@ -72,10 +72,9 @@ class ServerDesk(Desk):
         """
         taken, others = set(), False
         for trial, claim in self._claimed_trials():
-            if trial.state.is_finished():
-                if OUTCOME in trial.user_attrs:
-                    taken.add(claim[:2])
-            elif trial._trial_id in self.held.values():
+            if _has_ended(trial):
+                taken.add(claim[:2])
+            elif trial.state.is_finished() or trial._trial_id in self.held.values():
                 continue
             elif trial.state == TrialState.RUNNING and claim[2] != self.owner and not is_dead(claim[2]):
                 taken.add(claim[:2])
@@ -96,7 +95,7 @@ class ServerDesk(Desk):
         """Return the id of the trial that each candidate belongs to."""
         first: dict[tuple[int, str], int] = {}
         for trial, claim in self._claimed_trials():
-            if trial.state == TrialState.RUNNING or (trial.state.is_finished() and OUTCOME in trial.user_attrs):
+            if trial.state == TrialState.RUNNING or _has_ended(trial):
                 first.setdefault(claim[:2], trial._trial_id)
         return first
 
@@ -118,11 +117,7 @@ class ServerDesk(Desk):
 
     def _hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
         """Hand in what is not there yet: this is called again when the connection was lost halfway."""
-        ended = {
-            claim[:2]
-            for trial, claim in self._claimed_trials()
-            if trial.state.is_finished() and OUTCOME in trial.user_attrs
-        }
+        ended = {claim[:2] for trial, claim in self._claimed_trials() if _has_ended(trial)}
         for entry, trial in done:
             trial_id = self.held.get(_claim(entry, self.owner))
             if entry.candidate in ended:
@@ -149,10 +144,10 @@ class ServerDesk(Desk):
         return True
 
     def release(self, why: str) -> None:
-        """Mark what is held as failed, stop the heartbeat, close connections; a storage in trouble is left alone."""
+        """Mark claimed trials as failed, stop the heartbeat and close the connections."""
         self.heart.stop()
         held, self.held = self.held, {}
-        with suppress(Exception):
+        with suppress(Exception):  # the search is over: an error of the storage must not replace its result
             for trial_id in held.values():
                 self.storage.set_trial_user_attr(trial_id, "status", why)
                 self._fail(trial_id)
@@ -160,7 +155,7 @@ class ServerDesk(Desk):
 
 
 class Heart:
-    """A thread that says every few seconds, for all trials held, that this process is alive."""
+    """A thread that writes a heartbeat for all claimed trials, twice per heartbeat interval."""
 
     def __init__(self, desk: ServerDesk):
         self.desk, self.interval = desk, desk.storage.get_heartbeat_interval() or 60
@@ -168,7 +163,7 @@ class Heart:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Beat from now on, if it does not yet."""
+        """Start the thread if it is not running."""
         if self._thread is None:
             self._stop.clear()
             self._thread = threading.Thread(target=self._beat, name="sklr heartbeat", daemon=True)
@@ -176,12 +171,12 @@ class Heart:
 
     def _beat(self) -> None:
         while not self._stop.wait(self.interval / 2):
-            with suppress(Exception):  # a server that is away is waited for where results are handed in
+            with suppress(Exception):  # `hand_in` retries while the server does not answer
                 for trial_id in list(self.desk.held.values()):
                     self.desk.storage.record_heartbeat(trial_id)
 
     def stop(self) -> None:
-        """Beat no more."""
+        """Stop the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
@@ -190,3 +185,8 @@ class Heart:
 
 def _claim(entry: Entry, owner: str) -> Claim:
     return entry.turn, entry.key, owner
+
+
+def _has_ended(trial: FrozenTrial) -> bool:
+    """Return whether a trial has results; one that was given up, or whose worker has died, has none."""
+    return trial.state.is_finished() and OUTCOME in trial.user_attrs

@@ -1,15 +1,15 @@
-"""A search that has been gone on with for more candidates: it proposes first what it proposed before, and then more."""
+"""The stages of a search that is extended on resuming: it proposes the same candidates as before, and then more."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# How many candidates were asked for, in each space: at the start, and each time there were to be more.
+# The budget of each space, in candidates: at the start, and after each extension.
 Stages = Sequence[Sequence[float]]
 
 
 def extended(stages: Stages, counts: Sequence[float]) -> list[list[float]]:
-    """Return the stages, with another one if `counts` asks for more than the last.
+    """Return the stages, with one more if `counts` exceeds the last one.
 
     >>> extended([], [3]), extended([[3]], [2]), extended([[3, 3]], [5, 2])
     ([[3]], [[3]], [[3, 3], [5, 3]])
@@ -20,9 +20,10 @@ def extended(stages: Stages, counts: Sequence[float]) -> list[list[float]]:
 
 
 def left_in_stage(stages: Stages, space: int, done: int) -> float:
-    """Return how many candidates of a space are left to the end of its stage.
+    """Return how many candidates of a space are left to the end of the current stage.
 
-    A strategy that divides its budget divides that of the stage: a larger one would have changed what it proposed.
+    Strategies that split their budget split that of the stage: the larger budget of a later stage would change what
+    they proposed before.
 
     >>> [left_in_stage([[3], [5]], 0, done) for done in range(5)]
     [3, 2, 1, 2, 1]

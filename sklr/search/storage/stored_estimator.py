@@ -1,4 +1,4 @@
-"""What stands for the estimator of a search that was read from a study, which holds no estimators."""
+"""The placeholder for the estimator of a search that was loaded from a study, which stores no estimators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 
 GIVE_ONE = (
-    "The study holds scores, no estimators. Give it one, search.set_params(estimator=net).fit(X, y), with the data of "
-    "the study: that reads the study and trains the best candidate alone. Or train a net with search.best_params_."
+    "The study stores scores, not estimators. Give it one, search.set_params(estimator=net).fit(X, y), with the data "
+    "of the study: that reads the study and trains only the best candidate. Or train a net with search.best_params_."
 )
 
 
 class StoredEstimator(BaseEstimator):
-    """An estimator as a study describes it: its class by name, its parameters as text; the learning rate is a number.
+    """An estimator as a study describes it: the name of its class, its parameters as text, the lr as a number.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ class StoredEstimator(BaseEstimator):
         return tags
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Say what to do instead."""
+        """Raise `NotFittedError` with advice."""
         raise NotFittedError(f"A search from load_search has no estimator to train or to predict with. {GIVE_ONE}")
 
     predict = predict_proba = score = fit
 
 
 def stored_estimator(name: str, kind: str | None, params: Mapping[str, Any]) -> StoredEstimator:
-    """Return one that is called as the class was.
+    """Return a `StoredEstimator` whose class has the given name.
 
     >>> stored_estimator("SVC", "classifier", {"C": "1.0"})
     SVC(C='1.0')

@@ -1,4 +1,4 @@
-"""A search written into a storage: what it is about, and the candidates that have ended; so it can be gone on with."""
+"""A search in a storage: its header and the candidates that have finished, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sklr.exceptions import StudyError
 from sklr.results import Outcome
+from sklr.search.storage.address import is_shared
 from sklr.search.storage.claims import Desk, Entry, FileDesk
 from sklr.search.storage.codec import OUTCOME, Claim, claim_from, outcomes_from
 from sklr.search.storage.fingerprint import HEAD, differences, other_versions
-from sklr.search.storage.open import is_shared, open_study, patiently
+from sklr.search.storage.open import open_study, patiently
 from sklr.search.storage.server_desk import ServerDesk
 from sklr.search.storage.stages import extended
 
 SEED, STAGES = "sklr:random_state", "sklr:candidates"
 MAX_SEED = 2**31 - 1
-WAIT_FOR_HEAD = 3.0  # seconds for the process that made a study to write what it is about; it may have been killed
+WAIT_FOR_HEAD = 3.0  # seconds to wait for the header from the process that created the study; it may have been killed
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Book:
     Parameters
     ----------
     storage, name, resume
-        As the search was given them.
+        The search's `storage`, `study_name` and `resume`.
     """
 
     def __init__(self, storage: Any, name: str | None, resume: bool):
@@ -48,7 +49,7 @@ class Book:
         self._n_runs: int | None = None
 
     def random_state(self, given: Any) -> np.random.RandomState:
-        """Return the generator of the search; where the user gave none, the same one in every process."""
+        """Return the random generator of the search; with ``random_state=None`` the same one in every process."""
         if isinstance(given, (int, np.integer)):
             return np.random.RandomState(given)
         draw = np.random.RandomState() if given is None else given
@@ -56,17 +57,17 @@ class Book:
         return np.random.RandomState(self._agreed(SEED, seed, int) if given is None else seed)
 
     def agree(self, head: Mapping[str, Any]) -> None:
-        """Write down what the search is about, or compare it with what is written.
+        """Write the header of the search, or compare it with the one in the study.
 
         Raises
         ------
         StudyError
-            If the study is about another search; the message names the difference.
+            If the study belongs to a different search; the message names the difference.
         """
         theirs = json.loads(self._agreed(HEAD, json.dumps(head), str))
         name = self.study.study_name
         if theirs["format"] != head["format"]:
-            advice = "Go on with it there, or use another study_name."
+            advice = "Resume it with that version, or use another study_name."
             raise StudyError(f"The study {name!r} was written by another version of sklr. {advice}")
         different = differences(head, theirs)
         if different:
@@ -79,9 +80,9 @@ class Book:
         self._n_runs = len(head["folds and seeds"])
 
     def stages(self, counts: Sequence[float]) -> list[list[float]]:
-        """Return how many candidates there were to be at the start, and each time the search was gone on with for more.
+        """Return the budgets of the search, in candidates per space: at the start and after each extension.
 
-        `counts` is what is asked for now, which is written down if it is more; infinity is written as None.
+        `counts` is the present budget. It is added to the study if it is larger; infinity is stored as None.
         """
         known = self._agreed(STAGES, [_finite(counts)], list)
         stages = [[np.inf if n is None else n for n in stage] for stage in known]
@@ -91,14 +92,14 @@ class Book:
         return more
 
     def _agreed(self, key: str, value: Any, kind: type) -> Any:
-        """Return the study's attribute `key`; the process that made the study writes it, others wait for it."""
+        """Return the study's attribute `key`; the process that created the study writes it, others wait for it."""
         deadline = time.monotonic() + WAIT_FOR_HEAD
         while not self.is_new and time.monotonic() < deadline:
             known = self._reading(lambda: self.study.user_attrs).get(key)
             if known is not None and _is_ours(known, kind):
                 return known
             if known is not None:
-                raise self._damaged(f"the attribute {key!r} of the study is not as sklr has written it")
+                raise self._damaged(f"the attribute {key!r} of the study is not as sklr wrote it")
             time.sleep(0.1)
         patiently(lambda: self.study.set_user_attr(key, value))
         return value
@@ -106,9 +107,9 @@ class Book:
     def _reading(self, call: Callable[[], T]) -> T:
         try:
             return patiently(call)
-        except ValueError as error:  # from Optuna, which cannot read what stands there either
+        except ValueError as error:  # from Optuna, for an attribute that is not JSON
             where = "one of its attributes is not JSON"
-            with suppress(KeyError):  # after the last trial
+            with suppress(KeyError):  # raised after the last trial: then it is an attribute of the study
                 where = f"trial {self._first_unreadable()} has an attribute that is not JSON"
             raise self._damaged(where) from error
 
@@ -123,17 +124,17 @@ class Book:
 
     def _damaged(self, where: str) -> StudyError:
         return StudyError(
-            f"The study {self.study.study_name!r} cannot be gone on with: {where}. Restore it from a copy, or use "
+            f"The study {self.study.study_name!r} cannot be resumed: {where}. Restore it from a backup, or use "
             "another study_name."
         )
 
     def refresh(self) -> None:
-        """Read the trials that have ended since the last time.
+        """Read the trials that have finished since the last call.
 
         Raises
         ------
         StudyError
-            If one has been changed by someone else.
+            If the attributes of a trial are not those that sklr wrote.
         """
         for trial in self._reading(lambda: self.study.get_trials(deepcopy=False)):
             if trial._trial_id in self._seen or not trial.state.is_finished() or OUTCOME not in trial.user_attrs:
@@ -156,7 +157,7 @@ class Book:
         return outcomes or [], str(trial.user_attrs.get("engine", ""))
 
     def outcomes(self, entry: Entry) -> list[Outcome] | None:
-        """Return a candidate's outcomes, if it was through when the book was last read."""
+        """Return a candidate's outcomes; None if it had not finished at the last `refresh`."""
         known = self._read.get((entry.turn, entry.key))
         return None if known is None else list(known[0])
 
@@ -165,17 +166,17 @@ class Book:
         return self._read[entry.turn, entry.key][1]
 
     def drawn(self) -> dict[int, dict[str, Any]]:
-        """Return the parameters of the candidates in the book, as the sampler drew them, by number."""
+        """Return the parameters of the candidates in the book as the sampler drew them, by candidate number."""
         trials = self._reading(lambda: self.study.get_trials(deepcopy=False))
         known = [t for t in trials if self._claim(t) and (t.state != TrialState.FAIL or OUTCOME in t.user_attrs)]
         return {trial.user_attrs.get("candidate", -1): trial.params for trial in reversed(known)}
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Write down candidates that have ended."""
+        """Write candidates that have finished to the storage."""
         self.desk.hand_in(done)
 
     def close(self, why: str) -> None:
-        """Give back what is not done."""
+        """Release the candidates that are claimed but not finished."""
         self.desk.release(why)
 
 
@@ -184,7 +185,7 @@ def _finite(counts: Sequence[float]) -> list[float | None]:
 
 
 def _is_ours(value: Any, kind: type) -> bool:
-    """Say whether an attribute of the study can have been written here."""
+    """Return whether sklr can have written this attribute of the study."""
     if kind is list:
         return isinstance(value, list) and all(isinstance(stage, list) for stage in value)
     if kind is str:

@@ -1,4 +1,4 @@
-"""Which process is at work on something, and whether it still runs."""
+"""The identity of a process, and whether it is still running."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def this_process() -> str:
-    """Return what tells this process, and this thread of it, from all others, also later ones with its number."""
+    """Return a text that identifies this process and thread, also against later processes with the same pid."""
     return f"{socket.gethostname()} {os.getpid()} {_birth(os.getpid())} {threading.get_ident()} {time.time_ns()}"
 
 
 def _birth(pid: int) -> str:
-    """Return when a process of this machine began, in the kernel's ticks; "-" where the system does not say.
+    """Return the start time of a process on this machine, in clock ticks; "-" if the system does not tell.
 
-    One that has ended, and whose parent has not asked after it, began at no time.
+    A zombie, which has ended but not been waited for by its parent, is "ended".
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -27,12 +27,12 @@ def _birth(pid: int) -> str:
 
 
 def is_mine(owner: str) -> bool:
-    """Say whether this process has written that: an earlier search in it, which could not sign off."""
+    """Return whether `owner` is this process: an earlier search in it could not sign off."""
     return owner.split(" ")[:3] == this_process().split(" ")[:3]
 
 
 def is_dead(owner: str) -> bool:
-    """Say whether a process is known to be gone; one of another machine is not known.
+    """Return whether a process is known to have ended; False for a process on another machine.
 
     >>> is_dead(this_process()), is_dead("elsewhere 1 2 3 4")
     (False, False)
