@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,23 @@ from sklr._utils.log import say
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.engines.base import Training
 from sklr.engines.stacked.reasons import describe
-from sklr.engines.verbose import candidate_line, epoch_line
+from sklr.engines.verbose import candidate_line
 from sklr.exceptions import StorageError
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.lr_param import check_names, is_number
 from sklr.experiment.settings import check_settings
 from sklr.experiment.wrappers import trains_nets
-from sklr.results import OK, STOPPED, Outcome
+from sklr.results import Outcome
+from sklr.search._by_epoch import as_counted, is_cut_short, prune_by_epoch, train_until
 from sklr.search._cv_results import Record
-from sklr.search._interrupts import TIMEOUT, Deadline
+from sklr.search._interrupts import Deadline
 from sklr.search._progress import Progress
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import Known
 from sklr.search._study import Ledger
 from sklr.search.pruning.lr_path import PATH, lr_path
-from sklr.search.pruning.pruners import ends_early
 from sklr.search.storage.claims import POLL, Entry
 from sklr.search.storage.stored_study import Book
-
-EARLY = "ended early"  # prefix of the reason of a run that an early-stopping pruner ended
 
 
 @dataclass
@@ -207,7 +205,7 @@ class Evaluator:
         def keep(done: Mapping[int, list[Outcome]]) -> None:
             alone = training.reasons()
             batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
-            self._keep(batch, {places[i]: [_as_counted(outcome) for outcome in row] for i, row in done.items()})
+            self._keep(batch, {places[i]: [as_counted(outcome) for outcome in row] for i, row in done.items()})
 
         if self.progress.curve is not None:
             self.progress.curve.in_training = [self._lr(batch, i) for i in places]
@@ -224,12 +222,12 @@ class Evaluator:
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
         """Train to the end, or until the pruner or the deadline stops it; return whether `ended` got all outcomes."""
         if self.prunes:
-            _prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._verbosity)
+            prune_by_epoch(training, self.ledger, self.deadline, self.progress, self._verbosity)
         elif training.listen(ended, self.deadline.passed):
             training.finish()
             return True
         else:
-            _train_until(training, self.deadline, self.progress, self._verbosity)
+            train_until(training, self.deadline, self.progress, self._verbosity)
         return False
 
     def _open(self, batch: CandidateBatch) -> None:
@@ -246,7 +244,7 @@ class Evaluator:
         batch.rows |= done
         self._engines |= set(batch.engines.values())
         book = self.ledger.book
-        whole = {i: row for i, row in batch.rows.items() if i not in batch.in_book and not _is_cut_short(row)}
+        whole = {i: row for i, row in batch.rows.items() if i not in batch.in_book and not is_cut_short(row)}
         if book is not None and whole:
             book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
@@ -306,52 +304,3 @@ class Evaluator:
         scores = self.record.add([batch.candidates[i] for i in ended], list(ended.values()))
         self.ledger.close(ended, scores)
         return self.record.lessons(len(ended))
-
-
-def _as_counted(outcome: Outcome) -> Outcome:
-    """Return the outcome; a run ended for lack of improvement counts as finished, as with early stopping."""
-    early = outcome.status == STOPPED and outcome.reason.startswith(EARLY)
-    return replace(outcome, status=OK) if early else outcome
-
-
-def _is_cut_short(row: Sequence[Outcome]) -> bool:
-    return any(outcome.reason.startswith(TIMEOUT) for outcome in row)
-
-
-def _train_until(training: Training, deadline: Deadline, progress: Progress, verbose: int) -> None:
-    """Train until the end or the deadline; epoch by epoch only if the deadline, the bar or `verbose` needs it."""
-    epochs = 0
-    while (deadline.seconds is not None or progress.shown or verbose > 1) and not training.done:
-        scores = training.advance(1).valid_score
-        shape = scores.shape[:2]
-        epochs += 1
-        progress.epoch(epochs, scores)
-        if verbose > 1:
-            say(epoch_line(epochs, scores))
-        if deadline.passed() and not training.done:
-            training.stop(np.ones(shape, dtype=bool), f"{TIMEOUT} after {_epochs(epochs)}")
-
-
-def _prune_by_epoch(training: Training, ledger: Ledger, deadline: Deadline, progress: Progress, verbose: int) -> None:
-    """Train epoch by epoch; stop the candidates that the study's pruner rejects by their mean over the cells."""
-    epoch = 0
-    while not training.done:
-        scores = training.advance(1).valid_score
-        if scores.shape[-1] == 0:
-            continue
-        ledger.report(epoch, scores[..., -1].mean(axis=1))
-        epoch += 1
-        progress.epoch(epoch, scores)
-        if verbose > 1:
-            say(epoch_line(epoch, scores))
-        reasons = ledger.should_prune()
-        if deadline.passed() and not training.done:
-            training.stop(np.ones(scores.shape[:2], dtype=bool), f"{TIMEOUT} after {_epochs(epoch)}")
-        for why in set(reasons) - {""} if not training.done else ():
-            mask = np.repeat((reasons == why)[:, None], scores.shape[1], axis=1)
-            how = EARLY if ends_early(ledger.study.pruner) else "pruned"
-            training.stop(mask, f"{how} after {_epochs(epoch)}: {why}")
-
-
-def _epochs(n: int) -> str:
-    return "1 epoch" if n == 1 else f"{n} epochs"
