@@ -201,7 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             results.append(measure(task, optimizer, options))
         except AssertionError as error:  # the other tasks are measured all the same
-            differ.append(str(error))
+            print(error)
+            differ.append(task)
             continue
         tell("")
         print(f"{task}, {optimizer}: {results[-1]['agreement']}")
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(options.json, {**found, "without": options.without, "results": results})
     print(table(HEADER, [line(result) for result in results]))
     if differ:
-        raise AssertionError("\n".join(differ))
+        raise AssertionError(f"the sides differ: {', '.join(differ)}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
