@@ -141,7 +141,8 @@ def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
             f"{asked.task.name}: stack and sequential engine differ:\n{apart[STACK]}\nequal losses: {calm}\n"
             f"mean difference {apart[STACK].mean():.2g}, that of GridSearchCV {rounding:.2g}"
         )
-    words = f"{calm.sum()} of {calm.size} runs alike, their scores differ by {apart[STACK][calm].max(initial=0):.4f} at most"
+    most = apart[STACK][calm].max(initial=0)
+    words = f"{calm.sum()} of {calm.size} runs alike, their scores differ by {most:.4f} at most"
     if GRID in scores:
         words += f"; all scores by {apart[STACK].mean():.1e} in the mean, those of GridSearchCV by {rounding:.1e}"
     return words
