@@ -277,8 +277,9 @@ class Evaluator:
         return score if np.isfinite(score := self.record.score(row)) else None
 
     def _lr(self, batch: CandidateBatch, i: int) -> float:
-        lr = [batch.candidates[i].get(name) for name in self.ledger.log_params]
-        return lr[0] if lr and is_number(lr[0]) else np.nan
+        """Return the learning rate of a candidate, NaN if none is searched."""
+        lr = batch.candidates[i].get(next(iter(self.ledger.log_params), ""))
+        return float(lr) if is_number(lr) else np.nan
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []

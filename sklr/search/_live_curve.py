@@ -54,7 +54,7 @@ class LiveCurve:
 
         picture = Image(data=self._as_png(), format="png")
         if self._handle is None:
-            self._handle = display(picture, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
         now = time.monotonic()
