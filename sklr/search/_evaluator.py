@@ -279,7 +279,7 @@ class Evaluator:
     def _lr(self, batch: CandidateBatch, i: int) -> float:
         """Return the learning rate of a candidate, NaN if none is searched."""
         lr = batch.candidates[i].get(next(iter(self.ledger.log_params), ""))
-        return float(lr) if is_number(lr) else np.nan
+        return float(lr) if lr is not None and is_number(lr) else np.nan
 
     def _best(self, batch: CandidateBatch) -> float:
         rows = [*self.record.outcomes, *batch.rows.values()] if self.progress.shown else []
