@@ -39,7 +39,9 @@ def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool
         X_train, y_train = safe_split(estimator, X, y, cell.train)
     else:
         X_train, y_train = None, None if y is None else take_rows(y, cell.train)
-    X_test, y_test = safe_split(estimator, X.evaluated() if isinstance(X, DatasetRows) else X, y, cell.test, cell.train)
+    X_test, y_test = safe_split(  # the training rows are the columns of a precomputed kernel
+        estimator, X.evaluated() if isinstance(X, DatasetRows) else X, y, cell.test, cell.train
+    )
     return CellData(
         X_train,
         y_train,

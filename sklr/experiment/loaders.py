@@ -49,6 +49,7 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
         if not whole:
             advice = "sample_weight=, or validation= with a fixed validation set"
             raise ValueError(_no_loader(what, "sampler", loader.sampler, advice))
+        # a DataLoader does not accept both, and the net may have been given a shuffle
         params |= {"iterator_train__sampler": loader.sampler, "iterator_train__shuffle": False}
     if loader.drop_last:
         params["iterator_train__drop_last"] = True

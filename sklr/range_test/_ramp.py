@@ -183,7 +183,7 @@ def _ramp_in_stack(group: Group, ramp: Ramp) -> dict[int, np.ndarray]:
     """Return the batch losses of each cell, by cell number; one more than steps, to see the effect of the last one."""
     (member,), pack_cells = group.members, [group_cell.pack_cell for group_cell in group.group_cells]
     orders = [list(islice(chain.from_iterable(pack_cell.epochs), ramp.n_steps + 1)) for pack_cell in pack_cells]
-    multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]
+    multipliers = [*(ramp(step, 0) for step in range(ramp.n_steps)), 0.0]  # the extra batch changes no weights
     lr = np.multiply.outer(multipliers, member.lrs)[:, :, None, None] * np.ones((1, len(pack_cells)))
     pack = Pack(group.build([0]), [member], pack_cells, group.max_epochs)
     with fitting_threads(step_flops(group, pack.stack)), pack.random_stream:

@@ -47,7 +47,7 @@ def sweep(
     X, y = indexable(X, y)
     rows = np.arange(count_rows(X))
     seeds = check_random_state(random_state).randint(MAX_SEED, size=n_seeds)
-    test = rows if scorer is not None else rows[:1]
+    test = rows if scorer is not None else rows[:1]  # without a scorer nothing is predicted
     experiment = Experiment(
         estimator=estimator,
         X=X,

@@ -32,8 +32,8 @@ MAX_PANELS = 9
 WIDTH, FULL_WIDTH = 5.4, 8.0  # inches; at the former, text is large enough on a phone
 LISTS = ("lr", "mean", "se", "diverged", "unfinished", "off_scale")  # arrays of an LRCurveData, one value per lr
 STYLE = {
-    "svg.fonttype": "path",
-    "svg.hashsalt": "sklr",
+    "svg.fonttype": "path",  # text looks the same whatever fonts the reader has
+    "svg.hashsalt": "sklr",  # ids are the same for the same plot
     "font.size": 10,
     "axes.facecolor": "none",
     "axes.edgecolor": INK,

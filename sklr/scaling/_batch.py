@@ -241,7 +241,8 @@ def _shorter(name: str, beta: float, k: float, sizes: tuple[int, int]) -> float:
     """Return the averaging coefficient that keeps the time constant of the average, measured in samples."""
     if not 0 <= beta < 1:
         raise ValueError(must_be(name, "at least 0 and less than 1", beta))
-    if beta and k * (1 - beta) >= 1 - 1e-12:  # a coefficient of 0 does not average, and stays 0
+    # a coefficient of 0 does not average, and stays 0; the tolerance is for rounding: 10 * (1 - 0.9) is below 1
+    if beta and k * (1 - beta) >= 1 - 1e-12:
         advice = f"Increase it less, or lower {name} and search the learning rate again."
         raise ValueError(
             must_be("batch_size", f"(old, new) with new/old < {1 / (1 - beta):.3g} for {name}={beta:g}", sizes, advice)

@@ -117,4 +117,5 @@ def _gradient(net: Any, x: Any, y: Any) -> list[torch.Tensor]:
 
 
 def _length(gradient: list[torch.Tensor]) -> float:
+    # in float64, since the noise scale is computed from differences of these numbers
     return float(sum((g.cpu().double() ** 2).sum() for g in gradient))

@@ -61,7 +61,7 @@ class StreamFeed:
         for epoch in self.epochs:  # exhaust the iterators: a RandomSampler draws once more at its end
             if next(epoch, None) is not None:
                 raise ValueError(
-                    f"the training DataLoader must yield as many batches as its length says, got more than "
+                    "the training DataLoader must yield as many batches as its length says, got more than "
                     f"{len(self.sizes)}: correct its length, or that of its batch sampler"
                 )
 
