@@ -10,6 +10,7 @@ from torch.func import vmap
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import attention_by_steps
+from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
 from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
 
 
@@ -39,6 +40,7 @@ class VmapKernel:
 
     def __init__(self, module: nn.Module, loss: Loss, *, attention: bool = False):
         self.module, self.loss, self.attention = module, loss, attention
+        self.pads = gains_by_padding(module)
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
@@ -64,7 +66,8 @@ class VmapKernel:
     def _call(self, x: Any, params: Named, buffers: Named, *, training: bool) -> tuple[Any, Named]:
         """Return the outputs (n_cells, n_candidates, n_rows, ...) and the updated buffers."""
         self.module.train(training)
-        with attention_by_steps() if self.attention else nullcontext():
+        padded = PaddedConvolutions() if self.pads else nullcontext()
+        with padded, attention_by_steps() if self.attention else nullcontext():
             # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)
