@@ -132,7 +132,7 @@ TABLE = [
     (T, {"study": "study"}, "study must be an optuna.Study or None", "'study'"),
     (T, {"study": MAXIMIZE, "sampler": "gp"}, "sampler must be left out if a study is given", "'gp'"),
     *rows((T,), "timeout", [0, -1, NAN, True, "1"], "timeout must be a number of seconds > 0"),
-    *rows((T,), "subsample", [0, 0.0, -0.5, 1.5, True, None, NAN], "subsample must be a share"),
+    *rows((T,), "subsample", [0, 0.0, -0.5, 1.5, True, None, NAN], "subsample must be a fraction"),
     *rows((T,), "callbacks", [3, [3]], "callbacks must be a list of callables"),
     *rows((T,), "catch", [3, (3,), KeyboardInterrupt], "catch must be an exception type or a tuple"),
     *rows((B,), "optimizer_kwargs", [["GP"], "GP"], "optimizer_kwargs must be a dict"),

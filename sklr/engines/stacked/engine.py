@@ -67,16 +67,10 @@ class StackedEngine(Engine):
     Traceback (most recent call last):
     ValueError: max_stack must be an integer >= 1, got 0.
 
-    >>> import numpy as np, torch
-    >>> from skorch import NeuralNetRegressor
+    >>> import torch
+    >>> from skorch import NeuralNetClassifier
     >>> from sklr import LRGridSearchCV
-    >>> net = NeuralNetRegressor(
-    ...     torch.nn.Linear, module__in_features=1, module__out_features=1, train_split=None, verbose=0
-    ... )
-    >>> X = np.linspace(-1, 1, 20, dtype="float32").reshape(-1, 1)
-    >>> search = LRGridSearchCV(net, lrs=[0.01, 0.5, 1.2], cv=2, engine=StackedEngine(max_stack=4))
-    >>> search.fit(X, 2 * X).engine_
-    'stacked'
+    >>> search = LRGridSearchCV(NeuralNetClassifier(torch.nn.Linear), engine=StackedEngine(max_stack=100))
     """
 
     name = "stacked"

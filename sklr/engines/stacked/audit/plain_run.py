@@ -53,14 +53,11 @@ class PlainRun:
             net._sample_weight = np.asarray(weight)
         with stream:  # the split may draw
             dataset, self.held = net.get_split_datasets(X, y)
-        self.n_batches = len(
-            net.get_iterator(dataset, training=True)
-        )  # what schedules count by; compared with the number of batches that it really yields
+        # what schedules count by; it is compared with the number of batches that the DataLoader yields
+        self.n_batches = len(net.get_iterator(dataset, training=True))
         self.dataset, self.rows = dataset, None
         if rows is not None and _is_plain(dataset) and _is_large(dataset):
-            items = [
-                copy.deepcopy(dataset[int(row)]) for row in rows
-            ]  # a view of a row would keep the whole array alive
+            items = [copy.deepcopy(dataset[int(row)]) for row in rows]  # a view would keep the whole array alive
             self.dataset, self.rows = Items(items, len(dataset)), rows
         self.batches: Iterator[Any] = iter(())
         self.first_loss = float("nan")
