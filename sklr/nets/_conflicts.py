@@ -144,7 +144,7 @@ def _made_with(net: Any, option: str, change: bool) -> tuple[list[dict], dict]:
     groups, options = net.get_params_for_optimizer("optimizer", net.get_all_learnable_params())
     value = options[option]
     if change:
-        options = {**options, option: not value if isinstance(value, bool) else 0.5 * value + 0.001}
+        options = {**options, option: not value if isinstance(value, bool) else 0.5 * value or 0.001}
     made = net.optimizer(*groups, **options)
     own = {
         key: part for key, part in vars(made).items() if isinstance(part, (int, float, str, tuple, dict, type(None)))

@@ -343,6 +343,8 @@ def test_a_parameter_that_is_searched_without_effect_is_said_before_and_in_the_s
 
 EFFECTIVE = [
     ("lr", {"optimizer": hears_the_lr_alone}),
+    ("lr", {"optimizer": hears_the_lr_alone, "lr": 0.002}),
+    ("lr", {"optimizer": hears_the_lr_alone, "lr": 0.0}),
     ("lr", {"optimizer": functools.partial(torch.optim.SGD, momentum=0.9)}),
     ("optimizer__weight_decay", {"optimizer": hears_all_but_the_lr}),
     ("optimizer__weight_decay", {"optimizer": Attentive}),

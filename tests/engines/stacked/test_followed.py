@@ -325,6 +325,10 @@ REASONS = {
     "changes momentum as well as the learning rate, and a stack changes the learning rate alone: set cycle_momentum=": {
         "callbacks": [LRScheduler("CyclicLR", base_lr=0.01, max_lr=0.1)]
     },
+    "gives parameter groups different minima": {
+        "callbacks": [LRScheduler("ReduceLROnPlateau", min_lr=[1e-3, 1e-2])],
+        "optimizer__param_groups": [("layers.0.*", {"weight_decay": 0.1})],
+    },
     "set step_every='epoch'": {"callbacks": [LRScheduler("ReduceLROnPlateau", step_every="batch")]},
     "do not keep their ratios": {
         "callbacks": [LRScheduler(lr_scheduler.CosineAnnealingLR, T_max=3, eta_min=0.01)],

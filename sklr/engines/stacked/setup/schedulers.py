@@ -86,8 +86,13 @@ def _plateau(callback: LRScheduler, lrs: Sequence[float]) -> Plateau:
             "all by one factor: use schedule=Plateau() of sklr.schedules, which keeps their ratios"
         )
     arguments = {name: value for name, value in callback.kwargs.items() if name != "verbose"}
-    if isinstance(floor := arguments.get("min_lr"), list | tuple):
-        arguments["min_lr"] = floor[0]
+    if isinstance(floors := arguments.get("min_lr"), list | tuple):
+        if len(set(floors)) > 1:
+            raise Unstackable(
+                f"ReduceLROnPlateau(min_lr={floors}) gives parameter groups different minima, and a stack multiplies "
+                "all learning rates by one factor: give one number"
+            )
+        arguments["min_lr"] = floors[0]
     return Plateau(**arguments, monitor=callback.monitor)
 
 
