@@ -18,7 +18,7 @@ from sklr._utils.random import RandomStream
 from sklr.engines.stacked.audit.compare import StepComparison, try_step
 from sklr.engines.stacked.model.dropout import WithoutDropout
 from sklr.engines.stacked.model.group import Group
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.experiment.experiment import Cell, Experiment
 
 MOST_CANDIDATES = 4  # to audit: enough to meet every kind of value of a few parameters

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, different, map_tensors
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 
 N_FIRST = 3  # batches: a stack records its step during the second and third, to replay it later
 N_LATER = 1  # batches of the second epoch, after an evaluation: here the recorded step is replayed

@@ -17,7 +17,7 @@ from sklr.engines.stacked.data.index_batches import Rows
 from sklr.engines.stacked.kernels.loss import StackedLoss
 from sklr.engines.stacked.kernels.module_call import call
 from sklr.engines.stacked.kernels.traits import Traits
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.engines.stacked.purity.untouched import difference, own_state
 from sklr.nets._instances import is_hooked
 

@@ -22,7 +22,7 @@ from sklr.engines.stacked.checks.explain import first_line
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer, made_optimizer
 from sklr.engines.stacked.checks.static import Unstackable, static_reasons
 from sklr.engines.stacked.model.group import Group, Prepared, StackSetup
-from sklr.engines.stacked.model.pack import Member, PackCell
+from sklr.engines.stacked.model.member import Member, PackCell
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.setup.schedulers import moving_lr
 from sklr.engines.stacked.setup.stack_setup import stack_setups

@@ -18,7 +18,7 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.engines.stacked.checks.net_optimizer import MadeOptimizer
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, n_batches
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.nets._parts import NetParts
 from sklr.schedules import Plateau
 from sklr.schedules._base import By, Schedule

@@ -18,7 +18,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, draw_epochs, map_tensors, outside
 from sklr.engines.stacked.data.read_rows import all_rows, all_targets
 from sklr.engines.stacked.model.held import Held
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.engines.stacked.setup.shared_rows import SharedRows, caster
 from sklr.engines.stacked.setup.streamed import NO_BATCH, is_streamed
 from sklr.experiment.experiment import Cell

@@ -23,7 +23,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.data.read_rows import all_rows
 from sklr.engines.stacked.model.group import GroupCell, StackSetup
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.purity.shared_state import shared_state_kept
 from sklr.engines.stacked.setup.dense import check_fits_dense

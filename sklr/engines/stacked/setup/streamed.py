@@ -21,7 +21,7 @@ from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import Epoch, Rows
 from sklr.engines.stacked.data.read_rows import is_in_memory
 from sklr.engines.stacked.data.stream import CellStream, Shown
-from sklr.engines.stacked.model.pack import PackCell
+from sklr.engines.stacked.model.member import PackCell
 from sklr.engines.stacked.purity.reach import inside
 from sklr.engines.stacked.purity.untouched import difference, reached_from
 from sklr.engines.stacked.setup.shared_rows import caster
