@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 
 from sklr._utils.html import ShownAsText
 from sklr._utils.validation import check_count, must_be
@@ -45,6 +45,8 @@ class Characterization(ShownAsText):
     repeated : bool
         Whether the seeds of every fold gave identical runs, epoch by epoch. The variance between seeds is then
         unknown, and NaN in `components`.
+    scoring : str
+        The name of the score.
     """
 
     params: Mapping[str, Any]
@@ -55,6 +57,7 @@ class Characterization(ShownAsText):
     folds: tuple
     seeds: tuple[int, ...]
     repeated: bool = False
+    scoring: str = ""
 
     @property
     def mean(self) -> float:
@@ -167,7 +170,17 @@ def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -
         folds=tuple(hash(cell.test.tobytes()) for cell in firsts),
         seeds=tuple(cell.seed for cell in cells[:n_seeds]),
         repeated=repeated,
+        scoring=_score_name(trial),
     )
+
+
+def _score_name(trial: Any) -> str:
+    """Return the name of the score; the default of classifiers is the accuracy, that of regressors r2."""
+    if trial.scoring is None and is_classifier(trial.estimator):
+        return "accuracy"
+    if trial.scoring is None and is_regressor(trial.estimator):
+        return "r2"
+    return trial.scoring if isinstance(trial.scoring, str) else trial._scorer_name()
 
 
 def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: int) -> bool:
@@ -211,7 +224,7 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     Raises
     ------
     ValueError
-        If `new` and `old` were not trained on the same folds with the same seeds.
+        If `new` and `old` were not trained on the same folds with the same seeds, or have different scores.
 
     Examples
     --------
@@ -226,6 +239,9 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     if (new.folds, new.seeds) != (old.folds, old.seeds):
         advice = "Give both the same cv, n_seeds and integer random_state."
         raise ValueError(must_be("new and old", "trained on the same folds with the same seeds", new.seeds, advice))
+    if new.scoring != old.scoring:
+        rule, advice = "characterized by the same score", "Give both the same scoring."
+        raise ValueError(must_be("new and old", rule, (new.scoring, old.scoring), advice))
     return compare_scores(
         new.scores.ravel(),
         old.scores.ravel(),

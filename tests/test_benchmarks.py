@@ -273,6 +273,15 @@ def test_pruning(tmp_path):
     assert "digits: halving" in printed
 
 
+def test_mixed(tmp_path):
+    path = tmp_path / "mixed.json"
+    printed = run_quickly("bench_mixed.py", "--json", path)
+    results = json.loads(path.read_text())["results"]
+    assert {"sklr", "sklr, sequential"} <= results.keys()
+    assert all(len(one["tried"]) == 4 for runs in results.values() for one in runs)
+    assert "scores of the same candidates within a row of a fold, engine" in printed
+
+
 def test_transfer(tmp_path):
     path = tmp_path / "transfer.json"
     printed = run_quickly("bench_transfer.py", "--json", path)

@@ -80,3 +80,12 @@ def test_only_the_same_cells_compare():
         compare(a, b)
     with pytest.raises(ValueError, match="n_seeds must be an integer >= 2, got 1"):
         characterize(NET, X, Y, n_seeds=1)
+
+
+def test_only_the_same_scores_compare():
+    accuracy, by_name, loss = (
+        characterize(NET, X, Y, lr=0.01, scoring=scoring, **SAME) for scoring in (None, "accuracy", "neg_log_loss")
+    )
+    assert compare(by_name, accuracy).verdict != "adopt", "the default of a classifier is accuracy"
+    with pytest.raises(ValueError, match=r"got \('neg_log_loss', 'accuracy'\)\. Give both the same scoring"):
+        compare(loss, accuracy)

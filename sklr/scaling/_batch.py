@@ -16,6 +16,7 @@ from sklr._utils.names import resolve_optimizer
 from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.exceptions import TransferWarning
+from sklr.scaling._noise import NoiseScale
 
 FAR = 8  # factor of the batch size: papers that go further measured where the rule fails, or used epochs of warmup
 
@@ -67,7 +68,7 @@ def transfer_lr(
     net: Any = None,
     optimizer: Any = None,
     batch_size: tuple[int, int] | int,
-    noise_scale: float | None = None,
+    noise_scale: float | NoiseScale | None = None,
     **optimizer_params: Any,
 ) -> Transfer:
     r"""Scale a learning rate to another batch size, for the same number of epochs.
@@ -92,8 +93,8 @@ def transfer_lr(
         Required without a net.
     batch_size : tuple of int, (old, new), or int
         Number of rows per step. With a net, the new `batch_size` alone is enough; its `accumulate_steps` is kept.
-    noise_scale : float, default=None
-        The gradient noise scale, in rows, as measured by `sklr.transfer.gradient_noise_scale`. Neither rule holds for
+    noise_scale : float or NoiseScale, default=None
+        The gradient noise scale, in rows: what `sklr.transfer.gradient_noise_scale` returns. Neither rule holds for
         larger batches, in which the noise no longer dominates: the lr is scaled up to the noise scale only, with a
         warning.
     **optimizer_params
@@ -144,6 +145,8 @@ def transfer_lr(
     Traceback (most recent call last):
     ValueError: batch_size must be (old, new) with new/old < 10 for beta1=0.9, got (32, 320). Increase it less, ...
     """
+    if isinstance(noise_scale, NoiseScale):
+        noise_scale = noise_scale.value if noise_scale.value < math.inf else None
     if net is not None:
         return _transfer_net(net, lr, batch_size, noise_scale, optimizer_params)
     if lr is None or optimizer is None:

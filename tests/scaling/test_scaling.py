@@ -15,6 +15,7 @@ from sklr.modules import MLP
 from sklr.nets import NeuralNetClassifier
 from sklr.scaling import (
     MupGroups,
+    NoiseScale,
     ScaledInit,
     adamw_timescale,
     adamw_weight_decay,
@@ -176,9 +177,16 @@ def test_noise_scale_finds_the_truth_from_noisy_gradients():
     assert found.variance == pytest.approx(50, rel=0.05)
 
 
+def test_a_measured_noise_scale_limits_the_transfer():
+    found = NoiseScale(50.0, (40.0, 60.0), 1.0, 50.0, confidence=0.9)
+    with pytest.warns(TransferWarning, match="above the noise scale of 50"):
+        assert transfer_lr(0.1, optimizer="sgd", batch_size=(25, 100), noise_scale=found).lr == pytest.approx(0.2)
+
+
 def test_noise_scale_without_a_gradient_is_infinite():
     found = noise_scale([4.0, 4.2, 3.9], [0.4, 0.5, 0.3], (8, 64))
     assert found.value == math.inf
+    assert transfer_lr(0.1, optimizer="sgd", batch_size=(8, 64), noise_scale=found).lr == pytest.approx(0.8)
     assert found.interval[1] == math.inf
     with pytest.raises(ValueError, match="0 < small < large"):
         noise_scale([1.0, 1.0], [1.0, 1.0], (8, 8))
