@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from packaging.version import Version
 from sklearn import datasets
 from sklearn.base import clone
@@ -186,6 +187,7 @@ def test_an_example_runs_and_shows_what_it_says(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "show", lambda: None)
     monkeypatch.setenv("SKLR_OFFLINE", "1")
+    get_reusable_executor().shutdown()  # the workers of an earlier test cannot import what the example writes
     names = runpy.run_path(str(path), run_name="__main__")
     plt.close("all")
     check = CHECKS[path.stem]

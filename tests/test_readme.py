@@ -32,11 +32,13 @@ def test_the_search_fits_in_12_lines():
     assert len(CODE.splitlines()) <= 12
 
 
-def test_the_code_prints_what_the_readme_says(capsys):
+def test_the_code_prints_what_the_readme_says(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = {}
     with pytest.warns(sklr.DivergedWarning, match="1 of 11 candidates diverged"):
         exec(compile(CODE, "README.md", "exec"), names)
     plt.close("all")
+    assert (tmp_path / "lr_curve.png").stat().st_size
     promised = re.search(r"```text\n(.*?)```", README, re.DOTALL)[1]
     lrs, scores, status = table(promised)
     got_lrs, got_scores, got_status = table(capsys.readouterr().out)
