@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels.loss import PreparedAutograd, PreparedCrossEntropy, StackedLoss
-from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.feed import Feed
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.optim.optimizer import StackedOptimizer

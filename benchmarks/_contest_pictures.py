@@ -55,7 +55,7 @@ def draw_contest(contest: Contest, path: Path, costs: Sequence[str] = tuple(AXES
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-    axes[0].set_ylabel("mean normalised regret (%)")
+    axes[0].set_ylabel("mean normalized regret (%)")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(costs), frameon=False)
     _save(figure, path)

@@ -21,9 +21,9 @@ LRS = [{"lr": lr} for lr in (1e-3, 1e-2, 0.1)]
 class Pictures(nn.Module):
     """Convolutions on the digits, optionally with batch normalization and dropout."""
 
-    def __init__(self, normalised: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
+    def __init__(self, normalized: bool = False, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
         super().__init__()
-        norm = nn.BatchNorm2d(8) if normalised else nn.Identity()
+        norm = nn.BatchNorm2d(8) if normalized else nn.Identity()
         self.layers = nn.Sequential(
             *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(128, 10)),

@@ -81,7 +81,7 @@ def ours(net: Any, X: np.ndarray, y: np.ndarray, n_steps: int, n_seeds: int) -> 
     return found
 
 
-def initialised(net: Any, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[Any, Any, Any]:
+def initialized(net: Any, X: np.ndarray, y: np.ndarray, seed: int) -> tuple[Any, Any, Any]:
     """Return the net's module, optimizer and criterion before the first step."""
     started = copy.deepcopy(net).set_params(random_state=seed)
     started.start_fit(X, y)
@@ -94,7 +94,7 @@ def finder(net: Any, X: np.ndarray, y: np.ndarray, seed: int, shuffle: bool, **o
     """Run torch-lr-finder, and return it."""
     from torch_lr_finder import LRFinder
 
-    module, optimizer, criterion = initialised(net, X, y, seed)
+    module, optimizer, criterion = initialized(net, X, y, seed)
     targets = torch.as_tensor(y)[:, None] if y.dtype.kind == "f" else torch.as_tensor(y)
     order = torch.Generator().manual_seed(seed)
     loader = DataLoader(TensorDataset(torch.as_tensor(X), targets), BATCH, shuffle=shuffle, generator=order)

@@ -60,15 +60,15 @@ def agreement(device: str, quick: bool) -> Iterator[Check]:
             optimizer="adamw", optimizer__weight_decay=0.1, clip=0.5, schedule="cosine", **more
         ),
         "convolutions": net(Pictures, optimizer__momentum=0.9, optimizer__nesterov=True, **more),
-        "batch normalisation": net(Pictures, module__normalised=True, **more),
+        "batch normalization": net(Pictures, module__normalized=True, **more),
         "attention": net(Attention, **more),
         "attention within a mask": net(Attention, module__masked=True, **more),
     }
     for name, estimator in cases.items():
         yield Check(f"{name}, float64", partial(compared, estimator, torch.float64, 1e-9))
-    for name in ("MLP, Adam", "convolutions", "batch normalisation", "attention"):
+    for name in ("MLP, Adam", "convolutions", "batch normalization", "attention"):
         yield Check(f"{name}, float32", partial(compared, cases[name], torch.float32, 2e-3))
-    for name in ("convolutions", "batch normalisation"):
+    for name in ("convolutions", "batch normalization"):
         yield Check(f"{name} can be stacked where cuDNN rounds to TF32", partial(probed, cases[name]))
 
 
@@ -180,7 +180,7 @@ def waits(device: str, quick: bool) -> Iterator[Check]:
     cases = {
         "MLP": net(**more),
         "MLP, Adam, clipping": net(optimizer="adam", clip=1.0, **more),
-        "batch normalisation": net(Pictures, module__normalised=True, **more),
+        "batch normalization": net(Pictures, module__normalized=True, **more),
         "attention, dropout": net(Attention, module__dropout=0.5, **more),
     }
     for name, estimator in cases.items():

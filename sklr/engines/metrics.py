@@ -42,7 +42,7 @@ class QuickScores:
     Parameters
     ----------
     net : NeuralNet
-        The cell's net, initialised on its training rows.
+        The cell's net, initialized on its training rows.
     y : array-like of shape (n_rows,)
         The validation rows' targets.
     scorer : callable or None

@@ -19,9 +19,9 @@ MAX_DEATHS = 3  # in a row, with no call returning between them: then the call i
 
 
 def can_travel(net: NeuralNet) -> bool:
-    """Say whether a worker could unpickle an initialised net: not if its module is defined in a script or notebook.
+    """Say whether a worker could unpickle an initialized net: not if its module is defined in a script or notebook.
 
-    joblib pickles such classes by value, but skorch pickles an initialised net's parts itself, by reference.
+    joblib pickles such classes by value, but skorch pickles an initialized net's parts itself, by reference.
     """
     try:
         return b"__main__" not in pickle.dumps(net)

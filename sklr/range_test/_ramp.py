@@ -30,7 +30,7 @@ from sklr.engines.sequential.fit import EpochFit
 from sklr.engines.stacked.advance import in_words
 from sklr.engines.stacked.data.index_batches import Epoch, epoch_positions, epoch_sizes
 from sklr.engines.stacked.data.stream import CellStream, Shown
-from sklr.engines.stacked.model.loader import Feed
+from sklr.engines.stacked.model.feed import Feed
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.model.stream_feed import StreamFeed
 from sklr.engines.stacked.reasons import raised, warn_of_fallback

@@ -16,7 +16,7 @@ from sklr._utils.validation import check_count, must_be
 from sklr.exceptions import AllDivergedError
 from sklr.experiment.datasets import bring_to
 from sklr.experiment.lr_param import check_lr_range, find_lr_param
-from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularisation
+from sklr.recipes._plain import constant_lr, net_of, with_net, without_regularization
 from sklr.recipes._sweep import log_spaced, steps_per_epoch, sweep
 
 STILL_FALLING = (
@@ -229,7 +229,7 @@ def suggest_max_steps(
     net_of(net)
     net, X, y = bring_to(net, X, y)
     inner, off = constant_lr(net_of(net))
-    inner, more = without_regularisation(inner)
+    inner, more = without_regularization(inner)
     check_count("n_lrs", n_lrs, minimum=2)
     check_count("n_seeds", n_seeds)
     epochs = 5 * inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs)

@@ -59,7 +59,7 @@ def constant_lr(net: Any) -> tuple[Any, list[str]]:
     return net, off
 
 
-def without_regularisation(net: Any) -> tuple[Any, list[str]]:
+def without_regularization(net: Any) -> tuple[Any, list[str]]:
     """Return a clone without weight decay, dropout and label smoothing, and the settings that were disabled.
 
     Dropout is always listed, since dropout layers are only found when the module is created.

@@ -54,7 +54,7 @@ NETS = {
     "class weights": net(criterion__weight=WEIGHT),
     "class weights, steps in parts": net(criterion__weight=WEIGHT, accumulate_steps=2),
     "convolutions": net(pictures()),
-    "batch normalisation": net(pictures(norm=lambda: nn.BatchNorm2d(4))),
+    "batch normalization": net(pictures(norm=lambda: nn.BatchNorm2d(4))),
     "attention": net(Attention),
     "attention within a mask": net(Attention, module__masked=True),
     "PyTorch's encoder": net(Attention, module__layer=True),
@@ -129,7 +129,7 @@ STEPS = {  # launches of a step at most, whatever the number of runs: in folds o
     "MLP, Adam": (net(optimizer="adam"), (38, 40)),
     "MLP, clipping": (net(clip="p50"), (79, 81)),
     "convolutions": (NETS["convolutions"], (58, 62)),
-    "batch normalisation": (NETS["batch normalisation"], (84, 104)),
+    "batch normalization": (NETS["batch normalization"], (84, 104)),
     "encoder": (NETS["PyTorch's encoder"], (188, 196)),
 }
 

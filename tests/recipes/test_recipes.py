@@ -12,7 +12,7 @@ from torch import nn
 
 from sklr import MLP, AllDivergedError, LRGridSearchCV, NeuralNetClassifier, NeuralNetRegressor
 from sklr.recipes import MaxSteps, NeededWarmup, find_warmup, suggest_max_steps, weight_decay_by_layer
-from sklr.recipes._plain import constant_lr, without_regularisation
+from sklr.recipes._plain import constant_lr, without_regularization
 
 X, Y = load_iris(return_X_y=True)
 X = (X - X.mean(axis=0)) / X.std(axis=0)
@@ -125,7 +125,7 @@ def test_what_regularises_is_switched_off_and_named():
         optimizer__param_groups=[("*.bias", {"weight_decay": 0.1, "lr_multiplier": 2.0})],
         criterion__label_smoothing=0.1,
     )
-    plain, off = without_regularisation(given)
+    plain, off = without_regularization(given)
     assert off == ["weight_decay=0.01", "criterion__label_smoothing=0.1", "dropout"]
     fitted = plain.set_params(max_epochs=1).fit(X, Y)
     assert [group["weight_decay"] for group in fitted.optimizer_.param_groups] == [0.0, 0.0]
@@ -144,7 +144,7 @@ def test_what_changes_the_lr_or_the_length_is_switched_off_and_named():
 
 
 def test_dropout_inside_torchs_own_layers_is_switched_off_too():
-    plain, _ = without_regularisation(NeuralNetClassifier(nn.TransformerEncoderLayer(8, 2, dropout=0.3)))
+    plain, _ = without_regularization(NeuralNetClassifier(nn.TransformerEncoderLayer(8, 2, dropout=0.3)))
     torch.manual_seed(0)
     rows = torch.randn(2, 3, 8)
     assert torch.equal(plain.module.train()(rows), plain.module.eval()(rows))

@@ -1,4 +1,4 @@
-"""What scikit-learn promises of a search object, behaviour for behaviour, where its own tests do not reach ours."""
+"""What scikit-learn promises of a search object, behavior for behavior, where its own tests do not reach ours."""
 
 import pickle
 import re

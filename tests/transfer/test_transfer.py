@@ -231,7 +231,7 @@ def test_coordinate_check_tells_mup_from_standard(batch, optimizer, lr):
 
 
 def test_coordinate_check_finds_the_layer_that_is_wrong(batch):
-    # standard parametrisation with Adam: what the output layer does moves faster the wider it is
+    # standard parametrization with Adam: what the output layer does moves faster the wider it is
     wrong = coordinate_check(mlp, (64, 256), *batch, lr=0.01, mup=False, random_state=0)
     assert any(failure.startswith("layers.4: its outputs change more") for failure in wrong.failures)
 

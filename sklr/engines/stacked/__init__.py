@@ -11,7 +11,7 @@ A training, from the outside in:
 - `engine.StackedEngine.start` passes the groups to `packs.Packs`, which makes the packs; `advance` trains them up to
   an epoch.
 - `scored_pack.ScoredPack` trains an epoch by `model.pack.Pack` and scores it; `unstack` turns a run into its own net.
-- `model.pack.Pack.train_epoch` feeds batches (`model.loader`) to `model.stack.ModelStack.steps`, which replays recorded
+- `model.pack.Pack.train_epoch` feeds batches (`model.feed`) to `model.stack.ModelStack.steps`, which replays recorded
   steps (`replay`) or takes plain ones.
 - `model.stack.ModelStack.step` is one optimizer step of all runs: gradients from a kernel (`kernels`), clipping, and
   the update of a stock optimizer (`optim`).

@@ -94,7 +94,8 @@ class StackedEngine(Engine):
         """
         reasons = self.refusals(experiment, candidates)
         # a stack that failed during training is no reason against the engine: `start` trains its candidates one by one
-        reasons = {i: why for i, why in reasons.items() if i not in _lost(experiment, candidates)}
+        lost = _lost(experiment, candidates)
+        reasons = {i: why for i, why in reasons.items() if i not in lost}
         if len(reasons) < len(candidates):
             reasons = {i: why for i, why in reasons.items() if not fails_anyway(experiment, candidates[i])}
         if reasons:

@@ -16,11 +16,11 @@ from skorch.helper import SliceDataset
 from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
 from torch import nn
 
-from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells
+from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells, kinds_of
 from sklr.engines.stacked.audit.batches import rare_rows
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels import loss as loss_module
-from sklr.engines.stacked.model import loader, pack
+from sklr.engines.stacked.model import feed, pack
 from sklr.engines.stacked.model import stack as stack_module
 from sklr.engines.stacked.model import state as state_module
 from sklr.engines.stacked.optim import clipping as clipping_module
@@ -118,11 +118,11 @@ MUTATIONS = {
     "one cell's weights": (MOMENTUM, wrapped(stack_module, "stacked", one_cells_weights)),
     "lrs of candidates mixed up": (MOMENTUM, wrapped(pack.Pack, "lrs", another_candidates_lr)),
     "a schedule one step late": (classifier(schedule="cosine"), wrapped(pack.Pack, "lrs", late_lrs)),
-    "padding not masked": (UNEVEN, wrapped(loader.Feed, "_masked", unmasked)),
-    "one row's weight": (UNEVEN, wrapped(loader.Feed, "_masked", one_row_twice)),
+    "padding not masked": (UNEVEN, wrapped(feed.Feed, "_masked", unmasked)),
+    "one row's weight": (UNEVEN, wrapped(feed.Feed, "_masked", one_row_twice)),
     "momentum dropped": (MOMENTUM, wrapped(optimizer_module.StackedOptimizer, "__init__", without_momentum)),
     "weight decay dropped": (MOMENTUM, wrapped(optimizer_module.StackedOptimizer, "__init__", without_decay)),
-    "another row in a batch": (MOMENTUM, wrapped(loader.Feed, "_gathered", another_row)),
+    "another row in a batch": (MOMENTUM, wrapped(feed.Feed, "_gathered", another_row)),
     "running statistics not kept": (NORMED, wrapped(state_module.FixedState, "update", no_update)),
     "a parameter that is not trained": (NORMED, wrapped(optimizer_module.StackedOptimizer, "step", one_parameter_less)),
     "predictions of another cell": (MOMENTUM, wrapped(stack_module.ModelStack, "outputs", cells_swapped)),
@@ -347,7 +347,7 @@ def test_what_a_stack_can_do_is_not_refused(net):
 
 
 def convolutions():
-    """Return layers of which the first has a bias that the normalisation takes out again: its gradient is rounding."""
+    """Return layers of which the first has a bias that the normalization takes out again: its gradient is rounding."""
     first = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     then = (nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
     return nn.Sequential(*first, *then, nn.Flatten(), nn.Linear(64, 10))
@@ -576,9 +576,21 @@ def test_cells_and_candidates_that_are_audited_differ():
     assert choose_cells(described.cells, pack_cells) == [0, 2]
     assert choose_cells(described.cells[:1], pack_cells) == [0]
     candidates = [{"lr": lr, "momentum": m} for lr in (0.1, 1.0) for m in (0.0, 0.9)]
-    chosen = [candidates[i] for i in choose_candidates(candidates)]
+    (chosen,) = ([candidates[i] for i in positions] for positions in choose_candidates(candidates))
     assert {c["momentum"] for c in chosen} == {0.0, 0.9}
     assert len({c["lr"] for c in chosen}) > 1
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2, "a", "b"]), st.sampled_from("cdefghij")), min_size=1, max_size=30))
+def test_every_kind_of_value_is_audited(values):
+    candidates = [{"optimizer__x": x, "schedule": schedule} for x, schedule in values]
+    audited = [i for positions in choose_candidates(candidates) for i in positions]
+    assert set().union(*map(kinds_of, candidates)) == set().union(*(kinds_of(candidates[i]) for i in audited))
+
+
+def test_tuples_of_numbers_are_of_one_kind():
+    assert kinds_of({"optimizer__betas": (0.9, 0.99)}) == kinds_of({"optimizer__betas": (0.8, 0.9)})
+    assert kinds_of({"optimizer__betas": (0.9, 0.99)}) != kinds_of({"optimizer__betas": (0.0, 0.9)})
 
 
 @given(st.integers(2, 40), st.integers(1, 4), st.integers(2, 12), st.randoms(use_true_random=False))
@@ -603,7 +615,7 @@ def test_a_parametrization_is_the_same_in_all_folds(norm):
     net = classifier(Normed, module__norm=norm)
     (reason,) = StackedEngine().unsupported(experiment(net), LRS)
     assert "'linear.parametrizations.weight.0'" in reason
-    assert "cannot vectorise" in reason
+    assert "cannot vectorize" in reason
 
 
 class Normed(nn.Module):

@@ -1,4 +1,4 @@
-"""What an error of a trial means, in words, over modules that torch.func cannot vectorise."""
+"""What an error of a trial means, in words, over modules that torch.func cannot vectorize."""
 
 import random
 import re
@@ -108,8 +108,8 @@ VALUE = "reads a tensor's value in Python"
 SIZE = "makes tensors whose size depends on values"
 SHARED = "writes in place into a tensor that the models of a stack would share"
 MEMORY = "reads a tensor's memory"
-FUNCTION = "uses a torch.autograd.Function that torch.func cannot vectorise"
-OPERATION = "uses an operation that PyTorch cannot vectorise over models"
+FUNCTION = "uses a torch.autograd.Function that torch.func cannot vectorize"
+OPERATION = "uses an operation that PyTorch cannot vectorize over models"
 ODD = {  # a module, the layer in it that is named, and what is said of it
     "item": (Layer(lambda m, x: x / x.sum().item()), "", VALUE),
     "float": (Layer(lambda m, x: x * float(x.detach().mean())), "", VALUE),

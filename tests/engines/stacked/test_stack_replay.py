@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from test_stack import (
     CRITERIA,
     LRS,
@@ -25,7 +26,9 @@ from test_stack import (
 from torch import nn
 from torch.nn import functional as F
 
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.model import feed
 from sklr.engines.stacked.optim.clipping import Clip
 from sklr.engines.stacked.optim.known import is_steady
 from sklr.engines.stacked.purity.untouched import Untouched
@@ -343,6 +346,24 @@ def test_few_steps_are_not_worth_a_recording(monkeypatch):
     assert stack._replays.n_replayed == SHORT - 3
 
 
+def test_an_epoch_that_comes_in_parts_is_as_long_as_their_sum(monkeypatch):
+    """Each part alone has too few steps to be recorded."""
+    X, y = load_digits(return_X_y=True)
+    met = set[Replays]()
+    steps = Replays.steps
+
+    def spied(replays, *args, **kwargs):
+        met.add(replays)
+        return steps(replays, *args, **kwargs)
+
+    monkeypatch.setattr(replay, "WORTH_STEPS", 40)
+    monkeypatch.setattr(Replays, "steps", spied)
+    monkeypatch.setattr(feed, "SMALL", 64 * 16 * 10 * 2)  # columns, rows of a batch, batches, cells
+    net = NeuralNetClassifier(MLP, max_epochs=1, batch_size=16)
+    LRGridSearchCV(net, lrs=LRS, cv=2, random_state=0, engine="stacked", refit=False).fit(X / 16, y)
+    assert max(replays.n_replayed for replays in met) > 30
+
+
 def test_without_torchscript_steps_stay_plain_which_is_said_once(monkeypatch):
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: exec("raise RuntimeError('gone')"))
     recorder_module._compiled.cache_clear()
@@ -434,7 +455,7 @@ def test_a_buffer_may_take_anothers_place():
 
 
 def test_cells_with_batches_of_two_sizes_do_not_end_recordings():
-    """With batch normalisation every epoch ends so; nothing moves in memory."""
+    """With batch normalization every epoch ends so; nothing moves in memory."""
     stack, (x, y) = stack_of(cells_of(MODULES["batch norm"])), data(SHORT)
     uneven = [Batch(x[0, :2, :5], y[0, :2, :5], cells=(0, 1)), Batch(x[0, 2:, :4], y[0, 2:, :4], cells=(2,))]
     for _ in range(3):

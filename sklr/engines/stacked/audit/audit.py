@@ -21,7 +21,7 @@ from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.member import PackCell
 from sklr.experiment.experiment import Cell, Experiment
 
-MOST_CANDIDATES = 4  # to audit: enough to meet every kind of value of a few parameters
+MOST_CANDIDATES = 4  # to audit in one stack
 
 
 def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> None:
@@ -32,40 +32,49 @@ def audit(experiment: Experiment, candidates: Sequence[dict], group: Group) -> N
     experiment, candidates
         What is searched.
     group : Group
-        Candidates that are to share stacks, initialised in every cell.
+        Candidates that are to share stacks, initialized in every cell.
 
     Raises
     ------
     Unstackable
         If a stack trains something other than skorch does, or either raises an error; the reason says what differs.
     """
-    members = choose_candidates([candidates[member.candidate] for member in group.members])
+    rounds = choose_candidates([candidates[member.candidate] for member in group.members])
     cells = choose_cells([place.cell for place in group.group_cells], [place.pack_cell for place in group.group_cells])
     draws = group.stack_args["traits"].draws
     with RandomStream(0), full_precision(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training itself will give them
         # PyTorch has no batching rule for an operation and loops over the runs, which is slower than no stack
         warnings.filterwarnings("error", "There is a performance drop")
-        if draws:
-            try_step(group, members, cells)
-        # a stack draws other dropout masks than a single net: steps are compared without dropout
-        with WithoutDropout() if draws else nullcontext():
-            StepComparison(experiment, candidates, group, members, cells).run()
+        for members in rounds:
+            if draws:
+                try_step(group, members, cells)
+            # a stack draws other dropout masks than a single net: steps are compared without dropout
+            with WithoutDropout() if draws else nullcontext():
+                StepComparison(experiment, candidates, group, members, cells).run()
 
 
-def choose_candidates(candidates: Sequence[dict]) -> list[int]:
-    """Return the positions of two candidates that differ in many parameters, and of more to meet all kinds of values.
+def choose_candidates(candidates: Sequence[dict]) -> list[list[int]]:
+    """Return the positions of candidates to audit together: at least two, and in all of them every kind of value.
 
     All numbers but 0 are of one kind; 0, which may switch a term off, and each other value are kinds of their own.
 
-    >>> choose_candidates([{"lr": lr, "schedule": name} for lr, name in ((1, "a"), (2, "b"), (3, "a"), (4, "c"))])
-    [2, 1, 3]
+    >>> choose_candidates([{"lr": lr, "schedule": name} for lr, name in enumerate("abacdef")])
+    [[3, 0, 1, 4], [3, 5, 6]]
     """
-    kinds = [kinds_of(candidate) for candidate in candidates]
+    kinds, met, rounds = [kinds_of(candidate) for candidate in candidates], set[Any](), list[list[int]]()
+    while not rounds or met < set().union(*kinds):
+        rounds.append(_choose(candidates, kinds, met))
+        met = met.union(*(kinds[i] for i in rounds[-1]))
+    return rounds
+
+
+def _choose(candidates: Sequence[dict], kinds: Sequence[frozenset], met: set[Any]) -> list[int]:
+    """Return positions for one audit: candidates that differ in many parameters and have kinds not `met` so far."""
     chosen = [len(candidates) // 2]  # the middle of a sorted grid: neither the smallest nor the largest lr
 
     def gain(i: int) -> tuple[int, int]:
-        known, first = set().union(*(kinds[k] for k in chosen)), candidates[chosen[0]]
+        known, first = met.union(*(kinds[k] for k in chosen)), candidates[chosen[0]]
         return len(kinds[i] - known), sum(repr(candidates[i].get(name)) != repr(first[name]) for name in first)
 
     while len(chosen) < min(MOST_CANDIDATES, len(candidates)):
@@ -86,6 +95,8 @@ def kinds_of(candidate: dict) -> frozenset:
 
 
 def _kind(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_kind, value))  # such as Adam's betas
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     return value == 0 if is_number else repr(value)
 

@@ -31,12 +31,12 @@ STARTUP = 1  # step before gradients are clipped at a percentile, instead of the
 class PlainRun:
     """One candidate in one cell, trained as the sequential engine would, but on given batches.
 
-    Only its initialisation draws from the cell's random stream: a step that draws random numbers is refused.
+    Only its initialization draws from the cell's random stream: a step that draws random numbers is refused.
 
     Parameters
     ----------
     net : NeuralNet
-        With the candidate's parameters and the cell's seed, not initialised.
+        With the candidate's parameters and the cell's seed, not initialized.
     data : CellData
         The cell's rows.
     seed : int

@@ -53,7 +53,7 @@ class Tolerance:
 
         `noise` is what `noise_in` has found in the gradients so far: an optimizer such as Adam divides a gradient by
         its own magnitude, so a gradient that is rounding alone gives an arbitrary update. Where all gradients of a
-        parameter cancel (before batch normalisation, say) their rounding error comes from larger numbers, so the
+        parameter cancel (before batch normalization, say) their rounding error comes from larger numbers, so the
         tolerance also grows with the largest update of any parameter. Numbers whose gradient may be rounding alone
         (noise >= 1) are left out of the root mean square of the errors.
         """

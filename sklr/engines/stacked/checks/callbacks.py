@@ -37,7 +37,7 @@ _INSTEAD = {  # why one of skorch's callbacks cannot be stacked, and what to use
 
 
 def class_reasons(net: NeuralNet) -> list[str]:
-    """Return the reasons that the classes of a net's callbacks alone give, before they are initialised."""
+    """Return the reasons that the classes of a net's callbacks alone give, before they are initialized."""
     if net.callbacks == "disable":
         return [
             "callbacks='disable' removes every callback, those that record the losses too, which a stack does not "
@@ -59,7 +59,7 @@ def _unknown(kind: type) -> str:
 
 
 def followed_reasons(net: NeuralNet, *, has_held: bool) -> list[str]:
-    """Return the reasons why a stack cannot follow the callbacks of an initialised net.
+    """Return the reasons why a stack cannot follow the callbacks of an initialized net.
 
     Parameters
     ----------

@@ -14,10 +14,10 @@ from torch import nn
 from sklr._utils.warnings import is_the_users
 
 
-def not_vectorised(at: str) -> str:
+def not_vectorized(at: str) -> str:
     """Say that an operation has no batching rule in `torch.func`; `at` names it, in parentheses."""
     return (
-        f"uses an operation that PyTorch cannot vectorise over models{at}: write it with other operations, or train in "
+        f"uses an operation that PyTorch cannot vectorize over models{at}: write it with other operations, or train in "
         "several processes (n_jobs)"
     )
 
@@ -33,7 +33,7 @@ _MEANINGS = {
         "weights of 0 and 1"
     ),
     r"setup_context staticmethod|does not have vmap support": (
-        "uses a torch.autograd.Function that torch.func cannot vectorise{at}: give it a setup_context method and "
+        "uses a torch.autograd.Function that torch.func cannot vectorize{at}: give it a setup_context method and "
         "generate_vmap_rule = True"
     ),
     r"randomness": (
@@ -49,7 +49,7 @@ _MEANINGS = {
     r"accessing `data` under": "uses .data of a tensor{at}: use .detach()",
     r"escaped from inside a function|saved tensor hooks": (
         "computes a part of itself again in the backward pass, as torch.utils.checkpoint does{at}, which torch.func "
-        "cannot vectorise: leave checkpointing out"
+        "cannot vectorize: leave checkpointing out"
     ),
     r"not have been used in the graph": (
         "has a parameter that a step does not use, which torch.func cannot leave out: remove it, or set its "
@@ -58,7 +58,7 @@ _MEANINGS = {
     r"requires_grad_\(\)": (
         "asks for gradients in its forward pass{at}, which torch.func does not allow: compute them by torch.func.grad"
     ),
-    r"atching rule|not yet support|isn't supported|vmap|functorch|BatchedTensor": not_vectorised("{at}"),
+    r"atching rule|not yet support|isn't supported|vmap|functorch|BatchedTensor": not_vectorized("{at}"),
 }
 _LONGEST = 200  # characters of an error's first line
 
@@ -94,7 +94,7 @@ def explained(error: Exception, module: nn.Module | None = None) -> str:
     ...     _ = torch.vmap(net, randomness="different")(torch.rand(3, 5, 4))
     ... except RuntimeError as error:
     ...     print(explained(error, net).rpartition(":")[0])
-    the layer '1' (RReLU) uses an operation that PyTorch cannot vectorise over models (aten::rrelu)
+    the layer '1' (RReLU) uses an operation that PyTorch cannot vectorize over models (aten::rrelu)
     """
     text, place = str(error), _place(error)
     subject = _subject(place, module)

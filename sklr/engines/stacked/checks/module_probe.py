@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sklr._utils.precision import full_precision
-from sklr.engines.stacked.checks.explain import explained, not_vectorised
+from sklr.engines.stacked.checks.explain import explained, not_vectorized
 from sklr.engines.stacked.kernels.loss import Transform
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder
 from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
@@ -65,7 +65,7 @@ def probe(
 def _structure(module: nn.Module) -> list[str]:
     if any(isinstance(p, nn.UninitializedParameter) for p in module.parameters()):
         return [
-            "its lazy layers are not initialised yet, and a stack copies the weights before the first batch: give the "
+            "its lazy layers are not initialized yet, and a stack copies the weights before the first batch: give the "
             "layers their input sizes (nn.Linear instead of nn.LazyLinear)"
         ]
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -117,7 +117,7 @@ def _check_calls(module: nn.Module, x: Any) -> None:
         if name in _UNMAPPED:
             path = next((path for path, layer in module.named_modules() if type(layer).__name__.lower() == name), "")
             layer = f"the layer {path!r} ({name.upper()})" if path else "it"
-            raise _Unfit(f"{layer} {not_vectorised(f' (aten::{name})')}")
+            raise _Unfit(f"{layer} {not_vectorized(f' (aten::{name})')}")
         if name == "register_hook":
             raise _Unfit(
                 "it registers a hook on a tensor, which would see the gradients of all runs at once: leave it out "
@@ -158,5 +158,5 @@ def _check_evaluation(module: nn.Module, x: Any, *, is_chain: bool) -> None:
     if mixes_rows(module, x):
         raise _Unfit(
             "what it predicts for a row depends on the other rows of the batch, and a stack predicts in other batches: "
-            "normalise by running statistics (track_running_stats=True) or within each row (nn.LayerNorm)"
+            "normalize by running statistics (track_running_stats=True) or within each row (nn.LayerNorm)"
         )

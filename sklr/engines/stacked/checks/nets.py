@@ -1,4 +1,4 @@
-"""Reasons why initialised nets cannot share a stack, found by inspecting their modules, weights and criterion."""
+"""Reasons why initialized nets cannot share a stack, found by inspecting their modules, weights and criterion."""
 
 from __future__ import annotations
 

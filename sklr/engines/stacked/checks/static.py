@@ -1,4 +1,4 @@
-"""Reasons why a net cannot be stacked that its parameters alone give, before it is initialised."""
+"""Reasons why a net cannot be stacked that its parameters alone give, before it is initialized."""
 
 from __future__ import annotations
 

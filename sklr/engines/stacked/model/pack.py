@@ -27,8 +27,8 @@ from sklr.engines.stacked.data.index_batches import (
     stack_rows,
 )
 from sklr.engines.stacked.data.stream import Shown
+from sklr.engines.stacked.model.feed import Feed
 from sklr.engines.stacked.model.held import HeldRows
-from sklr.engines.stacked.model.loader import Feed
 from sklr.engines.stacked.model.member import Member, PackCell
 from sklr.engines.stacked.model.record import Record, RunModule, StepRows, listeners
 from sklr.engines.stacked.model.stack import ModelStack
@@ -208,7 +208,7 @@ class Pack:
         """
         lr = lr.to(self.pack_cells[0].net.device, lr_dtype(self.stack), non_blocking=True)
         losses = [
-            self.stack.steps(lr[steps], shown, n_more * len(lr))
+            self.stack.steps(lr[steps], shown, n_more * len(lr) + len(lr) - steps.stop)
             if isinstance(shown, Batch)
             else self.stack.step(lr[steps.start], *shown).unsqueeze(0)
             for steps, shown in feed

@@ -43,7 +43,7 @@ class Untouched:
 
     @classmethod
     def by_second(cls, call: Callable[[], Any], *things: Any) -> Untouched:
-        """Compare before and after the second of two calls: the first one may initialise or cache."""
+        """Compare before and after the second of two calls: the first one may initialize or cache."""
         call()
         untouched = cls(*things)
         call()

@@ -1,1 +1,1 @@
-"""From candidates and cells to stacks: nets are initialised, checked, grouped, and divided into packs."""
+"""From candidates and cells to stacks: nets are initialized, checked, grouped, and divided into packs."""

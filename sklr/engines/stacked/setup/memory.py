@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
 from sklr.engines.stacked.kernels.module_call import NUMBERS
+from sklr.engines.stacked.model.feed import SMALL
 from sklr.engines.stacked.model.group import Group, GroupCell
-from sklr.engines.stacked.model.loader import SMALL
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
@@ -28,7 +28,7 @@ KEPT = 2**26
 
 
 def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
-    """Return the larger peak: of initialising and auditing these groups, or of training all their packs at once."""
+    """Return the larger peak: of initializing and auditing these groups, or of training all their packs at once."""
     held = bytes_of_cells(_distinct(group_cell for group in groups for group_cell in group.group_cells))
     setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)

@@ -1,4 +1,4 @@
-"""From candidates to groups: initialises nets, finds which can share a stack, and why others cannot be stacked."""
+"""From candidates to groups: initializes nets, finds which can share a stack, and why others cannot be stacked."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def prepare(
 
 def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[int, Sequence[str]]) -> Prepared:
     refused = {i: list(reasons) for i, reasons in lost.items()}
-    firsts: dict[int, Any] = {}  # each candidate's estimator in the first cell, not initialised
+    firsts: dict[int, Any] = {}  # each candidate's estimator in the first cell, not initialized
     for i, candidate in enumerate(candidates):
         if i not in lost:
             with _refusing(refused, [i]):
@@ -110,18 +110,20 @@ def _without(groups: Sequence[Group], refused: Container[int]) -> list[Group]:
 
 
 @contextmanager
-def _refusing(refused: dict[int, list[str]], numbers: Sequence[int]) -> Iterator[None]:
+def _refusing(
+    refused: dict[int, list[str]], numbers: Sequence[int], doing: str = "setting the nets up"
+) -> Iterator[None]:
     """Record the reasons of an `Unstackable`, or another error, raised in the context for these candidates."""
     try:
         yield
     except Unstackable as refusal:
         refused.update({i: list(refusal.args) for i in numbers})
     except Exception as error:  # of any kind: the sequential engine will meet it, too, and records it with the run
-        refused.update({i: [_set_up_raised(error)] for i in numbers})
+        refused.update({i: [_raised(error, doing)] for i in numbers})
 
 
-def _set_up_raised(error: Exception) -> str:
-    return f"setting the nets up raised {type(error).__name__}: {first_line(error)}"
+def _raised(error: Exception, doing: str = "setting the nets up") -> str:
+    return f"{doing} raised {type(error).__name__}: {first_line(error)}"
 
 
 def _stackable(experiment: Experiment, candidate: dict) -> Any:
@@ -169,7 +171,7 @@ def _first_setups(
             except Unstackable as refusal:
                 reasons = list(refusal.args)
             except Exception as error:  # as in `_refusing`
-                reasons = [_set_up_raised(error)]
+                reasons = [_raised(error)]
                 if fails_anyway(experiment, candidates[i]):
                     refused[i] = reasons
                     continue
@@ -245,7 +247,7 @@ def _audited(
     if kinds.keys() <= setup.audited:
         return [group]
     found: dict[int, list[str]] = {}
-    with _refusing(found, [member.candidate for member in group.members]):
+    with _refusing(found, [member.candidate for member in group.members], "comparing a few steps with skorch's"):
         audit(experiment, candidates, group)
         setup.audited.update(kinds)
     if len(kinds) > 1 and found:

@@ -45,11 +45,11 @@ def moving_lr(net: NeuralNet, optimizer: MadeOptimizer, pack_cells: Sequence[Pac
     Parameters
     ----------
     net : NeuralNet
-        The candidate's, not initialised.
+        The candidate's, not initialized.
     optimizer : MadeOptimizer
         The one that it creates.
     pack_cells : sequence of PackCell
-        The cells, whose initialised nets have the same callbacks; only the net's own schedule may differ.
+        The cells, whose initialized nets have the same callbacks; only the net's own schedule may differ.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Sets up the cells of a search for stacking: initialised nets, their rows, and what all stacks of the cells share."""
+"""Sets up the cells of a search for stacking: initialized nets, their rows, and what all stacks of the cells share."""
 
 from __future__ import annotations
 
