@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,17 +10,13 @@ import numpy as np
 
 from sklr._utils.warnings import warn
 from sklr.engines import engine_names
-from sklr.exceptions import StorageWarning
+from sklr.exceptions import StorageWarning, StudyError
 from sklr.search._base import BaseLRSearchCV
-from sklr.search._bayes import BayesSearchCV
 from sklr.search._cv_results import Record
-from sklr.search._grid import LRGridSearchCV
 from sklr.search._interrupts import Deadline
-from sklr.search._optuna import OptunaSearchCV
 from sklr.search.storage.reading import StoredSearch, open_finished, read_search
 from sklr.search.storage.stored_estimator import stored_estimator
 
-SEARCHES = {search.__name__: search for search in (BayesSearchCV, LRGridSearchCV, OptunaSearchCV)}
 BY_A_FUNCTION = (
     "refit was a function, which the study does not store: the best candidate is the one with the highest mean score."
 )
@@ -41,7 +38,7 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
 
     Returns
     -------
-    search : LRGridSearchCV, BayesSearchCV or OptunaSearchCV
+    search : LRGridSearchCV, BayesSearchCV, OptunaSearchCV or your own subclass of `BaseLRSearchCV`
         With the parameters of the original search that are Python literals. A parameter given as an object, such as a
         splitter, has its default. In `cv_results_` parameter values other than numbers, strings and containers of them
         appear as their repr.
@@ -51,7 +48,8 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     StorageError
         If the storage cannot be opened.
     StudyError
-        If there is no such study, if the name is omitted and there are several, or if sklr did not write it.
+        If there is no such study, if the name is omitted and there are several, if sklr did not write it, or if the
+        class of the search is not defined in this process.
 
     Warns
     -----
@@ -87,8 +85,20 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
 
 def _search(stored: StoredSearch) -> BaseLRSearchCV:
     """Return an unfitted search with the parameters stored in the study."""
+    kinds = {kind.__name__: kind for kind in _subclasses(BaseLRSearchCV)}  # of those defined twice, the last
+    kind = kinds.get(stored.search)
+    if kind is None:
+        advice = "Import the module that defines this class first."
+        raise StudyError(f"The study was written by the search {stored.search}, which is not known here. {advice}")
     estimator = stored_estimator(stored.estimator, stored.kind, stored.estimator_params)
-    return SEARCHES[stored.search](estimator, **stored.params)
+    return kind(estimator, **stored.params)
+
+
+def _subclasses(kind: type) -> Iterator[Any]:
+    subclass: type
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 def _conclude(search: BaseLRSearchCV, stored: StoredSearch) -> None:

@@ -42,6 +42,20 @@ SAME += ["n_splits_", "n_seeds", "engine_", "multimetric_", "lr_param_", "select
 FILES = {"grid": "s.db", "bayes": "s.log"}
 
 
+def test_a_search_of_ones_own_is_loaded_where_its_class_is_known():
+    class Own(LRGridSearchCV):
+        pass
+
+    storage = InMemoryStorage()
+    search = Own(net(max_epochs=2), [{"lr": [0.01, 0.1, 1.0]}], cv=CV, storage=storage, study_name="s").fit(X, Y)
+    again = sklr.load_search(storage)
+    assert type(again) is Own
+    assert again.best_lr_ == search.best_lr_
+    Own.__name__ = "Renamed"
+    with pytest.raises(StudyError, match=r"written by the search Own, which is not known here\. Import the module"):
+        sklr.load_search(storage)
+
+
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_all_that_follows_from_the_scores_is_there(tmp_path, kind):
     storage = tmp_path / FILES[kind] if kind in FILES else InMemoryStorage()
