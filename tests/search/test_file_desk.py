@@ -76,6 +76,17 @@ def test_each_candidate_is_written_once_wherever_writing_is_interrupted(errors):
     assert keys(storage) == sorted(entry.key for entry in ENTRIES)
 
 
+def test_a_storage_that_was_given_up_is_not_waited_for_again(monkeypatch):
+    monkeypatch.setattr("sklr.search.storage.open.PATIENCE", 0.0)
+    storage = Breaking()
+    storage.errors = {number: (OSError(28, "full"), False) for number in range(4, 99)}
+    search = search_of("grid", storage=storage, study_name="s")
+    with pytest.raises(StorageError, match="did not answer"):
+        search.fit(X, Y)
+    assert storage.n_writes == 4
+    assert len(search.cv_results_["params"]) == 4
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_what_another_process_has_finished_since_the_study_was_read_is_not_claimed(together):
     storage = InMemoryStorage()

@@ -179,8 +179,15 @@ def test_a_half_written_line_is_dropped(tmp_path):
     assert len(opened(path).trials) == 8
 
 
-def test_an_unseeded_sampler_is_gone_on_with(tmp_path):
-    search = search_of("optuna", **kept(tmp_path), sampler=optuna.samplers.RandomSampler())
+class Unseeded(optuna.samplers.RandomSampler):
+    """Draws at random in a way of its own, which no seed reaches."""
+
+    def sample_independent(self, study, trial, name, distribution):
+        return 10 ** np.random.default_rng().uniform(*np.log10([distribution.low, distribution.high]))
+
+
+def test_a_sampler_that_cannot_be_seeded_is_gone_on_with(tmp_path):
+    search = search_of("optuna", **kept(tmp_path), sampler=Unseeded())
     first = comparable(search.fit(X, Y).cv_results_)
     assert comparable(search.set_params(resume=True).fit(X, Y).cv_results_) == first
 

@@ -74,8 +74,9 @@ def test_three_workers_share_the_trials_out(url, tmp_path, kind):
     assert_each_once(url, expected)
 
 
-def test_without_a_random_state_all_have_the_same_folds_and_seeds(url, tmp_path):
-    kept = {"storage": url, "study_name": "lr", "random_state": None}
+@pytest.mark.parametrize("sampler", ["tpe", optuna.samplers.TPESampler()])
+def test_without_a_random_state_all_have_the_same_folds_seeds_and_draws(url, tmp_path, sampler):
+    kept = {"storage": url, "study_name": "lr", "random_state": None, "sampler": sampler}
     first, second = results_of([start("optuna", tmp_path, i, **kept) for i in range(2)])
     assert first == second
     assert len(first["params"]) == N
