@@ -32,6 +32,7 @@ class ServerDesk(Desk):
         self.study, self.storage = study, storage
         self.owner = this_process()
         self.held: dict[Claim, int] = {}
+        self._started: list[int] = []  # by a claim that is not yet complete; hundreds take minutes over a slow network
         self.heart = Heart(self)
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
@@ -40,10 +41,15 @@ class ServerDesk(Desk):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+        self.heart.start()
         claimed = patiently(lambda: self._claim(entries, together))
         self.held |= {_claim(entries[place], self.owner): trial_id for place, trial_id in claimed.items()}
-        self.heart.start()
+        self._started = []
         return list(claimed)
+
+    def alive(self) -> list[int]:
+        """Return the ids of the trials that need a heartbeat."""
+        return [*self.held.values(), *self._started]
 
     def _claim(self, entries: Sequence[Entry], together: bool) -> dict[int, int]:
         """Return the ids of the trials that have been started, by the places of their candidates in `entries`."""
@@ -99,6 +105,7 @@ class ServerDesk(Desk):
         trial = entry.trial(TrialState.RUNNING, self.owner)
         trial_id = self.storage.create_new_trial(self.study._study_id, trial)
         self.storage.record_heartbeat(trial_id)
+        self._started.append(trial_id)
         return trial_id
 
     def _fail(self, trial_id: int) -> None:
@@ -143,7 +150,7 @@ class ServerDesk(Desk):
         """Mark claimed trials as failed, stop the heartbeat and close the connections."""
         sign_off(self.owner)
         self.heart.stop()
-        held, self.held = self.held, {}
+        held, self.held, self._started = self.held, {}, []
         with suppress(Exception):  # the search is over: an error of the storage must not replace its result
             for trial_id in held.values():
                 self.storage.set_trial_user_attr(trial_id, "status", why)
@@ -169,7 +176,7 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.wait(self.interval / 2):
             with suppress(Exception):  # `hand_in` retries while the server does not answer
-                for trial_id in list(self.desk.held.values()):
+                for trial_id in self.desk.alive():
                     self.desk.storage.record_heartbeat(trial_id)
 
     def stop(self) -> None:
