@@ -224,6 +224,22 @@ class BaseLRSearchCV(TrainingSearchCV):
         data = indexed(data)
         params = take_params(data.X, params=for_all_rows(params, data))
         book = None if self.storage is None else Book(self.storage, self.study_name, self.resume)
+        try:
+            self._fit_in_book(book, deadline, space, data, params, refit_on, start)
+        finally:
+            if book is not None:
+                book.close("not finished: an error ended the search")
+
+    def _fit_in_book(
+        self,
+        book: Book | None,
+        deadline: Deadline,
+        space: Any,
+        data: Brought,
+        params: dict[str, Any],
+        refit_on: str,
+        start: Any,
+    ) -> None:
         random_state = check_random_state(self.random_state) if book is None else book.random_state(self.random_state)
         tasks = SearchTasks(self, data.X, data.y, params)
         cells = None if start is None else start.cells_

@@ -214,10 +214,9 @@ class Evaluator:
             if not self._run(training, lambda candidate, outcomes: keep({candidate: outcomes})):
                 done = {i: row for i, row in enumerate(training.finish()) if row}
         except KeyboardInterrupt:
-            done = training.finished()
+            keep(training.finished())
             raise
-        finally:
-            keep(done)
+        keep(done)
 
     def _run(self, training: Training, ended: Callable[[int, list[Outcome]], None]) -> bool:
         """Train to the end, or until the pruner or the deadline stops it; return whether `ended` got all outcomes."""

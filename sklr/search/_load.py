@@ -68,8 +68,8 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     >>> again.best_lr_ == search.best_lr_, again.summary() == search.summary()
     (True, True)
     """
-    study = open_finished(storage, study_name)
-    stored = read_search(study)
+    with open_finished(storage, study_name) as study:
+        stored = read_search(study)
     search = _search(stored)
     search.set_params(storage=storage, study_name=study.study_name, resume=True)
     search.study_ = study

@@ -39,7 +39,7 @@ from sklr.search.proposals.optuna_args import (
     check_subsample,
     drawn_rows,
 )
-from sklr.search.proposals.optuna_samplers import BLIND, make_sampler
+from sklr.search.proposals.optuna_samplers import BLIND, make_sampler, with_seed
 from sklr.search.storage.stages import Stages, left_in_stage
 
 BLIND_BATCH = 4  # trials at a time from a sampler that does not learn, if a callback or a timeout may end the search
@@ -70,7 +70,7 @@ class OptunaSearchCV(StudyAttributes, BaseLRSearchCV):
         What proposes the candidates. `"tpe"` and `"gp"` spend half of `n_trials` (at least 4, at most about 10) on an
         even cover. If a single continuous parameter is searched, TPE then proposes between the neighbours of the best
         trial, GP below the lowest learning rate that diverged or scored as badly, and candidates keep a distance of
-        0.02 decades. A sampler object is copied before use and keeps its own seed.
+        0.02 decades. A sampler object is copied before use; without a seed of its own it gets one from `random_state`.
     n_points : int, optional
         How many candidates to propose and train together. None trains the initial cover together, then an eighth of
         the remaining budget at a time; with TPE and several parameters at least four at a time. It proposes one at a
@@ -103,7 +103,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         The record of all trials. A diverged trial has a value below every score and says so in its user attribute
         `status`. Choices that Optuna cannot store (tuples, classes) appear as their repr or index. With a `storage`
         the sampler learns from a copy in memory, so that a resumed search proposes the same candidates as one that was
-        never interrupted; a sampler object needs a seed for that.
+        never interrupted; a sampler that is not one of Optuna's needs a seed for that.
     trials_, best_trial_, n_trials_, user_attrs_
         The attributes of that study.
     sample_indices_ : ndarray of shape (n_rows,)
@@ -272,7 +272,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
 
     def _make_sampler(self, seed: int, stages: Stages) -> BaseSampler:
         if isinstance(self.sampler, BaseSampler):
-            return copy.deepcopy(self.sampler)  # `fit` must not change the search's parameters
+            return with_seed(copy.deepcopy(self.sampler), seed)  # `fit` must not change the search's parameters
         raws = {name: asked.dimension for name, asked in self._asked().items()}
         return make_sampler(self.sampler, raws, self._n_start(stages), seed)
 

@@ -52,4 +52,8 @@ class Server:
         self.n_databases += 1
         name = f"search{self.n_databases}"
         self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "postgres", name)
+        return self.url(name)
+
+    def url(self, name):
+        """Return the URL of a database."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"

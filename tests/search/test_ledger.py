@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from strategies import CV, LRS, net
 from sklr import DivergedWarning, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search.storage import open
 from sklr.search.storage.stored_study import make_desk
-from sklr.search.storage.workers import _birth, is_dead
+from sklr.search.storage.workers import _birth, is_dead, this_machine
 
 pytestmark = pytest.mark.slow
 
@@ -180,8 +179,15 @@ def test_a_half_written_line_is_dropped(tmp_path):
     assert len(opened(path).trials) == 8
 
 
-def test_an_unseeded_sampler_is_gone_on_with(tmp_path):
-    search = search_of("optuna", **kept(tmp_path), sampler=optuna.samplers.RandomSampler())
+class Unseeded(optuna.samplers.RandomSampler):
+    """Draws at random in a way of its own, which no seed reaches."""
+
+    def sample_independent(self, study, trial, name, distribution):
+        return 10 ** np.random.default_rng().uniform(*np.log10([distribution.low, distribution.high]))
+
+
+def test_a_sampler_that_cannot_be_seeded_is_gone_on_with(tmp_path):
+    search = search_of("optuna", **kept(tmp_path), sampler=Unseeded())
     first = comparable(search.fit(X, Y).cv_results_)
     assert comparable(search.set_params(resume=True).fit(X, Y).cv_results_) == first
 
@@ -373,7 +379,7 @@ def test_of_processes_that_begin_at_the_same_moment_one_goes_on(tmp_path, file):
     studies = [open.open_study(str(tmp_path / file), "lr", resume=True)[:2] for _ in range(4)]
     desks, ended = [make_desk(*both) for both in studies], []
     for i, desk in enumerate(desks):
-        desk.owner = f"{socket.gethostname()} 1 {_birth(1)} {i} {i}"
+        desk.owner = f"{this_machine()} 1 {_birth(1)} {i} {i}"
 
     def begin(desk):
         try:
@@ -391,7 +397,7 @@ def test_of_processes_that_begin_at_the_same_moment_one_goes_on(tmp_path, file):
 
 def test_a_process_that_has_ended_but_was_not_asked_after_is_dead():
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
-        owner = f"{socket.gethostname()} {child.pid} {_birth(child.pid)} x"
+        owner = f"{this_machine()} {child.pid} {_birth(child.pid)} x"
         assert not is_dead(owner)
         child.kill()
         deadline = time.monotonic() + 30

@@ -20,7 +20,7 @@ from sklearn.svm import SVC
 
 from sklr.search._optuna import OptunaSearchCV
 from sklr.search._study import Ledger
-from sklr.search.proposals.optuna_samplers import SAMPLERS
+from sklr.search.proposals.optuna_samplers import SAMPLERS, with_seed
 
 BEST = 10**-1.7
 X, Y = make_classification(60, random_state=0)
@@ -218,3 +218,30 @@ def test_it_says_nothing_and_leaves_optuna_s_log_level_alone(sampler):
     logging.getLogger("optuna").removeHandler(handler)
     assert noise.getvalue() == ""
     assert optuna.logging.get_verbosity() == before
+
+
+# --------------------------------------------------------------------------------------- samplers given as objects
+UNSEEDED = {
+    "random": optuna.samplers.RandomSampler,
+    "tpe": optuna.samplers.TPESampler,
+    "tpe of groups": lambda: optuna.samplers.TPESampler(multivariate=True, group=True),
+    "genetic": lambda: optuna.samplers.NSGAIISampler(population_size=2),
+    "around another": lambda: optuna.samplers.PartialFixedSampler({"tol": 1e-3}, optuna.samplers.TPESampler()),
+}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", UNSEEDED)
+def test_random_state_is_the_seed_of_a_sampler_that_has_none(name):
+    space = {"eta0": (1e-5, 1.0, "log-uniform"), "tol": (1e-5, 1e-1, "log-uniform")}
+
+    def proposed(seed):
+        search = OptunaSearchCV(SGDClassifier(eta0=0.1), space, n_trials=14, sampler=UNSEEDED[name]())
+        return run(search, hill, seed)[1]
+
+    assert proposed(0) == proposed(0) != proposed(1)
+
+
+def test_a_sampler_that_has_a_seed_keeps_it():
+    seeded, other = (optuna.samplers.TPESampler(seed=0) for _ in range(2))
+    assert with_seed(seeded, 1)._rng.rng.random() == other._rng.rng.random()

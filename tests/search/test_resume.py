@@ -563,7 +563,7 @@ def test_a_second_process_on_a_journal_is_told(tmp_path, monkeypatch, host):
     search = LRGridSearchCV(Counted(), lrs=[0.1], storage=tmp_path / "s.log", **KEPT).fit(X, Y)
     study = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(tmp_path / "s.log"))))
     assert study.user_attrs["sklr:at work"] is None, "it signs off"
-    name, pid = (workers.socket.gethostname(), 1) if host == "here" else ("elsewhere", 77)
+    name, pid = (workers.this_machine(), 1) if host == "here" else ("elsewhere", 77)
     study.set_user_attr("sklr:at work", f"{name} {pid} {workers._birth(pid)} 4 5")
     search.set_params(lrs=[0.1, 0.2])
     if host == "here":

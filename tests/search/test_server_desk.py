@@ -101,6 +101,21 @@ def test_each_candidate_is_one_processs_whenever_the_others_come_between(moments
     assert running(study) == holders(desks) == sorted(map(str, LRS))
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_what_runs_has_a_heartbeat_also_while_others_are_still_being_claimed(study, together):
+    def look():
+        ids = {trial._trial_id for trial in study.get_trials() if trial.state == TrialState.RUNNING}
+        assert ids <= set(desk.alive())
+
+    desk = Desk(study, look)
+    for _ in range(3):
+        desk.claim([entry for entry in ENTRIES if entry.key not in holders([desk])], together)
+        look()
+    assert len(desk.alive()) == len(ENTRIES)
+    desk.release("")
+    assert desk.alive() == []
+
+
 @settings(max_examples=25, deadline=None)
 @given(moment=st.integers(0, 12))
 def test_what_was_started_when_the_connection_was_lost_is_not_left_running(moment):

@@ -9,7 +9,10 @@ from killable import SEARCHES, N, X, Y, comparable, finished, kill, search_of, s
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from server import Server, find
+from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
+
+from sklr import StudyError, load_search
 
 if find("initdb") is None:
     pytest.skip("PostgreSQL's initdb is not there: apt-get install postgresql", allow_module_level=True)
@@ -71,8 +74,9 @@ def test_three_workers_share_the_trials_out(url, tmp_path, kind):
     assert_each_once(url, expected)
 
 
-def test_without_a_random_state_all_have_the_same_folds_and_seeds(url, tmp_path):
-    kept = {"storage": url, "study_name": "lr", "random_state": None}
+@pytest.mark.parametrize("sampler", ["tpe", optuna.samplers.TPESampler()])
+def test_without_a_random_state_all_have_the_same_folds_seeds_and_draws(url, tmp_path, sampler):
+    kept = {"storage": url, "study_name": "lr", "random_state": None, "sampler": sampler}
     first, second = results_of([start("optuna", tmp_path, i, **kept) for i in range(2)])
     assert first == second
     assert len(first["params"]) == N
@@ -125,6 +129,29 @@ def test_a_worker_that_was_paused_uses_what_others_have_finished(url, monkeypatc
     monkeypatch.setattr(slow, "fit", sleep)
     search = search_of("grid", **kept).fit(X, Y)
     assert_each_once(url, search.cv_results_)
+
+
+def connections(server):
+    """Return how many connections there are to the databases of the tests."""
+    with create_engine(server.url("postgres"), poolclass=NullPool).connect() as own:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname LIKE 'search%'"
+        return own.execute(text(query)).scalar_one()
+
+
+def test_no_connection_is_left_open_however_it_ends(server, url):
+    kept = {"storage": url, "study_name": "lr"}
+    before, ends = connections(server), []  # what is kept here is not closed by the garbage collector
+    ends.append(search_of("grid", **kept).fit(X, Y))
+    for call, kind in [
+        (lambda: search_of("grid", **kept).fit(X, Y), StudyError),
+        (lambda: search_of("grid", resume=True, **kept).fit(X + 1, Y), StudyError),
+        (lambda: load_search(url, "another"), StudyError),
+    ]:
+        with pytest.raises(kind) as error:
+            call()
+        ends.append(error)
+    ends.append(load_search(url, "lr"))
+    assert connections(server) == before
 
 
 @pytest.mark.parametrize("kind", SEARCHES)

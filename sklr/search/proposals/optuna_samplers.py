@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FrozenTrial
 
 from sklr.search.proposals.dimension_types import Dimension
@@ -96,3 +97,33 @@ def make_sampler(name: str, dimensions: Mapping[str, Dimension], n_start: int, s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna has called QMC experimental since 3.0
         return QMCSampler(qmc_type=name, scramble=True, seed=seed)
+
+
+def with_seed(sampler: BaseSampler, seed: int) -> BaseSampler:
+    """Return the sampler, after seeding those of its generators that have no seed yet.
+
+    Processes that share a search must draw the same candidates. Optuna's `reseed_rng` takes no seed.
+
+    >>> studies = [optuna.create_study(sampler=with_seed(sampler, 0)) for sampler in (RandomSampler(), RandomSampler())]
+    >>> first, second = (study.ask().suggest_float("lr", 0, 1) for study in studies)
+    >>> first == second
+    True
+    """
+    draw = np.random.RandomState(seed)
+    for generator in _generators(sampler, {}):
+        own = int(draw.randint(2**31 - 1))
+        if generator._rng is None:
+            generator.rng.seed(own)
+    return sampler
+
+
+def _generators(part: object, seen: dict[int, object]) -> Iterator[LazyRandomState]:
+    """Yield the random generators of a sampler and of Optuna's objects inside it, such as another sampler."""
+    if id(part) in seen:
+        return
+    seen[id(part)] = part
+    if isinstance(part, LazyRandomState):
+        yield part
+    elif isinstance(part, BaseSampler) or type(part).__module__.startswith("optuna."):
+        for inner in vars(part).values() if hasattr(part, "__dict__") else ():
+            yield from _generators(inner, seen)

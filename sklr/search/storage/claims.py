@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +17,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sklr._utils.warnings import warn
 from sklr.exceptions import StorageWarning, StudyError
-from sklr.search.storage.codec import CLAIM
+from sklr.search.storage.codec import CLAIM, OUTCOME, Claim, claim_from
 from sklr.search.storage.describe import digest
 from sklr.search.storage.open import patiently
-from sklr.search.storage.workers import is_dead, is_mine, this_process
+from sklr.search.storage.workers import is_dead, is_mine, sign_off, sign_on, this_machine, this_process
 
 try:
     import fcntl
@@ -81,7 +80,7 @@ class Desk(ABC):
 
     @abstractmethod
     def release(self, why: str) -> None:
-        """Give back candidates that were claimed but not handed in."""
+        """Give back candidates that were claimed but not handed in; a second call does nothing."""
 
 
 class FileDesk(Desk):
@@ -91,49 +90,86 @@ class FileDesk(Desk):
         self.study, self.storage = study, storage
         self.owner = this_process()
         self.at_work = False
+        self._ended: set[tuple[int, str]] | None = None  # candidates in the study; None if this is not known
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
-        """Claim everything.
+        """Claim everything that is not in the study: what another process had not finished when this one read it.
 
         Raises
         ------
         StudyError
-            If another process on this machine is working on the study.
+            If another process on this machine, or another thread of this one, is working on the study.
         """
+        self._sign_on()
+        ended = patiently(self._known)
+        free = [i for i, entry in enumerate(entries) if entry.candidate not in ended]
+        return free if not together or len(free) == len(entries) else []
+
+    def _sign_on(self) -> None:
         if not self.at_work:
             with one_at_a_time(self.study.study_name):  # to look who is working and to sign on must be one step
                 self._begin()
-        return list(range(len(entries)))
 
     def _begin(self) -> None:
         """Sign on; warn if a process on another machine has not signed off, because it may still be running."""
-        other = patiently(lambda: self.study.user_attrs).get(AT_WORK)
-        if isinstance(other, str) and other.count(" ") >= 2 and not is_dead(other) and not is_mine(other):
+        other, name = patiently(lambda: self.study.user_attrs).get(AT_WORK), self.study.study_name
+        if isinstance(other, str) and other.count(" ") >= 2 and not is_dead(other):
             host, pid, *_ = other.split(" ")
-            if host == socket.gethostname():
-                advice = f"Wait for it to end. {SERVER}"
-                raise StudyError(f"Process {pid} is working on the study {self.study.study_name!r}. {advice}")
-            message = f"Process {pid} on {host!r} began the study {self.study.study_name!r} and has not signed off: "
+            if is_mine(other):
+                raise StudyError(f"Another thread of this process is working on the study {name!r}. {SERVER}")
+            if host == this_machine():
+                raise StudyError(f"Process {pid} is working on the study {name!r}. Wait for it to end. {SERVER}")
+            message = f"Process {pid} on {host.partition('/')[0]!r} began the study {name!r} and has not signed off: "
             warn(f"{message}if it is still running, both train every candidate. {SERVER}", StorageWarning)
         patiently(lambda: self.study.set_user_attr(AT_WORK, self.owner))
-        self.at_work = True
+        sign_on(self.owner)
+        self.at_work, self._ended = True, None
+
+    def _known(self) -> set[tuple[int, str]]:
+        if self._ended is None:
+            self._ended = {claim[:2] for trial, claim in claimed_trials(self.study) if has_ended(trial)}
+        return self._ended
 
     def hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
-        """Add each trial in a single operation."""
+        """Add each trial in a single operation, unless the study has it."""
+        self._sign_on()
         try:
-            for _, trial in done:
-                patiently(lambda trial=trial: self.storage.create_new_trial(self.study._study_id, trial))  # type: ignore[misc]
+            for entry, trial in done:
+                patiently(lambda entry=entry, trial=trial: self._add(entry, trial))  # type: ignore[misc]
         except KeyboardInterrupt:
             if isinstance(self.storage, RDBStorage):
                 self.storage.remove_session()  # Optuna leaves the session open, and with it the lock of the file
             raise
 
+    def _add(self, entry: Entry, trial: FrozenTrial) -> None:
+        ended = self._known()
+        if entry.candidate not in ended:
+            self._ended = None  # until the storage has answered: an interrupt or an error may come after the write
+            self.storage.create_new_trial(self.study._study_id, trial)
+            ended.add(entry.candidate)
+            self._ended = ended
+
     def release(self, why: str) -> None:
         """Sign off; unfinished trials were never written."""
         if self.at_work:
             self.at_work = False
+            sign_off(self.owner)
             with suppress(Exception):  # the search is over: an error of the storage must not replace its result
                 self.study.set_user_attr(AT_WORK, None)
+
+
+def claimed_trials(study: optuna.Study) -> Iterator[tuple[FrozenTrial, Claim]]:
+    """Yield the trials that have a claim, by number; one that someone has changed counts as none."""
+    for trial in study.get_trials(deepcopy=False):
+        with suppress(ValueError):
+            claim = claim_from(trial.user_attrs)
+            if claim is not None:
+                yield trial, claim
+
+
+def has_ended(trial: FrozenTrial) -> bool:
+    """Return whether a trial has results; one that was given up, or whose worker has died, has none."""
+    return trial.state.is_finished() and OUTCOME in trial.user_attrs
 
 
 @contextmanager

@@ -14,16 +14,18 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from optuna.study import StudyDirection
 
 from sklr._utils.quiet_optuna import at_verbosity
 from sklr._utils.validation import must_be
 from sklr.exceptions import StorageError, StudyError
-from sklr.search.storage.address import address_of, cannot_open, check_file, sqlite_path
+from sklr.search.storage.address import address_of, cannot_open, check_file, is_shared, sqlite_path
 from sklr.search.storage.journal import repair_journal
 
 PATIENCE = 60.0  # seconds to retry during a search: a database server restarts in less
 OPENING = 10.0  # seconds to retry at the start, where a wrong address is more likely than a restart
 HEARTBEAT = {"heartbeat_interval": 60, "grace_period": 120}  # seconds
+WAITS_LONG = ("postgresql://", "postgresql+psycopg")  # drivers that wait minutes for a server that does not answer
 LOCK_GRACE = 5  # seconds after which the lock of a killed writer is broken; a write takes milliseconds
 
 SQLITE_START = b"SQLite format 3\0"
@@ -35,6 +37,10 @@ SQLITE_LOCKED = ("locked", "busy", "disk is full", "disk i/o error")
 FOREIGN_TABLES = ("no such column", "has no column", "unknown column", "no such table")
 PASSING = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError")
 REFUSED = ("password", "authentication", "access denied", "does not exist", "unknown database", "unknown column")
+DELETED = (
+    "The study is no longer in its storage: another program has deleted it. Finished candidates are kept in the "
+    "search's attributes. Delete a study only when nobody is working on it; fit again with another study_name."
+)
 FOREIGN = "Its tables are another program's: name another database."
 
 T = TypeVar("T")
@@ -62,7 +68,10 @@ def _pool(url: str) -> dict[str, Any]:
     from sqlalchemy.pool import NullPool
 
     if not url.startswith("sqlite"):
-        return {"pool_pre_ping": True}  # a restarted server has dropped its connections
+        server: dict[str, Any] = {"pool_pre_ping": True}  # a restarted server has dropped its connections
+        if url.startswith(WAITS_LONG) and "connect_timeout" not in url:
+            server["connect_args"] = {"connect_timeout": int(OPENING)}
+        return server
     # an SQLite database in memory exists only as long as its connection
     in_memory = ":memory:" in url or url.rstrip("/") == "sqlite:"
     return {} if in_memory else {"poolclass": NullPool}
@@ -80,19 +89,40 @@ def open_study(storage: Any, name: str | None, resume: bool) -> tuple[optuna.Stu
     """
     with _cannot_be_opened(storage), at_verbosity(optuna.logging.WARNING):
         opened = _open_and_check(storage)
-        return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
+        with _closed_after_error(opened):
+            return patiently(lambda: _create_or_load(opened, name, resume), OPENING, opening=True)
 
 
-def opened_patiently(storage: Any) -> BaseStorage:
-    """Open a storage for reading.
+@contextmanager
+def opened_to_read(storage: Any) -> Iterator[BaseStorage]:
+    """Open a storage for reading, and close the connections to a database server afterwards.
 
     Raises
     ------
     StorageError
-        If that fails.
+        If it cannot be opened.
     """
     with _cannot_be_opened(storage):
-        return _open_and_check(storage)
+        opened = _open_and_check(storage)
+    try:
+        yield opened
+    finally:
+        close_connections(opened)
+
+
+def close_connections(storage: BaseStorage) -> None:
+    """Close the idle connections to a database server; new ones are opened when the storage is used again."""
+    if isinstance(storage, RDBStorage) and is_shared(storage):
+        storage.engine.dispose()
+
+
+@contextmanager
+def _closed_after_error(storage: BaseStorage) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        close_connections(storage)
+        raise
 
 
 @contextmanager
@@ -107,7 +137,8 @@ def _cannot_be_opened(storage: Any) -> Iterator[None]:
 
 def _open_and_check(storage: Any) -> BaseStorage:
     opened = patiently(lambda: open_storage(storage), OPENING, opening=True)
-    patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
+    with _closed_after_error(opened):
+        patiently(lambda: _check_tables(opened, storage), OPENING, opening=True)
     return opened
 
 
@@ -140,7 +171,11 @@ def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tup
         if not resume:
             advice = "Use resume=True to resume it, or another name."
             raise StudyError(must_be("study_name", "one that the storage does not have yet", name, advice)) from error
-    return optuna.load_study(storage=storage, study_name=name), storage, False
+    study = optuna.load_study(storage=storage, study_name=name)
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        names = [direction.name.lower() for direction in study.directions]
+        raise StudyError(must_be("study_name", "a study that maximizes a single score", names, "Use another name."))
+    return study, storage, False
 
 
 def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool = False) -> T:
@@ -157,7 +192,7 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
     Raises
     ------
     StorageError
-        When the time is over; at once for a permanent problem, such as tables of another program.
+        When the time is over; at once for a permanent problem, such as a study that was deleted during the search.
     """
     seconds = PATIENCE if seconds is None else seconds
     start, pause = time.monotonic(), 0.05
@@ -165,6 +200,8 @@ def patiently(call: Callable[[], T], seconds: float | None = None, opening: bool
         try:
             return call()
         except Exception as error:
+            if isinstance(error, KeyError) and not opening:  # Optuna's error for a study or trial that is not there
+                raise StorageError(DELETED) from error
             if not may_pass(error, opening):
                 if opening or not _is_storage_error(error):
                     raise

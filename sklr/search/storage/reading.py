@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from ast import literal_eval
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from sklr.search.storage.address import cannot_open, storage_file
 from sklr.search.storage.codec import CLAIM, OUTCOME, claim_from, outcomes_from
 from sklr.search.storage.describe import said
 from sklr.search.storage.fingerprint import FORMAT, HEAD
-from sklr.search.storage.open import opened_patiently
+from sklr.search.storage.open import opened_to_read
 
 SETTINGS = "sklr:settings"  # user attribute of the study: what is needed beside the outcomes to restore a search
 ELSEWHERE = ("estimator", "storage", "study_name", "study", "resume", "callbacks", "catch")
@@ -79,8 +80,9 @@ def _is_text(value: Any) -> bool:
         return False
 
 
-def open_finished(storage: Any, name: str | None) -> optuna.Study:
-    """Open an existing study; neither a file nor a study is created.
+@contextmanager
+def open_finished(storage: Any, name: str | None) -> Iterator[optuna.Study]:
+    """Open an existing study for reading; neither a file nor a study is created.
 
     Raises
     ------
@@ -92,14 +94,13 @@ def open_finished(storage: Any, name: str | None) -> optuna.Study:
     path = None if isinstance(storage, BaseStorage) else storage_file(storage)
     if path is not None and not path.exists():
         raise StorageError(cannot_open(storage, "there is no such file", "Give the storage of the search."))
-    with at_verbosity(optuna.logging.WARNING):
-        opened = opened_patiently(storage)
+    with at_verbosity(optuna.logging.WARNING), opened_to_read(storage) as opened:
         names = optuna.get_all_study_names(opened)
         if name is None and len(names) == 1:
             (name,) = names
         if name not in names:
             raise StudyError(_which(name, names))
-        return optuna.load_study(storage=opened, study_name=name)
+        yield optuna.load_study(storage=opened, study_name=name)
 
 
 def _which(name: str | None, names: list[str]) -> str:
@@ -118,9 +119,10 @@ def read_search(study: optuna.Study) -> StoredSearch:
         If sklr did not write the study, if it was changed by hand, or if no candidate in it has finished.
     """
     stored = _settings(study)
+    read: set[tuple[int, str]] = set()  # a candidate that two processes have trained counts once, as in the search
     for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: (_place(trial), trial.number)):
         if trial.state.is_finished() and OUTCOME in trial.user_attrs:
-            _add(stored, study, trial)
+            _add(stored, study, trial, read)
     if not stored.candidates:
         raise StudyError(f"The study {study.study_name!r} has no finished candidate. Continue it with resume=True.")
     return stored
@@ -132,9 +134,9 @@ def _place(trial: Any) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _add(stored: StoredSearch, study: optuna.Study, trial: Any) -> None:
+def _add(stored: StoredSearch, study: optuna.Study, trial: Any, read: set[tuple[int, str]]) -> None:
     try:
-        claim_from(trial.user_attrs)
+        claim = claim_from(trial.user_attrs)
         outcomes = outcomes_from(trial.user_attrs, stored.n_runs)
         params = {name: _value(value) for name, value in trial.user_attrs["params"].items()}
     except (ValueError, KeyError, AttributeError) as error:
@@ -142,6 +144,10 @@ def _add(stored: StoredSearch, study: optuna.Study, trial: Any) -> None:
         raise StudyError(
             f"The study {study.study_name!r} cannot be read: {where}. Restore it from a backup."
         ) from error
+    if claim is not None:
+        if claim[:2] in read:
+            return
+        read.add(claim[:2])
     stored.candidates.append(params)
     stored.outcomes.append(outcomes or [])
     stored.engines.add(str(trial.user_attrs.get("engine", "unknown")))

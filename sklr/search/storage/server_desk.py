@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import optuna
@@ -12,10 +12,10 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from sklr.search.storage.claims import Desk, Entry
-from sklr.search.storage.codec import CLAIM, OUTCOME, Claim, claim_from
-from sklr.search.storage.open import patiently
-from sklr.search.storage.workers import is_dead, this_process
+from sklr.search.storage.claims import Desk, Entry, claimed_trials, has_ended
+from sklr.search.storage.codec import CLAIM, OUTCOME, Claim
+from sklr.search.storage.open import close_connections, patiently
+from sklr.search.storage.workers import is_dead, sign_off, sign_on, this_process
 
 
 class ServerDesk(Desk):
@@ -32,17 +32,24 @@ class ServerDesk(Desk):
         self.study, self.storage = study, storage
         self.owner = this_process()
         self.held: dict[Claim, int] = {}
+        self._started: list[int] = []  # by a claim that is not yet complete; hundreds take minutes over a slow network
         self.heart = Heart(self)
 
     def claim(self, entries: Sequence[Entry], together: bool) -> list[int]:
         """Claim some of the free candidates, including those of dead workers, and leave the rest to others."""
+        sign_on(self.owner)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+        self.heart.start()
         claimed = patiently(lambda: self._claim(entries, together))
         self.held |= {_claim(entries[place], self.owner): trial_id for place, trial_id in claimed.items()}
-        self.heart.start()
+        self._started = []
         return list(claimed)
+
+    def alive(self) -> list[int]:
+        """Return the ids of the trials that need a heartbeat."""
+        return [*self.held.values(), *self._started]
 
     def _claim(self, entries: Sequence[Entry], together: bool) -> dict[int, int]:
         """Return the ids of the trials that have been started, by the places of their candidates in `entries`."""
@@ -72,7 +79,7 @@ class ServerDesk(Desk):
         """
         taken, others = set(), False
         for trial, claim in self._claimed_trials():
-            if _has_ended(trial):
+            if has_ended(trial):
                 taken.add(claim[:2])
             elif trial.state.is_finished() or trial._trial_id in self.held.values():
                 continue
@@ -83,19 +90,14 @@ class ServerDesk(Desk):
                 self._fail(trial._trial_id)
         return taken, others
 
-    def _claimed_trials(self) -> Iterator[tuple[FrozenTrial, Claim]]:
-        """Yield the trials that have a claim, by number; one that someone has changed counts as none."""
-        for trial in self.study.get_trials(deepcopy=False):
-            with suppress(ValueError):
-                claim = claim_from(trial.user_attrs)
-                if claim is not None:
-                    yield trial, claim
+    def _claimed_trials(self) -> Iterable[tuple[FrozenTrial, Claim]]:
+        return claimed_trials(self.study)
 
     def _first_trials(self) -> dict[tuple[int, str], int]:
         """Return the id of the trial that each candidate belongs to."""
         first: dict[tuple[int, str], int] = {}
         for trial, claim in self._claimed_trials():
-            if trial.state == TrialState.RUNNING or _has_ended(trial):
+            if trial.state == TrialState.RUNNING or has_ended(trial):
                 first.setdefault(claim[:2], trial._trial_id)
         return first
 
@@ -103,6 +105,7 @@ class ServerDesk(Desk):
         trial = entry.trial(TrialState.RUNNING, self.owner)
         trial_id = self.storage.create_new_trial(self.study._study_id, trial)
         self.storage.record_heartbeat(trial_id)
+        self._started.append(trial_id)
         return trial_id
 
     def _fail(self, trial_id: int) -> None:
@@ -117,7 +120,7 @@ class ServerDesk(Desk):
 
     def _hand_in(self, done: Sequence[tuple[Entry, FrozenTrial]]) -> None:
         """Hand in what is not there yet: this is called again when the connection was lost halfway."""
-        ended = {claim[:2] for trial, claim in self._claimed_trials() if _has_ended(trial)}
+        ended = {claim[:2] for trial, claim in self._claimed_trials() if has_ended(trial)}
         for entry, trial in done:
             trial_id = self.held.get(_claim(entry, self.owner))
             if entry.candidate in ended:
@@ -145,13 +148,14 @@ class ServerDesk(Desk):
 
     def release(self, why: str) -> None:
         """Mark claimed trials as failed, stop the heartbeat and close the connections."""
+        sign_off(self.owner)
         self.heart.stop()
-        held, self.held = self.held, {}
+        held, self.held, self._started = self.held, {}, []
         with suppress(Exception):  # the search is over: an error of the storage must not replace its result
             for trial_id in held.values():
                 self.storage.set_trial_user_attr(trial_id, "status", why)
                 self._fail(trial_id)
-        self.storage.engine.dispose()
+        close_connections(self.storage)
 
 
 class Heart:
@@ -172,7 +176,7 @@ class Heart:
     def _beat(self) -> None:
         while not self._stop.wait(self.interval / 2):
             with suppress(Exception):  # `hand_in` retries while the server does not answer
-                for trial_id in list(self.desk.held.values()):
+                for trial_id in self.desk.alive():
                     self.desk.storage.record_heartbeat(trial_id)
 
     def stop(self) -> None:
@@ -185,8 +189,3 @@ class Heart:
 
 def _claim(entry: Entry, owner: str) -> Claim:
     return entry.turn, entry.key, owner
-
-
-def _has_ended(trial: FrozenTrial) -> bool:
-    """Return whether a trial has results; one that was given up, or whose worker has died, has none."""
-    return trial.state.is_finished() and OUTCOME in trial.user_attrs

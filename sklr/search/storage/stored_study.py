@@ -28,6 +28,8 @@ SEED, STAGES = "sklr:random_state", "sklr:candidates"
 MAX_SEED = 2**31 - 1
 WAIT_FOR_HEAD = 3.0  # seconds to wait for the header from the process that created the study; it may have been killed
 
+SETTLE = 0.3  # seconds in which others that waited for the header at the same time have written theirs, too
+
 T = TypeVar("T")
 
 
@@ -92,17 +94,27 @@ class Book:
         return more
 
     def _agreed(self, key: str, value: Any, kind: type) -> Any:
-        """Return the study's attribute `key`; the process that created the study writes it, others wait for it."""
+        """Return the study's attribute `key`, which the process that created the study writes; others wait for it.
+
+        If that process is killed before it has written, those that waited write. One that is merely slow finds the
+        attribute there, and several that write at once all take the last one's.
+        """
         deadline = time.monotonic() + WAIT_FOR_HEAD
-        while not self.is_new and time.monotonic() < deadline:
-            known = self._reading(lambda: self.study.user_attrs).get(key)
-            if known is not None and _is_ours(known, kind):
-                return known
-            if known is not None:
-                raise self._damaged(f"the attribute {key!r} of the study is not as sklr wrote it")
+        while (known := self._agreed_on(key, kind)) is None and not self.is_new and time.monotonic() < deadline:
             time.sleep(0.1)
+        if known is not None:
+            return known
         patiently(lambda: self.study.set_user_attr(key, value))
-        return value
+        if self.is_new:
+            return value
+        time.sleep(SETTLE)
+        return self._agreed_on(key, kind)
+
+    def _agreed_on(self, key: str, kind: type) -> Any:
+        known = self._reading(lambda: self.study.user_attrs).get(key)
+        if known is not None and not _is_ours(known, kind):
+            raise self._damaged(f"the attribute {key!r} of the study is not as sklr wrote it")
+        return known
 
     def _reading(self, call: Callable[[], T]) -> T:
         try:
