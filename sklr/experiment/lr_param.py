@@ -32,6 +32,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
 
 
+LR_RANGE = (1e-5, 1.0)  # what a search covers if no range is given
+
+
+def range_to_search(lr_range: Any) -> tuple[float, float]:
+    """Return the validated `lr_range` of a search, or the default range if it is None.
+
+    >>> range_to_search(None), range_to_search((0.01, 0.1))
+    ((1e-05, 1.0), (0.01, 0.1))
+    """
+    return LR_RANGE if lr_range is None else check_lr_range(lr_range)
+
+
 def check_lr_range(lr_range: Any) -> tuple[float, float]:
     """Return the lowest and the highest learning rate to search as floats, after checking them.
 

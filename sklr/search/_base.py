@@ -23,7 +23,7 @@ from sklr.experiment.cell_data import check_rows
 from sklr.experiment.datasets import Brought, bring, check_takes_rows, indexed
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
-from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
+from sklr.experiment.lr_param import check_select, find_lr_param, lr_names, range_to_search
 from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
 from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._evaluator import Evaluator
@@ -55,7 +55,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         self,
         estimator: Any,
         *,
-        lr_range: Any = (1e-5, 1.0),
+        lr_range: Any = None,
         scoring: Any = None,
         n_jobs: int | None = None,
         refit: Any = True,
@@ -316,7 +316,7 @@ class BaseLRSearchCV(TrainingSearchCV):
 
     def _check(self, y: Any) -> Any:
         """Check everything that can be checked without training, the cheapest first."""
-        check_lr_range(self.lr_range)
+        range_to_search(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
         check_select(self.select, self.confidence)
