@@ -23,6 +23,7 @@ from sklr.exceptions import SettingsWarning
 from sklr.nets import _data as data
 from sklr.nets._accumulation import accumulated_step
 from sklr.nets._conflicts import conflicts
+from sklr.nets._mistakes import cast_weights
 from sklr.nets._parts import NetParts
 from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
 
@@ -283,6 +284,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def initialize_criterion(self) -> BaseNet:
         """Create the criterion, as in skorch, and remember how its outputs become probabilities."""
         super().initialize_criterion()
+        cast_weights(self.criterion_, self._float_dtype())
         self._bce = data.bce_probabilities(self.criterion_)
         return self
 

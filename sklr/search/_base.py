@@ -25,6 +25,8 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_select, find_lr_param, lr_names, range_to_search
 from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
+from sklr.experiment.wrappers import net_of
+from sklr.nets._parts import NetParts
 from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._evaluator import Evaluator
 from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
@@ -316,6 +318,8 @@ class BaseLRSearchCV(TrainingSearchCV):
 
     def _check(self, y: Any) -> Any:
         """Check everything that can be checked without training, the cheapest first."""
+        if isinstance(net := net_of(self.estimator), NetParts):
+            net.check_names()  # `learning_rate`, which nets do not have, would count as a second learning rate
         range_to_search(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
