@@ -23,6 +23,7 @@ from sklr.exceptions import SettingsWarning
 from sklr.nets import _data as data
 from sklr.nets._accumulation import accumulated_step
 from sklr.nets._conflicts import conflicts
+from sklr.nets._fit_arguments import check_fit_arguments
 from sklr.nets._mistakes import cast_weights
 from sklr.nets._parts import NetParts
 from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
@@ -172,6 +173,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         self, X: Any, y: Any = None, epochs: int | None = None, *, sample_weight: Any = None, **fit_params: Any
     ) -> BaseNet:
         """Train for some epochs on data returned by `start_fit`, as in skorch; sample weights are used in the loss."""
+        check_fit_arguments(self, fit_params.keys() - {"_routing_method"})
         self._sample_weight = None if sample_weight is None else _checked_weights(sample_weight, X)
         try:
             return super().fit_loop(X, y, epochs, **fit_params)

@@ -208,6 +208,8 @@ MISTAKES = [
     ({"learning_rate": 0.1}, {}, "got 'learning_rate'. It is called 'lr' here."),
     ({"epochs": 3}, {}, "got 'epochs'. It is called 'max_epochs' here."),
     ({}, {"sample_weight": np.ones(39)}, "39"),
+    ({}, {"sample_weights": np.ones(40)}, "forward takes, got '.*sample_weights'. Did you mean '.*sample_weight'?"),
+    ({}, {"class_weight": "balanced"}, "an argument of fit must be one of .*got '.*class_weight'"),
     ({}, {"sample_weight": np.full(40, np.nan)}, "NaN"),
 ]
 
@@ -235,6 +237,47 @@ class TestMistakes:
             search(estimator, {f"{prefix}lr": [0.1]}).fit(X, Y, **{prefix + n: v for n, v in fit_params.items()})
         assert "fits failed" not in str(caught.value)
         assert not TRAINED
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("validation_data", "validation"), ("eval_data", "eval_dataset"), ("group", "groups"), ("val", "")],
+)
+def test_a_misspelt_argument_of_a_searchs_fit_is_refused_with_those_that_it_takes(name, meant):
+    suggestion = f" Did you mean '{meant}'" if meant else ""
+    with pytest.raises(ValueError, match=rf"^an argument of fit must be .*'validation'.*got '{name}'\.{suggestion}"):
+        search(classifier()).fit(X, Y, **{name: (X, Y)})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "sample_weight",
+            r"one of standardscaler__\.\.\., neural.*Did you mean 'neuralnetclassifier__sample_weight'\?",
+        ),
+        ("net__sample_weight", r"one of standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sample_weight'"),
+    ],
+)
+def test_an_argument_of_a_pipelines_fit_that_names_no_step_is_refused(name, message):
+    pipeline = make_pipeline(StandardScaler(), classifier())
+    with pytest.raises(ValueError, match=message) as caught:
+        search(pipeline, {"neuralnetclassifier__lr": [0.1]}).fit(X, Y, **{name: np.ones(40)})
+    assert "fits failed" not in str(caught.value)
+
+
+def test_what_forward_takes_is_no_mistake_and_neither_is_what_a_subclass_does():
+    class Scaled(MLP):
+        def forward(self, X, scale=None):
+            return super().forward(X) * (1.0 if scale is None else scale[:, None])
+
+    class Own(NeuralNetClassifier):
+        def infer(self, x, bonus=0.0, **fit_params):
+            return super().infer(x, **fit_params) + bonus
+
+    assert classifier(Scaled, batch_size=-1).fit(X, Y, scale=torch.ones(40)).initialized_
+    assert Own(MLP, max_epochs=1).fit(X, Y, bonus=1.0).initialized_
+    assert search(Own(MLP, max_epochs=1)).fit(X, Y, bonus=1.0).best_lr_
 
 
 def test_nan_in_any_row_fails_before_a_search():
