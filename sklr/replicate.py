@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 
 from sklr._utils.html import ShownAsText
 from sklr._utils.validation import check_count, must_be
 from sklr.experiment.folds import cross_seeds
-from sklr.experiment.lr_param import find_lr_param
+from sklr.experiment.lr_param import find_lr_param, is_number
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._grid import LRGridSearchCV
+from sklr.search.storage.describe import describe
 from sklr.selection import Comparison, VarianceComponents, compare_scores, variance_components
 from sklr.selection.variance import check_finite
 
@@ -39,12 +41,15 @@ class Characterization(ShownAsText):
     n_train, n_test : int
         Mean number of training and test rows of a fold.
     folds : tuple
-        A hash of each fold's test rows, to check whether two characterizations share their folds.
+        A digest of each fold's test rows, the same in every process, to check whether two characterizations share
+        their folds.
     seeds : tuple of int
         The seeds of every fold.
     repeated : bool
         Whether the seeds of every fold gave identical runs, epoch by epoch. The variance between seeds is then
         unknown, and NaN in `components`.
+    scoring : str
+        What the scores are, in words that are equal for equal scorings.
     """
 
     params: Mapping[str, Any]
@@ -55,6 +60,7 @@ class Characterization(ShownAsText):
     folds: tuple
     seeds: tuple[int, ...]
     repeated: bool = False
+    scoring: str = ""
 
     @property
     def mean(self) -> float:
@@ -137,6 +143,9 @@ def characterize(
         scoring = search.scoring if scoring is None else scoring
         cv = search.cv if cv is None and validation is None else cv
     if lr is not None:
+        if not is_number(lr) or lr <= 0:
+            advice = "It trains one configuration; LRGridSearchCV tries several."
+            raise ValueError(must_be("lr", "a single number above 0", lr, advice))
         params[find_lr_param(estimator, None)] = lr
     trial = _Crossed(
         clone(estimator).set_params(**params),
@@ -164,10 +173,20 @@ def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -
         components=_components(scores[:, :1] if repeated else scores),
         n_train=round(np.mean([len(cell.train) for cell in firsts])),
         n_test=round(np.mean([len(cell.test) for cell in firsts])),
-        folds=tuple(hash(cell.test.tobytes()) for cell in firsts),
+        folds=tuple(sha256(np.asarray(cell.test, dtype=np.int64).tobytes()).hexdigest() for cell in firsts),
         seeds=tuple(cell.seed for cell in cells[:n_seeds]),
         repeated=repeated,
+        scoring=_said(trial.scoring, trial.estimator),
     )
+
+
+def _said(scoring: Any, estimator: Any) -> str:
+    """Return a scoring as text; None is the score of classifiers or of regressors, or else the estimator's own."""
+    if scoring is not None:
+        return scoring if isinstance(scoring, str) else describe(scoring)
+    if is_classifier(estimator):
+        return "accuracy"
+    return "r2" if is_regressor(estimator) else f"score of {type(estimator).__name__}"
 
 
 def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: int) -> bool:
@@ -211,7 +230,9 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     Raises
     ------
     ValueError
-        If `new` and `old` were not trained on the same folds with the same seeds.
+        If `new` and `old` were not trained on the same folds with the same seeds, or have different scorings.
+    TypeError
+        If one of them is not what `characterize` returned.
 
     Examples
     --------
@@ -223,6 +244,13 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     >>> compare(good, bad).verdict
     'adopt'
     """
+    for name, value in {"new": new, "old": old}.items():
+        if not isinstance(value, Characterization):
+            advice = "Write characterize(estimator, X, y, ...); the estimator may be a fitted search."
+            raise TypeError(must_be(name, "what characterize returned", type(value).__name__, advice))
+    if new.scoring != old.scoring:
+        rule = "scored alike, as a difference between two scorings says nothing"
+        raise ValueError(must_be("new and old", rule, (new.scoring, old.scoring), "Give both the same scoring."))
     if (new.folds, new.seeds) != (old.folds, old.seeds):
         advice = "Give both the same cv, n_seeds and integer random_state."
         raise ValueError(must_be("new and old", "trained on the same folds with the same seeds", new.seeds, advice))
