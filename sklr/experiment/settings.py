@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn import get_config
+from sklearn.base import is_classifier, is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from skorch import NeuralNet
@@ -97,6 +99,7 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
         else:
             net.initialize()
         schedule_of(net, net.max_epochs)
+    _check_own_score(experiment, net)
     return estimator
 
 
@@ -106,6 +109,21 @@ def _initialize_blindly(net: NeuralNet) -> None:
         net._widths = {"n_inputs": 1, "n_outputs": 1}
     with suppress(Exception):  # a module may not work with widths of 1; the checks of an initialized net are skipped
         net.initialize()
+
+
+def _check_own_score(experiment: Experiment, net: Any) -> None:
+    """Raise a ValueError for targets that the net's own score, an accuracy or R2, cannot be computed from."""
+    if getattr(experiment.caller, "scoring", "other") is not None or not type(net).__module__.startswith("sklr."):
+        return
+    if getattr(net, "_bce", None) is not None or np.ndim(experiment.y) < 2:
+        return
+    shape = np.shape(experiment.y)
+    if is_regressor(net) and len(shape) > 2:
+        advice = "Give a scoring, or reshape y."
+        raise ValueError(must_be("y", "of shape (n_samples,) or (n_samples, n_targets) for R2", shape, advice))
+    if is_classifier(net) and net.initialized_ and shape[1:] != (1,):
+        advice = "Of one-hot rows write y.argmax(axis=1); for other targets give a scoring."
+        raise ValueError(must_be("y", "of shape (n_samples,) for the accuracy", shape, advice))
 
 
 def _arguments_of_fit(experiment: Experiment) -> list[str]:

@@ -12,10 +12,11 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset, get_len
 from skorch.utils import to_tensor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sklr._utils.sklearn import check_sample_weight
+from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks import Resume, finished_epochs
 from sklr.callbacks._epochs import no_batches
@@ -315,6 +316,10 @@ class BaseNet(CallbackSupportMixin, NetParts):
         """Return the loss of a batch, with targets in the shape and dtype of the outputs, and with sample weights."""
         y_true = to_tensor(y_true, device=self.device)
         criterion = getattr(self.criterion_, "_orig_mod", self.criterion_)  # torch.compile wraps the criterion
+        if not isinstance(y_pred, Tensor) and type(criterion).__module__ == nn.MSELoss.__module__:
+            advice = "Return one tensor from forward, or override get_loss in a subclass of the net."
+            rule = f"a tensor for criterion {type(criterion).__name__}"
+            raise TypeError(must_be("the module's output", rule, type(y_pred).__name__, advice))
         if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
             y_true = data.fit_target(y_true, y_pred, criterion)
         if self._batch_weight is None:

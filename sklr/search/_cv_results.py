@@ -135,7 +135,10 @@ class Record:
         status = candidate_status(self.outcomes[0])
         advice = "Search smaller learning rates, add warmup, or scale the features."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
-            advice = "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity."
+            advice = (
+                "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity. "
+                "With criterion NLLLoss the module must return probabilities, not their logarithms."
+            )
         of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "

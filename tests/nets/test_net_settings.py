@@ -280,6 +280,53 @@ def test_what_forward_takes_is_no_mistake_and_neither_is_what_a_subclass_does():
     assert search(Own(MLP, max_epochs=1)).fit(X, Y, bonus=1.0).best_lr_
 
 
+class Named(MLP):
+    def forward(self, X):
+        return {"logits": super().forward(X)}
+
+
+def log_probabilities():
+    return nn.Sequential(nn.Linear(4, 2), nn.LogSoftmax(1))
+
+
+CLASSES = np.eye(2)[Y]
+UNFIT = {  # module, y, parameters: what the loss would broadcast, or say in words of its own
+    "more outputs than targets": (NeuralNetRegressor, nn.Linear(4, 3), X[:, 0], {}, r"of shape \(1,\) .* got \(3,\)"),
+    "fewer outputs": (NeuralNetRegressor, nn.Linear(4, 1), X[:, :2], {}, r"of shape \(2,\) .* got \(1,\)"),
+    "a regression's loss": (NeuralNetClassifier, nn.Linear(4, 2), Y, {"criterion": "mse"}, r"of shape \(1,\)"),
+    "a dict": (NeuralNetClassifier, Named(4, 2), Y, {}, "output must be a tensor for criterion CrossEntropyLoss, got"),
+    "logarithms": (NeuralNetClassifier, log_probabilities(), Y, {"criterion": "nll"}, "must be probabilities for"),
+    "one-hot integers": (NeuralNetClassifier, MLP(4, 2), CLASSES.astype(int), {}, r"y.argmax\(axis=1\)"),
+}
+
+
+@pytest.mark.parametrize(("kind", "module", "y", "params", "message"), UNFIT.values(), ids=UNFIT)
+def test_outputs_and_targets_that_do_not_fit_the_loss_are_refused(kind, module, y, params, message):
+    net = kind(module, max_epochs=2, batch_size=16, **params)
+    with pytest.raises((ValueError, TypeError), match=message):
+        net.fit(X, y)
+    with pytest.raises((ValueError, TypeError), match=message):
+        search(net).fit(X, y)
+
+
+@pytest.mark.parametrize("y", [CLASSES, CLASSES.astype(int)], ids=["floats", "integers"])
+def test_one_hot_rows_have_no_accuracy_but_a_loss_of_ones_own(y):
+    TRAINED.clear()
+    with pytest.raises(
+        ValueError, match=r"y must be of shape \(n_samples,\) for the accuracy, got \(40, 2\). Of one-hot"
+    ):
+        search(classifier(Counted)).fit(X, y)
+    assert not TRAINED
+    if y.dtype.kind == "f":
+        found = search(classifier(), scoring=lambda net, X, y: -net.get_loss(net.forward(X), y).item()).fit(X, y)
+        assert np.isfinite(found.best_score_)
+
+
+def test_targets_of_three_axes_have_no_r2():
+    with pytest.raises(ValueError, match=r"y must be of shape .* for R2, got \(40, 1, 1\)"):
+        search(NeuralNetRegressor(MLP)).fit(X, X[:, :1, None])
+
+
 def test_nan_in_any_row_fails_before_a_search():
     bad = X.copy()
     bad[-1, 2] = np.nan
