@@ -215,9 +215,12 @@ class NetParts(NeuralNet):
         kwargs = {name: known.get(id(value), value) for name, value in kwargs.items()}
         if isinstance(instance_or_cls, torch.nn.Module):
             return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
-        if is_module:
-            kwargs = {**wanted_widths(self.module, self._widths), **kwargs}
-        return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
+        if not is_module:
+            return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
+        made = super().initialized_instance(instance_or_cls, {**wanted_widths(self.module, self._widths), **kwargs})
+        if not isinstance(made, torch.nn.Module):
+            raise TypeError(must_be("what module= makes", "a torch.nn.Module", type(made).__name__))
+        return made
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
         """Create the optimizer from its class or name."""

@@ -134,6 +134,9 @@ class Record:
             return
         status = candidate_status(self.outcomes[0])
         advice = "Search smaller learning rates, add warmup, or scale the features."
+        statuses = {candidate_status(row) for row in self.outcomes}
+        if len(self.outcomes) > 1 == len(statuses) and "loss nan" in status:
+            advice = "All of them at the same step, whatever the learning rate: check X and y for NaN or infinity."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
             advice = (
                 "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity. "

@@ -322,6 +322,11 @@ def test_one_hot_rows_have_no_accuracy_but_a_loss_of_ones_own(y):
         assert np.isfinite(found.best_score_)
 
 
+def test_a_function_that_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"what module= makes must be a torch.nn.Module, got 'list'"):
+        search(NeuralNetClassifier(lambda: [nn.Linear(4, 2)])).fit(X, Y)
+
+
 def test_targets_of_three_axes_have_no_r2():
     with pytest.raises(ValueError, match=r"y must be of shape .* for R2, got \(40, 1, 1\)"):
         search(NeuralNetRegressor(MLP)).fit(X, X[:, :1, None])
