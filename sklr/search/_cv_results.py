@@ -136,7 +136,7 @@ class Record:
         advice = "Search smaller learning rates, add warmup, or scale the features."
         statuses = {candidate_status(row) for row in self.outcomes}
         if len(self.outcomes) > 1 == len(statuses) and "loss nan" in status:
-            advice = "All of them at the same step, whatever the learning rate: check X and y for NaN or infinity."
+            advice += " As all of them diverged at the same step, also check X and y for NaN or infinity."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
             advice = (
                 "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity. "

@@ -130,7 +130,5 @@ def test_a_row_that_is_not_a_number_is_looked_for_in_the_data():
     rows[5, 0] = np.nan
     data = TensorDataset(rows, torch.tensor(np.asarray(Y)))
     search = LRGridSearchCV(net(batch_size=4, iterator_train__shuffle=False), lrs=[1e-4, 1e-3], random_state=0)
-    with pytest.raises(
-        AllDivergedError, match="All of them at the same step, whatever the learning rate: check X and y"
-    ):
+    with pytest.raises(AllDivergedError, match="As all of them diverged at the same step, also check X and y for NaN"):
         search.fit(data, validation=data)
