@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklr._utils.html import ShownAsText
 from sklr._utils.validation import check_count, must_be
 from sklr.experiment.folds import cross_seeds
-from sklr.experiment.lr_param import find_lr_param
+from sklr.experiment.lr_param import find_lr_param, is_number
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._grid import LRGridSearchCV
+from sklr.search.storage.describe import describe
 from sklr.selection import Comparison, VarianceComponents, compare_scores, variance_components
 from sklr.selection.variance import check_finite
 
@@ -39,14 +41,15 @@ class Characterization(ShownAsText):
     n_train, n_test : int
         Mean number of training and test rows of a fold.
     folds : tuple
-        A hash of each fold's test rows, to check whether two characterizations share their folds.
+        A digest of each fold's test rows, the same in every process, to check whether two characterizations share
+        their folds.
     seeds : tuple of int
         The seeds of every fold.
     repeated : bool
         Whether the seeds of every fold gave identical runs, epoch by epoch. The variance between seeds is then
         unknown, and NaN in `components`.
     scoring : str
-        The name of the score.
+        What the scores are, in words that are equal for equal scorings.
     """
 
     params: Mapping[str, Any]
@@ -140,6 +143,9 @@ def characterize(
         scoring = search.scoring if scoring is None else scoring
         cv = search.cv if cv is None and validation is None else cv
     if lr is not None:
+        if not is_number(lr) or lr <= 0:
+            advice = "It trains one configuration; LRGridSearchCV tries several."
+            raise ValueError(must_be("lr", "a single number above 0", lr, advice))
         params[find_lr_param(estimator, None)] = lr
     trial = _Crossed(
         clone(estimator).set_params(**params),
@@ -167,20 +173,20 @@ def _characterized(trial: BaseEstimator, params: dict[str, Any], n_seeds: int) -
         components=_components(scores[:, :1] if repeated else scores),
         n_train=round(np.mean([len(cell.train) for cell in firsts])),
         n_test=round(np.mean([len(cell.test) for cell in firsts])),
-        folds=tuple(hash(cell.test.tobytes()) for cell in firsts),
+        folds=tuple(sha256(np.asarray(cell.test, dtype=np.int64).tobytes()).hexdigest() for cell in firsts),
         seeds=tuple(cell.seed for cell in cells[:n_seeds]),
         repeated=repeated,
-        scoring=_score_name(trial),
+        scoring=_scoring_name(trial.scoring, trial.estimator),
     )
 
 
-def _score_name(trial: Any) -> str:
-    """Return the name of the score; the default of classifiers is the accuracy, that of regressors r2."""
-    if trial.scoring is None and is_classifier(trial.estimator):
+def _scoring_name(scoring: Any, estimator: Any) -> str:
+    """Return a scoring as text; None is the score of classifiers or of regressors, or else the estimator's own."""
+    if scoring is not None:
+        return scoring if isinstance(scoring, str) else describe(scoring)
+    if is_classifier(estimator):
         return "accuracy"
-    if trial.scoring is None and is_regressor(trial.estimator):
-        return "r2"
-    return trial.scoring if isinstance(trial.scoring, str) else trial._scorer_name()
+    return "r2" if is_regressor(estimator) else f"score of {type(estimator).__name__}"
 
 
 def _are_repeated(scores: np.ndarray, history: dict[str, np.ndarray], n_seeds: int) -> bool:
@@ -224,7 +230,9 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     Raises
     ------
     ValueError
-        If `new` and `old` were not trained on the same folds with the same seeds, or have different scores.
+        If `new` and `old` were not trained on the same folds with the same seeds, or have different scorings.
+    TypeError
+        If one of them is not what `characterize` returned.
 
     Examples
     --------
@@ -236,12 +244,16 @@ def compare(new: Characterization, old: Characterization, *, min_effect: float =
     >>> compare(good, bad).verdict
     'adopt'
     """
+    for name, value in {"new": new, "old": old}.items():
+        if not isinstance(value, Characterization):
+            advice = "Write characterize(estimator, X, y, ...); the estimator may be a fitted search."
+            raise TypeError(must_be(name, "what characterize returned", type(value).__name__, advice))
+    if new.scoring != old.scoring:
+        rule = "scored alike, as a difference between two scorings says nothing"
+        raise ValueError(must_be("new and old", rule, (new.scoring, old.scoring), "Give both the same scoring."))
     if (new.folds, new.seeds) != (old.folds, old.seeds):
         advice = "Give both the same cv, n_seeds and integer random_state."
         raise ValueError(must_be("new and old", "trained on the same folds with the same seeds", new.seeds, advice))
-    if new.scoring != old.scoring:
-        rule, advice = "characterized by the same score", "Give both the same scoring."
-        raise ValueError(must_be("new and old", rule, (new.scoring, old.scoring), advice))
     return compare_scores(
         new.scores.ravel(),
         old.scores.ravel(),

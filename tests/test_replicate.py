@@ -1,10 +1,12 @@
 """One configuration many times over, and two side by side."""
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -82,10 +84,31 @@ def test_only_the_same_cells_compare():
         characterize(NET, X, Y, n_seeds=1)
 
 
-def test_only_the_same_scores_compare():
-    accuracy, by_name, loss = (
-        characterize(NET, X, Y, lr=0.01, scoring=scoring, **SAME) for scoring in (None, "accuracy", "neg_log_loss")
+def test_different_scorings_do_not_compare():
+    """The difference between an accuracy and a log loss would be adopted as an improvement."""
+    by_default, by_name, by_loss = (
+        characterize(NET, X, Y, lr=0.1, cv=2, n_seeds=2, random_state=0, scoring=scoring)
+        for scoring in (None, "accuracy", "neg_log_loss")
     )
-    assert compare(by_name, accuracy).verdict != "adopt", "the default of a classifier is accuracy"
-    with pytest.raises(ValueError, match=r"got \('neg_log_loss', 'accuracy'\)\. Give both the same scoring"):
-        compare(loss, accuracy)
+    assert compare(by_default, by_name).verdict == "do not adopt", "the same scores"
+    with pytest.raises(ValueError, match=r"scored alike, .* got \('accuracy', 'neg_log_loss'\)"):
+        compare(by_default, by_loss)
+
+
+def test_what_is_no_characterization_does_not_compare():
+    made = characterize(NET, X, Y, lr=0.1, cv=2, n_seeds=2, random_state=0)
+    with pytest.raises(TypeError, match=r"old must be what characterize returned, got 'NeuralNetClassifier'. Write"):
+        compare(made, NET)
+
+
+def test_folds_are_recognized_in_another_process():
+    """Python's own hash of bytes differs from process to process."""
+    made = characterize(NET, X, Y, lr=0.1, cv=KFold(2), n_seeds=2, random_state=0)
+    tests = [test.astype(np.int64).tobytes() for _, test in KFold(2).split(X)]
+    assert made.folds == tuple(sha256(rows).hexdigest() for rows in tests)
+
+
+@pytest.mark.parametrize("lr", [[0.1, 0.2], -0.1, "0.1"], ids=str)
+def test_the_lr_of_one_configuration_is_one_number(lr):
+    with pytest.raises(ValueError, match="lr must be a single number above 0"):
+        characterize(NET, X, Y, lr=lr, cv=2, n_seeds=2)

@@ -34,8 +34,10 @@ def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
     return f"{what} must be {rule}, got {value!r}.{' ' * bool(next_step)}{next_step}"
 
 
-def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
+def unknown_name(what: str, value: Any, known: Iterable[str], others: str = "") -> ValueError:
     """Return the error for an unknown name: it lists the known names, and suggests the closest one.
+
+    `others` says in words which other names are valid.
 
     Examples
     --------
@@ -46,7 +48,7 @@ def unknown_name(what: str, value: Any, known: Iterable[str]) -> ValueError:
     """
     names = list(known)
     near = get_close_matches(str(value).lower(), names, n=1)
-    rule = f"one of {', '.join(map(repr, names))}"
+    rule = f"one of {', '.join(map(repr, names))}{f', or {others}' if others else ''}"
     return ValueError(must_be(what, rule, value, f"Did you mean {near[0]!r}?" if near else ""))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import skorch.callbacks
@@ -109,7 +110,10 @@ class EarlyStopping(skorch.callbacks.EarlyStopping):
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any) -> None:
         """Stop the training if there was no improvement for `patience` epochs."""
         if self.monitor not in net.history[-1]:
-            advice = "Give the net a train_split, such as skorch.dataset.ValidSplit(5), to hold rows out for it."
+            columns = [name for name, value in net.history[-1].items() if isinstance(value, Real)]
+            advice = f"It has {', '.join(columns)}."
+            if "valid_loss" not in columns:
+                advice = "Give the net a train_split, such as skorch.dataset.ValidSplit(5), to hold rows out for it."
             rule = "a column of the net's history"
             raise ValueError(must_be("monitor of EarlyStopping", rule, self.monitor, advice))
         super().on_epoch_end(net, **kwargs)

@@ -30,6 +30,8 @@ def labels_of(dataset: Any, what: str = "X", collate_fn: Callable[[list], Any] |
     target = _target if collate_fn is None else partial(_target_of_batch, collate_fn)
     found = _stored_labels(dataset, target)
     if found is None:
+        with global_generators_kept():
+            _check_numbers(target(item_of(dataset, 0)) if len(dataset) else np.empty(0), what)
         warn(
             f"All {len(dataset)} items of {what} are read once for their targets: {type(dataset).__name__} has no "
             "attribute `targets` or `labels` that agrees with its items. Pass the targets as y to avoid this.",
@@ -37,7 +39,16 @@ def labels_of(dataset: Any, what: str = "X", collate_fn: Callable[[list], Any] |
         )
         with global_generators_kept():
             found = _stacked([target(item_of(dataset, i)) for i in range(len(dataset))], what)
+    _check_numbers(found, what)
     return found
+
+
+def _check_numbers(targets: np.ndarray, what: str) -> None:
+    """Raise an error for strings, which no loss takes: a net encodes the labels in an array, not those in a dataset."""
+    if targets.dtype.kind in "US":
+        given = targets.ravel()[0].item()
+        advice = "Return the index of the class. Only y in an array may have labels of any type."
+        raise ValueError(must_be(f"the targets in {what}", "numbers, as the loss gets them", given, advice))
 
 
 def _stacked(targets: list[np.ndarray], what: str) -> np.ndarray:
@@ -119,7 +130,12 @@ def _target(item: Any) -> np.ndarray:
 
 
 def _target_of_batch(collate_fn: Callable[[list], Any], item: Any) -> np.ndarray:
-    return _target(collate_fn([item]))[0]
+    batch = pair_of(collate_fn([item]))
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        given = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
+        rule = f"a function that returns a pair (x, y), or a dict with one of the keys {', '.join(LABELS)}"
+        raise TypeError(must_be("collate_fn", rule, given))
+    return _array(batch[1])[0]
 
 
 def _array(values: Any) -> np.ndarray:

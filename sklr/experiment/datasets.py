@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,6 +159,14 @@ def bring(
     TypeError, ValueError
         If it is an `IterableDataset`, or a DataLoader that cannot be reproduced on a fold.
     """
+    if isinstance(y, Dataset | DataLoader):
+        advice = "Pass a dataset to validate on as validation=."
+        raise TypeError(must_be("y", "the targets, or left out if X has them", type(y).__name__, advice))
+    if isinstance(X, Iterator):
+        advice = "It can be read only once, but each run reads it again. Pass what it iterates over."
+        raise TypeError(
+            must_be(what, "an array, a Dataset or a DataLoader", f"the iterator {type(X).__name__}", advice)
+        )
     if not is_dataset(X, y):
         if evaluation is not None:
             given = type(X).__name__

@@ -40,7 +40,7 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
     check_batches(loader, what)
     if (generator := _generator(loader)) is not None:
         raise ValueError(_no_loader(what, "generator", generator, "the net's random_state="))
-    if loader.batch_size is None:
+    if loader.batch_size is None:  # DataLoader(batch_size=None) reads items and makes no batches
         raise ValueError(must_be(f"batch_size of the DataLoader in {what}", "a number of rows", None))
     params: dict[str, Any] = {"batch_size": loader.batch_size}
     if shuffles(loader):
@@ -58,7 +58,8 @@ def loader_params(loader: DataLoader, what: str, whole: bool) -> dict[str, Any]:
 
 def check_batches(loader: DataLoader, what: str) -> None:
     """Raise a ValueError if a DataLoader has a custom batch sampler."""
-    if type(loader.batch_sampler) not in (BatchSampler, type(None)):
+    own = loader.batch_sampler is not None and loader.batch_size is None
+    if own or type(loader.batch_sampler) not in (BatchSampler, type(None)):
         raise ValueError(_no_loader(what, "batch_sampler", loader.batch_sampler, "batch_size="))
 
 

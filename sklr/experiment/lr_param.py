@@ -32,6 +32,18 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and math.isfinite(value)
 
 
+LR_RANGE = (1e-5, 1.0)  # what a search covers if no range is given
+
+
+def range_to_search(lr_range: Any) -> tuple[float, float]:
+    """Return the validated `lr_range` of a search, or the default range if it is None.
+
+    >>> range_to_search(None), range_to_search((0.01, 0.1))
+    ((1e-05, 1.0), (0.01, 0.1))
+    """
+    return LR_RANGE if lr_range is None else check_lr_range(lr_range)
+
+
 def check_lr_range(lr_range: Any) -> tuple[float, float]:
     """Return the lowest and the highest learning rate to search as floats, after checking them.
 
@@ -251,9 +263,19 @@ def _composes(estimator: Any) -> bool:
     return hasattr(estimator, "_set_params")
 
 
+def _parts_of_net(name: str) -> list[str]:
+    """Return the parameter of a net that is meant by a name without `__`, or by another name of the learning rate."""
+    if name.lower() in LR_NAMES:
+        return ["lr"]
+    prefix = next((p for p in OPEN_PREFIXES if name.startswith(f"{p}_")), None)
+    return [] if prefix is None else [f"{prefix}__{name.removeprefix(prefix).lstrip('_')}"]
+
+
 def _unknown_name(estimator: Any, name: str) -> str:
     known = sorted(estimator.get_params(deep=True))
     below = [other for other in known if other.endswith(f"__{name}")]  # 'lr' for 'net__lr'
+    if isinstance(estimator, NeuralNet):
+        below = _parts_of_net(name)
     near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
     advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
     return (

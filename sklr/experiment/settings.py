@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn import get_config
+from sklearn.base import is_classifier, is_regressor
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from skorch import NeuralNet
 
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
+from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
@@ -20,6 +26,7 @@ from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
+from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
 from sklr.nets._instances import has_hooks
 from sklr.nets._parts import NetParts
 
@@ -85,11 +92,14 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
             check_consistent_length(X, *weights)
             net.check_training_readiness()
             _initialize_blindly(net)
+            _check_step_arguments(experiment, estimator, net)
         elif isinstance(net, NetParts):
             net.start_fit(X, y, *weights[:1])
+            check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, _arguments_of_fit(experiment))
         else:
             net.initialize()
         schedule_of(net, net.max_epochs)
+    _check_own_score(experiment, net)
     return estimator
 
 
@@ -99,6 +109,44 @@ def _initialize_blindly(net: NeuralNet) -> None:
         net._widths = {"n_inputs": 1, "n_outputs": 1}
     with suppress(Exception):  # a module may not work with widths of 1; the checks of an initialized net are skipped
         net.initialize()
+
+
+def _check_own_score(experiment: Experiment, net: Any) -> None:
+    """Raise a ValueError for targets that the net's own score, an accuracy or R2, cannot be computed from."""
+    if getattr(experiment.caller, "scoring", "other") is not None or not type(net).__module__.startswith("sklr."):
+        return
+    if getattr(net, "_bce", None) is not None or np.ndim(experiment.y) < 2:
+        return
+    shape = np.shape(experiment.y)
+    if is_regressor(net) and len(shape) > 2:
+        advice = "Give a scoring, or reshape y."
+        raise ValueError(must_be("y", "of shape (n_samples,) or (n_samples, n_targets) for R2", shape, advice))
+    if is_classifier(net) and net.initialized_ and shape[1:] != (1,):
+        advice = "Of one-hot rows write y.argmax(axis=1); for other targets give a scoring."
+        raise ValueError(must_be("y", "of shape (n_samples,) for the accuracy", shape, advice))
+
+
+def _arguments_of_fit(experiment: Experiment) -> list[str]:
+    """Return the names of the arguments of the `fit` that the user has called."""
+    fit = getattr(experiment.caller, "fit", None)
+    named = [] if fit is None else inspect.signature(fit).parameters.values()
+    groups = ["groups"] if hasattr(experiment.caller, "cv") else []  # scikit-learn's searches pass it to the splitter
+    return [*dict.fromkeys([*(p.name for p in named if p.kind is not p.VAR_KEYWORD), *OF_FIT, *groups])]
+
+
+def _check_step_arguments(experiment: Experiment, estimator: Any, net: Any) -> None:
+    """Check that a pipeline's arguments of `fit` name one of its steps, and those of the net one that the net takes."""
+    if type(estimator) is not Pipeline or get_config()["enable_metadata_routing"]:
+        return
+    for name in experiment.fit_params:
+        step, _, rest = name.partition("__")
+        if not rest or step not in estimator.named_steps:
+            known = [f"{step}__..." for step in estimator.named_steps]
+            near = f"{net_name(estimator)}__{name}" if name in OF_FIT else None
+            advice = f"Did you mean {near!r}?" if near else ""
+            raise ValueError(must_be("an argument of a pipeline's fit", f"one of {', '.join(known)}", name, advice))
+        if step == net_name(estimator) and hasattr(net, "module_") and rest != "sample_weight":
+            check_fit_arguments(net, [rest], ["sample_weight"], prefix=f"{step}__")
 
 
 def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:

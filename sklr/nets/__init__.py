@@ -159,6 +159,9 @@ use_caching, torch_load_kwargs
             if n_outputs < len(self.classes_):
                 rule = f"at least {len(self.classes_)}, one per class"
                 raise ValueError(must_be("the module's number of outputs", rule, n_outputs))
+        if isinstance(self.criterion_, nn.NLLLoss) and isinstance(y_pred, Tensor) and bool((y_pred < 0).any()):
+            advice = "Of logits or log-probabilities take CrossEntropyLoss, the default."
+            raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
         if self._encoded and isinstance(self.criterion_, nn.BCELoss | nn.BCEWithLogitsLoss):
             self._check_labels_for_bce(y_pred, y_true)
         return super().get_loss(y_pred, y_true, *args, **kwargs)

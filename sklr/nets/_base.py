@@ -12,10 +12,11 @@ from sklearn.utils.validation import validate_data
 from skorch.callbacks.scoring import ScoringBase
 from skorch.dataset import Dataset, get_len
 from skorch.utils import to_tensor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sklr._utils.sklearn import check_sample_weight
+from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks import Resume, finished_epochs
 from sklr.callbacks._epochs import no_batches
@@ -23,6 +24,8 @@ from sklr.exceptions import SettingsWarning
 from sklr.nets import _data as data
 from sklr.nets._accumulation import accumulated_step
 from sklr.nets._conflicts import conflicts
+from sklr.nets._fit_arguments import check_fit_arguments
+from sklr.nets._mistakes import cast_weights
 from sklr.nets._parts import NetParts
 from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
 
@@ -171,6 +174,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
         self, X: Any, y: Any = None, epochs: int | None = None, *, sample_weight: Any = None, **fit_params: Any
     ) -> BaseNet:
         """Train for some epochs on data returned by `start_fit`, as in skorch; sample weights are used in the loss."""
+        check_fit_arguments(self, fit_params.keys() - {"_routing_method"})
         self._sample_weight = None if sample_weight is None else _checked_weights(sample_weight, X)
         try:
             return super().fit_loop(X, y, epochs, **fit_params)
@@ -283,6 +287,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def initialize_criterion(self) -> BaseNet:
         """Create the criterion, as in skorch, and remember how its outputs become probabilities."""
         super().initialize_criterion()
+        cast_weights(self.criterion_, self._float_dtype())
         self._bce = data.bce_probabilities(self.criterion_)
         return self
 
@@ -311,6 +316,10 @@ class BaseNet(CallbackSupportMixin, NetParts):
         """Return the loss of a batch, with targets in the shape and dtype of the outputs, and with sample weights."""
         y_true = to_tensor(y_true, device=self.device)
         criterion = getattr(self.criterion_, "_orig_mod", self.criterion_)  # torch.compile wraps the criterion
+        if not isinstance(y_pred, Tensor) and type(criterion).__module__ == nn.MSELoss.__module__:
+            advice = "Return one tensor from forward, or override get_loss in a subclass of the net."
+            rule = f"a tensor for criterion {type(criterion).__name__}"
+            raise TypeError(must_be("the module's output", rule, type(y_pred).__name__, advice))
         if isinstance(y_pred, Tensor) and isinstance(y_true, Tensor):
             y_true = data.fit_target(y_true, y_pred, criterion)
         if self._batch_weight is None:

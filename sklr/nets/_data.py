@@ -21,6 +21,7 @@ from sklr._utils.validation import must_be
 _TORCH_DATA = (Tensor, PackedSequence, Mapping, torch.utils.data.Dataset, SliceDataset)
 _NUMPY_FLOATS = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
 _CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss)  # their mean divides by the sum of class weights, not by the rows
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _INDEX_LOSSES = (*_CLASS_LOSSES, nn.MultiMarginLoss, nn.MultiLabelMarginLoss)  # their targets must be int64
 
 
@@ -181,11 +182,31 @@ def fit_target(y: Tensor, y_pred: Tensor, criterion: Any) -> Tensor:
     torch.Size([3, 1])
     """
     if isinstance(criterion, _INDEX_LOSSES):
+        _check_classes(y, y_pred, criterion)
         return y.to(y_pred.dtype) if y.is_floating_point() else y.long()  # floats are class probabilities
     if not y.is_floating_point() and type(criterion).__module__ != nn.MSELoss.__module__:
         return y  # a custom loss may expect integers
     same_rows = [n for n in y.shape if n != 1] == [n for n in y_pred.shape if n != 1]
-    return (y.reshape(y_pred.shape) if same_rows else y).to(y_pred.dtype)
+    y = (y.reshape(y_pred.shape) if same_rows else y).to(y_pred.dtype)
+    if isinstance(criterion, _ELEMENTWISE) and y.shape != y_pred.shape:  # they would broadcast one to the other
+        rule = f"of shape {tuple(y.shape[1:]) or (1,)} for each row, as the target is"
+        advice = "Set the module's number of outputs, or reshape y."
+        raise ValueError(must_be("the module's output", rule, tuple(y_pred.shape[1:]), advice))
+    return y
+
+
+def _check_classes(y: Tensor, y_pred: Tensor, criterion: Any) -> None:
+    """Raise a ValueError for targets that are neither indices of classes nor the probabilities of each class."""
+    if not isinstance(criterion, nn.CrossEntropyLoss):
+        return
+    name = type(criterion).__name__
+    if y.is_floating_point() and y.ndim < y_pred.ndim:
+        rule = f"integers, the indices of the classes, for criterion {name}"
+        raise ValueError(must_be("the targets in a dataset", rule, str(y.dtype), "Return for example int(y)."))
+    if not y.is_floating_point() and y.ndim == y_pred.ndim == 2 and y.shape[1] > 1:
+        rule = f"of shape (n_samples,) for criterion {name}"
+        advice = "Of one-hot rows write y.argmax(axis=1)."
+        raise ValueError(must_be("y", rule, f"rows of {y.shape[1]} integers", advice))
 
 
 @contextmanager

@@ -18,12 +18,15 @@ from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
 from sklr.callbacks._net_lr import group_options
+from sklr.nets._data import float_dtype
 from sklr.nets._groups import check_multipliers, is_option, scale_groups
 from sklr.nets._hidden import Hidden
-from sklr.nets._instances import check_arguments, copied, counterparts, has_hooks, wanted_widths
+from sklr.nets._instances import copied, counterparts, has_hooks, wanted_widths
+from sklr.nets._mistakes import check_components, check_training, unexpected_argument, with_weights
 from sklr.schedules import resolve_schedule
 
 _SCHEDULE_PARAMS = ("schedule", "warmup_epochs", "schedule_epochs")
+_COMPONENTS = ("module", "criterion", "optimizer")  # skorch adds these to `prefixes_` when it makes them
 _WHILE_TRAINING = (  # state of a training in progress, which copies and pickles of the net leave out
     "_callback_tasks",
     "_sample_weight",
@@ -115,12 +118,11 @@ class NetParts(NeuralNet):
     def check_training_readiness(self) -> None:
         """Check what skorch checks, and the parameters that no component of the net validates itself."""
         super().check_training_readiness()
+        self.check_names()
         check_device(vars(self)["device"])
         resolve_schedule(self.schedule, self.warmup_epochs)
-        resolve_optimizer(self.optimizer)
-        resolve_criterion(self.criterion)
-        if not isinstance(self.module, torch.nn.Module):
-            check_arguments("module__", self.module, self.get_params_for("module"))
+        check_components(self)
+        check_training(self)
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
             advice = (
@@ -168,6 +170,8 @@ class NetParts(NeuralNet):
     def get_params_for(self, prefix: str) -> dict[str, Any]:
         """Return the parameters of a component of the net; a DataLoader also gets a random generator."""
         params = super().get_params_for(prefix)
+        if prefix == "criterion" and params:
+            params = with_weights(resolve_criterion(self.criterion), params, self._float_dtype())
         # a DataLoader draws a seed even without shuffling; predictions must not advance the generator of the training
         stream = {"iterator_train": self._batch_order, "iterator_valid": torch.Generator()}.get(prefix)
         if stream is not None:
@@ -181,6 +185,26 @@ class NetParts(NeuralNet):
                 params["batch_size"] = rows
         return params
 
+    def _float_dtype(self) -> torch.dtype:
+        """Return the dtype of the module's outputs, as far as it is known: that of its parameters."""
+        module = getattr(self, "module_", None)
+        return (None if module is None else float_dtype(module)) or torch.get_default_dtype()
+
+    def check_names(self) -> None:
+        """Raise a ValueError for a parameter that no net has, with the name that may be meant.
+
+        A subclass may create components of its own, whose names are known only once it is initialized.
+        """
+        if self.initialized_ or type(self).__module__.startswith("sklr."):
+            prefixes = (*_COMPONENTS, *self.prefixes_)
+            for name in sorted(self._params_to_validate):
+                if not name.endswith("_") and not name.startswith(prefixes):
+                    raise unexpected_argument(self, name)
+
+    def _validate_params(self) -> None:
+        self.check_names()
+        super()._validate_params()
+
     def initialized_instance(self, instance_or_cls: Any, kwargs: dict[str, Any]) -> Any:
         """Return a module or criterion made from a class, a name or an instance, with inferred widths as arguments.
 
@@ -191,9 +215,12 @@ class NetParts(NeuralNet):
         kwargs = {name: known.get(id(value), value) for name, value in kwargs.items()}
         if isinstance(instance_or_cls, torch.nn.Module):
             return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
-        if is_module:
-            kwargs = {**wanted_widths(self.module, self._widths), **kwargs}
-        return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
+        if not is_module:
+            return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
+        made = super().initialized_instance(instance_or_cls, {**wanted_widths(self.module, self._widths), **kwargs})
+        if not isinstance(made, torch.nn.Module):
+            raise TypeError(must_be("what module= makes", "a torch.nn.Module", type(made).__name__))
+        return made
 
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> NetParts:
         """Create the optimizer from its class or name."""

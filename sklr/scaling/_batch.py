@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from skorch import NeuralNet
 
 from sklr._utils.html import ShownAsText
 from sklr._utils.names import resolve_optimizer
@@ -168,6 +169,9 @@ def _transfer_net(
     net: Any, lr: float | None, batch_size: Any, noise_scale: float | None, given: Mapping[str, Any]
 ) -> Transfer:
     """Transfer the settings of a net: batch size and optimizer options, including those of parameter groups."""
+    if not isinstance(net, NeuralNet):
+        advice = "Of a fitted search or a Pipeline pass the net inside, such as search.best_estimator_."
+        raise TypeError(must_be("net", "a skorch net", type(net).__name__, advice))
     own = dict(net.get_params_for("optimizer"))
     groups, net_lr = own.pop("param_groups", []), own.pop("lr", net.lr)
     set_apart = [name for name in ("iterator_train__batch_size", "optimizer__lr") if name in net.get_params()]

@@ -121,7 +121,18 @@ def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:
     )
 
 
-def warn_of_idle_settings(search: Any, instead: str, lrs: Sequence[Dimension] = ()) -> None:
+def has_lr(names: Iterable[str], lr_param: str | None) -> bool:
+    """Return whether a space with these parameters has a learning rate.
+
+    >>> has_lr(["net__lr", "batch_size"], None), has_lr(["optimizer__momentum"], None)
+    (True, False)
+    """
+    return any(is_lr(name, lr_param) for name in names)
+
+
+def warn_of_idle_settings(
+    search: Any, instead: str, spaces: Iterable[Iterable[str]] = (), lrs: Sequence[Dimension] = ()
+) -> None:
     """Warn if `lr_range` or `n_lrs` is set but not used.
 
     Parameters
@@ -129,19 +140,25 @@ def warn_of_idle_settings(search: Any, instead: str, lrs: Sequence[Dimension] = 
     search : BaseLRSearchCV
     instead : str
         The parameter that defines the search space, such as ``"param_grid"``.
+    spaces : iterable of iterable of str
+        The names of the parameters in each space. A space without a learning rate is searched with that of `lr_range`.
     lrs : sequence of Dimension
         The learning rates of a grid.
     """
+    if search.lr_range is not None and not all(has_lr(names, search.lr_param) for names in spaces):
+        return
     idle = [name for name in ("lr_range", "n_lrs") if _is_set(search, name)]
     if any(not isinstance(dimension, Choices) for dimension in lrs):
         idle = [name for name in idle if name != "n_lrs"]  # n_lrs is how many values such a range is cut into
     for name in idle:
-        advice = (
-            "Leave it out."
-            if instead == "lrs"
-            else f"Leave it out, or give {instead} the learning rate, for example 'lr': (1e-05, 1.0, 'log-uniform')."
-        )
+        advice = "Leave it out." if instead == "lrs" else f"Leave it out, or give {_how_to_search(name, instead)}."
         warn(f"{name}={getattr(search, name)!r} has no effect if {instead} is given. {advice}", UserWarning)
+
+
+def _how_to_search(name: str, instead: str) -> str:
+    if name == "n_lrs":
+        return f"lr_range too, if {instead} has no learning rate"
+    return f"the learning rates in {instead} alone, for example 'lr': (1e-05, 1.0, 'log-uniform')"
 
 
 def _is_set(search: Any, name: str) -> bool:

@@ -23,8 +23,10 @@ from sklr.experiment.cell_data import check_rows
 from sklr.experiment.datasets import Brought, bring, check_takes_rows, indexed
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
-from sklr.experiment.lr_param import check_lr_range, check_select, find_lr_param, lr_names
+from sklr.experiment.lr_param import check_select, find_lr_param, lr_names, range_to_search
 from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
+from sklr.experiment.wrappers import net_of
+from sklr.nets._parts import NetParts
 from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._evaluator import Evaluator
 from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
@@ -55,7 +57,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         self,
         estimator: Any,
         *,
-        lr_range: Any = (1e-5, 1.0),
+        lr_range: Any = None,
         scoring: Any = None,
         n_jobs: int | None = None,
         refit: Any = True,
@@ -332,7 +334,9 @@ class BaseLRSearchCV(TrainingSearchCV):
 
     def _check(self, y: Any) -> Any:
         """Check everything that can be checked without training, the cheapest first."""
-        check_lr_range(self.lr_range)
+        if isinstance(net := net_of(self.estimator), NetParts):
+            net.check_names()  # `learning_rate`, which nets do not have, would count as a second learning rate
+        range_to_search(self.lr_range)
         check_count("n_seeds", self.n_seeds)
         check_engine(self.engine)
         check_select(self.select, self.confidence)

@@ -18,8 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from skopt import Optimizer
 
 from sklr._utils.validation import check_count
-from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
-from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
+from sklr.experiment.lr_param import check_names, find_lr_param, range_to_search
+from sklr.search._advice import check_lr_dimension, has_lr, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
 from sklr.search.proposals.dimension_types import Dimension, Range
@@ -53,8 +53,9 @@ class BayesSearchCV(BaseLRSearchCV):
         list of choices of any type, an Optuna distribution or a frozen scipy distribution. Several dicts are
         searched one after the other, each with `n_iter` candidates or with the int paired with it. None searches
         the learning rate alone. A list always means choices, never a range.
-    lr_range : tuple (low, high)
-        The range of the learning rate if `search_spaces` is None.
+    lr_range : tuple (low, high), optional
+        The range of the learning rate, by default (1e-5, 1.0) if `search_spaces` is None. If you give it, the learning
+        rate is also searched in each space that has none.
     n_iter : int
         How many candidates to try in each space. In a space with fewer points each is tried once.
     n_points : int, optional
@@ -111,7 +112,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         estimator: Any,
         search_spaces: Any = None,
         *,
-        lr_range: tuple[float, float] = (1e-5, 1.0),
+        lr_range: tuple[float, float] | None = None,
         n_iter: int = 16,
         n_points: int | None = None,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -210,14 +211,12 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         return [optimizer.get_result() for optimizer in self.optimizers_]
 
     def _check_space(self) -> list[Subspace]:
-        lr_range = check_lr_range(self.lr_range)
         n_iter = check_count("n_iter", self.n_iter)
         if self.n_points is not None:
             check_count("n_points", self.n_points)
         _check_optimizer_kwargs(self.optimizer_kwargs)
         if self.search_spaces is None:
-            lr = Range(*lr_range, log=True)
-            spaces = [Subspace({find_lr_param(self.estimator, self.lr_param): lr}, n_iter)]
+            spaces = [Subspace(self._lr_dimension(), n_iter)]
         else:
             spaces = [self._check_subspace(space, n_iter) for space in _as_list(self.search_spaces)]
         for space in spaces:
@@ -237,7 +236,12 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         named = {name: to_dimension(f"search_spaces[{name!r}]", space[name]) for name in sorted(space)}
         for name in filter(partial(is_lr, lr_param=self.lr_param), named):
             check_lr_dimension(f"search_spaces[{name!r}]", named[name], lr_now(self.estimator, name, named))
+        if self.lr_range is not None and not has_lr(space, self.lr_param):
+            named |= self._lr_dimension()
         return Subspace(named, n_iter)
+
+    def _lr_dimension(self) -> dict[str, Dimension]:
+        return {find_lr_param(self.estimator, self.lr_param): Range(*range_to_search(self.lr_range), log=True)}
 
     def _ranges(self) -> dict[str, Range]:
         return ranges_of([space.dimensions for space in self._check_space()])
@@ -246,10 +250,11 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         super()._advise()
         if self.search_spaces is None:
             return
-        warn_of_idle_settings(self, "search_spaces")
+        spaces = [space[0] if isinstance(space, tuple) else space for space in _as_list(self.search_spaces)]
+        warn_of_idle_settings(self, "search_spaces", spaces)
         present = self.estimator.get_params()
-        for space in _as_list(self.search_spaces):
-            for name, given in (space[0] if isinstance(space, tuple) else space).items():
+        for space in spaces:
+            for name, given in space.items():
                 warn_of_two_choices(f"search_spaces[{name!r}]", given, present.get(name), is_lr(name, self.lr_param))
 
     def _surrogate(self, space: Subspace, n_iter: float, random_state: np.random.RandomState) -> Surrogate:

@@ -134,8 +134,14 @@ class Record:
             return
         status = candidate_status(self.outcomes[0])
         advice = "Search smaller learning rates, add warmup, or scale the features."
+        statuses = {candidate_status(row) for row in self.outcomes}
+        if len(self.outcomes) > 1 == len(statuses) and "loss nan" in status:
+            advice += " As all of them diverged at the same step, also check X and y for NaN or infinity."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
-            advice = "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity."
+            advice = (
+                "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity. "
+                "With criterion NLLLoss the module must return probabilities, not their logarithms."
+            )
         of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "

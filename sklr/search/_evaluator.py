@@ -207,8 +207,7 @@ class Evaluator:
             batch.engines |= {places[i]: SequentialEngine.name if i in alone else engine for i in done}
             self._keep(batch, {places[i]: [as_counted(outcome) for outcome in row] for i, row in done.items()})
 
-        if self.progress.curve is not None:
-            self.progress.curve.in_training = [self._lr(batch, i) for i in places]
+        self.progress.start_training([self._lr(batch, i) for i in places])
         done: Mapping[int, list[Outcome]] = {}
         try:
             if not self._run(training, lambda candidate, outcomes: keep({candidate: outcomes})):
@@ -248,9 +247,9 @@ class Evaluator:
             book.hand_in([(batch.entries[i], self._as_trial(batch, i)) for i in whole])
             batch.in_book |= whole.keys()
         self.progress.update(len(self.record.outcomes) + len(batch.rows), self._best(batch))
-        if self.progress.curve is not None and fresh:
-            places = [i for i in fresh if np.isfinite(self._lr(batch, i))]
-            self.progress.curve.end([(self._lr(batch, i), self.record.score(fresh[i])) for i in places])
+        if fresh:
+            points = [(self._lr(batch, i), self.record.score(row)) for i, row in fresh.items()]
+            self.progress.end_training([(lr, score) for lr, score in points if np.isfinite(lr)])
         if self._verbosity > 0:
             self._tell(batch, fresh)
 

@@ -12,17 +12,17 @@ from sklearn.model_selection import ParameterGrid
 
 from sklr._utils.validation import check_count, must_be
 from sklr.experiment.lr_param import (
-    check_lr_range,
     check_lrs,
     check_names,
     find_lr_param,
     log_grid,
     lr_names,
+    range_to_search,
 )
 from sklr.experiment.wrappers import A_NET, trains_nets
 from sklr.range_test._ramp import Ramp, ramp_losses
 from sklr.range_test._result import read
-from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings
+from sklr.search._advice import check_lr_dimension, has_lr, is_lr, lr_now, warn_of_idle_settings
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._choice import finer
 from sklr.search._evaluator import Evaluator
@@ -51,8 +51,10 @@ class LRGridSearchCV(BaseLRSearchCV):
         scikit-optimize dimension, `(1e-4, 1e-1, "log-uniform")`, an Optuna distribution or a frozen scipy distribution
         such as `loguniform(1e-4, 1e-1)`. It is cut into `n_lrs` values for the learning rate, into 5 for any other
         parameter. None searches the learning rate alone.
-    lr_range : tuple (low, high) or "auto"
-        The lowest and the highest learning rate, both tried. Used if neither `lrs` nor `param_grid` is given.
+    lr_range : tuple (low, high) or "auto", optional
+        The lowest and the highest learning rate, both tried. By default it is (1e-5, 1.0) if neither `lrs` nor
+        `param_grid` is given. If you give it and there is a `param_grid` without a learning rate, each learning rate
+        is combined with every candidate of that grid.
         ``"auto"``, for nets and pipelines that end in one, runs a range test in the search's own folds and seeds to
         find the highest learning rate at which training does not break down, and searches from four decades below it
         up to a third of it. See `lr_range_test`.
@@ -161,7 +163,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         estimator: Any,
         param_grid: Any = None,
         *,
-        lr_range: tuple[float, float] | str = (1e-5, 1.0),
+        lr_range: tuple[float, float] | str | None = None,
         n_lrs: int = 11,
         rounds: int = 1,
         lrs: Any = None,
@@ -246,7 +248,7 @@ class LRGridSearchCV(BaseLRSearchCV):
         super()._search(evaluator, space, random_state)
 
     def _check_space(self) -> list[dict[str, Any]]:
-        low, high = check_lr_range(self.lr_range)
+        low, high = range_to_search(self.lr_range)  # checked, even if it is not used
         n_lrs = check_count("n_lrs", self.n_lrs)
         rounds = check_count("rounds", self.rounds)
         lrs = None if self.lrs is None else check_lrs(self.lrs)
@@ -279,14 +281,14 @@ class LRGridSearchCV(BaseLRSearchCV):
             if is_lr(name, self.lr_param):
                 check_lr_dimension(f"param_grid[{name!r}]", dimension, lr_now(self.estimator, name, grid))
             values[name] = dimension.grid(n_lrs if name in names else POINTS_PER_RANGE)
-        if lrs is None:
+        if lrs is None and (self.lr_range is None or has_lr(grid, self.lr_param)):
             return values
         name = find_lr_param(self.estimator, self.lr_param)
         if name in grid:
             raise ValueError(
                 f"lrs must be None where param_grid has {name!r}, got {self.lrs!r}. Give the learning rates once."
             )
-        return {**values, name: lrs}
+        return {**values, name: lrs or log_grid(*range_to_search(self.lr_range), n_lrs)}
 
     def _advise(self) -> None:
         super()._advise()
@@ -299,7 +301,7 @@ class LRGridSearchCV(BaseLRSearchCV):
                 for name, given in grid.items()
                 if is_lr(name, self.lr_param)
             ]
-            warn_of_idle_settings(self, "param_grid", lrs)
+            warn_of_idle_settings(self, "param_grid", self._check_grids(), lrs)
 
     def _n_candidates(self, space: list[dict[str, Any]]) -> int:
         return len(space) + N_FINER * (self.rounds - 1)

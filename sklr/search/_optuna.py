@@ -18,8 +18,8 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
-from sklr.experiment.lr_param import check_lr_range, check_names, find_lr_param
-from sklr.search._advice import check_lr_dimension, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
+from sklr.experiment.lr_param import check_names, find_lr_param, range_to_search
+from sklr.search._advice import check_lr_dimension, has_lr, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._evaluator import Evaluator
 from sklr.search._interrupts import stopped_by_callback
@@ -62,8 +62,9 @@ class OptunaSearchCV(StudyAttributes, BaseLRSearchCV):
         The space of each parameter: an Optuna distribution, a list of choices of any type, a scikit-optimize
         dimension or its tuple `(1e-5, 0.1, "log-uniform")`, or a frozen scipy distribution. None searches the
         learning rate alone.
-    lr_range : tuple (low, high)
-        The range of the learning rate if `param_distributions` is None.
+    lr_range : tuple (low, high), optional
+        The range of the learning rate, by default (1e-5, 1.0) if `param_distributions` is None. If you give it and
+        `param_distributions` has no learning rate, the learning rate is searched along with the other parameters.
     n_trials : int or None
         How many candidates to try; None for as many as `timeout` or `callbacks` allow.
     sampler : {"tpe", "gp", "random", "sobol", "halton"} or optuna.samplers.BaseSampler
@@ -134,7 +135,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         estimator: Any,
         param_distributions: Any = None,
         *,
-        lr_range: tuple[float, float] = (1e-5, 1.0),
+        lr_range: tuple[float, float] | None = None,
         n_trials: int | None = 16,
         sampler: str | BaseSampler = "tpe",
         n_points: int | None = None,
@@ -237,14 +238,16 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         return self._asked()
 
     def _asked(self) -> dict[str, Asked]:
-        lr_range = check_lr_range(self.lr_range)
+        lr = Range(*range_to_search(self.lr_range), log=True)
         given = self.param_distributions
         if given is None:
-            given = {find_lr_param(self.estimator, self.lr_param): Range(*lr_range, log=True)}
+            given = {find_lr_param(self.estimator, self.lr_param): lr}
         if not isinstance(given, Mapping) or not given:
             advice = "Write for example {'lr': (1e-5, 1.0, 'log-uniform')}, or leave it out."
             raise ValueError(must_be("param_distributions", "a non-empty dict of distributions", given, advice))
         check_names(self.estimator, given)
+        if self.lr_range is not None and not has_lr(given, self.lr_param):
+            given = {**given, find_lr_param(self.estimator, self.lr_param): lr}
         asked = {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
         for name in filter(partial(is_lr, lr_param=self.lr_param), asked):
             now = lr_now(self.estimator, name, asked)
@@ -257,7 +260,7 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
     def _advise(self) -> None:
         super()._advise()
         if self.param_distributions is not None:
-            warn_of_idle_settings(self, "param_distributions")
+            warn_of_idle_settings(self, "param_distributions", [self.param_distributions])
         if isinstance(self.sampler, GridSampler | BruteForceSampler):
             return  # these samplers try every choice of a list, so a list is what their users mean
         present = self.estimator.get_params()

@@ -1,13 +1,19 @@
-"""Progress of a search, shown on request: a bar (rich), and in a notebook the LR curve so far (Matplotlib)."""
+"""Progress of a search, shown on request: a bar (rich), and in a notebook the LR curve so far (Matplotlib).
+
+An error while something is drawn never ends a search: it is logged, and nothing more is drawn.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from sklr._utils.log import LOGGER
 from sklr._utils.optional import require
 from sklr.search._live_curve import LiveCurve, can_draw
 
@@ -36,39 +42,65 @@ class Progress:
     def __init__(self, shown: bool, total: int | None):
         self._bar: Any = _make_bar() if shown else None
         self.curve = LiveCurve() if shown and can_draw(_console_of_rich()) else None
+        self._draws = shown
         self.total = total
 
     @property
     def shown(self) -> bool:
-        """Whether there is a bar."""
+        """Whether progress is to be shown."""
         return self._bar is not None
 
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Log an error raised inside, and draw nothing more: the search goes on without a display."""
+        try:
+            yield
+        except Exception as error:  # rich, Matplotlib and the notebook's front end may raise anything
+            self._draws = False
+            LOGGER.warning("progress=True stops drawing, the search goes on: %s: %s", type(error).__name__, error)
+
     def __enter__(self) -> Progress:
-        if self.shown:
-            self._bar.start()
-            self._task = self._bar.add_task("trials", total=self.total, epoch="", best="")
+        if self._draws:
+            with self._drawing():
+                self._bar.start()
+                self._task = self._bar.add_task("trials", total=self.total, epoch="", best="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.shown:
-            self._bar.stop()
-        if self.curve is not None and self.curve.ended:
-            self.curve.draw(at_once=True)
+            with self._drawing():
+                self._bar.stop()
+        if self._draws and self.curve is not None and self.curve.ended:
+            with self._drawing():
+                self.curve.draw(at_once=True)
 
     def update(self, trials: int, best: float | None = None) -> None:
         """Show how many trials have finished, and the best score."""
-        if self.shown:
+        if self._draws:
             said = {} if best is None or not np.isfinite(best) else {"best": f"best {best:.4g}"}
-            self._bar.update(self._task, completed=trials, epoch="", **said)
+            with self._drawing():
+                self._bar.update(self._task, completed=trials, epoch="", **said)
 
     def epoch(self, n_epochs: int, scores: np.ndarray) -> None:
         """Show after how many epochs the current trials are, and their scores, shape (n_trials, n_cells, n_new)."""
-        if self.shown:
-            self._bar.update(self._task, epoch=f"epoch {n_epochs}")
-        if self.curve is not None and scores.shape[-1]:
-            self.curve.follow(n_epochs, scores[..., -1].mean(axis=1))
+        if self._draws:
+            with self._drawing():
+                self._bar.update(self._task, epoch=f"epoch {n_epochs}")
+                if self.curve is not None and scores.shape[-1]:
+                    self.curve.follow(n_epochs, scores[..., -1].mean(axis=1))
+
+    def start_training(self, lrs: Sequence[float]) -> None:
+        """Take over the learning rates of the trials that are now trained together, NaN where there is none."""
+        if self.curve is not None:
+            self.curve.in_training = lrs
+
+    def end_training(self, points: list[tuple[float, float]]) -> None:
+        """Add the learning rates and scores of trials that have ended to the curve."""
+        if self._draws and self.curve is not None:
+            with self._drawing():
+                self.curve.end(points)
 
 
 def _make_bar() -> Any:

@@ -19,7 +19,7 @@ from sklr.scaling import NoiseScale, noise_scale
 def gradient_noise_scale(
     net: Any,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     batch_sizes: tuple[int, int] | None = None,
     n_repeats: int = 20,

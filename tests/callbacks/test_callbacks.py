@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as tls
 
 from sklr import MLP, nets
 from sklr._utils.divergence import EXPLODED_FACTOR, exploded
-from sklr.callbacks import LRSchedule, StopOnDivergence, finished_epochs
+from sklr.callbacks import EarlyStopping, LRSchedule, StopOnDivergence, finished_epochs
 from sklr.exceptions import TrainingDiverged
 from sklr.schedules import SCHEDULES, Cosine, Exponential, Linear, Plateau, TorchSchedule
 
@@ -216,6 +216,17 @@ def test_plateau_listens_to_the_column_it_names():
     with pytest.raises(ValueError, match="monitor must be a column of the net's history, got 'valid_loss'") as caught:
         make_net(LRSchedule(Plateau(monitor="valid_loss"))).fit(X, y)
     assert "train_loss" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("train_split", "advice"),
+    [(None, "Give the net a train_split"), (ValidSplit(2), r"It has epoch, .*valid_loss.*\.$")],
+    ids=["no rows held out", "misspelt"],
+)
+def test_early_stopping_says_which_column_is_missing(train_split, advice):
+    net = make_net(EarlyStopping(monitor="val_loss")).set_params(train_split=train_split)
+    with pytest.raises(ValueError, match=f"must be a column of the net's history, got 'val_loss'. {advice}"):
+        net.fit(X, y)
 
 
 @pytest.mark.parametrize(

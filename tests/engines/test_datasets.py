@@ -11,6 +11,7 @@ import torch
 from sklearn.model_selection import PredefinedSplit
 from torch import nn
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -20,6 +21,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    default_collate,
 )
 
 from sklr import MLP, BayesSearchCV, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV, lr_range_test
@@ -426,6 +428,23 @@ class WithoutLengthDataset(WithoutLength, Dataset):
     pass
 
 
+def only_inputs(items):
+    return torch.stack([x for x, _ in items])
+
+
+def with_ones(items):
+    return *default_collate(items), torch.ones(len(items))
+
+
+class Named(Plain):
+    def __init__(self):
+        super().__init__()
+        self.targets = [str(int(label)) for label in Y]
+
+    def __getitem__(self, i):
+        return X[i], self.targets[i]
+
+
 BAD = [
     ((Endless(),), {}, "got the IterableDataset Endless. Folds, seeds and candidates each read it"),
     ((DataLoader(Endless()),), {}, "got the IterableDataset Endless"),
@@ -452,6 +471,18 @@ BAD = [
     ),
     ((Plain(),), {"validation": Plain(), "refit_on": "both"}, "refit_on must be one of 'train', 'all', got 'both'"),
     ((DataLoader(Plain(), batch_sampler=[[0, 1], [2]]),), {}, "with a batch_sampler of its own, got list"),
+    (
+        (DataLoader(Plain(), batch_sampler=BatchSampler(RandomSampler(Plain()), 8, False)),),
+        {},
+        "X cannot be a DataLoader with a batch_sampler of its own, got BatchSampler",
+    ),
+    ((DataLoader(Plain(), batch_size=None),), {}, "batch_size of the DataLoader in X must be a number of rows"),
+    ((iter(DataLoader(Plain())),), {}, "got 'the iterator _SingleProcessDataLoaderIter'. It can be read only once"),
+    (((pair for pair in [(X[0], Y[0])]),), {}, "got 'the iterator generator'. It can be read only once"),
+    ((Plain(), Plain()), {}, "y must be the targets, .* got 'Plain'. Pass a dataset to validate on as validation="),
+    ((DataLoader(Plain(), collate_fn=only_inputs),), {}, "collate_fn must be a function .* pair .* got 'Tensor'"),
+    ((DataLoader(Plain(), collate_fn=with_ones),), {}, "collate_fn must be a function .* pair .* got '3 values'"),
+    ((Named(),), {}, "the targets in X must be numbers, as the loss gets them, got '[01]'. Return the index"),
     ((X.numpy(), Y.numpy()), {"validation": (X[:, :2].numpy(), Y.numpy())}, r"rows of shape \(5,\) in X"),
 ]
 

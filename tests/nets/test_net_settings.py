@@ -185,7 +185,31 @@ MISTAKES = [
     ({"module__hiden": 3}, {}, "got 'hiden'. Did you mean 'hidden'"),
     ({"device": "cupid"}, {}, "device must be one that PyTorch can use here, got 'cupid'"),
     ({"warmup_epochs": -1}, {}, "epochs of Warmup must be"),
+    (
+        {"optimizer__momentun": 0.9},
+        {},
+        "optimizer__... of SGD must be one of .*got 'momentun'. Did you mean 'momentum'",
+    ),
+    ({"criterion__wieght": None}, {}, "criterion__... of CrossEntropyLoss must .* Did you mean 'weight'"),
+    ({"criterion__weight": "balanced"}, {}, r"criterion__weight must be an array of .*'balanced'.*np.bincount\(y\)"),
+    ({"criterion__weight": {0: 1.0, 1: 2.0}}, {}, "criterion__weight must be an array of finite numbers >= 0, got {0"),
+    ({"criterion__weight": [-1.0, 2.0]}, {}, "criterion__weight must be an array of finite numbers >= 0, got "),
+    ({"criterion__weight": [np.nan, 2.0]}, {}, "criterion__weight must be an array of finite numbers >= 0, got "),
+    ({"iterator_train__shufle": True}, {}, "iterator_train__... of DataLoader must .* Did you mean 'shuffle'"),
+    ({"callbacks__print_lgo": None}, {}, "callbacks__... must be one of .*got 'print_lgo'. Did you mean 'print_log'"),
+    ({"callbacks": "early_stopping"}, {}, "callbacks must be a list of callbacks, or 'disable', got 'early_stopping'"),
+    ({"train_split": 0.2}, {}, r"train_split must be None or a function .* got 0.2. Write .*ValidSplit\(0.2\)"),
+    ({"max_epochs": -1}, {}, "max_epochs must be an integer >= 0, got -1"),
+    ({"max_epochs": 2.5}, {}, "max_epochs must be an integer >= 0, got 2.5"),
+    ({"batch_size": 0}, {}, "batch_size must be an integer >= 1, or -1 for all rows, got 0"),
+    ({"batch_size": None}, {}, "batch_size must be an integer >= 1, or -1 for all rows, got None"),
+    ({"optimizer": torch.optim.Adam([torch.zeros(1)])}, {}, "optimizer must be a class or a name, got 'an instance of"),
+    ({"max_epoch": 3}, {}, "an argument of NeuralNetClassifier must .* got 'max_epoch'. Did you mean 'max_epochs'"),
+    ({"learning_rate": 0.1}, {}, "got 'learning_rate'. It is called 'lr' here."),
+    ({"epochs": 3}, {}, "got 'epochs'. It is called 'max_epochs' here."),
     ({}, {"sample_weight": np.ones(39)}, "39"),
+    ({}, {"sample_weights": np.ones(40)}, "forward takes, got '.*sample_weights'. Did you mean '.*sample_weight'?"),
+    ({}, {"class_weight": "balanced"}, "an argument of fit must be one of .*got '.*class_weight'"),
     ({}, {"sample_weight": np.full(40, np.nan)}, "NaN"),
 ]
 
@@ -213,6 +237,99 @@ class TestMistakes:
             search(estimator, {f"{prefix}lr": [0.1]}).fit(X, Y, **{prefix + n: v for n, v in fit_params.items()})
         assert "fits failed" not in str(caught.value)
         assert not TRAINED
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("validation_data", "validation"), ("eval_data", "eval_dataset"), ("group", "groups"), ("val", "")],
+)
+def test_a_misspelt_argument_of_a_searchs_fit_is_refused_with_those_that_it_takes(name, meant):
+    suggestion = f" Did you mean '{meant}'" if meant else ""
+    with pytest.raises(ValueError, match=rf"^an argument of fit must be .*'validation'.*got '{name}'\.{suggestion}"):
+        search(classifier()).fit(X, Y, **{name: (X, Y)})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "sample_weight",
+            r"one of standardscaler__\.\.\., neural.*Did you mean 'neuralnetclassifier__sample_weight'\?",
+        ),
+        ("net__sample_weight", r"one of standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sample_weight'"),
+    ],
+)
+def test_an_argument_of_a_pipelines_fit_that_names_no_step_is_refused(name, message):
+    pipeline = make_pipeline(StandardScaler(), classifier())
+    with pytest.raises(ValueError, match=message) as caught:
+        search(pipeline, {"neuralnetclassifier__lr": [0.1]}).fit(X, Y, **{name: np.ones(40)})
+    assert "fits failed" not in str(caught.value)
+
+
+def test_what_forward_takes_is_no_mistake_and_neither_is_what_a_subclass_does():
+    class Scaled(MLP):
+        def forward(self, X, scale=None):
+            return super().forward(X) * (1.0 if scale is None else scale[:, None])
+
+    class Own(NeuralNetClassifier):
+        def infer(self, x, bonus=0.0, **fit_params):
+            return super().infer(x, **fit_params) + bonus
+
+    assert classifier(Scaled, batch_size=-1).fit(X, Y, scale=torch.ones(40)).initialized_
+    assert Own(MLP, max_epochs=1).fit(X, Y, bonus=1.0).initialized_
+    assert search(Own(MLP, max_epochs=1)).fit(X, Y, bonus=1.0).best_lr_
+
+
+class Named(MLP):
+    def forward(self, X):
+        return {"logits": super().forward(X)}
+
+
+def log_probabilities():
+    return nn.Sequential(nn.Linear(4, 2), nn.LogSoftmax(1))
+
+
+CLASSES = np.eye(2)[Y]
+UNFIT = {  # module, y, parameters: what the loss would broadcast, or say in words of its own
+    "more outputs than targets": (NeuralNetRegressor, nn.Linear(4, 3), X[:, 0], {}, r"of shape \(1,\) .* got \(3,\)"),
+    "fewer outputs": (NeuralNetRegressor, nn.Linear(4, 1), X[:, :2], {}, r"of shape \(2,\) .* got \(1,\)"),
+    "a regression's loss": (NeuralNetClassifier, nn.Linear(4, 2), Y, {"criterion": "mse"}, r"of shape \(1,\)"),
+    "a dict": (NeuralNetClassifier, Named(4, 2), Y, {}, "output must be a tensor for criterion CrossEntropyLoss, got"),
+    "logarithms": (NeuralNetClassifier, log_probabilities(), Y, {"criterion": "nll"}, "must be probabilities for"),
+    "one-hot integers": (NeuralNetClassifier, MLP(4, 2), CLASSES.astype(int), {}, r"y.argmax\(axis=1\)"),
+}
+
+
+@pytest.mark.parametrize(("kind", "module", "y", "params", "message"), UNFIT.values(), ids=UNFIT)
+def test_outputs_and_targets_that_do_not_fit_the_loss_are_refused(kind, module, y, params, message):
+    net = kind(module, max_epochs=2, batch_size=16, **params)
+    with pytest.raises((ValueError, TypeError), match=message):
+        net.fit(X, y)
+    with pytest.raises((ValueError, TypeError), match=message):
+        search(net).fit(X, y)
+
+
+@pytest.mark.parametrize("y", [CLASSES, CLASSES.astype(int)], ids=["floats", "integers"])
+def test_one_hot_rows_have_no_accuracy_but_a_loss_of_ones_own(y):
+    TRAINED.clear()
+    with pytest.raises(
+        ValueError, match=r"y must be of shape \(n_samples,\) for the accuracy, got \(40, 2\). Of one-hot"
+    ):
+        search(classifier(Counted)).fit(X, y)
+    assert not TRAINED
+    if y.dtype.kind == "f":
+        found = search(classifier(), scoring=lambda net, X, y: -net.get_loss(net.forward(X), y).item()).fit(X, y)
+        assert np.isfinite(found.best_score_)
+
+
+def test_a_function_that_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"what module= makes must be a torch.nn.Module, got 'list'"):
+        search(NeuralNetClassifier(lambda: [nn.Linear(4, 2)])).fit(X, Y)
+
+
+def test_targets_of_three_axes_have_no_r2():
+    with pytest.raises(ValueError, match=r"y must be of shape .* for R2, got \(40, 1, 1\)"):
+        search(NeuralNetRegressor(MLP)).fit(X, X[:, :1, None])
 
 
 def test_nan_in_any_row_fails_before_a_search():

@@ -782,6 +782,28 @@ class TestParameters:
         assert len(net.fit(*blobs).history_) == 2
         assert len(net.set_params(callbacks=None).fit(*blobs).history_) == 10
 
+    @pytest.mark.parametrize("as_instance", [True, False])
+    @pytest.mark.parametrize(
+        "weights_", [[3, 1, 1], (3.0, 1.0, 1.0), np.array([3.0, 1.0, 1.0]), torch.tensor([3, 1, 1]), "float64"], ids=str
+    )
+    def test_class_weights_may_be_any_array_of_numbers(self, blobs, weights_, as_instance):
+        """The loss itself takes a tensor of the outputs' dtype only."""
+        weights_ = torch.tensor([3.0, 1.0, 1.0], dtype=torch.float64) if isinstance(weights_, str) else weights_
+        given = {"criterion__weight": weights_}
+        if as_instance:
+            given = {"criterion": nn.CrossEntropyLoss(torch.as_tensor(weights_))}
+        plain = classifier(criterion__weight=torch.tensor([3.0, 1.0, 1.0])).fit(*blobs)
+        assert classifier(**given).fit(*blobs).history_[:, "train_loss"] == plain.history_[:, "train_loss"]
+
+    @pytest.mark.parametrize("weight", [3, [3.0], np.array(3.0)], ids=str)
+    def test_the_weight_of_the_positive_class_may_be_a_number(self, blobs, weight):
+        X, y = blobs
+        plain, given = (
+            classifier(net=NeuralNetBinaryClassifier, criterion__pos_weight=w).fit(X, y > 0)
+            for w in (torch.tensor(3.0), weight)
+        )
+        assert given.history_[:, "train_loss"] == plain.history_[:, "train_loss"]
+
     def test_warm_start_goes_on(self, blobs):
         once = classifier(max_epochs=6, iterator_train__shuffle=True).fit(*blobs)
         twice = classifier(max_epochs=3, iterator_train__shuffle=True, warm_start=True).fit(*blobs).fit(*blobs)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from sklr.exceptions import TransferWarning
@@ -375,6 +376,11 @@ def test_what_a_net_sets_elsewhere_is_carried_over_there():
     assert second == {"lr_multiplier": 2.0, "weight_decay": pytest.approx(0.4)}
     net.set_params(**params)
     assert net.get_params_for("iterator_train")["batch_size"] == 64
+
+
+def test_what_is_no_net_is_refused():
+    with pytest.raises(TypeError, match=r"net must be a skorch net, got 'Pipeline'.*search\.best_estimator_"):
+        transfer_lr(net=make_pipeline(NeuralNetClassifier(MLP)), batch_size=64)
 
 
 def test_without_a_net_all_must_be_said():

@@ -64,13 +64,18 @@ def test_a_list_of_two_numbers_is_said_to_be_two_choices(kind, given, warned):
 @pytest.mark.parametrize(
     ("search", "idle"),
     [
-        (small(G, {"batch_size": [32, 64]}, lr_range=(1e-3, 0.1), n_lrs=3), ["lr_range=", "n_lrs=3"]),
+        (small(G, {"batch_size": [32, 64]}, lr_range=(1e-3, 0.1), n_lrs=3), []),
+        (small(G, {"batch_size": [32, 64]}, n_lrs=3), ["n_lrs=3"]),
+        (small(G, {"lr": [0.1]}, lr_range=(1e-3, 0.1), n_lrs=3), ["lr_range=", "n_lrs=3"]),
+        (small(G, [{"lr": [0.1]}, {"batch_size": [32]}], lr_range=(1e-3, 0.1), n_lrs=3), []),
         (small(G, {"lr": [0.1]}, n_lrs=3), ["n_lrs=3"]),
         (small(G, {"lr": (1e-3, 0.1, "log-uniform")}, n_lrs=3), []),
         (small(G, lrs=[0.1], lr_range=(1e-3, 0.1)), ["lr_range="]),
         (small(G, lr_range=(1e-3, 0.1), n_lrs=2), []),
-        (small(B, {"batch_size": [16, 32]}, lr_range=(1e-3, 0.1)), ["lr_range="]),
-        (small(T, {"batch_size": [16, 32]}, lr_range=(1e-3, 0.1)), ["lr_range="]),
+        (small(B, {"batch_size": [16, 32]}, lr_range=(1e-3, 0.1)), []),
+        (small(T, {"batch_size": [16, 32]}, lr_range=(1e-3, 0.1)), []),
+        (small(B, {"lr": (1e-3, 0.1)}, lr_range=(1e-3, 0.1)), ["lr_range="]),
+        (small(T, {"lr": (1e-3, 0.1)}, lr_range=(1e-5, 1.0)), ["lr_range="]),
         (small(T, lr_range=(1e-3, 0.1)), []),
     ],
 )
@@ -78,6 +83,32 @@ def test_a_range_that_nothing_uses_is_said(search, idle):
     said = warnings_of(search)
     assert len(said) == len(idle)
     assert all(text.startswith(what) and "has no effect if" in text for text, what in zip(said, idle, strict=True))
+
+
+@pytest.mark.parametrize("kind", [G, B, T])
+@pytest.mark.parametrize("given", [(1e-3, 0.1), (1e-5, 1.0), None])
+def test_a_range_that_is_given_is_searched_along_with_a_space_that_has_no_learning_rate(kind, given):
+    """Only then: without a range the spaces of scikit-learn, skopt and optuna-integration mean what they mean there."""
+    search = small(kind, {"optimizer__weight_decay": [0.0, 0.1]}, lr_range=given).fit(X, Y)
+    searched = [set(candidate) for candidate in search.cv_results_["params"]]
+    assert all(names == {"optimizer__weight_decay"} | ({"lr"} if given else set()) for names in searched)
+    if given:
+        lrs = search.cv_results_["param_lr"].astype(float)
+        assert (lrs >= given[0]).all()
+        assert (lrs <= given[1]).all()
+        assert len(set(lrs)) > 1
+        assert search.lr_param_ == "lr"
+
+
+def test_a_range_is_added_only_to_the_grids_without_a_learning_rate():
+    grids = [{"lr": [0.2]}, {"batch_size": [16, 32]}]
+    found = small(G, grids, lr_range=(1e-3, 0.1), n_lrs=2).fit(X, Y).cv_results_["params"]
+    assert [candidate["lr"] for candidate in found] == [0.2, 1e-3, 0.1, 1e-3, 0.1]
+
+
+def test_a_range_for_an_estimator_without_a_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="lr_param must be given if no parameter is called lr"):
+        LRGridSearchCV(SVC(), {"C": [1, 2]}, lr_range=(1e-3, 0.1), cv=2).fit(X, Y)
 
 
 @pytest.mark.parametrize("bad", [0.0, -0.1, float("nan"), float("inf")])

@@ -38,7 +38,7 @@ def rows(kinds, name, values, rule):
 
 
 RANGES = [(1.0, 1e-5), (0.0, 1.0), (-1.0, 1.0), (0.1, 0.1), (1e-5, INF), (NAN, 1.0), (1e-5,), (1, 2, 3), [1e-5, 1.0]]
-NO_RANGES = [*RANGES, 0.1, "0.1", None, ("low", "high"), (False, True)]
+NO_RANGES = [*RANGES, 0.1, "0.1", ("low", "high"), (False, True)]
 COUNTS = [0, -1, True, 2.0, "8", NAN]
 TABLE = [
     *rows(

@@ -5,10 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import FitFailedWarning
-from strategies import X, Y, grid
+from strategies import X, Y, grid, net
+from torch.utils.data import TensorDataset
 
+from sklr import LRGridSearchCV
 from sklr.exceptions import AllDivergedError
 from sklr.results import DIVERGED, FAILED, Outcome
 from sklr.search._cv_results import Record
@@ -119,3 +122,13 @@ def test_where_all_diverged_or_failed_the_cause_of_the_failures_is_named():
     record.add([{"lr": 1}, {"lr": 2}], [[Outcome(np.nan, DIVERGED, "diverged at step 3: loss nan")], [failed]])
     with pytest.raises(AllDivergedError, match="Some fits failed: ValueError: out of memory\n"):
         record.cv_results(None, np.nan, False)
+
+
+def test_a_row_that_is_not_a_number_is_looked_for_in_the_data():
+    """All candidates meet it at the same step, so that no smaller learning rate would help."""
+    rows = torch.tensor(np.asarray(X, dtype="float32")).clone()
+    rows[5, 0] = np.nan
+    data = TensorDataset(rows, torch.tensor(np.asarray(Y)))
+    search = LRGridSearchCV(net(batch_size=4, iterator_train__shuffle=False), lrs=[1e-4, 1e-3], random_state=0)
+    with pytest.raises(AllDivergedError, match="As all of them diverged at the same step, also check X and y for NaN"):
+        search.fit(data, validation=data)

@@ -1,8 +1,11 @@
 """The bar of a search says how far it is, and is silent unless asked for."""
 
+import logging
+
 import nbformat
 import numpy as np
 import pytest
+import rich.progress
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from strategies import CV, X, Y, net
@@ -73,6 +76,27 @@ def test_the_curve_can_be_drawn_of_anything(lrs):
     curve = LiveCurve()
     curve.ended = [(lr, 0.5) for lr in lrs]
     assert curve._as_png()
+
+
+def _raise(*args, **kwargs):
+    raise RuntimeError("the front end is gone")
+
+
+@pytest.mark.one_fast
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(LiveCurve, "draw"), (LiveCurve, "plot"), *[(rich.progress.Progress, m) for m in ("start", "update", "stop")]],
+)
+def test_an_error_while_drawing_is_said_once_and_ends_no_search(make, monkeypatch, caplog, owner, method):
+    plain = make(net(), cv=CV, random_state=0, refit=False).fit(X, Y)
+    monkeypatch.setattr(_progress, "can_draw", lambda console: True)
+    monkeypatch.setattr(logging.getLogger("sklr"), "propagate", True)  # to caplog
+    monkeypatch.setattr(owner, method, _raise)
+    search = make(net(), cv=CV, random_state=0, refit=False, progress=True).fit(X, Y)
+    assert (search.cell_scores_ == plain.cell_scores_).all()
+    said = [record.getMessage() for record in caplog.records if "stops drawing" in record.getMessage()]
+    assert len(said) == 1
+    assert "RuntimeError: the front end is gone" in said[0]
 
 
 IN_A_NOTEBOOK = """

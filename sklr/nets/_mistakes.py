@@ -1,0 +1,146 @@
+"""Checks of a net's parameters that PyTorch and skorch do not check, or report in words that do not name them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from torch import nn
+
+from sklr._utils.names import resolve_criterion, resolve_optimizer
+from sklr._utils.validation import check_count, must_be, unknown_name
+from sklr.nets._instances import check_arguments
+
+_WEIGHTED = (  # the losses of torch that take an array of weights, and their subclasses
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.MultiMarginLoss,
+    nn.MultiLabelSoftMarginLoss,
+)
+_WEIGHTS = ("weight", "pos_weight")
+_CALLED_ELSEWHERE = {  # in Keras, Lightning and scikit-learn
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "epochs": "max_epochs",
+    "n_epochs": "max_epochs",
+    "max_iter": "max_epochs",
+    "loss": "criterion",
+    "loss_fn": "criterion",
+    "model": "module",
+    "shuffle": "iterator_train__shuffle",
+    "num_workers": "iterator_train__num_workers",
+    "class_weight": "criterion__weight",
+    "weight_decay": "optimizer__weight_decay",
+    "momentum": "optimizer__momentum",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "seed": "random_state",
+    "early_stopping": "callbacks",
+}
+
+
+def check_components(net: NeuralNet) -> None:
+    """Raise a ValueError for a component that cannot be made, or an argument that it does not take."""
+    if not callable(net.module):  # an instance is callable, too
+        advice = "Write for example MLP, or a function that returns a module."
+        raise ValueError(must_be("module", "a class, a function or an instance of torch.nn.Module", net.module, advice))
+    if isinstance(net.optimizer, torch.optim.Optimizer):
+        name = type(net.optimizer).__name__
+        advice = f"Write optimizer={name.lower()!r}, and its arguments as optimizer__..."
+        raise ValueError(must_be("optimizer", "a class or a name", f"an instance of {name}", advice))
+    parts = {
+        "module": net.module,
+        "criterion": resolve_criterion(net.criterion),
+        "optimizer": resolve_optimizer(net.optimizer),
+        "iterator_train": net.iterator_train,
+        "iterator_valid": net.iterator_valid,
+    }
+    for part, make in parts.items():
+        if not isinstance(make, nn.Module):
+            given = {name: value for name, value in net.get_params_for(part).items() if name != "param_groups"}
+            check_arguments(f"{part}__", make, given)
+
+
+def check_training(net: NeuralNet) -> None:
+    """Raise a ValueError for parameters of the training that would fail in the middle of it."""
+    check_count("max_epochs", net.max_epochs, minimum=0)
+    size = net.batch_size
+    if isinstance(size, bool) or not isinstance(size, Integral) or (size < 1 and size != -1):
+        raise ValueError(must_be("batch_size", "an integer >= 1, or -1 for all rows", size))
+    if net.train_split is not None and not callable(net.train_split):
+        advice = f"Write train_split=skorch.dataset.ValidSplit({net.train_split!r})."
+        raise ValueError(must_be("train_split", "None or a function of the dataset", net.train_split, advice))
+    _check_callbacks(net)
+
+
+def _check_callbacks(net: NeuralNet) -> None:
+    """Check the type of `callbacks`, and that no name in a `callbacks__...` parameter is a misspelt one.
+
+    Other names without a callback are left alone, as in skorch: its callback may have been replaced by `set_params`.
+    """
+    given = net.callbacks
+    if given == "disable":
+        return
+    if isinstance(given, str):
+        advice = "Write for example callbacks=[EarlyStopping(patience=3)]."
+        raise ValueError(must_be("callbacks", "a list of callbacks, or 'disable'", given, advice))
+    known = [name for name, _ in net._uniquely_named_callbacks()]
+    for name in net.get_params_for("callbacks"):
+        callback = name.partition("__")[0]
+        if callback not in known and get_close_matches(callback, known):
+            raise unknown_name("the callback in a parameter callbacks__...", callback, known)
+
+
+def unexpected_argument(net: NeuralNet, name: str) -> ValueError:
+    """Return the error for a parameter that no net has, with the name of the one that may be meant."""
+    known = [p.name for p in inspect.signature(type(net).__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if (meant := _CALLED_ELSEWHERE.get(name)) is not None:
+        rule = f"a parameter of {type(net).__name__}"
+        return ValueError(must_be("an argument", rule, name, f"It is called {meant!r} here."))
+    return unknown_name(f"an argument of {type(net).__name__}", name, ["module", *known])
+
+
+def with_weights(criterion: Any, params: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Return the parameters of a loss with its weights, which may be lists or arrays, as tensors of a dtype.
+
+    The loss would take nothing but a tensor of the dtype of the module's outputs.
+
+    >>> with_weights(nn.CrossEntropyLoss, {"weight": [1, 5], "label_smoothing": 0.1}, torch.float32)
+    {'weight': tensor([1., 5.]), 'label_smoothing': 0.1}
+    >>> with_weights(nn.CrossEntropyLoss, {"weight": "balanced"}, torch.float32)
+    Traceback (most recent call last):
+    ValueError: criterion__weight must be an array of finite numbers >= 0, got 'balanced'. For balanced classes write
+    len(y) / (n_classes * np.bincount(y)).
+    """
+    kind = criterion if isinstance(criterion, type) else type(criterion)
+    if not issubclass(kind, _WEIGHTED):
+        return dict(params)
+    given = {name: params[name] for name in _WEIGHTS if params.get(name) is not None}
+    return {**params, **{name: _as_weights(name, value, dtype) for name, value in given.items()}}
+
+
+def _as_weights(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
+    try:
+        weights = torch.as_tensor(value if isinstance(value, torch.Tensor) else np.asarray(value), dtype=dtype)
+        if bool((weights >= 0).all() and weights.isfinite().all()):
+            return weights
+    except (TypeError, ValueError, RuntimeError):  # not numbers
+        pass
+    advice = "For balanced classes write len(y) / (n_classes * np.bincount(y))."
+    raise ValueError(must_be(f"criterion__{name}", "an array of finite numbers >= 0", value, advice))
+
+
+def cast_weights(criterion: Any, dtype: torch.dtype) -> None:
+    """Cast the weights of a loss that the net has copied from an instance."""
+    if isinstance(criterion, _WEIGHTED):
+        for name in _WEIGHTS:
+            if (weights := getattr(criterion, name, None)) is not None:
+                setattr(criterion, name, _as_weights(name, weights, dtype))
