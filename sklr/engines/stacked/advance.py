@@ -138,7 +138,7 @@ class _Queue:
                 self.packs[i].train_epoch(own_stream=False, scoring=self.scoring)
             except BaseException as error:
                 self.errors[i] = error
-                if not isinstance(error, Exception):  # such as SystemExit: stop the other threads too
+                if _ends_all(error):
                     self.give_up = True
             else:
                 self._put_back(i, time.perf_counter() - start)
@@ -159,6 +159,11 @@ class _Queue:
 
 def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
+
+
+def _ends_all(error: BaseException) -> bool:
+    """Whether an error ends the training of all packs: the user's scorer raised it, or it is such as SystemExit."""
+    return isinstance(error, ScorerError) or not isinstance(error, Exception)
 
 
 def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | FailedPack | None:
