@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
@@ -100,7 +101,13 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     """
     n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
     queue = _Queue(packs, epoch)
-    with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # `catch_warnings` is not thread-safe: threads that leave it in another order than they entered it would change the
+    # filters for good
+    with (
+        fitting_threads(0),
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             threads = [pool.submit(queue.work) for _ in range(n_threads)]
             wait(threads)
