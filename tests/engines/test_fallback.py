@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EarlyStopping
 from test_agreement import LRS, Double, Recurrent, X, Y, assert_agree, classifier, experiment
 from torch import nn
 
 from sklr.engines import pick_engine
 from sklr.engines.sequential.engine import SequentialEngine
+from sklr.engines.stacked import packs as packs_module
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.reasons import describe
@@ -235,6 +237,19 @@ def test_what_the_sequential_engine_raises_is_raised():
     described = experiment(classifier(), scoring=scorer, error_score="raise")
     with pytest.raises(ArithmeticError, match="out of luck"):
         StackedEngine().start(described, LRS).finish()
+
+
+def test_what_a_scorer_raises_in_a_thread_ends_the_other_threads_too(monkeypatch):
+    def scorer(estimator, X, y):
+        raise ArithmeticError("out of luck")
+
+    monkeypatch.setattr(packs_module.Packs, "_in_threads", lambda packs: packs.packs)
+    stops = EarlyStopping("train_loss", patience=1, lower_is_better=False)  # once the loss has fallen
+    described = experiment(classifier(max_epochs=20), scoring=scorer, error_score="raise", follow="free")
+    training = StackedEngine().start(described, [{"lr": 0.01, "callbacks": own} for own in ([stops], None)])
+    with pytest.raises(ArithmeticError, match="out of luck"):
+        training.finish()
+    assert [scored.pack.epoch < 20 for scored in training.packs] == [True, True]
 
 
 class Squeezes(Double.func):

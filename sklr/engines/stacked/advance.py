@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
@@ -100,7 +101,13 @@ def advance_together(packs: Sequence[ScoredPack], epoch: int) -> list[ScoredPack
     """
     n_threads = min(len(packs), max(torch.get_num_threads(), len({scored.group.device for scored in packs})))
     queue = _Queue(packs, epoch)
-    with fitting_threads(0), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # `catch_warnings` is not thread-safe: threads that leave it in another order than they entered it would change the
+    # filters for good
+    with (
+        fitting_threads(0),
+        warnings.catch_warnings(),
+        ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             threads = [pool.submit(queue.work) for _ in range(n_threads)]
             wait(threads)
@@ -138,7 +145,7 @@ class _Queue:
                 self.packs[i].train_epoch(own_stream=False, scoring=self.scoring)
             except BaseException as error:
                 self.errors[i] = error
-                if not isinstance(error, Exception):  # such as SystemExit: stop the other threads too
+                if _ends_all(error):
                     self.give_up = True
             else:
                 self._put_back(i, time.perf_counter() - start)
@@ -159,6 +166,11 @@ class _Queue:
 
 def _is_behind(scored: ScoredPack, epoch: int) -> bool:
     return scored.pack.epoch < epoch and not scored.pack.done
+
+
+def _ends_all(error: BaseException) -> bool:
+    """Whether an error ends the training of all packs: the user's scorer raised it, or it is such as SystemExit."""
+    return isinstance(error, ScorerError) or not isinstance(error, Exception)
 
 
 def _ended(scored: ScoredPack, error: BaseException | None) -> ScoredPack | FailedPack | None:

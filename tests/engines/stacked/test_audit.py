@@ -16,6 +16,7 @@ from skorch.helper import SliceDataset
 from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
 from torch import nn
 
+from sklr import MLP
 from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells, kinds_of
 from sklr.engines.stacked.audit.batches import rare_rows
 from sklr.engines.stacked.engine import StackedEngine
@@ -766,3 +767,11 @@ SCALES = {"a": 0.5}
 def test_what_is_shared_and_stays_the_same_is_no_reason():
     net = classifier(made(lambda m, x: m.b(torch.relu(m.a(reading(x))))))
     assert_agree(*both(net))
+
+
+@pytest.mark.parametrize("lr", [1e6, 1e7, 1e8])
+def test_what_has_diverged_both_ways_is_not_compared(lr):
+    """Its rounding is amplified without bounds, long before the loss is infinite."""
+    net = classifier(MLP, module__hidden=(8,), module__batch_norm=True, random_state=0)
+    described = experiment(net, X=X.astype("float32"))
+    assert StackedEngine().unsupported(described, [{"lr": 0.01}, {"lr": lr}]) == []

@@ -1,5 +1,7 @@
 """Channels padded with zeros change no convolution, and no training."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import vmap
+from torch.nn import functional as F
 
 from sklr import LRGridSearchCV, NeuralNetClassifier
 from sklr.engines.stacked.kernels import convolution
 from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
 
 
+# PyTorch says so once in a process
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @settings(max_examples=60, deadline=None)
 @given(
     n_in=st.integers(1, 18),
@@ -53,6 +58,43 @@ def test_grouped_and_mapped_convolutions_are_right_too(groups):
         torch.testing.assert_close(vmap(run)(weights, x), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_by_position", range(5))
+def test_arguments_are_passed_as_to_conv2d(n_by_position):
+    arguments = {"input": torch.randn(2, 6, 5, 5), "weight": torch.randn(9, 6, 2, 2), "bias": torch.randn(9)}
+    arguments |= {"stride": 2, "padding": 1}
+    given = list(arguments.values())[:n_by_position], dict(list(arguments.items())[n_by_position:])
+    expected = F.conv2d(*given[0], **given[1])
+    with PaddedConvolutions():
+        torch.testing.assert_close(F.conv2d(*given[0], **given[1]), expected, atol=1e-5, rtol=1e-5)
+
+
+class Merging(nn.Module):
+    """Views channels and pixels as one axis, which not every layout in memory allows."""
+
+    def forward(self, x):
+        return x.view(x.shape[0], -1)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(nn.GroupNorm(2, 10), nn.InstanceNorm2d(10), nn.LayerNorm([10, 5, 5]), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(Merging(), nn.PReLU(10), nn.Conv2d(10, 6, 2), nn.ConvTranspose2d(10, 3, 2), nn.Softmax2d()),
+    ],
+)
+def test_what_follows_a_mapped_convolution_computes_the_same(layer, n_rows):
+    module = nn.Sequential(nn.Conv2d(6, 10, 1), layer).double()
+    params = {name: torch.stack([p.detach(), 2 * p.detach()]).requires_grad_() for name, p in module.named_parameters()}
+    x = torch.randn(n_rows, 6, 5, 5, dtype=torch.float64)
+    found = []
+    for mode in nullcontext(), PaddedConvolutions():
+        with mode:
+            out = vmap(lambda own: torch.func.functional_call(module, own, x))(params)
+        found.append([out, *torch.autograd.grad(out.sin().sum(), list(params.values()))])
+    torch.testing.assert_close(found[1], found[0])
+
+
 @pytest.mark.parametrize(
     ("layer", "gains"),
     [
@@ -79,7 +121,7 @@ def lenet():
 def test_a_stack_trains_as_one_by_one(monkeypatch):
     """In float32, which padding is for; agreement to the last digits is tested above."""
     calls, padded = [], convolution._padded
-    monkeypatch.setattr(convolution, "_padded", lambda *args: calls.append(args) or padded(*args))
+    monkeypatch.setattr(convolution, "_padded", lambda *args, **kwargs: calls.append(args) or padded(*args, **kwargs))
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 8, 8)).astype("float32"), rng.integers(0, 3, 60)
     net = NeuralNetClassifier(lenet, max_epochs=3, batch_size=16, optimizer__momentum=0.9, random_state=0)

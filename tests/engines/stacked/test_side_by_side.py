@@ -1,6 +1,8 @@
 """Packs of different shapes train side by side in threads, and each as if it were alone."""
 
+import warnings
 from functools import partial
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -65,6 +67,27 @@ def test_stacks_of_different_shapes_train_at_the_same_time(told):
     assert {len(scored.group_cells) for scored in training.packs} == {3}
     work = list(told[0].values())
     assert (len(work), work) == (3, sorted(work, reverse=True))
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were(told, monkeypatch):
+    train, both_are_in, first_is_out = Pack.train_epoch, Barrier(2), Event()
+
+    def ignoring(pack, **options):
+        is_first = pack.epoch == 0 and both_are_in.n_waiting == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if pack.epoch == 0:
+                both_are_in.wait(60)
+                assert is_first or first_is_out.wait(60)
+            train(pack, **options)
+        if is_first:
+            first_is_out.set()
+
+    monkeypatch.setattr(Pack, "train_epoch", ignoring)
+    before = list(warnings.filters)
+    training, _ = in_two_threads(experiment(classifier()), MIXED[1:3])
+    assert training.reasons() == {}
+    assert warnings.filters == before
 
 
 def test_folds_of_different_shapes_too(told):

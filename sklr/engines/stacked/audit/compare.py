@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
+from sklr._utils.divergence import exploded
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
 from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan
@@ -131,7 +132,8 @@ class StepComparison:
         with _stacking(self.pack.stack.module):
             losses = self.pack.steps(feed, torch.from_numpy(lr), self.n_steps)
         for run, loss, old in zip(training, expected, before, strict=True):
-            if not np.isfinite(loss) and not torch.isfinite(losses[0, run.member, run.cell]):
+            first = run.plain.first_loss
+            if exploded(loss, first) and exploded(float(losses[0, run.member, run.cell]), first):
                 self.over.add(run)  # diverged both ways: there is nothing left to compare
                 continue
             where = f" on a batch of {sizes[0, run.cell]} rows"

@@ -33,14 +33,17 @@ class PaddedConvolutions(TorchFunctionMode):
         return (_padded if func is torch.conv2d else func)(*args, **(kwargs or {}))
 
 
-def _padded(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+def _padded(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute `conv2d`; the arguments have its names, because they may be passed by keyword."""
     n_out, n_in = weight.shape[:2]
-    if x.shape[-3] != n_in or not _gains(n_in, n_out):  # several groups in the module's own convolution: left alone
-        return torch.conv2d(x, weight, bias, *args, **kwargs)
+    if input.shape[-3] != n_in or not _gains(n_in, n_out):  # several groups in the module's own convolution: left alone
+        return torch.conv2d(input, weight, bias, *args, **kwargs)
     more_in, more_out = -n_in % BLOCK, -n_out % BLOCK
-    x, weight = pad(x, (0, 0, 0, 0, 0, more_in)), pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
+    input, weight = pad(input, (0, 0, 0, 0, 0, more_in)), pad(weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
     bias = None if bias is None else pad(bias, (0, more_out))
-    return torch.conv2d(x, weight, bias, *args, **kwargs).narrow(-3, 0, n_out)
+    output = torch.conv2d(input, weight, bias, *args, **kwargs)
+    # a copy, not a view: with batches of one row, `vmap` does not notice the gaps of a view, and group_norm fails
+    return pad(output, (0, 0, 0, 0, 0, -more_out)) if more_out else output
 
 
 def _gains(n_in: int, n_out: int) -> bool:
