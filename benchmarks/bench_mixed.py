@@ -31,6 +31,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
 from sklr import MLP, LRGridSearchCV, NeuralNetClassifier, OptunaSearchCV
+from sklr.search import BaseLRSearchCV
 
 SEED = 0
 OURS, ALONE, THEIRS, THEIRS_2 = "sklr", "sklr, sequential", "optuna-integration", "optuna-integration, 2 jobs"
@@ -85,7 +86,7 @@ def run_side(side: str, seed: int, quick: bool) -> dict[str, Any]:
 
 def tried(search: Any) -> list[dict[str, Any]]:
     """Return the parameters of the candidates and their scores in the folds."""
-    if hasattr(search, "cv_results_"):
+    if isinstance(search, BaseLRSearchCV):
         scores = np.stack([search.cv_results_[f"split{k}_test_score"] for k in range(FOLDS.n_splits)], axis=1)
         return [
             {"params": params, "scores": row.tolist()}
