@@ -262,7 +262,7 @@ def test_the_schedule_of_the_contributing_guide_swings(contributed):
 def test_the_kernel_of_the_contributing_guide_computes_what_others_do(contributed):
     def stack():
         torch.manual_seed(0)
-        modules = [torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8)) for _ in range(2)]
+        modules = [torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.BatchNorm1d(8)) for _ in range(2)]
         return ModelStack(
             modules, 5, torch.nn.MSELoss(), torch.optim.Adam, {}, example=(torch.rand(6, 4), torch.rand(6, 8))
         )

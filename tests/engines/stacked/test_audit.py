@@ -30,6 +30,7 @@ from sklr.engines.stacked.replay import replay
 
 MOMENTUM = classifier(optimizer__momentum=0.9, optimizer__weight_decay=0.01)
 NORMED = classifier(partial(Double, batch_norm=True), module__hidden=(8,), optimizer="adam")
+MAPPED = classifier(lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3)).double())
 UNEVEN = classifier(batch_size=12)  # folds of 67 and 68 rows: the last batches are of 7 and 8 rows, and are masked
 LONG = classifier(optimizer__momentum=0.9, max_epochs=12)  # steps enough to be recorded
 
@@ -137,7 +138,7 @@ MUTATIONS = {
         classifier(clip="p20"),
         wrapped(clipping_module.NormTable, "add", lambda add, self, norms, cells: None),
     ),
-    "a loss a little off": (NORMED, wrapped(loss_module.StackedLoss, "__call__", scaled)),
+    "a loss a little off": (MAPPED, wrapped(loss_module.StackedLoss, "__call__", scaled)),
 }
 
 

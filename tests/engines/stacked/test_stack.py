@@ -91,6 +91,7 @@ MODULES = {
     ),
 }  # fmt: skip
 FAST = {"linear", "mlp", "no bias", "function first", "functions", "more functions", "softmax", "no dropout"}
+FAST |= {"batch norm"}
 
 OPTIMIZERS = {
     "SGD": (torch.optim.SGD, {}),

@@ -40,18 +40,18 @@ class MLPKernel:
     ) -> tuple[Tensor, Named]:
         """As `Kernel.gradients`."""
         if batch.cells is not None:  # `params` and `into` are then new tensors in every step: nothing to keep
-            return self._program(params, batch, into).run(batch), buffers
+            return self._program({**params, **buffers}, batch, into).run(batch), buffers
         if (key := batch.x.shape) not in self._programs:
-            self._programs[key] = self._program(params, batch, into)
+            self._programs[key] = self._program({**params, **buffers}, batch, into)
         return self._programs[key].run(batch).clone(), buffers  # the next step overwrites the original
 
-    def _program(self, params: Named, batch: Batch, into: Named) -> Program:
-        return Program(self.chain, self.loss, params, into, batch.x, self.generator)
+    def _program(self, state: Named, batch: Batch, into: Named) -> Program:
+        return Program(self.chain, self.loss, state, into, batch.x, self.generator)
 
     def outputs(self, params: Named, constants: Named, buffers: Named, x: Tensor) -> Tensor:
         """As `Kernel.outputs`."""
         if (key := (x.shape[0], Evaluation.n_block(x), *x.shape[2:])) not in self._evaluations:
-            self._evaluations[key] = Evaluation(self.eval_chain, params, x)
+            self._evaluations[key] = Evaluation(self.eval_chain, {**params, **buffers}, x)
         return self._evaluations[key](x)
 
     def forget(self) -> None:
@@ -67,7 +67,8 @@ class Program:
     ----------
     chain : Chain
     loss : StackedLoss
-    params : mapping of str to Tensor, each (n_cells, n_candidates, *shape)
+    state : mapping of str to Tensor
+        The parameters, each (n_cells, n_candidates, *shape), followed by the buffers, (n_candidates, n_cells, *shape).
     into : mapping of str to Tensor
         Receives their gradients.
     x : Tensor (n_cells, n_rows, ...)
@@ -88,17 +89,17 @@ class Program:
         self,
         chain: Chain,
         loss: StackedLoss,
-        params: Named,
+        state: Named,
         into: Named,
         x: Tensor,
         generator: torch.Generator | None = None,
     ):
         self.x = x.flatten(2).mT.clone(memory_format=torch.contiguous_format)
         self.forward, self.backward = Calls(generator), Calls()
-        h, saved = chain.forward(self.forward, self.x, params)
-        runs = next(iter(params.values())).shape[:2]
+        h, saved = chain.forward(self.forward, self.x, state)
+        runs = next(iter(state.values())).shape[:2]
         self.loss = loss.prepared(h.view(*runs, *h.shape[1:]))
-        chain.backward(self.backward, self.loss.gradient.flatten(0, 1), saved, params, into)
+        chain.backward(self.backward, self.loss.gradient.flatten(0, 1), saved, state, into)
 
     @torch.no_grad()
     def run(self, batch: Batch) -> Tensor:
@@ -119,12 +120,12 @@ class Evaluation:
     [[1.0], [5.0], [9.0]]
     """
 
-    def __init__(self, chain: Chain, params: Named, x: Tensor):
+    def __init__(self, chain: Chain, state: Named, x: Tensor):
         """Preallocate memory for one block of `x` (n_cells, n_rows, ...)."""
         rows = x[:, : self.n_block(x)].flatten(2).mT
         self.x = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        self.params, self.forward = params, Calls()
-        self.outputs, _ = chain.forward(self.forward, self.x, params)
+        self.state, self.forward = state, Calls()
+        self.outputs, _ = chain.forward(self.forward, self.x, state)
 
     @staticmethod
     def n_block(x: Tensor) -> int:
@@ -134,7 +135,7 @@ class Evaluation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return outputs (n_cells, n_candidates, n_rows, n_out) of `x` (n_cells, n_rows, ...), of any n_rows."""
-        rows, n_block, block = x.flatten(2).mT, self.x.shape[2], per_run(self.outputs, self.params)
+        rows, n_block, block = x.flatten(2).mT, self.x.shape[2], per_run(self.outputs, self.state)
         outputs = x.new_empty(*block.shape[:2], rows.shape[2], block.shape[3])
         for start in range(0, rows.shape[2], n_block):
             start = min(start, rows.shape[2] - n_block)  # the memory is for whole blocks: the last one may overlap

@@ -1,4 +1,4 @@
-"""Plain MLPs: Linear layers with elementwise functions between them, forward and backward written by hand.
+"""Plain MLPs: Linear layers, elementwise functions and batch normalization, forward and backward written by hand.
 
 The operations are set up once, as calls on preallocated memory, and repeated in every step: batched matrix products
 with almost no Python in between. Any other module is left to `torch.func.vmap`, so this file only adds speed (1.5 to
@@ -129,7 +129,95 @@ class Dropout:
         calls.add(torch.mul, h.view(by_cell), mask, out=out.view(by_cell))
 
 
-Operation = LinearLayer | Function | Dropout
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalization of every run by itself; the fields but the last four are names of parameters and buffers.
+
+    In training mode the statistics are those of the batch, and the running ones are updated as `nn.BatchNorm1d` does.
+    Gradients as in Ioffe and Szegedy 2015 (arXiv 1502.03167, section 3).
+    """
+
+    weight: str
+    bias: str
+    running_mean: str
+    running_var: str
+    n_batches: str
+    momentum: float
+    eps: float
+    training: bool
+    in_place: bool = False
+
+    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
+        return self._by_batch(calls, h, state) if self.training else (self._by_running(calls, h, state), None)
+
+    def _by_running(self, calls: Calls, h: Tensor, state: Named) -> Tensor:
+        mean, var = self._running(state)
+        scale, shift = (torch.empty_like(state[self.weight]) for _ in range(2))
+        y = h if self.in_place else torch.empty_like(h)
+        calls.add(torch.add, var, self.eps, out=scale)
+        calls.add(scale.rsqrt_)
+        calls.add(scale.mul_, state[self.weight])
+        calls.add(torch.mul, mean, scale, out=shift)
+        calls.add(torch.sub, state[self.bias], shift, out=shift)
+        calls.add(torch.mul, h, _column(scale, h), out=y)
+        calls.add(y.add_, _column(shift, h))
+        return y
+
+    def _by_batch(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
+        weight, y = state[self.weight], torch.empty_like(h)
+        mean, var, scale = (torch.empty_like(weight) for _ in range(3))
+        normed = h if self.in_place else torch.empty_like(h)
+        calls.add(torch.mean, h, 2, keepdim=True, out=_column(mean, h))
+        calls.add(torch.sub, h, _column(mean, h), out=normed)
+        calls.add(torch.mul, normed, normed, out=y)
+        calls.add(torch.mean, y, 2, keepdim=True, out=_column(var, h))
+        self._update(calls, state, (mean, var), h.shape[2])
+        calls.add(torch.add, var, self.eps, out=scale)
+        calls.add(scale.rsqrt_)
+        calls.add(normed.mul_, _column(scale, h))
+        calls.add(torch.mul, normed, _column(weight, h), out=y)
+        calls.add(y.add_, _column(state[self.bias], h))
+        calls.add(scale.mul_, weight)
+        return y, (normed, scale, mean, var)  # the memory of mean and variance is used again in `backward`
+
+    def _running(self, state: Named) -> list[Tensor]:
+        """Return the running mean and variance like parameters, (n_cells, n_candidates, n_features)."""
+        return [state[name].transpose(0, 1) for name in (self.running_mean, self.running_var)]
+
+    def _update(self, calls: Calls, state: Named, found: tuple[Tensor, Tensor], n_rows: int) -> None:
+        """Move the running statistics towards the batch's; the running variance is the unbiased one."""
+        factors = 1, n_rows / max(n_rows - 1, 1)
+        calls.add(state[self.n_batches].add_, 1)
+        for average, value, factor in zip(self._running(state), found, factors, strict=True):
+            calls.add(average.mul_, 1 - self.momentum)
+            calls.add(average.add_, value, alpha=self.momentum * factor)
+
+    def backward(self, calls: Calls, g: Tensor, saved: Any, into: Named) -> None:
+        """Write the gradients of weight and bias `into` these tensors, given the gradient `g` of the output."""
+        normed, _, by_weight, by_bias = saved
+        product = torch.empty_like(g)
+        calls.add(torch.mul, g, normed, out=product)
+        for values, kept, name in ((product, by_weight, self.weight), (g, by_bias, self.bias)):
+            calls.add(torch.sum, values, 2, out=kept.view(g.shape[:2]))
+            calls.add(into[name].copy_, kept)
+
+    def pull_back(self, calls: Calls, g: Tensor, saved: Any, state: Named) -> Tensor:
+        """Return the gradient of the input, after `backward`."""
+        normed, scale, by_weight, by_bias = (_column(t, g) for t in saved)
+        for kept in (by_weight, by_bias):
+            calls.add(kept.div_, g.shape[2])
+        calls.add(g.addcmul_, normed, by_weight, value=-1)
+        calls.add(g.sub_, by_bias)
+        calls.add(g.mul_, scale)
+        return g
+
+
+def _column(t: Tensor, h: Tensor) -> Tensor:
+    """View (n_cells, n_candidates, n_features), or activations themselves, as activations like `h` are."""
+    return t.view(*h.shape[:2], -1)
+
+
+Operation = LinearLayer | Function | Dropout | BatchNorm
 
 
 @dataclass(frozen=True)
@@ -198,22 +286,29 @@ class Chain:
 
     operations: tuple[Operation, ...]
 
-    def forward(self, calls: Calls, x: Tensor, params: Named) -> tuple[Tensor, list[Tensor]]:
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's output depends on the other rows."""
+        return any(isinstance(operation, BatchNorm) and operation.training for operation in self.operations)
+
+    def forward(self, calls: Calls, x: Tensor, state: Named) -> tuple[Tensor, list[Any]]:
         """Append the calls that compute the outputs from `x` (n_cells, n_in, n_rows).
+
+        `state` has the parameters, followed by the buffers.
 
         Returns
         -------
         outputs : Tensor (n_runs, n_out, n_rows)
-        saved : list of Tensor, one per operation
+        saved : list, one item per operation
             What `backward` needs of each: an input, an output or a mask.
         """
-        h, saved = x, []
+        h, saved = x, list[Any]()
         for operation in self.operations:
-            h, kept = operation.forward(calls, h, params)
+            h, kept = operation.forward(calls, h, state)
             saved.append(kept)
         return h, saved
 
-    def backward(self, calls: Calls, g: Tensor, saved: list[Tensor], params: Named, into: Named) -> None:
+    def backward(self, calls: Calls, g: Tensor, saved: list[Any], state: Named, into: Named) -> None:
         """Append the calls that compute the parameters' gradients from the outputs' gradient.
 
         They overwrite that gradient, `g` (n_runs, n_out, n_rows). Nothing is computed below the first Linear layer:
@@ -222,10 +317,10 @@ class Chain:
         first = next(i for i, operation in enumerate(self.operations) if isinstance(operation, LinearLayer))
         for i in range(len(self.operations) - 1, first - 1, -1):
             operation = self.operations[i]
-            if isinstance(operation, LinearLayer):
+            if isinstance(operation, LinearLayer | BatchNorm):
                 operation.backward(calls, g, saved[i], into)
             if i > first:
-                g = operation.pull_back(calls, g, saved[i], params)
+                g = operation.pull_back(calls, g, saved[i], state)
 
 
 def per_run(h: Tensor, params: Named) -> Tensor:

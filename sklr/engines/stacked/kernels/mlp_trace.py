@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,15 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, LinearLayer, Operation
+from sklr.engines.stacked.kernels.mlp_chain import BatchNorm, Chain, Dropout, Function, LinearLayer, Operation
 from sklr.engines.stacked.purity.untouched import Untouched, is_hooked
 
 
 def record(module: nn.Module, x: Any) -> Chain | None:
     """Trace the module, in its current mode, on one run's batch; return None if it is not a chain.
 
-    It is traced twice, and the two traces must be equal. A module with hooks, with buffers or with attributes that a
-    call changes is never a chain: running its operations without the module would leave these out.
+    It is traced twice, and the two traces must be equal. A module with hooks, with other buffers than those of batch
+    normalization, or with attributes that a call changes is never a chain: running its operations without the module
+    would leave these out.
 
     >>> chain = record(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(5, 4))
     >>> [type(operation).__name__ for operation in chain.operations]
@@ -27,18 +30,25 @@ def record(module: nn.Module, x: Any) -> Chain | None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or _is_stateful(module):
         return None
-    names = {id(p): name for name, p in module.named_parameters(remove_duplicate=False)}
+    module = copy.deepcopy(module) if any(True for _ in module.buffers()) else module  # a call changes them
+    names = {id(p): name for name, p in _named_tensors(module)}
     first, untouched = _operations(module, x, names), Untouched(module)
     if first is None or first != _operations(module, x, names) or not untouched.holds(strict=False):
         return None
-    used = [n for op in first if isinstance(op, LinearLayer) for n in (op.weight, op.bias) if n is not None]
+    used = [n for op in first if not isinstance(op, Function | Dropout) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     # each parameter must be used once: gradients of shared ones would have to be added up
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
 
 
 def _is_stateful(module: nn.Module) -> bool:
-    return any(map(is_hooked, module.modules())) or any(True for _ in module.buffers())
+    layers = list(module.modules())
+    known = sum(len(layer._buffers) for layer in layers if type(layer) is nn.BatchNorm1d and layer.affine)
+    return any(map(is_hooked, layers)) or known != sum(len(layer._buffers) for layer in layers)
+
+
+def _named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
 
 
 def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Operation] | None:
@@ -56,11 +66,17 @@ def _operations(module: nn.Module, x: Tensor, names: dict[int, str]) -> list[Ope
     operations: list[Operation] = []
     current: Any = x
     for name, args, kwargs, result in recorder.calls:
+        if name == "add_" and names.get(id(result), "").endswith("num_batches_tracked"):
+            continue  # part of the batch normalization that follows
         if not args or args[0] is not current:  # e.g. a skip connection
             return None
+        if name == "batch_norm" and not any(isinstance(op, LinearLayer) for op in operations):
+            return None  # the candidates of a cell share the batch, but not its normalization
         found = _recognize(name, args, kwargs, current, result, names)
         if found is None:
             return None
+        if any(isinstance(op, BatchNorm) and op.training != module.training for op in found):
+            return None  # a layer kept in evaluation mode, for which no gradient is written
         operations += found
         current = result
     plain = output is current and current.dim() == 2
@@ -129,6 +145,8 @@ def _recognize(
         weight, bias = arg(1, "weight"), arg(2, "bias")
         known = id(weight) in names and (bias is None or id(bias) in names)
         return (LinearLayer(names[id(weight)], None if bias is None else names[id(bias)]),) if known else None
+    if name == "batch_norm":
+        return _batch_norm([arg(i, key) for i, key in enumerate(_BATCH_NORM)][1:], names)
     if name == "dropout":
         if result is h:
             return ()
@@ -142,11 +160,24 @@ def _recognize(
     return (Function(name),) if name in ("relu", "tanh", "sigmoid", "silu") else None
 
 
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _batch_norm(args: list[Any], names: dict[int, str]) -> tuple[Operation, ...] | None:
+    """Return the operation of a call of an `nn.BatchNorm1d` with parameters and running statistics; else None."""
+    *tensors, training, momentum, eps = args
+    mean, var, weight, bias = (names.get(id(t)) for t in tensors)
+    if None in (mean, var, weight, bias):
+        return None
+    n_batches = f"{str(mean).removesuffix('running_mean')}num_batches_tracked"
+    return (BatchNorm(str(weight), str(bias), str(mean), str(var), n_batches, momentum, eps, training),)
+
+
 def _overwriting(operations: list[Operation]) -> tuple[Operation, ...]:
-    """Make functions in-place after a Linear layer or dropout, whose backward pass does not need the output."""
+    """Work in place after a layer or dropout, whose backward passes do not need their outputs."""
     result = operations[:1]
     for before, operation in pairwise(operations):
-        if isinstance(operation, Function) and isinstance(before, LinearLayer | Dropout):
-            operation = Function(operation.name, operation.args, in_place=True)
+        if isinstance(operation, Function | BatchNorm) and not isinstance(before, Function):
+            operation = replace(operation, in_place=True)
         result.append(operation)
     return tuple(result)

@@ -90,8 +90,7 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
             output = call(copy.deepcopy(module), x)  # a copy: batch normalization counts its calls
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
-        # a chain computes every row by itself
-        mixes = not loss.takes_weights or (chain is None and mixes_rows(module, x))
+        mixes = not loss.takes_weights or (mixes_rows(module, x) if chain is None else chain.mixes_rows)
         counts = ""
         if chain is None or not loss.takes_weights:  # a chain's module is never called again
             counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
