@@ -49,8 +49,28 @@ class Calls:
             call()
 
 
+class Operation:
+    """A step of a chain: `forward` appends the calls that compute it, `pull_back` those of its input's gradient.
+
+    One that `has_parameters` also has a method `backward`, which appends the calls that write their gradients.
+    """
+
+    has_parameters = mixes_rows = False
+
+    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
+        """Return the output, and what `pull_back` and `backward` need."""
+        raise NotImplementedError
+
+    def backward(self, calls: Calls, g: Tensor, saved: Any, into: Named) -> None:
+        """Write the gradients of the parameters `into` these tensors, given the gradient `g` of the output."""
+
+    def pull_back(self, calls: Calls, g: Tensor, saved: Any, state: Named) -> Tensor:
+        """Return the gradient of the input."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class LinearLayer:
+class LinearLayer(Operation):
     """`weight @ h + bias` for every run; the fields are names of parameters.
 
     In the first layer the candidates of a cell share the input `h`: their weights are then laid on top of each other,
@@ -59,45 +79,44 @@ class LinearLayer:
 
     weight: str
     bias: str | None
+    has_parameters = True
 
-    def forward(self, calls: Calls, h: Tensor, params: Named) -> tuple[Tensor, Tensor]:
-        weight, n = params[self.weight], h.shape[0]
+    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Tensor]:
+        weight, n = state[self.weight], h.shape[0]
         n_cells, n_candidates, n_out, n_in = weight.shape
         y = h.new_empty(n_cells * n_candidates, n_out, h.shape[2])
         calls.add(torch.bmm, weight.view(n, -1, n_in), h, out=y.view(n, -1, h.shape[2]))
         if self.bias is not None:
-            calls.add(y.add_, params[self.bias].view(-1, n_out, 1))  # cheaper than torch.baddbmm
+            calls.add(y.add_, state[self.bias].view(-1, n_out, 1))  # cheaper than torch.baddbmm
         return y, h
 
     def backward(self, calls: Calls, g: Tensor, h: Tensor, into: Named) -> None:
-        """Write the gradients of weight and bias `into` these tensors, given the gradient `g` of the output."""
         n, n_in, n_rows = h.shape
         calls.add(torch.bmm, g.view(n, -1, n_rows), h.mT, out=into[self.weight].view(n, -1, n_in))
         if self.bias is not None:
             calls.add(torch.sum, g, 2, out=into[self.bias].view(g.shape[:2]))
 
-    def pull_back(self, calls: Calls, g: Tensor, h: Tensor, params: Named) -> Tensor:
-        """Return the gradient of the input."""
+    def pull_back(self, calls: Calls, g: Tensor, h: Tensor, state: Named) -> Tensor:
         into = torch.empty_like(h)
-        calls.add(torch.bmm, params[self.weight].flatten(0, 1).mT, g, out=into)
+        calls.add(torch.bmm, state[self.weight].flatten(0, 1).mT, g, out=into)
         return into
 
 
 @dataclass(frozen=True)
-class Function:
+class Function(Operation):
     """An elementwise function, or a softmax over features; `in_place` if nothing else needs its input."""
 
     name: str
     args: tuple[Any, ...] = ()
     in_place: bool = False
 
-    def forward(self, calls: Calls, h: Tensor, params: Named) -> tuple[Tensor, Tensor]:
+    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Tensor]:
         rule = _RULES[self.name]
         y = h if self.in_place and rule.from_output and rule.elementwise else torch.empty_like(h)
         calls.add(rule.forward, h, *self.args, out=y)
         return y, y if rule.from_output else h
 
-    def pull_back(self, calls: Calls, g: Tensor, saved: Tensor, params: Named) -> Tensor:
+    def pull_back(self, calls: Calls, g: Tensor, saved: Tensor, state: Named) -> Tensor:
         rule = _RULES[self.name]
         into = g if rule.elementwise else torch.empty_like(g)
         calls.add(rule.backward, g, saved, *self.args, into)
@@ -105,13 +124,13 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Operation):
     """Dropout with one mask per cell, shared by its candidates, so that these differ by their parameters alone."""
 
     p: float
 
-    def forward(self, calls: Calls, h: Tensor, params: Named) -> tuple[Tensor, Tensor]:
-        n_cells = next(iter(params.values())).shape[0]
+    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Tensor]:
+        n_cells = next(iter(state.values())).shape[0]
         mask, y = h.new_empty(n_cells, 1, *h.shape[1:]), torch.empty_like(h)
         calls.add(mask.bernoulli_, 1 - self.p, generator=calls.generator)
         if self.p < 1:  # p=1 zeroes everything; scaling would make 0 / 0
@@ -119,7 +138,7 @@ class Dropout:
         self._masked(calls, h, mask, y)
         return y, mask
 
-    def pull_back(self, calls: Calls, g: Tensor, mask: Tensor, params: Named) -> Tensor:
+    def pull_back(self, calls: Calls, g: Tensor, mask: Tensor, state: Named) -> Tensor:
         self._masked(calls, g, mask, g)
         return g
 
@@ -127,97 +146,6 @@ class Dropout:
     def _masked(calls: Calls, h: Tensor, mask: Tensor, out: Tensor) -> None:
         by_cell = (mask.shape[0], -1, *h.shape[1:])
         calls.add(torch.mul, h.view(by_cell), mask, out=out.view(by_cell))
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalization of every run by itself; the fields but the last four are names of parameters and buffers.
-
-    In training mode the statistics are those of the batch, and the running ones are updated as `nn.BatchNorm1d` does.
-    Gradients as in Ioffe and Szegedy 2015 (arXiv 1502.03167, section 3).
-    """
-
-    weight: str
-    bias: str
-    running_mean: str
-    running_var: str
-    n_batches: str
-    momentum: float
-    eps: float
-    training: bool
-    in_place: bool = False
-
-    def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
-        return self._by_batch(calls, h, state) if self.training else (self._by_running(calls, h, state), None)
-
-    def _by_running(self, calls: Calls, h: Tensor, state: Named) -> Tensor:
-        mean, var = self._running(state)
-        scale, shift = (torch.empty_like(state[self.weight]) for _ in range(2))
-        y = h if self.in_place else torch.empty_like(h)
-        calls.add(torch.add, var, self.eps, out=scale)
-        calls.add(scale.rsqrt_)
-        calls.add(scale.mul_, state[self.weight])
-        calls.add(torch.mul, mean, scale, out=shift)
-        calls.add(torch.sub, state[self.bias], shift, out=shift)
-        calls.add(torch.mul, h, _column(scale, h), out=y)
-        calls.add(y.add_, _column(shift, h))
-        return y
-
-    def _by_batch(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
-        weight, y = state[self.weight], torch.empty_like(h)
-        mean, var, scale = (torch.empty_like(weight) for _ in range(3))
-        normed = h if self.in_place else torch.empty_like(h)
-        calls.add(torch.mean, h, 2, keepdim=True, out=_column(mean, h))
-        calls.add(torch.sub, h, _column(mean, h), out=normed)
-        calls.add(torch.mul, normed, normed, out=y)
-        calls.add(torch.mean, y, 2, keepdim=True, out=_column(var, h))
-        self._update(calls, state, (mean, var), h.shape[2])
-        calls.add(torch.add, var, self.eps, out=scale)
-        calls.add(scale.rsqrt_)
-        calls.add(normed.mul_, _column(scale, h))
-        calls.add(torch.mul, normed, _column(weight, h), out=y)
-        calls.add(y.add_, _column(state[self.bias], h))
-        calls.add(scale.mul_, weight)
-        return y, (normed, scale, mean, var)  # the memory of mean and variance is used again in `backward`
-
-    def _running(self, state: Named) -> list[Tensor]:
-        """Return the running mean and variance like parameters, (n_cells, n_candidates, n_features)."""
-        return [state[name].transpose(0, 1) for name in (self.running_mean, self.running_var)]
-
-    def _update(self, calls: Calls, state: Named, found: tuple[Tensor, Tensor], n_rows: int) -> None:
-        """Move the running statistics towards the batch's; the running variance is the unbiased one."""
-        factors = 1, n_rows / max(n_rows - 1, 1)
-        calls.add(state[self.n_batches].add_, 1)
-        for average, value, factor in zip(self._running(state), found, factors, strict=True):
-            calls.add(average.mul_, 1 - self.momentum)
-            calls.add(average.add_, value, alpha=self.momentum * factor)
-
-    def backward(self, calls: Calls, g: Tensor, saved: Any, into: Named) -> None:
-        """Write the gradients of weight and bias `into` these tensors, given the gradient `g` of the output."""
-        normed, _, by_weight, by_bias = saved
-        product = torch.empty_like(g)
-        calls.add(torch.mul, g, normed, out=product)
-        for values, kept, name in ((product, by_weight, self.weight), (g, by_bias, self.bias)):
-            calls.add(torch.sum, values, 2, out=kept.view(g.shape[:2]))
-            calls.add(into[name].copy_, kept)
-
-    def pull_back(self, calls: Calls, g: Tensor, saved: Any, state: Named) -> Tensor:
-        """Return the gradient of the input, after `backward`."""
-        normed, scale, by_weight, by_bias = (_column(t, g) for t in saved)
-        for kept in (by_weight, by_bias):
-            calls.add(kept.div_, g.shape[2])
-        calls.add(g.addcmul_, normed, by_weight, value=-1)
-        calls.add(g.sub_, by_bias)
-        calls.add(g.mul_, scale)
-        return g
-
-
-def _column(t: Tensor, h: Tensor) -> Tensor:
-    """View (n_cells, n_candidates, n_features), or activations themselves, as activations like `h` are."""
-    return t.view(*h.shape[:2], -1)
-
-
-Operation = LinearLayer | Function | Dropout | BatchNorm
 
 
 @dataclass(frozen=True)
@@ -289,7 +217,7 @@ class Chain:
     @property
     def mixes_rows(self) -> bool:
         """Whether a row's output depends on the other rows."""
-        return any(isinstance(operation, BatchNorm) and operation.training for operation in self.operations)
+        return any(operation.mixes_rows for operation in self.operations)
 
     def forward(self, calls: Calls, x: Tensor, state: Named) -> tuple[Tensor, list[Any]]:
         """Append the calls that compute the outputs from `x` (n_cells, n_in, n_rows).
@@ -317,7 +245,7 @@ class Chain:
         first = next(i for i, operation in enumerate(self.operations) if isinstance(operation, LinearLayer))
         for i in range(len(self.operations) - 1, first - 1, -1):
             operation = self.operations[i]
-            if isinstance(operation, LinearLayer | BatchNorm):
+            if operation.has_parameters:
                 operation.backward(calls, g, saved[i], into)
             if i > first:
                 g = operation.pull_back(calls, g, saved[i], state)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sklr.engines.stacked.kernels.mlp_chain import BatchNorm, Chain, Dropout, Function, LinearLayer, Operation
+from sklr.engines.stacked.kernels.mlp_chain import Chain, Dropout, Function, LinearLayer, Operation
+from sklr.engines.stacked.kernels.mlp_norm import BatchNorm
 from sklr.engines.stacked.purity.untouched import Untouched, is_hooked
 
 
@@ -35,7 +36,7 @@ def record(module: nn.Module, x: Any) -> Chain | None:
     first, untouched = _operations(module, x, names), Untouched(module)
     if first is None or first != _operations(module, x, names) or not untouched.holds(strict=False):
         return None
-    used = [n for op in first if not isinstance(op, Function | Dropout) for n in (op.weight, op.bias) if n is not None]
+    used = [n for op in first if isinstance(op, LinearLayer | BatchNorm) for n in (op.weight, op.bias) if n is not None]
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     # each parameter must be used once: gradients of shared ones would have to be added up
     return Chain(_overwriting(first)) if sorted(used) == sorted(trained) else None
