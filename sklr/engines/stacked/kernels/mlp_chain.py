@@ -52,10 +52,10 @@ class Calls:
 class Operation:
     """A step of a chain: `forward` appends the calls that compute it, `pull_back` those of its input's gradient.
 
-    One that `has_parameters` also has a method `backward`, which appends the calls that write their gradients.
+    `backward` appends those that write the gradients of its parameters, if it has any.
     """
 
-    has_parameters = mixes_rows = False
+    mixes_rows = False
 
     def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Any]:
         """Return the output, and what `pull_back` and `backward` need."""
@@ -79,7 +79,6 @@ class LinearLayer(Operation):
 
     weight: str
     bias: str | None
-    has_parameters = True
 
     def forward(self, calls: Calls, h: Tensor, state: Named) -> tuple[Tensor, Tensor]:
         weight, n = state[self.weight], h.shape[0]
@@ -245,8 +244,7 @@ class Chain:
         first = next(i for i, operation in enumerate(self.operations) if isinstance(operation, LinearLayer))
         for i in range(len(self.operations) - 1, first - 1, -1):
             operation = self.operations[i]
-            if operation.has_parameters:
-                operation.backward(calls, g, saved[i], into)
+            operation.backward(calls, g, saved[i], into)
             if i > first:
                 g = operation.pull_back(calls, g, saved[i], state)
 

@@ -28,7 +28,6 @@ class BatchNorm(Operation):
     eps: float
     training: bool
     in_place: bool = False
-    has_parameters = True
 
     @property
     def mixes_rows(self) -> bool:  # type: ignore[override]  # it depends on the mode
