@@ -28,6 +28,7 @@ from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
 from sklr.nets._instances import has_hooks
+from sklr.nets._mistakes import second_softmax
 from sklr.nets._parts import NetParts
 
 MISTAKES = (ValueError, TypeError)  # other errors may be due to the machine, such as running out of memory
@@ -52,7 +53,13 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     if estimator is None:
         return []
     net, without_effect = net_of(estimator), _without_effect(experiment, estimator, candidates)
-    messages = [*without_effect, shared_start(net, n_seeds), _already_trained(experiment), _lost_hooks(experiment)]
+    messages = [
+        *without_effect,
+        shared_start(net, n_seeds),
+        _already_trained(experiment),
+        _lost_hooks(experiment),
+        _second_softmax(experiment, net) if net is estimator else "",
+    ]
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, messages)]:
         warn(message, SettingsWarning)
     return without_effect
@@ -101,6 +108,17 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
         schedule_of(net, net.max_epochs)
     _check_own_score(experiment, net)
     return estimator
+
+
+def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:
+    """Return the warning of `second_softmax` for the outputs for a few rows; "" if they cannot be computed."""
+    if not isinstance(net, NetParts) or not hasattr(experiment.X, "shape"):  # reading a Dataset's items may be slow
+        return ""
+    with RandomStream(0), warnings.catch_warnings(), suppress(Exception):  # the training will raise the error
+        warnings.simplefilter("ignore")
+        outputs = next(iter(net.forward_iter(experiment.X[:8], training=False)))
+        return second_softmax(outputs, net.criterion_)
+    return ""
 
 
 def _initialize_blindly(net: NeuralNet) -> None:

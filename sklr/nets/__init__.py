@@ -12,10 +12,10 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.multiclass import type_of_target
 from torch import Tensor, nn
 
-from sklr._utils.validation import must_be
 from sklr.nets._base import BaseNet
 from sklr.nets._data import at_least_float32
 from sklr.nets._labels import LabelNet
+from sklr.nets._mistakes import check_outputs
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
 __all__ = ["NeuralNetBinaryClassifier", "NeuralNetClassifier", "NeuralNetRegressor", "raised_by_callback"]
@@ -150,18 +150,9 @@ use_caching, torch_load_kwargs
 
     def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of a batch; as in skorch, with NLLLoss the module's outputs are probabilities."""
-        if (
-            self._encoded
-            and isinstance(y_pred, Tensor)
-            and isinstance(self.criterion_, nn.CrossEntropyLoss | nn.NLLLoss)
-        ):
-            n_outputs = y_pred.shape[1] if y_pred.ndim > 1 else 1
-            if n_outputs < len(self.classes_):
-                rule = f"at least {len(self.classes_)}, one per class"
-                raise ValueError(must_be("the module's number of outputs", rule, n_outputs))
-        if isinstance(self.criterion_, nn.NLLLoss) and isinstance(y_pred, Tensor) and bool((y_pred < 0).any()):
-            advice = "Of logits or log-probabilities take CrossEntropyLoss, the default."
-            raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
+        if self._is_first_batch and isinstance(y_pred, Tensor):
+            self._is_first_batch = False  # reading values makes a CUDA device wait, so later batches are not checked
+            check_outputs(y_pred, self.criterion_, len(self.classes_) if self._encoded else 0)
         if self._encoded and isinstance(self.criterion_, nn.BCELoss | nn.BCEWithLogitsLoss):
             self._check_labels_for_bce(y_pred, y_true)
         return super().get_loss(y_pred, y_true, *args, **kwargs)

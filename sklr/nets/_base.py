@@ -52,6 +52,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     _n_targets: int | None = None  # numbers in a row of the targets, None if unknown
     _n_resumed_epochs = 0  # epochs of this training that `Resume` loaded from a file
     lr_find: Any  # set by `sklr.range_test`, which may import the nets but not the other way round
+    _is_first_batch = False  # whether the outputs for the next batch are the first of a training
     _initializes_for_fit = False  # whether `initialize` is called at the start of a training
 
     def initialize(self) -> BaseNet:
@@ -184,6 +185,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         """Load a training that `Resume` has saved, before any callback reads the history."""
         super().on_train_begin(net, X=X, y=y, **kwargs)
+        self._is_first_batch = True
         resuming = [callback for _, callback in self.callbacks_ if isinstance(callback, Resume)]
         self._n_resumed_epochs = sum(callback.load(self, X, y) for callback in resuming)
 

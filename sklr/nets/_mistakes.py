@@ -15,6 +15,8 @@ from torch import nn
 
 from sklr._utils.names import resolve_criterion, resolve_optimizer
 from sklr._utils.validation import check_count, must_be, unknown_name
+from sklr._utils.warnings import warn
+from sklr.exceptions import SettingsWarning
 from sklr.nets._instances import check_arguments
 
 _WEIGHTED = (  # the losses of torch that take an array of weights, and their subclasses
@@ -136,6 +138,51 @@ def _as_weights(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
         pass
     advice = "For balanced classes write len(y) / (n_classes * np.bincount(y))."
     raise ValueError(must_be(f"criterion__{name}", "an array of finite numbers >= 0", value, advice))
+
+
+def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None:
+    """Raise a ValueError, or warn, if a module's outputs are not what a classification loss is for.
+
+    Parameters
+    ----------
+    outputs : Tensor (n_rows, n_outputs, ...)
+    criterion : callable
+    n_classes : int
+        How many outputs it takes at least.
+
+    >>> check_outputs(torch.tensor([[0.2, -0.1]]), nn.NLLLoss(), 2)
+    Traceback (most recent call last):
+    ValueError: the module's output must be probabilities for criterion NLLLoss, got 'negative'. Of logits or
+    log-probabilities take CrossEntropyLoss, the default.
+    """
+    if not isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
+        return
+    n_outputs = outputs.shape[1] if outputs.ndim > 1 else 1
+    if n_outputs < n_classes:
+        rule = f"at least {n_classes}, one per class"
+        raise ValueError(must_be("the module's number of outputs", rule, n_outputs))
+    if isinstance(criterion, nn.NLLLoss) and bool((outputs < 0).any()):
+        advice = "Of logits or log-probabilities take CrossEntropyLoss, the default."
+        raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
+    if message := second_softmax(outputs, criterion):
+        warn(message, SettingsWarning)
+
+
+def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
+    """Return a warning if outputs (n_rows, n_classes, ...) are probabilities and the loss expects logits, else "".
+
+    >>> second_softmax(torch.rand(2, 3).softmax(1), nn.CrossEntropyLoss())[:47]
+    "The module's outputs are probabilities, as of a"
+    """
+    if not isinstance(criterion, nn.CrossEntropyLoss) or outputs.ndim < 2 or outputs.shape[1] < 2:
+        return ""
+    outputs = outputs.detach()
+    if (outputs < 0).any() or ((outputs.sum(1) - 1).abs() > 1e-3).any():
+        return ""
+    return (
+        "The module's outputs are probabilities, as of a softmax, and CrossEntropyLoss applies another softmax to "
+        "them, which slows learning. Leave the softmax out of the module, or pass criterion=torch.nn.NLLLoss."
+    )
 
 
 def cast_weights(criterion: Any, dtype: torch.dtype) -> None:

@@ -140,8 +140,8 @@ class TransferCheck(ShownAsText):
 def verify_transfer(
     net: Any,
     X: Any,
-    y: Any,
-    to: Transfer | Sequence[Transfer],
+    y: Any = None,
+    to: Transfer | Sequence[Transfer] = (),
     *,
     decades: float = 1.0,
     n_lrs: int = 9,
@@ -166,7 +166,8 @@ def verify_transfer(
         The net at the old size.
     X, y : as in `fit`
     to : Transfer or sequence of Transfer
-        From `transfer_lr`, or from `mup_param_groups(...).as_transfer(...)`; several must start from the same lr.
+        Required. From `transfer_lr`, or from `mup_param_groups(...).as_transfer(...)`; several must start from the same
+        lr.
     decades : float, default=1
         How many decades each sweep extends on either side.
     n_lrs : int, default=9

@@ -745,9 +745,16 @@ class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
         self.cell, self.out = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, 3)
+        self.double()
 
     def forward(self, X):
         return self.out(self.cell(X.unflatten(1, (3, 2)))[0][:, -1])
+
+
+class Packed(Recurrent):
+    def forward(self, X):
+        packed = nn.utils.rnn.pack_padded_sequence(X.unflatten(1, (3, 2)), torch.full((len(X),), 3), batch_first=True)
+        return self.out(self.cell(packed)[1][0][-1])
 
 
 class Branching(MLP):
@@ -761,7 +768,7 @@ class OwnStep(NeuralNetClassifier):
 
 
 REFUSALS = {
-    "lstm": (classifier(Recurrent), "Recurrent"),
+    "packed sequences": (classifier(Packed), "Packed: it packs its sequences"),
     "item": (classifier(Branching, module__hidden=(8,)), "Branching"),
     "lbfgs": (classifier(optimizer="lbfgs"), "LBFGS"),
     "adafactor": (classifier(optimizer=torch.optim.Adafactor), "Adafactor: its step is not known to be elementwise"),

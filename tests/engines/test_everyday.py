@@ -13,7 +13,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skorch.dataset import ValidSplit
-from test_agreement import Convolution, Double, Recurrent, Transformer, X, Y
+from test_agreement import Convolution, Double, Packed, Recurrent, Transformer, X, Y
 from torch import nn
 
 from sklr import LRGridSearchCV, NeuralNetClassifier, NeuralNetRegressor
@@ -50,7 +50,8 @@ SETUPS = {
     "batch normalization": net(module=partial(Double, hidden=(8,), batch_norm=True)),
     "convolutions": net(module=Convolution),
     "transformers": net(module=Transformer),
-    "GRU and LSTM": net(module=Recurrent),
+    "RNN, GRU and LSTM": net(module=Recurrent),
+    "packed sequences": net(module=Packed),
     "L-BFGS": net(optimizer="lbfgs", max_epochs=1, batch_size=-1),
     "a custom train_step": type("Own", (NeuralNetClassifier,), {"train_step": NeuralNetClassifier.train_step})(
         partial(Double, hidden=(8,))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import EarlyStopping
-from test_agreement import LRS, Double, Recurrent, X, Y, assert_agree, classifier, experiment
+from test_agreement import LRS, Double, Packed, X, Y, assert_agree, classifier, experiment
 from torch import nn
 
 from sklr.engines import pick_engine
@@ -308,7 +308,7 @@ BAD = {  # among others that are stacked; fails anyway?
     "lr below 0": ({"lr": -1.0}, True),
     "module parameter": ({"module__hidden": "wide"}, True),
     "optimizer": ({"optimizer": "asgd"}, False),
-    "module": ({"module": Recurrent}, False),
+    "module": ({"module": Packed}, False),
     "no batch": ({"batch_size": 200, "iterator_train__drop_last": True}, None),
     "callback": ({"callbacks": [__import__("skorch").callbacks.Freezer("layers.0.*")]}, False),
 }
@@ -354,7 +354,7 @@ def test_reasons_that_are_the_modules_are_found_once(monkeypatch, audited):
     usual = torch.nn.LSTM.__init__
     monkeypatch.setattr(torch.nn.LSTM, "__init__", lambda *args, **kwargs: asked.append(1) or usual(*args, **kwargs))
     candidates = [{"lr": 0.1, "optimizer__momentum": m / 20} for m in range(12)]
-    described = experiment(classifier(Recurrent))
+    described = experiment(classifier(Packed))
     engine, reasons = pick_engine("auto", described, candidates)
     assert (engine.name, len(reasons)) == ("sequential", 12)
     assert len(describe(reasons, candidates)) == 1

@@ -309,6 +309,26 @@ def test_outputs_and_targets_that_do_not_fit_the_loss_are_refused(kind, module, 
         search(net).fit(X, y)
 
 
+class Probabilities(MLP):
+    def forward(self, X):
+        return super().forward(X).softmax(1)
+
+
+@pytest.mark.parametrize(
+    "module", [Probabilities, lambda n_outputs, **_: nn.Sequential(nn.Linear(4, 2), nn.Softmax(1))]
+)
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_a_softmax_before_cross_entropy_is_said_once(module, engine):
+    net = NeuralNetClassifier(module, max_epochs=2, batch_size=16, random_state=0)
+    with pytest.warns(SettingsWarning, match="Leave the softmax out of the module, or pass criterion=") as caught:
+        net.fit(X, Y).fit(X, Y)
+    assert [w.category for w in caught] == [SettingsWarning] * 2  # one each
+    with pytest.warns(SettingsWarning, match="probabilities, as of a softmax") as caught:
+        LRGridSearchCV(net, lrs=[0.1, 0.2], cv=2, engine=engine, refit=False).fit(X, Y)
+    assert [w.category for w in caught] == [SettingsWarning]
+    net.set_params(criterion="nll").fit(X, Y)
+
+
 @pytest.mark.parametrize("y", [CLASSES, CLASSES.astype(int)], ids=["floats", "integers"])
 def test_one_hot_rows_have_no_accuracy_but_a_loss_of_ones_own(y):
     TRAINED.clear()

@@ -121,7 +121,8 @@ class EpochFit:
         if self.net.train_split and (paused or self.parts is not None):
             vars(self.net)["get_split_datasets"] = self._split
         try:
-            with self.random_stream:
+            with self.random_stream, warnings.catch_warnings():
+                warnings.simplefilter("ignore", SettingsWarning)  # as in `WholeFit.advance`
                 self.net.fit_loop(self.X, self.y, epochs=epochs, **self.data.fit_params)
         except KeyboardInterrupt as error:
             if self.watcher.interrupted or not raised_by_callback(error):

@@ -135,8 +135,6 @@ ODD = {  # a module, the layer in it that is named, and what is said of it
     "bincount": (Layer(lambda m, x: x + torch.bincount((x.detach() > 0).long().flatten(), minlength=4)), "", OPERATION),
     "allclose": (Layer(lambda m, x: x if torch.allclose(x, x) else -x), "", f"{OPERATION} .torch.allclose"),
     "sparse": (Layer(lambda m, x: torch.sparse.mm(torch.eye(4).to_sparse(), x.T).T), "", f"{OPERATION} .aten::_sp"),
-    "LSTM": (Layer(lambda m, x: m.rnn(x.unsqueeze(1))[0][:, 0], rnn=nn.LSTM(4, 4)), ".rnn", f"{OPERATION} .aten::lstm"),
-    "GRU": (Layer(lambda m, x: m.rnn(x.unsqueeze(1))[0][:, 0], rnn=nn.GRU(4, 4)), ".rnn", f"{OPERATION} .aten::gru.: "),
     "RReLU": (nn.RReLU(), "", f"{OPERATION} .aten::rrelu.: "),
     "EmbeddingBag": (Embedded(nn.EmbeddingBag(9, 4)), ".embedding", f"{OPERATION} .aten::embedding_bag.: "),
     "max_norm": (Embedded(nn.Embedding(9, 4, max_norm=0.1)), ".embedding", f"{OPERATION} .aten::embedding_renorm_.: "),

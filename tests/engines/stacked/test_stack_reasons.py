@@ -96,6 +96,8 @@ STACKABLE = {
     "float64": nn.Linear(8, 3).double(),
     "mixed precision": mixed(torch.bfloat16, back=True),
     "half precision outputs": mixed(torch.float16, back=False),
+    "LSTM": Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.LSTM(4, 4)),
+    "GRU": Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.GRU(4, 4)),
     "reassigned buffer": Custom(remembering, mean=torch.zeros(())),
 }
 
@@ -110,10 +112,7 @@ def test_no_reason_against(name):
 
 
 UNSTACKABLE = {
-    "LSTM": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
-                    rnn=nn.LSTM(4, 4, batch_first=True)), "(LSTM) uses an operation that PyTorch cannot vec"),
-    "GRU": (Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)),
-                   rnn=nn.GRU(4, 4, batch_first=True)), "(GRU) uses an operation that PyTorch cannot vec"),
+    "RReLU": (nn.Sequential(nn.Linear(8, 3), nn.RReLU()), "(RReLU) uses an operation that PyTorch cannot vec"),
     "item": (Custom(lambda m, x: m.linear(x) * m.linear.weight.max().item()), "it reads a tensor's value in Python"),
     "if": (Custom(lambda m, x: m.linear(x) if x.sum() > 0 else m.linear(-x)), "it reads a tensor's value in Python"),
     "mistaken": (Custom(mistaken), "in a stack and"),

@@ -29,7 +29,7 @@ from sklr.engines.stacked.checks.explain import explained, first_line
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
-from sklr.engines.stacked.model.dropout import stop_attention_dropout
+from sklr.engines.stacked.model.dropout import stop_inner_dropout
 from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.model.pack import Pack, lr_dtype, valid_batch_size
 from sklr.engines.stacked.model.stream_feed import n_rows, show_once
@@ -79,7 +79,7 @@ class StepComparison:
             rows = None if self.pack.streams else np.unique(np.concatenate([b for e in self.plan[k] for b in e]))
             plain = _plain_run(experiment, candidate, self.cells[k], self.group_cells[k], rows)
             if traits.draws:
-                stop_attention_dropout(plain.net.module_)
+                stop_inner_dropout(plain.net.module_)
             self.runs.append(_Run(m, k, plain))
 
     def run(self) -> None:

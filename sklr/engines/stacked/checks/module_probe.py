@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from sklr._utils.precision import full_precision
-from sklr.engines.stacked.checks.explain import explained, not_vectorized
+from sklr.engines.stacked.checks.explain import explained
 from sklr.engines.stacked.kernels.loss import Transform
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder
 from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
+from sklr.engines.stacked.kernels.recurrent import RECURRENT, is_packed
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.purity.untouched import Untouched
 
@@ -102,9 +103,6 @@ def _trial(module: nn.Module, x: Any, y: Any, criterion: Any, transform: Transfo
     return traits
 
 
-_UNMAPPED = ("lstm", "gru")  # no PyTorch has a batching rule yet; the audit would find out, in ten times the time
-
-
 def _check_calls(module: nn.Module, x: Any) -> None:
     """Refuse calls that `torch.func.vmap` cannot map, or for which it computes other gradients.
 
@@ -114,10 +112,11 @@ def _check_calls(module: nn.Module, x: Any) -> None:
     with torch.enable_grad(), seen:
         call(copy.deepcopy(module).train(), x)
     for name, args, kwargs, _ in seen.calls:
-        if name in _UNMAPPED:
-            path = next((path for path, layer in module.named_modules() if type(layer).__name__.lower() == name), "")
-            layer = f"the layer {path!r} ({name.upper()})" if path else "it"
-            raise _Unfit(f"{layer} {not_vectorized(f' (aten::{name})')}")
+        if name in RECURRENT and is_packed(args):
+            raise _Unfit(
+                "it packs its sequences (pack_padded_sequence), and the sizes of packed batches depend on values: give "
+                "the layer the padded sequences, and take each row's own last output by torch.gather"
+            )
         if name == "register_hook":
             raise _Unfit(
                 "it registers a hook on a tensor, which would see the gradients of all runs at once: leave it out "

@@ -65,4 +65,4 @@ def choose_kernel(
     """
     if traits.chain is not None and traits.eval_chain is not None:
         return MLPKernel(traits.chain, traits.eval_chain, loss, generator)
-    return VmapKernel(module, loss, attention=traits.attention)
+    return VmapKernel(module, loss, traits.names)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from sklr.engines.stacked.kernels.attention import ATTENTION
 from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
 from sklr.engines.stacked.kernels.mlp_chain import Chain
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
@@ -65,11 +64,6 @@ class Traits:
         `MLPKernel` passes one to its operations. `torch.func.vmap` and CUDA graphs know the global generator only.
         """
         return self.draws and self.chain is not None and self.eval_chain is not None and self.device.type == "cpu"
-
-    @property
-    def attention(self) -> bool:
-        """Whether the module uses attention."""
-        return not self.names.isdisjoint(ATTENTION)
 
 
 def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:

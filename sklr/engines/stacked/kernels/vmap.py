@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Set
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import vmap
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.kernels.attention import attention_by_steps
+from sklr.engines.stacked.kernels.attention import ATTENTION, attention_by_steps
 from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
 from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
+from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence
 
 
 class VmapKernel:
@@ -23,8 +25,9 @@ class VmapKernel:
     ----------
     module : nn.Module
     loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
-    attention : bool, default False
-        Whether the module uses attention, which is then computed from basic operations; see `BatchableAttention`.
+    names : set of str
+        The torch functions that the module calls. Attention and recurrent layers are computed from basic operations;
+        see `BatchableAttention` and `BatchableRecurrence`.
 
     >>> import torch
     >>> kernel = VmapKernel(nn.Linear(2, 1), lambda out, y, weight: (out - y).sum((2, 3)))
@@ -38,9 +41,13 @@ class VmapKernel:
     torch.Size([1, 3, 4, 1])
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, *, attention: bool = False):
-        self.module, self.loss, self.attention = module, loss, attention
-        self.pads = gains_by_padding(module)
+    def __init__(self, module: nn.Module, loss: Loss, names: Set[str] = frozenset()):
+        self.module, self.loss = module, loss
+        self._rewrites: list[Callable[[], AbstractContextManager[Any]]] = [
+            *([PaddedConvolutions] if gains_by_padding(module) else []),
+            *([attention_by_steps] if names & ATTENTION else []),
+            *([BatchableRecurrence] if names & RECURRENT else []),
+        ]
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
@@ -66,8 +73,9 @@ class VmapKernel:
     def _call(self, x: Any, params: Named, buffers: Named, *, training: bool) -> tuple[Any, Named]:
         """Return the outputs (n_cells, n_candidates, n_rows, ...) and the updated buffers."""
         self.module.train(training)
-        padded = PaddedConvolutions() if self.pads else nullcontext()
-        with padded, attention_by_steps() if self.attention else nullcontext():
+        with ExitStack() as rewritten:
+            for rewrite in self._rewrites:
+                rewritten.enter_context(rewrite())
             # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)

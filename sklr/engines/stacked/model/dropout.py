@@ -33,12 +33,13 @@ class WithoutDropout(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def stop_attention_dropout(module: nn.Module) -> nn.Module:
-    """Set the dropout of attention layers to 0, in place; return the module.
+def stop_inner_dropout(module: nn.Module) -> nn.Module:
+    """Set the dropout within attention and recurrent layers to 0, in place; return the module.
 
-    `WithoutDropout` does not see it: a mode intercepts `multi_head_attention_forward`, but nothing that this calls.
+    `WithoutDropout` does not see it: a mode intercepts `multi_head_attention_forward` and `torch.lstm`, but nothing
+    that these call.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.MultiheadAttention):
+        if isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
             layer.dropout = 0.0
     return module

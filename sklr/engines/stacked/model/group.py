@@ -10,7 +10,7 @@ import torch
 
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import n_batches
-from sklr.engines.stacked.model.dropout import stop_attention_dropout
+from sklr.engines.stacked.model.dropout import stop_inner_dropout
 from sklr.engines.stacked.model.member import Member, PackCell
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.experiment.cell_data import CellData, Head, cell_data
@@ -110,13 +110,13 @@ class Group(NamedTuple):
     def build(self, chosen: Sequence[int], *, dropout: bool = True) -> ModelStack:
         """Build a stack of some of the members.
 
-        Without dropout it must be run within `WithoutDropout`, which does not reach attention layers: theirs is set to
-        0 here.
+        Without dropout it must be run within `WithoutDropout`, which does not reach into attention and recurrent
+        layers: theirs is set to 0 here.
         """
         modules = [group_cell.pack_cell.net.module_ for group_cell in self.group_cells]
         args = self.stack_args
         if not dropout:
-            modules = [stop_attention_dropout(copy.deepcopy(module)) for module in modules]
+            modules = [stop_inner_dropout(copy.deepcopy(module)) for module in modules]
             args = {**args, "traits": None}  # those of a module with dropout do not fit
         kwargs = [self.optimizer_kwargs[i] for i in chosen]
         seed = self.group_cells[0].pack_cell.seed  # same dropout in all packs, however they are divided

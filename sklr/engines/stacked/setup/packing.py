@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from sklr.engines.stacked.data.index_batches import widest
 from sklr.engines.stacked.kernels.attention import attention_by_steps
 from sklr.engines.stacked.kernels.module_call import call
+from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.recorder import can_replay
 from sklr.engines.stacked.setup.devices import devices
 
-STATES = (
-    7  # most tensors of a run as large as its parameters: weights, gradients, updates, Adam's two or three, a spare
-)
+# most tensors of a run that are as large as its parameters: weights, gradients, updates, Adam's two or three, a spare
+STATES = 7
 SHARE = 0.5  # of the free memory; the rest is left to other processes
 
 
@@ -195,7 +195,7 @@ def fitting_threads(flops: float) -> Iterator[None]:
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), attention_by_steps(), counter:  # the counter does not see inside fused attention kernels
+    with torch.no_grad(), attention_by_steps(), BatchableRecurrence(), counter:  # it does not see into fused kernels
         module, x, scale = _few_rows(group)
         call(module, x)
     return counter.get_total_flops() * scale / _n_products(group)

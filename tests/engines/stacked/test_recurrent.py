@@ -1,0 +1,172 @@
+"""Recurrent layers in a stack, compared with PyTorch's own functions and with nets trained one by one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_agreement import assert_agree, both, experiment
+from torch import nn
+
+from sklr import LRGridSearchCV, NeuralNetClassifier
+from sklr.engines import StackedEngine
+from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
+
+RANDOM = np.random.default_rng(0)
+WORDS = RANDOM.integers(0, 12, (46, 7))
+LABELS = WORDS.max(1) // 5
+
+
+@st.composite
+def layers(draw):
+    """Draw a recurrent layer, its input and first state."""
+    kind = draw(st.sampled_from([nn.RNN, nn.LSTM, nn.GRU]))
+    own = {"nonlinearity": draw(st.sampled_from(["tanh", "relu"]))} if kind is nn.RNN else {}
+    if kind is nn.LSTM:
+        own["proj_size"] = draw(st.sampled_from([0, 2]))
+    size, n_layers, both_ways = draw(st.integers(3, 5)), draw(st.integers(1, 3)), draw(st.booleans())
+    torch.manual_seed(draw(st.integers(0, 9)))
+    first = draw(st.booleans())
+    layer = kind(
+        3, size, n_layers, bias=draw(st.booleans()), batch_first=first, bidirectional=both_ways, **own
+    ).double()
+    n_rows, n_times = draw(st.sampled_from([(), (1,), (4,)])), draw(st.integers(1, 4))
+    shape = (*n_rows, n_times, 3) if first else (n_times, *n_rows, 3)
+    h = torch.randn(n_layers * (1 + both_ways), *n_rows, own.get("proj_size") or size, dtype=torch.float64)
+    c = torch.randn(n_layers * (1 + both_ways), *n_rows, size, dtype=torch.float64)
+    hx = draw(st.sampled_from([None, (h, c) if kind is nn.LSTM else h]))
+    return layer, torch.randn(shape, dtype=torch.float64), hx
+
+
+def results(layer, x, hx):
+    """Return the outputs, the last states, and the gradients of a function of all of them."""
+    output, state = layer(x, hx)
+    tensors = [output, *(state if isinstance(state, tuple) else (state,))]
+    return tensors, torch.autograd.grad(
+        sum((t.sin() * (i + 1)).sum() for i, t in enumerate(tensors)), layer.parameters()
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(layers())
+def test_time_step_by_time_step_is_the_layer(drawn):
+    expected = results(*drawn)
+    with BatchableRecurrence():
+        found = results(*drawn)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(layers(), st.integers(1, 3))
+def test_models_side_by_side_are_the_models(drawn, n_models):
+    layer, x, hx = drawn
+    scales = torch.linspace(0.5, 1.5, n_models, dtype=torch.float64)
+    params = {name: torch.stack([s * p.detach() for s in scales]) for name, p in layer.named_parameters()}
+
+    def called(own):
+        return torch.func.functional_call(layer, own, (x, hx))[0]
+
+    with BatchableRecurrence():
+        found = torch.func.vmap(called)(params)
+    for i in range(n_models):
+        torch.testing.assert_close(found[i], called({name: p[i] for name, p in params.items()}), rtol=1e-10, atol=1e-12)
+
+
+class Reader(nn.Module):
+    """An embedding, a recurrent layer, and a linear layer over its outputs; classes of words of 0 to 11."""
+
+    def __init__(self, layer=nn.GRU, last="output", **kwargs):
+        super().__init__()
+        self.embed, self.layer, self.last = nn.Embedding(12, 4), layer(4, 5, batch_first=True, **kwargs), last
+        self.head = nn.Linear(5 * (1 + self.layer.bidirectional), 3)
+        self.double()
+
+    def forward(self, X):
+        output, state = self.layer(self.embed(X))
+        if self.last == "state":
+            return self.head((state[0] if isinstance(state, tuple) else state)[-1])
+        if self.last == "own":  # of each row, before the first 0 after it
+            lengths = (X > 0).sum(1).clamp(min=1)
+            at = (lengths - 1)[:, None, None].expand(-1, 1, output.shape[2])
+            return self.head(output.gather(1, at)[:, 0])
+        return self.head(output.mean(1) if self.last == "mean" else output[:, -1])
+
+
+def reader(module=Reader, **params):
+    return NeuralNetClassifier(
+        module, criterion=nn.CrossEntropyLoss, random_state=0,
+        **{"batch_size": 8, "max_epochs": 3, "iterator_train__shuffle": True, **params},
+    )  # fmt: skip
+
+
+READERS = {
+    "GRU": {},
+    "LSTM": {"module__layer": nn.LSTM},
+    "RNN": {"module__layer": nn.RNN},
+    "two layers both ways": {"module__layer": nn.LSTM, "module__num_layers": 2, "module__bidirectional": True},
+    "last state": {"module__layer": nn.LSTM, "module__last": "state"},
+    "each row's own last output": {"module__last": "own"},
+    "mean": {"module__bidirectional": True, "module__last": "mean", "module__bias": False},
+    "clipped, AdamW": {"clip": 0.1, "optimizer": torch.optim.AdamW},
+}
+CANDIDATES = [{"lr": 0.3}, {"lr": 0.03}]
+
+
+@pytest.mark.one_fast
+@pytest.mark.parametrize("name", READERS)
+def test_recurrent_nets_train_as_one_by_one(name):
+    assert_agree(*both(reader(**READERS[name]), CANDIDATES, X=WORDS, y=LABELS, scoring="accuracy"))
+
+
+def test_replayed_steps_are_the_same():
+    net = reader(max_epochs=12)  # 48 steps and more per run
+    assert_agree(*both(net, CANDIDATES, X=WORDS, y=LABELS, scoring="accuracy"))
+    training = StackedEngine().start(experiment(net, X=WORDS, y=LABELS, scoring="accuracy"), CANDIDATES)
+    training.finish()
+    assert sum(scored.pack.stack._replays.n_replayed for scored in training.packs) > 0
+
+
+def test_sequences_of_several_lengths():
+    """Batches of a collate function that pads have as many time steps as their longest row."""
+
+    class Texts(torch.utils.data.Dataset):
+        targets = LABELS
+
+        def __len__(self):
+            return len(WORDS)
+
+        def __getitem__(self, i):
+            return torch.from_numpy(WORDS[i, : 2 + i % 5]), int(LABELS[i])
+
+    def padded(items):
+        words, labels = zip(*items, strict=True)
+        return nn.utils.rnn.pad_sequence(list(words), batch_first=True), torch.tensor(labels)
+
+    net = reader(iterator_train__collate_fn=padded, iterator_valid__collate_fn=padded, module__last="own")
+    ours, theirs = (
+        LRGridSearchCV(net, lrs=[0.1, 0.3], cv=2, random_state=0, refit=False, engine=engine).fit(Texts())
+        for engine in ("stacked", "sequential")
+    )
+    np.testing.assert_allclose(ours.history_["train_loss"], theirs.history_["train_loss"], rtol=1e-9)
+    np.testing.assert_array_equal(ours.cell_scores_, theirs.cell_scores_)
+
+
+def test_dropout_between_layers_is_drawn_once_per_cell():
+    net = reader(module__num_layers=2, module__dropout=0.5)
+    ours, alone = both(net, [{"lr": 0.1}, {"lr": 0.1}], X=WORDS, y=LABELS, scoring="accuracy")
+    one, other, single = ([[row[2] for row in outcome.history] for outcome in runs] for runs in (*ours, alone[0]))
+    assert one == other != single  # the masks of single nets are others
+
+
+class Packing(Reader):
+    def forward(self, X):
+        words = nn.utils.rnn.pack_padded_sequence(self.embed(X), torch.full((len(X),), 7), batch_first=True)
+        return self.head(self.layer(words)[1][-1])
+
+
+def test_packed_sequences_are_refused_with_a_way_out():
+    described = experiment(reader(module=Packing), X=WORDS, y=LABELS, scoring="accuracy")
+    (reason,) = StackedEngine().unsupported(described, CANDIDATES)
+    assert "packs its sequences (pack_padded_sequence)" in reason
+    assert "torch.gather" in reason
