@@ -50,6 +50,19 @@ class Attention(nn.Module):
         return self.head(self.dropout(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)).mean(1))
 
 
+class Recurrent(nn.Module):
+    """A GRU of two layers over the pixel rows of a digit, optionally with dropout between them."""
+
+    def __init__(self, dropout: float = 0.0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.layers, self.head = nn.GRU(8, 16, 2, batch_first=True, dropout=dropout), nn.Linear(16, 10)
+        self.to(dtype)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Return logits (n_rows, 10) of X (n_rows, 64)."""
+        return self.head(self.layers(X.unflatten(1, (8, 8)))[0][:, -1])
+
+
 def digits(n_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the first rows of the digits."""
     pictures, labels = load_digits(return_X_y=True)

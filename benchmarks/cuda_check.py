@@ -27,7 +27,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from _common import Timing, clock, environment, print_environment, write_json
-from _cuda_cases import LRS, Attention, Pictures, digits, experiment, losses, net, train
+from _cuda_cases import LRS, Attention, Pictures, Recurrent, digits, experiment, losses, net, train
 from _sides import grid_search, sequential, stacked
 from _workloads import WORKLOADS, make_task
 
@@ -64,12 +64,19 @@ def agreement(device: str, quick: bool) -> Iterator[Check]:
         "attention": net(Attention, **more),
         "attention within a mask": net(Attention, module__masked=True, **more),
     }
+    if _has_recurrent_layers(device):
+        cases["GRU"] = net(Recurrent, **more)
     for name, estimator in cases.items():
         yield Check(f"{name}, float64", partial(compared, estimator, torch.float64, 1e-9))
     for name in ("MLP, Adam", "convolutions", "batch normalization", "attention"):
         yield Check(f"{name}, float32", partial(compared, cases[name], torch.float32, 2e-3))
     for name in ("convolutions", "batch normalization"):
         yield Check(f"{name} can be stacked where cuDNN rounds to TF32", partial(probed, cases[name]))
+
+
+def _has_recurrent_layers(device: str) -> bool:
+    """Say whether the device has PyTorch's recurrent layers; the simulated one of the tests has not."""
+    return device == "cpu" or torch.backends.cudnn.is_available()
 
 
 def compared(estimator: Any, dtype: torch.dtype, tolerance: float) -> str:
@@ -97,7 +104,10 @@ def probed(estimator: Any) -> str:
 def randomness(device: str, quick: bool) -> Iterator[Check]:
     """Dropout is the same for all candidates of a cell, with and without graphs; global generators do not change."""
     more = {"device": device, "max_epochs": 2 if quick else 25}
-    for name, module in (("MLP", MLP), ("convolutions", Pictures), ("attention", Attention)):
+    modules = {"MLP": MLP, "convolutions": Pictures, "attention": Attention}
+    if _has_recurrent_layers(device):
+        modules["GRU"] = Recurrent
+    for name, module in modules.items():
         yield Check(f"dropout, {name}", partial(dropped, net(module, module__dropout=0.5, **more)))
     yield Check("CUDA's generator is left alone by nets on CUDA", partial(left_alone, net(**more)), cuda=True)
     yield Check("... and by nets on the CPU", partial(left_alone, net(device="cpu")), cuda=True)

@@ -64,18 +64,6 @@ class Called(nn.Module):
         return self.last(self.function(self.first(X).relu(), training=self.training))
 
 
-class Recurrent(nn.Module):
-    """An RNN of two layers over the rows of a digit; the simulated device has no kernel for a GRU."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.rnn, self.head = nn.RNN(8, 6, 2, batch_first=True, dropout=dropout), nn.Linear(6, 10)
-        self.double()
-
-    def forward(self, X):
-        return self.head(self.rnn(X.unflatten(1, (8, 8)))[0][:, -1])
-
-
 def net(module=Double, **params):
     defaults = {"batch_size": 8, "max_epochs": 2, "iterator_train__shuffle": True, "random_state": 0, "device": "cuda"}
     return NeuralNetClassifier(module, **{**defaults, **params})

@@ -16,7 +16,6 @@ from cases import (
     Called,
     Double,
     Layers,
-    Recurrent,
     X,
     Y,
     assert_agree,
@@ -58,7 +57,6 @@ NETS = {
     "attention": net(Attention),
     "attention within a mask": net(Attention, module__masked=True),
     "PyTorch's encoder": net(Attention, module__layer=True),
-    "RNN": net(Recurrent),
     "PyTorch's encoder within a mask": net(Attention, module__layer=True, module__masked=True),
 }
 DROPOUTS = {
@@ -69,15 +67,9 @@ DROPOUTS = {
     "FeatureAlphaDropout": net(pictures(nn.FeatureAlphaDropout(0.5))),
     "F.dropout": net(Called(partial(F.dropout, p=0.5))),
     "encoder": net(Attention, module__layer=True, module__dropout=0.5),
-    "RNN": net(Recurrent, module__dropout=0.5),
 }
 
 
-# moving an nn.RNN to a device looks for cuDNN, which the simulated one lacks
-NO_CUDNN = pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
-
-
-@NO_CUDNN
 @pytest.mark.parametrize("name", NETS)
 def test_a_stack_trains_what_nets_train_one_by_one(name):
     estimator = NETS[name]
@@ -94,7 +86,6 @@ def test_sample_weights():
         assert_agree(train(estimator, **given), one_by_one(estimator, **given))
 
 
-@NO_CUDNN
 @pytest.mark.parametrize("name", DROPOUTS)
 def test_dropout_is_stacked_and_the_same_for_the_candidates_of_a_cell(name):
     estimator = DROPOUTS[name]
