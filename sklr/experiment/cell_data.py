@@ -29,19 +29,22 @@ class CellData(NamedTuple):
     score_test: Mapping[str, Any]
 
 
-def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool = True) -> CellData:
+def cell_data(experiment: Experiment, cell: Cell, estimator: Any, *, train: bool = True, test: bool = True) -> CellData:
     """Select a cell's rows of the experiment's X, y and parameters, in the form that `estimator` takes.
 
-    With ``train=False`` X_train is None, which saves a copy that may be large.
+    With ``train=False`` X_train is None, and with ``test=False`` X_test, which saves a copy that may be large.
     """
     X, y = experiment.X, experiment.y
     if train:
         X_train, y_train = safe_split(estimator, X, y, cell.train)
     else:
         X_train, y_train = None, None if y is None else take_rows(y, cell.train)
-    X_test, y_test = safe_split(  # the training rows are the columns of a precomputed kernel
-        estimator, X.evaluated() if isinstance(X, DatasetRows) else X, y, cell.test, cell.train
-    )
+    if test:
+        evaluated = X.evaluated() if isinstance(X, DatasetRows) else X
+        # the training rows are the columns of a precomputed kernel
+        X_test, y_test = safe_split(estimator, evaluated, y, cell.test, cell.train)
+    else:
+        X_test, y_test = None, None if y is None else take_rows(y, cell.test)
     return CellData(
         X_train,
         y_train,

@@ -45,7 +45,7 @@ def fitted_estimator(
     if group_cell.head is not None:
         estimator = fitted_around(estimator, group_cell.head.fitted, net)
     record = pack.records[m][cell] if pack.records else None
-    X, y, stream = start_net(net, group_cell.data, cell_of_run.seed)
+    X, y, stream = start_net(net, group_cell.train_data, cell_of_run.seed)
     if net.train_split is not None:
         with stream:  # splitting may draw random numbers, as it does in `fit`
             net.get_split_datasets(X, y)

@@ -276,7 +276,7 @@ def _small_pack(group: Group, members: list[int], cells: list[int], *, dropout: 
 def _plain_run(
     experiment: Experiment, candidate: dict, cell: Cell, group_cell: GroupCell, rows: np.ndarray | None
 ) -> PlainRun:
-    return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), group_cell.data, cell.seed, rows)
+    return PlainRun(net_of(seeded_clone(experiment, candidate, cell)), group_cell.train_data, cell.seed, rows)
 
 
 def _step_alone(plain: PlainRun, n_rows: int, lrs: np.ndarray) -> float:

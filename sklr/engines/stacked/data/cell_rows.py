@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from sklr.engines.stacked.data.index_batches import Rows, map_tensors
+from sklr.engines.stacked.data.index_batches import Rows, map_tensors, row_dtype
 
 
 class CellRows(NamedTuple):
@@ -87,7 +87,8 @@ class PackRows:
     def __init__(self, cells: Sequence[CellRows]):
         cells = laid_end_to_end(cells)
         self.tensors = cells[0].tensors
-        table = np.zeros((len(cells), max(cell.n_rows for cell in cells)), dtype=np.int64)
+        n_rows = max(cell.n_rows for cell in cells)
+        table = np.zeros((len(cells), n_rows), dtype=row_dtype(len(tree_leaves(self.tensors)[0])))
         for row, cell in zip(table, cells, strict=True):
             row[: cell.n_rows] = cell.numbers
         self.numbers = torch.from_numpy(table).to(tree_leaves(self.tensors)[0].device)

@@ -45,7 +45,7 @@ class _Positions(torch.utils.data.Dataset):
         return positions
 
 
-Epoch = Sequence[np.ndarray]  # one epoch's batches: int64 arrays of row numbers
+Epoch = Sequence[np.ndarray]  # one epoch's batches: arrays of row numbers
 
 
 def draw_epochs(
@@ -185,6 +185,15 @@ def outside(epochs: Sequence[Epoch], n: int) -> int | None:
     return int(wrong[0]) if wrong.size else None
 
 
+def row_dtype(n: int) -> type[np.signedinteger]:
+    """Return the integers to number `n` rows with; next to rows of few columns they take a good part of the memory.
+
+    >>> row_dtype(2**31).__name__, row_dtype(2**31 + 1).__name__
+    ('int32', 'int64')
+    """
+    return np.int32 if n <= 2**31 else np.int64
+
+
 def _row_numbers(rows: Sequence[int]) -> np.ndarray:
     return np.asarray(rows, dtype=np.int64)
 
@@ -205,7 +214,7 @@ def _draw_plain(loader: DataLoader, size: int | None) -> Epoch:
     # iterating a DataLoader first draws a seed for its workers, whether it has any or not
     torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
     assert size is not None
-    order = np.fromiter(loader.sampler, np.int64)
+    order = np.fromiter(loader.sampler, row_dtype(len(loader.sampler)))  # type: ignore[arg-type]
     end = len(order) - len(order) % size if loader.drop_last else len(order)
     return [order[start : start + size] for start in range(0, end, size)]
 
@@ -229,7 +238,7 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
 
     Parameters
     ----------
-    orders : sequence over cells of sequences over batches of int64 arrays
+    orders : sequence over cells of sequences over batches of arrays of int
         Row numbers.
 
     Returns
@@ -244,7 +253,8 @@ def epoch_positions(orders: Sequence[Epoch]) -> tuple[Tensor, np.ndarray]:
     ([[[2, 1], [1, 0]], [[0, 0], [0, 0]]], [[2, 2], [1, 0]])
     """
     sizes = epoch_sizes(orders)
-    positions = np.zeros((*sizes.shape, sizes.max()), dtype=np.int64)
+    dtype = np.result_type(*(batches[0] for batches in orders if batches))
+    positions = np.zeros((*sizes.shape, sizes.max()), dtype)
     real = np.arange(sizes.max()) < sizes[..., None]
     for cell, batches in enumerate(orders):
         if batches:

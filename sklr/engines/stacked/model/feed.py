@@ -15,6 +15,16 @@ from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.model.stack import ModelStack
 
 SMALL = 2**23  # most elements of a gathered tensor: 32 MiB in float32
+LEAST = 2**20  # fewer are not worth calling a replay for
+
+
+def most_gathered(n_elements: int) -> int:
+    """Return how many elements to gather at most from rows with as many: a part, so that batches take little memory.
+
+    >>> most_gathered(2**24) == 2**21, most_gathered(2**30) == SMALL
+    (True, True)
+    """
+    return min(SMALL, max(LEAST, n_elements // 8))
 
 
 class Feed:
@@ -49,8 +59,8 @@ class Feed:
         self.stack, self.rows, self.y, self.weight, self.sizes = stack, rows, y, weight, sizes
         self.like = next(iter(stack.optimizer.params.values()))
         self.positions = positions.to(self.like.device, non_blocking=True)
-        starts = torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1]  # where each cell's targets begin
-        self.places = self.positions + starts[:, None].to(self.like.device, non_blocking=True)
+        # where each cell's targets begin
+        self.starts = (torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1])[:, None].to(self.like.device)
         self._memory: list[Tensor] = []  # reused by all gathers: new memory for each adds up
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
@@ -83,7 +93,8 @@ class Feed:
     def _at_once(self) -> int:
         """Return for how many steps batches may be gathered at once."""
         per_row = max(self.rows.row_numel, *(rows[0, 0].numel() for rows in tree_leaves(self.y)))
-        return max(1, SMALL // (per_row * self.places[0].numel()))
+        most = most_gathered(self.rows.row_numel * len(tree_leaves(self.rows.tensors)[0]))
+        return max(1, most // (per_row * self.positions[0].numel()))
 
     def _alike(self, steps: slice) -> Batch:
         """Return the batches of steps of one shape, padded where cells have fewer rows."""
@@ -104,12 +115,13 @@ class Feed:
         return [Batch(x, y, self._masked(weight, sizes)).cut(int(sizes.max()), training)]
 
     def _gathered(self, steps: slice | int, n_rows: int) -> tuple[Rows, Rows, Tensor | None]:
-        places = self.places[steps, ..., :n_rows]
+        positions = self.positions[steps, ..., :n_rows]
+        places = positions + self.starts
 
         def gather(rows: Tensor) -> Tensor:
             return rows.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
 
-        x = self.rows.take(self.positions[steps, ..., :n_rows], self._memory)
+        x = self.rows.take(positions, self._memory)
         return x, map_tensors(gather, self.y), None if self.weight is None else gather(self.weight)
 
     def _masked(self, weight: Tensor | None, sizes: np.ndarray) -> Tensor:

@@ -54,9 +54,9 @@ class GroupCell(NamedTuple):
         return self.experiment.cells[self.number]
 
     @property
-    def data(self) -> CellData:
-        """The training and validation rows, as the net is given them."""
-        return self._raw(train=True) if self.head is None else self.head.data
+    def train_data(self) -> CellData:
+        """The rows as the net is given them, without the validation rows for a bare net."""
+        return self._raw(test=False) if self.head is None else self.head.data
 
     @property
     def test_data(self) -> CellData:
@@ -68,10 +68,10 @@ class GroupCell(NamedTuple):
         """The rows as `subject` is given them, without the training rows for a bare net."""
         if self.head is None:
             return self._raw(train=False)
-        return self._raw(train=True) if self.subject is self.estimator else self.head.scored
+        return self._raw() if self.subject is self.estimator else self.head.scored
 
-    def _raw(self, *, train: bool) -> CellData:
-        return cell_data(self.experiment, self.cell, self.estimator, train=train)
+    def _raw(self, *, train: bool = True, test: bool = True) -> CellData:
+        return cell_data(self.experiment, self.cell, self.estimator, train=train, test=test)
 
 
 class StackSetup(NamedTuple):

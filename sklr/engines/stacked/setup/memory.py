@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
 from sklr.engines.stacked.kernels.module_call import NUMBERS
-from sklr.engines.stacked.model.feed import SMALL
+from sklr.engines.stacked.model.feed import most_gathered
 from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
@@ -81,11 +81,13 @@ def pack_bytes(group: Group, n_members: int) -> int:
     sizes = {len(batch) for pack_cell in pack_cells for batch in widest(pack_cell.epochs)}
     step = n_cells * max(sizes) * row
     at_once = 1 if pack_cells[0].stream is not None else len(widest(pack_cells[0].epochs))
-    chunk = min(max(step, 4 * SMALL), at_once * step)  # batches that `Feed` gathers together
+    all_rows = len(tree_leaves(pack_cells[0].x.tensors)[0])
+    most = most_gathered(row * all_rows // 4)
+    chunk = min(max(step, 4 * most), at_once * step)  # batches that `Feed` gathers together
     # a kernel keeps a copy of the batch in its own layout for each batch size; a smaller last batch is one more copy
     work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
     # row numbers: in the pack's tables and in the batch orders of an epoch; and the targets
-    tables = 8 * n_cells * (4 * n_train + n_test) + n_cells * max(
+    tables = 4 * n_cells * (3 * n_train + n_test) + n_cells * max(
         _bytes(tree_leaves(pack_cell.y)) for pack_cell in pack_cells
     )
     evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, and its copy in the kernel's layout

@@ -14,6 +14,7 @@ import numpy as np
 from joblib import hash as joblib_hash
 from skorch import NeuralNet
 
+from sklr._utils.memory import trim
 from sklr.engines.sequential.engine import fit_heads
 from sklr.engines.sequential.fit import EpochFit
 from sklr.engines.stacked.audit.audit import audit, kinds_of
@@ -97,6 +98,8 @@ def _prepare(experiment: Experiment, candidates: Sequence[dict], lost: Mapping[i
         setups[key] = known.get(key) or _first_setups(
             experiment, candidates, numbers, f"{prefix}lr", next(makers), refused
         )
+        if key not in known:
+            trim()  # setting up copies the rows of a fold
         for setup in setups[key]:
             nets_ = {i: net_of(firsts[i]) for i in numbers if i not in refused}
             ready += _grouped(experiment, candidates, nets_, setup, refused)
@@ -249,6 +252,7 @@ def _audited(
     found: dict[int, list[str]] = {}
     with _refusing(found, [member.candidate for member in group.members], "comparing a few steps with skorch's"):
         audit(experiment, candidates, group)
+        trim()  # so does an audit
         setup.audited.update(kinds)
     if len(kinds) > 1 and found:
         return [
