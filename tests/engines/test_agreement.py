@@ -24,6 +24,7 @@ from sklr import MLP, NeuralNetBinaryClassifier, NeuralNetClassifier, NeuralNetR
 from sklr.callbacks import BatchSizeSchedule, GradientClipping
 from sklr.engines.sequential.engine import SequentialEngine
 from sklr.engines.stacked import packs as packs_module
+from sklr.engines.stacked import scored_pack
 from sklr.engines.stacked.advance import advance
 from sklr.engines.stacked.advance import advance_together as together
 from sklr.engines.stacked.engine import StackedEngine
@@ -790,6 +791,26 @@ def test_what_cannot_be_stacked_is_said(estimator, reason):
     assert any(reason in given for given in reasons), reasons
     with pytest.raises(EngineError, match="cannot train these candidates"):
         StackedEngine().start(experiment(estimator), candidates)
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", None])
+def test_predictions_that_do_not_fit_into_memory_are_made_of_fewer_rows(scoring, monkeypatch):
+    predict, asked = ModelStack.outputs, []
+
+    def limited(stack, x):
+        asked.append(x.shape[1])
+        if x.shape[1] > 16:  # rows of a batch, which a step has room for
+            raise torch.OutOfMemoryError("none left")
+        return predict(stack, x)
+
+    monkeypatch.setattr(scored_pack, "ROWS", 40)
+    described = experiment(classifier(), scoring=scoring, X=np.tile(X, (4, 1)), y=np.tile(Y, 4))
+    training = StackedEngine().start(described, LRS)  # the audit predicts, too
+    monkeypatch.setattr(ModelStack, "outputs", limited)
+    outcomes = training.finish()
+    assert training.reasons() == {}
+    assert len([rows for rows in asked if rows > 16]) == 1  # from then on fewer
+    assert_agree(outcomes, SequentialEngine().start(described, LRS).finish())
 
 
 @pytest.mark.parametrize(

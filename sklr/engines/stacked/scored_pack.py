@@ -17,15 +17,17 @@ from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import PackRows
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.engines.stacked.kernels.attention import attention_as_usual
-from sklr.engines.stacked.kernels.module_call import has_rows, in_blocks
+from sklr.engines.stacked.kernels.module_call import ROWS, has_rows, in_blocks
 from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.pack import Pack
 from sklr.engines.stacked.scoring.scorer import CellScorer
-from sklr.engines.stacked.setup.packing import release, step_flops, work_of
+from sklr.engines.stacked.setup.packing import out_of_memory, release, step_flops, work_of
 from sklr.engines.stacked.unstack import fitted_estimator
 from sklr.exceptions import TrainingDiverged
 from sklr.experiment.experiment import Experiment
 from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
+
+FEWEST_ROWS = 8  # to predict at once when memory is short
 
 
 class PackProgress(NamedTuple):
@@ -87,6 +89,7 @@ class ScoredPack:
         self.pack.keeps_records = experiment.keep_estimators or not self.from_outputs
         self.outcomes: dict[tuple[int, int], Outcome] = {}
         self.score_seconds = 0.0
+        self._rows_at_once = ROWS  # to predict
         self._cached: tuple[Any, Rows] = (None, None)  # outputs for the validation rows, and the state they are of
 
     def train_epoch(self, *, own_stream: bool = True, scoring: AbstractContextManager | None = None) -> None:
@@ -133,8 +136,21 @@ class ScoredPack:
         return fitted_estimator(self.experiment, candidate, self.pack, m, cell, self.group_cells[cell])
 
     def _outputs(self, rows: PackRows) -> Rows:
-        """Return what the nets' `infer` returns, shape (n_in_stack, n_cells, n_rows, ...)."""
-        return as_inferred(self.group_cells[0].pack_cell.net, in_blocks(self.pack.stack.outputs, rows))
+        """Return what the nets' `infer` returns, shape (n_in_stack, n_cells, n_rows, ...).
+
+        If memory runs out, it is for fewer rows at once, from then on: training is over, and is not to be lost.
+        """
+        outputs = None
+        while outputs is None:
+            try:
+                outputs = in_blocks(self.pack.stack.outputs, rows, self._rows_at_once)
+            except Exception as error:
+                if not out_of_memory(error) or self._rows_at_once <= FEWEST_ROWS:
+                    raise
+            if outputs is None:  # after the handler, as in `advance`
+                release(self.group.device)
+                self._rows_at_once //= 4
+        return as_inferred(self.group_cells[0].pack_cell.net, outputs)
 
     def _test_outputs(self) -> Rows:
         """Return the outputs for the validation rows, cached: scores after an epoch and at its end need the same."""
