@@ -60,7 +60,7 @@ class Feed:
         self.like = next(iter(stack.optimizer.params.values()))
         self.positions = positions.to(self.like.device, non_blocking=True)
         # where each cell's targets begin
-        self.starts = (torch.arange(len(sizes[0])) * tree_leaves(y)[0].shape[1])[:, None].to(self.like.device)
+        self.starts = torch.arange(len(sizes[0]), device=self.like.device)[:, None] * tree_leaves(y)[0].shape[1]
         self._memory: list[Tensor] = []  # reused by all gathers: new memory for each adds up
 
     def __iter__(self) -> Iterator[tuple[slice, Batch | list[Batch]]]:
