@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from sklr.exceptions import StudyError
+from sklr.experiment.folds import MAX_SEED
 from sklr.results import Outcome
 from sklr.search.storage.address import is_shared
 from sklr.search.storage.claims import Desk, Entry, FileDesk
@@ -25,7 +26,6 @@ from sklr.search.storage.server_desk import ServerDesk
 from sklr.search.storage.stages import extended
 
 SEED, STAGES = "sklr:random_state", "sklr:candidates"
-MAX_SEED = 2**31 - 1
 WAIT_FOR_HEAD = 3.0  # seconds to wait for the header from the process that created the study; it may have been killed
 
 SETTLE = 0.3  # seconds in which others that waited for the header at the same time have written theirs, too
