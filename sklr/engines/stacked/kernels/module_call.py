@@ -46,8 +46,8 @@ def differentiated(
     return dict(zip(leaves, grads, strict=True)), losses.detach(), {name: b.detach() for name, b in buffers.items()}
 
 
-def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int = ROWS) -> Any:
-    """Call `calls` on blocks of at most so many rows of all cells, and concatenate what it returns.
+def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int | None = None) -> Any:
+    """Call `calls` on blocks of at most so many rows of all cells (default: `ROWS`), and concatenate what it returns.
 
     It is given (n_cells, n_rows, ...) and returns tensors (..., ..., n_rows, ...), or a structure of such.
 
@@ -57,7 +57,7 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int = ROWS) 
     512.0
     """
     n_cells, n_rows = rows.numbers.shape
-    at_once = max(2, min(at_most, NUMBERS // (n_cells * rows.row_numel)))
+    at_once = max(2, min(at_most or ROWS, NUMBERS // (n_cells * rows.row_numel)))
     # Blocks of about equal size, so that none has a single row: modules that call `squeeze` would drop that axis.
     blocks = rows.numbers.tensor_split(-(-n_rows // at_once), 1)
     found, sizes = [calls(rows.at(block)) for block in blocks], [block.shape[1] for block in blocks]
