@@ -1,5 +1,7 @@
 """Recurrent layers in a stack, compared with PyTorch's own functions and with nets trained one by one."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 
 from sklr import LRGridSearchCV, NeuralNetClassifier
 from sklr.engines import StackedEngine
+from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
+from sklr.engines.stacked.model.stack import ModelStack
 
 RANDOM = np.random.default_rng(0)
 WORDS = RANDOM.integers(0, 12, (46, 7))
@@ -93,6 +97,31 @@ class Reader(nn.Module):
         return self.head(output.mean(1) if self.last == "mean" else output[:, -1])
 
 
+class FirstState(Reader):
+    """Its first state is learned."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = nn.Parameter(torch.randn(1, 1, 5, dtype=torch.float64))
+
+    def forward(self, X):
+        return self.head(self.layer(self.embed(X), self.first.expand(-1, len(X), -1).contiguous())[0][:, -1])
+
+
+class Twice(Reader):
+    """It reads forwards and then backwards by one layer, which it has under two names, and keeps its output."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.again = self.layer
+
+    def forward(self, X):
+        words = self.embed(X)
+        _, state = self.layer(words)
+        self.output, self.states = self.again(words.flip(1), state)[0], {"forwards": state}
+        return self.head(self.output[:, -1])
+
+
 def reader(module=Reader, **params):
     return NeuralNetClassifier(
         module, criterion=nn.CrossEntropyLoss, random_state=0,
@@ -108,6 +137,8 @@ READERS = {
     "last state": {"module__layer": nn.LSTM, "module__last": "state"},
     "each row's own last output": {"module__last": "own"},
     "mean": {"module__bidirectional": True, "module__last": "mean", "module__bias": False},
+    "learned first state": {"module": FirstState},
+    "one layer twice": {"module": Twice, "module__layer": nn.LSTM},
     "clipped, AdamW": {"clip": 0.1, "optimizer": torch.optim.AdamW},
 }
 CANDIDATES = [{"lr": 0.3}, {"lr": 0.03}]
@@ -125,6 +156,18 @@ def test_replayed_steps_are_the_same():
     training = StackedEngine().start(experiment(net, X=WORDS, y=LABELS, scoring="accuracy"), CANDIDATES)
     training.finish()
     assert sum(scored.pack.stack._replays.n_replayed for scored in training.packs) > 0
+
+
+@pytest.mark.parametrize("module", [Reader, FirstState, Twice])
+def test_a_pickled_stack_trains_on(module):
+    """As in workers; what the module keeps from its calls is left out."""
+    torch.manual_seed(0)
+    x, y = torch.from_numpy(WORDS[:8]), torch.from_numpy(LABELS[:8])
+    stack = ModelStack([module(), module()], 3, nn.CrossEntropyLoss(), torch.optim.SGD, {}, example=(x, y))
+    lr, batch = torch.full((3, 2), 0.1, dtype=torch.float64), Batch(x.expand(2, -1, -1), y.expand(2, -1))
+    stack.step(lr, batch)
+    sent = pickle.loads(pickle.dumps(stack))
+    assert all(torch.equal(stack.step(lr, batch), sent.step(lr, batch)) for _ in range(3))
 
 
 def test_sequences_of_several_lengths():
@@ -170,3 +213,21 @@ def test_packed_sequences_are_refused_with_a_way_out():
     (reason,) = StackedEngine().unsupported(described, CANDIDATES)
     assert "packs its sequences (pack_padded_sequence)" in reason
     assert "torch.gather" in reason
+
+
+class Counting(Reader):
+    """Its head has a counter under the name that torch's recurrent layers use for something else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head._flat_weights = [0]
+
+    def forward(self, X):
+        self.head._flat_weights[0] += 1
+        return super().forward(X)
+
+
+def test_names_of_torch_hide_state_in_its_own_layers_only():
+    described = experiment(reader(module=Counting), X=WORDS, y=LABELS, scoring="accuracy")
+    (reason,) = StackedEngine().unsupported(described, CANDIDATES)
+    assert "changes its attribute 'head._flat_weights' each time it is called" in reason

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.data.cell_rows import PackRows
@@ -81,6 +81,39 @@ def mixes_rows(module: nn.Module, x: Any) -> bool:
 def has_rows(outputs: Tensor, n_rows: int) -> bool:
     """Whether outputs of many runs are (..., ..., n_rows, ...): a module may also return one value for all rows."""
     return outputs.dim() > 2 and outputs.shape[2] == n_rows
+
+
+class Forgotten:
+    """Takes the place of a tensor that a module has kept from a call; computing with it raises an error."""
+
+    def __repr__(self) -> str:
+        return "Forgotten()"
+
+
+def forget_activations(module: nn.Module) -> None:
+    """Replace the tensors that a module has kept from calls under `torch.func.vmap`, since they cannot be pickled.
+
+    Most modules that keep one, such as the last attention weights, replace it in the next call without reading it.
+
+    >>> module = nn.Linear(2, 1)
+    >>> def keeping(x):
+    ...     module.kept = [x, 3]
+    ...     return module(x)
+    >>> _ = torch.func.vmap(keeping)(torch.ones(4, 2))
+    >>> forget_activations(module)
+    >>> module.kept
+    [Forgotten(), 3]
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase):  # a functional call with shared weights leaves its own in this list
+            layer._flat_weights = [getattr(layer, name, None) for name in layer._flat_weights_names]
+        for name, value in list(vars(layer).items()):
+            if any(map(_is_batched, tree_leaves(value))):
+                vars(layer)[name] = tree_map(lambda kept: Forgotten() if _is_batched(kept) else kept, value)
+
+
+def _is_batched(thing: Any) -> bool:
+    return isinstance(thing, Tensor) and torch._C._functorch.is_batchedtensor(thing)
 
 
 def first_tensor(output: Any) -> Tensor:
