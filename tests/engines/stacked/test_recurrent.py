@@ -13,6 +13,7 @@ from torch import nn
 from sklr import LRGridSearchCV, NeuralNetClassifier
 from sklr.engines import StackedEngine
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.module_call import mixes_rows
 from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
 from sklr.engines.stacked.model.stack import ModelStack
 
@@ -213,6 +214,37 @@ def test_packed_sequences_are_refused_with_a_way_out():
     (reason,) = StackedEngine().unsupported(described, CANDIDATES)
     assert "packs its sequences (pack_padded_sequence)" in reason
     assert "torch.gather" in reason
+
+
+class RowsAsTimeSteps(Reader):
+    """It forgets that torch's recurrent layers take the batch as their second axis by default."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = nn.GRU(4, 5).double()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_rows_as_time_steps_are_refused_with_a_way_out(backwards):
+    described = experiment(reader(module=RowsAsTimeSteps), X=WORDS, y=LABELS, scoring="accuracy")
+    (reason,) = StackedEngine().unsupported(described, CANDIDATES)
+    assert "depends on the other rows" in reason
+    assert "make its layer 'layer' with batch_first=True" in reason
+    layer = nn.GRU(7, 5)  # the last row depends on the others, or the first
+
+    def read(x):
+        return layer(x.flip(0))[0].flip(0) if backwards else layer(x)[0]
+
+    assert mixes_rows(Calling(read), torch.rand(8, 7))
+
+
+class Calling(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, X):
+        return self.function(X)
 
 
 class Counting(Reader):

@@ -69,13 +69,31 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows) -> Any:
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:
-    """Whether the first row's output changes, in the module's current mode, when the other rows are replaced."""
-    outputs = []
-    for other in (None, 0, -1):  # replaced by rows of the batch: made-up numbers may not be valid categories
-        rows = x if other is None else tree_map(lambda t, k=other: torch.cat([t[:1], t[k].expand_as(t[1:])]), x)
+    """Whether the first or last row's output changes, in the module's current mode, when other rows are replaced.
+
+    >>> layer, rows = nn.RNN(2, 2), torch.eye(2)  # which takes rows without a batch for time steps
+    >>> mixes_rows(nn.Linear(2, 2), rows), mixes_rows(nn.Sequential(layer), rows)
+    (False, True)
+    """
+
+    def outputs(rows: Any) -> Tensor:
         with rng_kept(x), torch.no_grad():
-            outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
-    return not all(torch.allclose(outputs[0], changed, rtol=1e-5, equal_nan=True) for changed in outputs[1:])
+            return first_tensor(call(copy.deepcopy(module), rows))
+
+    given = outputs(x)
+    for kept in (0, -1):
+        for other in (0, -1):  # replaced by rows of the batch: made-up numbers may not be valid categories
+            changed = outputs(tree_map(lambda t, kept=kept, other=other: _replaced(t, kept, other), x))
+            if not torch.allclose(given[kept], changed[kept], rtol=1e-5, equal_nan=True):
+                return True
+    return False
+
+
+def _replaced(rows: Tensor, kept: int, other: int) -> Tensor:
+    """Return rows of which all but one are replaced by another one."""
+    replaced = rows[other].expand_as(rows).clone()
+    replaced[kept] = rows[kept]
+    return replaced
 
 
 def has_rows(outputs: Tensor, n_rows: int) -> bool:
