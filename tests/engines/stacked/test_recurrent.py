@@ -171,6 +171,24 @@ def test_a_pickled_stack_trains_on(module):
     assert all(torch.equal(stack.step(lr, batch), sent.step(lr, batch)) for _ in range(3))
 
 
+def test_weights_are_not_moved_together_as_for_cudnn(monkeypatch):
+    """On CUDA, PyTorch's layers read the addresses of their weights when these have changed."""
+    moved = []
+
+    def flatten(layer):
+        moved.append([weight.data_ptr() for weight in layer._flat_weights])
+
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flatten)
+    assert_agree(*both(reader(module=Flattening), CANDIDATES, X=WORDS, y=LABELS, scoring="accuracy"))
+    assert moved
+
+
+class Flattening(Reader):
+    def forward(self, X):
+        self.layer.flatten_parameters()
+        return super().forward(X)
+
+
 def test_sequences_of_several_lengths():
     """Batches of a collate function that pads have as many time steps as their longest row."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -42,6 +42,21 @@ def is_packed(args: Sequence[Any]) -> bool:
     True
     """
     return len(args) > 1 and isinstance(args[1], Tensor) and not args[1].is_floating_point()
+
+
+def leave_weights_apart(module: nn.Module) -> None:
+    """Keep a module's recurrent layers from moving their weights into one chunk of memory, which cuDNN wants.
+
+    They do so on CUDA whenever weights have changed, as in each functional call, and read addresses that tensors under
+    `torch.func.vmap` do not have.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase):
+            vars(layer)["flatten_parameters"] = _do_nothing
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _layers(

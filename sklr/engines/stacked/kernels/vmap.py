@@ -14,7 +14,7 @@ from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import ATTENTION, attention_by_steps
 from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
 from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
-from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence
+from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence, leave_weights_apart
 
 
 class VmapKernel:
@@ -25,6 +25,7 @@ class VmapKernel:
     Parameters
     ----------
     module : nn.Module
+        The stack's own: its mode is switched, and recurrent layers leave their weights where they are.
     loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
     names : set of str
         The torch functions that the module calls. Attention and recurrent layers are computed from basic operations;
@@ -50,6 +51,8 @@ class VmapKernel:
             *([attention_by_steps] if names & ATTENTION else []),
             *([BatchableRecurrence] if names & RECURRENT else []),
         ]
+        if names & RECURRENT:
+            leave_weights_apart(module)
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
