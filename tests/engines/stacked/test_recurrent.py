@@ -1,6 +1,7 @@
 """Recurrent layers in a stack, compared with PyTorch's own functions and with nets trained one by one."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_time_step_by_time_step_is_the_layer(drawn):
         found = results(*drawn)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu"), nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (4, 3)])
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_cell_is_the_cell(cell, bias, shape, starts):
+    layer, x = cell(3, 5, bias=bias).double(), torch.randn(shape, dtype=torch.float64)
+    expected = layer(x) if starts else layer(x, layer(x))
+    with BatchableRecurrence():
+        found = layer(x) if starts else layer(x, layer(x))
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
@@ -123,6 +137,21 @@ class Twice(Reader):
         return self.head(self.output[:, -1])
 
 
+class Loop(nn.Module):
+    """It calls a cell in a loop over the words."""
+
+    def __init__(self, cell=nn.GRUCell):
+        super().__init__()
+        self.embed, self.cell, self.head = nn.Embedding(12, 4), cell(4, 5), nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, X):
+        state = None
+        for word in self.embed(X).unbind(1):
+            state = self.cell(word, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 def reader(module=Reader, **params):
     return NeuralNetClassifier(
         module, criterion=nn.CrossEntropyLoss, random_state=0,
@@ -140,6 +169,9 @@ READERS = {
     "mean": {"module__bidirectional": True, "module__last": "mean", "module__bias": False},
     "learned first state": {"module": FirstState},
     "one layer twice": {"module": Twice, "module__layer": nn.LSTM},
+    "GRUCell": {"module": Loop},
+    "LSTMCell": {"module": Loop, "module__cell": nn.LSTMCell},
+    "RNNCell": {"module": Loop, "module__cell": nn.RNNCell},
     "clipped, AdamW": {"clip": 0.1, "optimizer": torch.optim.AdamW},
 }
 CANDIDATES = [{"lr": 0.3}, {"lr": 0.03}]

@@ -154,7 +154,7 @@ def step_bytes(group: Group) -> tuple[int, int]:
             saved.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with torch.enable_grad(), BatchableRecurrence(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         call(module, x)
     return int(sum(saved) * scale), int(sum(t.numel() * t.element_size() for t in tree_leaves(x)) * scale)
 
