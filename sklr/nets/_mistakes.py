@@ -173,11 +173,14 @@ def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
 
     >>> second_softmax(torch.rand(2, 3).softmax(1), nn.CrossEntropyLoss())[:47]
     "The module's outputs are probabilities, as of a"
+    >>> second_softmax(torch.full((2, 3), torch.nan), nn.CrossEntropyLoss())
+    ''
     """
-    if not isinstance(criterion, nn.CrossEntropyLoss) or outputs.ndim < 2 or outputs.shape[1] < 2:
+    applies_softmax = getattr(type(criterion), "forward", None) is nn.CrossEntropyLoss.forward  # a subclass may not
+    if not applies_softmax or outputs.ndim < 2 or outputs.shape[1] < 2 or not outputs.numel():
         return ""
     outputs = outputs.detach()
-    if (outputs < 0).any() or ((outputs.sum(1) - 1).abs() > 1e-3).any():
+    if not ((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() <= 1e-3).all()):  # NaN are no probabilities
         return ""
     return (
         "The module's outputs are probabilities, as of a softmax, and CrossEntropyLoss applies another softmax to "

@@ -329,6 +329,24 @@ def test_a_softmax_before_cross_entropy_is_said_once(module, engine):
     net.set_params(criterion="nll").fit(X, Y)
 
 
+class OfProbabilities(nn.CrossEntropyLoss):
+    def forward(self, proba, y):
+        return nn.functional.nll_loss(torch.log(proba + 1e-6), y)
+
+
+class NotNumbers(MLP):
+    def forward(self, X):
+        return super().forward(X) * torch.nan
+
+
+@pytest.mark.parametrize(("module", "criterion"), [(Probabilities, OfProbabilities), (NotNumbers, "crossentropyloss")])
+def test_no_second_softmax_is_said_of_other_losses_and_of_nan(module, criterion):
+    net = NeuralNetClassifier(module, criterion=criterion, max_epochs=1, random_state=0)
+    net.fit(X, Y)  # a warning would be an error
+    if module is Probabilities:
+        search(net).fit(X, Y)
+
+
 @pytest.mark.parametrize("y", [CLASSES, CLASSES.astype(int)], ids=["floats", "integers"])
 def test_one_hot_rows_have_no_accuracy_but_a_loss_of_ones_own(y):
     TRAINED.clear()

@@ -1,5 +1,8 @@
 """Recurrent layers in a stack, compared with PyTorch's own functions and with nets trained one by one."""
 
+import pickle
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,10 @@ from torch import nn
 
 from sklr import LRGridSearchCV, NeuralNetClassifier
 from sklr.engines import StackedEngine
+from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.module_call import mixes_rows
 from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
+from sklr.engines.stacked.model.stack import ModelStack
 
 RANDOM = np.random.default_rng(0)
 WORDS = RANDOM.integers(0, 12, (46, 7))
@@ -57,6 +63,19 @@ def test_time_step_by_time_step_is_the_layer(drawn):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("cell", [nn.RNNCell, partial(nn.RNNCell, nonlinearity="relu"), nn.LSTMCell, nn.GRUCell])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (4, 3)])
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_cell_is_the_cell(cell, bias, shape, starts):
+    layer, x = cell(3, 5, bias=bias).double(), torch.randn(shape, dtype=torch.float64)
+    expected = layer(x) if starts else layer(x, layer(x))
+    with BatchableRecurrence():
+        found = layer(x) if starts else layer(x, layer(x))
+    assert type(found) is type(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 @settings(deadline=None, max_examples=30)
 @given(layers(), st.integers(1, 3))
 def test_models_side_by_side_are_the_models(drawn, n_models):
@@ -93,6 +112,46 @@ class Reader(nn.Module):
         return self.head(output.mean(1) if self.last == "mean" else output[:, -1])
 
 
+class FirstState(Reader):
+    """Its first state is learned."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = nn.Parameter(torch.randn(1, 1, 5, dtype=torch.float64))
+
+    def forward(self, X):
+        return self.head(self.layer(self.embed(X), self.first.expand(-1, len(X), -1).contiguous())[0][:, -1])
+
+
+class Twice(Reader):
+    """It reads forwards and then backwards by one layer, which it has under two names, and keeps its output."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.again = self.layer
+
+    def forward(self, X):
+        words = self.embed(X)
+        _, state = self.layer(words)
+        self.output, self.states = self.again(words.flip(1), state)[0], {"forwards": state}
+        return self.head(self.output[:, -1])
+
+
+class Loop(nn.Module):
+    """It calls a cell in a loop over the words."""
+
+    def __init__(self, cell=nn.GRUCell):
+        super().__init__()
+        self.embed, self.cell, self.head = nn.Embedding(12, 4), cell(4, 5), nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, X):
+        state = None
+        for word in self.embed(X).unbind(1):
+            state = self.cell(word, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 def reader(module=Reader, **params):
     return NeuralNetClassifier(
         module, criterion=nn.CrossEntropyLoss, random_state=0,
@@ -108,6 +167,11 @@ READERS = {
     "last state": {"module__layer": nn.LSTM, "module__last": "state"},
     "each row's own last output": {"module__last": "own"},
     "mean": {"module__bidirectional": True, "module__last": "mean", "module__bias": False},
+    "learned first state": {"module": FirstState},
+    "one layer twice": {"module": Twice, "module__layer": nn.LSTM},
+    "GRUCell": {"module": Loop},
+    "LSTMCell": {"module": Loop, "module__cell": nn.LSTMCell},
+    "RNNCell": {"module": Loop, "module__cell": nn.RNNCell},
     "clipped, AdamW": {"clip": 0.1, "optimizer": torch.optim.AdamW},
 }
 CANDIDATES = [{"lr": 0.3}, {"lr": 0.03}]
@@ -125,6 +189,36 @@ def test_replayed_steps_are_the_same():
     training = StackedEngine().start(experiment(net, X=WORDS, y=LABELS, scoring="accuracy"), CANDIDATES)
     training.finish()
     assert sum(scored.pack.stack._replays.n_replayed for scored in training.packs) > 0
+
+
+@pytest.mark.parametrize("module", [Reader, FirstState, Twice])
+def test_a_pickled_stack_trains_on(module):
+    """As in workers; what the module keeps from its calls is left out."""
+    torch.manual_seed(0)
+    x, y = torch.from_numpy(WORDS[:8]), torch.from_numpy(LABELS[:8])
+    stack = ModelStack([module(), module()], 3, nn.CrossEntropyLoss(), torch.optim.SGD, {}, example=(x, y))
+    lr, batch = torch.full((3, 2), 0.1, dtype=torch.float64), Batch(x.expand(2, -1, -1), y.expand(2, -1))
+    stack.step(lr, batch)
+    sent = pickle.loads(pickle.dumps(stack))
+    assert all(torch.equal(stack.step(lr, batch), sent.step(lr, batch)) for _ in range(3))
+
+
+def test_weights_are_not_moved_together_as_for_cudnn(monkeypatch):
+    """On CUDA, PyTorch's layers read the addresses of their weights when these have changed."""
+    moved = []
+
+    def flatten(layer):
+        moved.append([weight.data_ptr() for weight in layer._flat_weights])
+
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flatten)
+    assert_agree(*both(reader(module=Flattening), CANDIDATES, X=WORDS, y=LABELS, scoring="accuracy"))
+    assert moved
+
+
+class Flattening(Reader):
+    def forward(self, X):
+        self.layer.flatten_parameters()
+        return super().forward(X)
 
 
 def test_sequences_of_several_lengths():
@@ -170,3 +264,52 @@ def test_packed_sequences_are_refused_with_a_way_out():
     (reason,) = StackedEngine().unsupported(described, CANDIDATES)
     assert "packs its sequences (pack_padded_sequence)" in reason
     assert "torch.gather" in reason
+
+
+class RowsAsTimeSteps(Reader):
+    """It forgets that torch's recurrent layers take the batch as their second axis by default."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = nn.GRU(4, 5).double()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_rows_as_time_steps_are_refused_with_a_way_out(backwards):
+    described = experiment(reader(module=RowsAsTimeSteps), X=WORDS, y=LABELS, scoring="accuracy")
+    (reason,) = StackedEngine().unsupported(described, CANDIDATES)
+    assert "depends on the other rows" in reason
+    assert "make its layer 'layer' with batch_first=True" in reason
+    layer = nn.GRU(7, 5)  # the last row depends on the others, or the first
+
+    def read(x):
+        return layer(x.flip(0))[0].flip(0) if backwards else layer(x)[0]
+
+    assert mixes_rows(Calling(read), torch.rand(8, 7))
+
+
+class Calling(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, X):
+        return self.function(X)
+
+
+class Counting(Reader):
+    """Its head has a counter under the name that torch's recurrent layers use for something else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.head._flat_weights = [0]
+
+    def forward(self, X):
+        self.head._flat_weights[0] += 1
+        return super().forward(X)
+
+
+def test_names_of_torch_hide_state_in_its_own_layers_only():
+    described = experiment(reader(module=Counting), X=WORDS, y=LABELS, scoring="accuracy")
+    (reason,) = StackedEngine().unsupported(described, CANDIDATES)
+    assert "changes its attribute 'head._flat_weights' each time it is called" in reason

@@ -96,8 +96,12 @@ STACKABLE = {
     "float64": nn.Linear(8, 3).double(),
     "mixed precision": mixed(torch.bfloat16, back=True),
     "half precision outputs": mixed(torch.float16, back=False),
-    "LSTM": Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.LSTM(4, 4)),
-    "GRU": Custom(lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.GRU(4, 4)),
+    "LSTM": Custom(
+        lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.LSTM(4, 4, batch_first=True)
+    ),
+    "GRU": Custom(
+        lambda m, x: m.linear(m.rnn(x.unflatten(1, (2, 4)))[0].flatten(1)), rnn=nn.GRU(4, 4, batch_first=True)
+    ),
     "reassigned buffer": Custom(remembering, mean=torch.zeros(())),
 }
 

@@ -155,7 +155,11 @@ def _check_evaluation(module: nn.Module, x: Any, *, is_chain: bool) -> None:
             "of forward"
         )
     if mixes_rows(module, x):
+        axis = next((path for path, layer in module.named_modules() if not getattr(layer, "batch_first", True)), None)
+        advice = "normalize by running statistics (track_running_stats=True) or within each row (nn.LayerNorm)"
+        if axis is not None:
+            advice = f"make its layer {axis!r} with batch_first=True, so that the rows are not its time steps"
         raise _Unfit(
             "what it predicts for a row depends on the other rows of the batch, and a stack predicts in other batches: "
-            "normalize by running statistics (track_running_stats=True) or within each row (nn.LayerNorm)"
+            + advice
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.data.cell_rows import PackRows
@@ -69,18 +69,69 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int | None =
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:
-    """Whether the first row's output changes, in the module's current mode, when the other rows are replaced."""
-    outputs = []
-    for other in (None, 0, -1):  # replaced by rows of the batch: made-up numbers may not be valid categories
-        rows = x if other is None else tree_map(lambda t, k=other: torch.cat([t[:1], t[k].expand_as(t[1:])]), x)
+    """Whether the first or last row's output changes, in the module's current mode, when other rows are replaced.
+
+    >>> layer, rows = nn.RNN(2, 2), torch.eye(2)  # which takes rows without a batch for time steps
+    >>> mixes_rows(nn.Linear(2, 2), rows), mixes_rows(nn.Sequential(layer), rows)
+    (False, True)
+    """
+
+    def outputs(rows: Any) -> Tensor:
         with rng_kept(x), torch.no_grad():
-            outputs.append(first_tensor(call(copy.deepcopy(module), rows))[0])
-    return not all(torch.allclose(outputs[0], changed, rtol=1e-5, equal_nan=True) for changed in outputs[1:])
+            return first_tensor(call(copy.deepcopy(module), rows))
+
+    given = outputs(x)
+    for kept in (0, -1):
+        for other in (0, -1):  # replaced by rows of the batch: made-up numbers may not be valid categories
+            changed = outputs(tree_map(lambda t, kept=kept, other=other: _replaced(t, kept, other), x))
+            if not torch.allclose(given[kept], changed[kept], rtol=1e-5, equal_nan=True):
+                return True
+    return False
+
+
+def _replaced(rows: Tensor, kept: int, other: int) -> Tensor:
+    """Return rows of which all but one are replaced by another one."""
+    replaced = rows[other].expand_as(rows).clone()
+    replaced[kept] = rows[kept]
+    return replaced
 
 
 def has_rows(outputs: Tensor, n_rows: int) -> bool:
     """Whether outputs of many runs are (..., ..., n_rows, ...): a module may also return one value for all rows."""
     return outputs.dim() > 2 and outputs.shape[2] == n_rows
+
+
+class Forgotten:
+    """Takes the place of a tensor that a module has kept from a call; computing with it raises an error."""
+
+    def __repr__(self) -> str:
+        return "Forgotten()"
+
+
+def forget_activations(module: nn.Module) -> None:
+    """Replace the tensors that a module has kept from calls under `torch.func.vmap`, since they cannot be pickled.
+
+    Most modules that keep one, such as the last attention weights, replace it in the next call without reading it.
+
+    >>> module = nn.Linear(2, 1)
+    >>> def keeping(x):
+    ...     module.kept = [x, 3]
+    ...     return module(x)
+    >>> _ = torch.func.vmap(keeping)(torch.ones(4, 2))
+    >>> forget_activations(module)
+    >>> module.kept
+    [Forgotten(), 3]
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase):  # a functional call with shared weights leaves its own in this list
+            layer._flat_weights = [getattr(layer, name, None) for name in layer._flat_weights_names]
+        for name, value in list(vars(layer).items()):
+            if any(map(_is_batched, tree_leaves(value))):
+                vars(layer)[name] = tree_map(lambda kept: Forgotten() if _is_batched(kept) else kept, value)
+
+
+def _is_batched(thing: Any) -> bool:
+    return isinstance(thing, Tensor) and torch._C._functorch.is_batchedtensor(thing)
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -17,9 +17,9 @@ Step = Callable[[Tensor, State, Sequence[Any]], State]
 class BatchableRecurrence(TorchFunctionMode):
     """Within this mode, `nn.RNN`, `nn.LSTM` and `nn.GRU` are computed from linear layers and elementwise functions.
 
-    `torch.lstm` and `torch.gru` have no batching rule, and neither have cuDNN's kernels, which CUDA uses for all of
-    them. The formulas are those in the layers' documentation. Packed sequences are left to PyTorch's functions: their
-    sizes depend on the values in a batch.
+    So are the cells such as `nn.LSTMCell`. `torch.lstm` and `torch.gru` have no batching rule, and neither have cuDNN's
+    kernels, which CUDA uses for all of them. The formulas are those in the layers' documentation. Packed sequences are
+    left to PyTorch's functions: their sizes depend on the values in a batch.
 
     >>> layer, x = torch.nn.GRU(3, 4), torch.rand(2, 5, 7, 3)  # two models, five time steps, seven rows
     >>> with BatchableRecurrence():
@@ -29,10 +29,11 @@ class BatchableRecurrence(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        step = _STEPS.get(getattr(func, "__name__", ""))
-        if step is None or is_packed(args):
+        name = getattr(func, "__name__", "")
+        if name not in RECURRENT or is_packed(args):
             return func(*args, **(kwargs or {}))
-        return _layers(step, *args, **(kwargs or {}))
+        compute = _cell if name.endswith(CELL) else _layers
+        return compute(_STEPS[name.removesuffix(CELL)], *args, **(kwargs or {}))
 
 
 def is_packed(args: Sequence[Any]) -> bool:
@@ -42,6 +43,21 @@ def is_packed(args: Sequence[Any]) -> bool:
     True
     """
     return len(args) > 1 and isinstance(args[1], Tensor) and not args[1].is_floating_point()
+
+
+def leave_weights_apart(module: nn.Module) -> None:
+    """Keep a module's recurrent layers from moving their weights into one chunk of memory, which cuDNN wants.
+
+    They do so on CUDA whenever weights have changed, as in each functional call, and read addresses that tensors under
+    `torch.func.vmap` do not have.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.RNNBase):
+            vars(layer)["flatten_parameters"] = _do_nothing
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def _layers(
@@ -74,6 +90,22 @@ def _layers(
         if dropout and train and layer < num_layers - 1:
             x = F.dropout(x, dropout)
     return (x.transpose(0, 1) if batch_first else x, *map(torch.stack, zip(*last, strict=True)))
+
+
+def _cell(
+    step: Step,
+    x: Tensor,
+    hx: Tensor | Sequence[Tensor],
+    w_input: Tensor,
+    w_state: Tensor,
+    b_input: Tensor | None = None,
+    b_state: Tensor | None = None,
+) -> Tensor | State:
+    """Return the next state, as `torch.lstm_cell(...)` and `torch.gru_cell(...)` do."""
+    first = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    params = [p for p in (w_input, w_state, b_input, b_state) if p is not None]
+    _, state = _sequence(step, x.unsqueeze(0), first, params, biased=b_input is not None, backwards=False)
+    return state[0] if len(state) == 1 else state
 
 
 def _sequence(
@@ -130,4 +162,5 @@ def _rnn_relu(given: Tensor, state: State, weights: Sequence[Any]) -> State:
 
 _BIASES: dict[Step, Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]] = {_gru: _added_of_gru}
 _STEPS: dict[str, Step] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu}
-RECURRENT = set(_STEPS)
+CELL = "_cell"  # ending of the functions that take a single time step
+RECURRENT = {name + ending for name in _STEPS for ending in ("", CELL)}

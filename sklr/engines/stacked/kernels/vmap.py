@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Set
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -13,7 +14,7 @@ from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import ATTENTION, attention_by_steps
 from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
 from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
-from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence
+from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence, leave_weights_apart
 
 
 class VmapKernel:
@@ -24,6 +25,7 @@ class VmapKernel:
     Parameters
     ----------
     module : nn.Module
+        The stack's own: its mode is switched, and recurrent layers leave their weights where they are.
     loss : callable (outputs, y, weight) -> Tensor (n_cells, n_candidates)
     names : set of str
         The torch functions that the module calls. Attention and recurrent layers are computed from basic operations;
@@ -43,11 +45,14 @@ class VmapKernel:
 
     def __init__(self, module: nn.Module, loss: Loss, names: Set[str] = frozenset()):
         self.module, self.loss = module, loss
+        self._shared = [(layer, dict(layer._parameters), dict(layer._buffers)) for layer in _with_many_names(module)]
         self._rewrites: list[Callable[[], AbstractContextManager[Any]]] = [
             *([PaddedConvolutions] if gains_by_padding(module) else []),
             *([attention_by_steps] if names & ATTENTION else []),
             *([BatchableRecurrence] if names & RECURRENT else []),
         ]
+        if names & RECURRENT:
+            leave_weights_apart(module)
 
     def gradients(
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
@@ -74,11 +79,18 @@ class VmapKernel:
         """Return the outputs (n_cells, n_candidates, n_rows, ...) and the updated buffers."""
         self.module.train(training)
         with ExitStack() as rewritten:
+            rewritten.callback(self._restore)
             for rewrite in self._rewrites:
                 rewritten.enter_context(rewrite())
             # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
             candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
             return candidates(params, buffers, x)
+
+    def _restore(self) -> None:
+        """Give layers with several names their own tensors back, which a functional call puts back for one of them."""
+        for layer, params, buffers in self._shared:
+            layer._parameters.update(params)
+            layer._buffers.update(buffers)
 
     def _run(self, params: Named, buffers: Named, x: Any) -> tuple[Any, Named]:
         """Call the module for one candidate in all cells."""
@@ -89,3 +101,14 @@ class VmapKernel:
             return output, {name: state[name] for name in buffers}
 
         return vmap(in_cell, randomness="different")(params, buffers, x)
+
+
+def _with_many_names(module: nn.Module) -> list[nn.Module]:
+    """Return the submodules that a module, or its submodules, hold under several names.
+
+    >>> shared = nn.Tanh()
+    >>> _with_many_names(nn.Sequential(nn.Linear(1, 1), shared, nn.Linear(1, 1), shared))
+    [Tanh()]
+    """
+    n_names = Counter(layer for _, layer in module.named_modules(remove_duplicate=False))
+    return [layer for layer, n in n_names.items() if n > 1]

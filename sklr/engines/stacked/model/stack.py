@@ -18,7 +18,7 @@ from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.kernel import choose_kernel
 from sklr.engines.stacked.kernels.loss import Transform
 from sklr.engines.stacked.kernels.mlp import MLPKernel
-from sklr.engines.stacked.kernels.module_call import Named
+from sklr.engines.stacked.kernels.module_call import Named, forget_activations
 from sklr.engines.stacked.kernels.traits import Traits, examine
 from sklr.engines.stacked.model.state import FixedState, stacked
 from sklr.engines.stacked.optim.clipping import Clip, StackedClip
@@ -107,6 +107,7 @@ class ModelStack:
         self._replays = self._make_replays()
 
     def __getstate__(self) -> dict[str, Any]:
+        forget_activations(self.module)
         return {**vars(self), "_replays": self._make_replays()}  # recordings hold addresses of this process's memory
 
     @property

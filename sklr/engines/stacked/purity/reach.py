@@ -35,7 +35,7 @@ CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 # attributes of torch's modules that are no state of the user's: set during calls by torch itself, and hooks
 OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in HOOKS)}
 OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
-OF_TORCH |= {"_flat_weights", "_flat_weight_refs"}  # an nn.LSTM's lists of its parameters, also under a functional call
+_OF_RECURRENT = {"_flat_weights", "_flat_weight_refs"}  # lists of the parameters, also those of a functional call
 OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
 
 
@@ -55,10 +55,17 @@ def inside(thing: Any) -> list[Step]:
     for kind, parts in _PARTS.items():
         if isinstance(thing, kind):
             return _numbered(parts(thing))
-    found = [(ATTRIBUTE, name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in OF_TORCH]
+    found = [(ATTRIBUTE, name, value) for name, value in own_attributes(thing).items()]
     found += [(ATTRIBUTE, name, getattr(thing, name, None)) for cls in type(thing).__mro__ for name in _slots(cls)]
     held = found if found and not isinstance(thing, random.Random) else _numbered(_pickled_state(thing))
     return held if _is_installed(type(thing).__module__) else [*held, (_CLASS, 0, type(thing))]
+
+
+def own_attributes(thing: Any) -> dict[str, Any]:
+    """Return an object's attributes; of a torch module those that are the user's, and its submodules."""
+    attributes = getattr(thing, "__dict__", {})
+    known = OF_TORCH | _OF_RECURRENT if isinstance(thing, torch.nn.RNNBase) else OF_TORCH
+    return {name: value for name, value in attributes.items() if name not in known}
 
 
 def _of_class(cls: type) -> list[Step]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 
-from sklr.engines.stacked.purity.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, OF_TORCH, Unknown, inside
+from sklr.engines.stacked.purity.reach import CONTAINERS, HOOKS, ITEM, NUMBERS, Unknown, inside, own_attributes
 
 Path = tuple[Any, ...]  # (path of the object that refers to it, kind of reference, name); empty for the start
 MOST = 20_000  # objects to visit; with more than these nothing counts as untouched
@@ -166,7 +166,7 @@ def _states() -> tuple[Any, Any]:
 
 def own_state(module: nn.Module) -> dict[str, Any]:
     """Return a module's attributes other than parameters, buffers and submodules."""
-    return {name: value for name, value in vars(module).items() if name not in OF_TORCH and name != "_modules"}
+    return {name: value for name, value in own_attributes(module).items() if name != "_modules"}
 
 
 def difference(a: Any, b: Any, known: Container[int] = ()) -> str | None:

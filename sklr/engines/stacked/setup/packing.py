@@ -154,7 +154,7 @@ def step_bytes(group: Group) -> tuple[int, int]:
             saved.append(tensor.numel() * tensor.element_size())
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with torch.enable_grad(), BatchableRecurrence(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         call(module, x)
     return int(sum(saved) * scale), int(sum(t.numel() * t.element_size() for t in tree_leaves(x)) * scale)
 
@@ -195,7 +195,9 @@ def fitting_threads(flops: float) -> Iterator[None]:
 def product_flops(group: Group) -> float:
     """Return the floating-point operations of a run's average matrix product or convolution on a full batch."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), attention_by_steps(), BatchableRecurrence(), counter:  # it does not see into fused kernels
+    # The counter does not see into fused kernels. It looks up the gradient functions of the layers' inputs, which views
+    # of parameters have none of under `no_grad`.
+    with torch.enable_grad(), attention_by_steps(), BatchableRecurrence(), counter:
         module, x, scale = _few_rows(group)
         call(module, x)
     return counter.get_total_flops() * scale / _n_products(group)
