@@ -253,9 +253,9 @@ def _knows(estimator: Any, parts: Sequence[str]) -> bool:
         return True
     if isinstance(estimator, NeuralNet):
         return len(parts) > 1 and parts[0] in (*OPEN_PREFIXES, *estimator.prefixes_)
-    if len(parts) > 1 and parts[0] in params:
-        return _knows(params[parts[0]], parts[1:])
-    return type(estimator).set_params is not BaseEstimator.set_params and not _composes(estimator)
+    if type(estimator).set_params is not BaseEstimator.set_params and not _composes(estimator):
+        return True
+    return len(parts) > 1 and parts[0] in params and _knows(params[parts[0]], parts[1:])
 
 
 def _composes(estimator: Any) -> bool:
