@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.base import is_classifier, is_regressor
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from skorch import NeuralNet
 
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
-from sklr._utils.validation import must_be
+from sklr._utils.validation import must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
@@ -102,7 +103,8 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
             _check_step_arguments(experiment, estimator, net)
         elif isinstance(net, NetParts):
             net.start_fit(X, y, *weights[:1])
-            check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, _arguments_of_fit(experiment))
+            called, known = _called(experiment)
+            check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, known, called=called)
         else:
             net.initialize()
         schedule_of(net, net.max_epochs)
@@ -144,27 +146,33 @@ def _check_own_score(experiment: Experiment, net: Any) -> None:
         raise ValueError(must_be("y", "of shape (n_samples,) for the accuracy", shape, advice))
 
 
-def _arguments_of_fit(experiment: Experiment) -> list[str]:
-    """Return the names of the arguments of the `fit` that the user has called."""
-    fit = getattr(experiment.caller, "fit", None)
-    named = [] if fit is None else inspect.signature(fit).parameters.values()
-    groups = ["groups"] if hasattr(experiment.caller, "cv") else []  # scikit-learn's searches pass it to the splitter
-    return [*dict.fromkeys([*(p.name for p in named if p.kind is not p.VAR_KEYWORD), *OF_FIT, *groups])]
+def _called(experiment: Experiment) -> tuple[str, list[str]]:
+    """Return the name of the function that the user has called, and the names of its arguments."""
+    caller = experiment.caller
+    called = caller if inspect.isfunction(caller) else getattr(caller, "called_by", getattr(caller, "fit", None))
+    named = [] if called is None else inspect.signature(called).parameters.values()
+    groups = ["groups"] if hasattr(caller, "cv") else []  # scikit-learn's searches pass it to the splitter
+    known = [*(p.name for p in named if p.kind is not p.VAR_KEYWORD), *OF_FIT, *groups]
+    return getattr(called, "__name__", "fit"), list(dict.fromkeys(known))
 
 
 def _check_step_arguments(experiment: Experiment, estimator: Any, net: Any) -> None:
     """Check that a pipeline's arguments of `fit` name one of its steps, and those of the net one that the net takes."""
+    while type(estimator) is TransformedTargetRegressor:
+        estimator = estimator.regressor
     if type(estimator) is not Pipeline or get_config()["enable_metadata_routing"]:
         return
+    called, own = _called(experiment)
     for name in experiment.fit_params:
         step, _, rest = name.partition("__")
         if not rest or step not in estimator.named_steps:
-            known = [f"{step}__..." for step in estimator.named_steps]
-            near = f"{net_name(estimator)}__{name}" if name in OF_FIT else None
-            advice = f"Did you mean {near!r}?" if near else ""
-            raise ValueError(must_be("an argument of a pipeline's fit", f"one of {', '.join(known)}", name, advice))
+            what, steps = f"an argument of {called}", ", ".join(f"{step}__..." for step in estimator.named_steps)
+            if name in OF_FIT:
+                advice = f"Did you mean '{net_name(estimator)}__{name}'?"
+                raise ValueError(must_be(what, f"one of {steps} for a pipeline", name, advice))
+            raise unknown_name(what, name, [n for n in own if n != "sample_weight"], f"of a pipeline {steps}")
         if step == net_name(estimator) and hasattr(net, "module_") and rest != "sample_weight":
-            check_fit_arguments(net, [rest], ["sample_weight"], prefix=f"{step}__")
+            check_fit_arguments(net, [rest], ["sample_weight"], f"{step}__", called)
 
 
 def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:

@@ -256,7 +256,7 @@ def test_a_misspelt_argument_of_a_searchs_fit_is_refused_with_those_that_it_take
             "sample_weight",
             r"one of standardscaler__\.\.\., neural.*Did you mean 'neuralnetclassifier__sample_weight'\?",
         ),
-        ("net__sample_weight", r"one of standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sample_weight'"),
+        ("net__sample_weight", r"or of a pipeline standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sam"),
     ],
 )
 def test_an_argument_of_a_pipelines_fit_that_names_no_step_is_refused(name, message):
