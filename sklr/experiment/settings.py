@@ -90,7 +90,7 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
 def _initialized(experiment: Experiment, candidate: dict) -> Any:
     """Return a clone with a candidate's parameters, its net initialized as far as possible without training."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
-    net, X, y = net_of(estimator), experiment.X, experiment.y
+    net, X, y, ready = net_of(estimator), experiment.X, experiment.y, None
     net.set_params(verbose=0)
     check_device(net.device)
     weights = [w for name, w in experiment.fit_params.items() if name.endswith("sample_weight") and w is not None]
@@ -102,14 +102,33 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
             _initialize_blindly(net)
             _check_step_arguments(experiment, estimator, net)
         elif isinstance(net, NetParts):
-            net.start_fit(X, y, *weights[:1])
+            ready = net.start_fit(X, y, *weights[:1])
             called, known = _called(experiment)
             check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, known, called=called)
         else:
             net.initialize()
         schedule_of(net, net.max_epochs)
     _check_own_score(experiment, net)
+    if ready is not None and not experiment.fit_params.keys() - {"sample_weight"}:
+        _check_loss(net, *ready)
     return estimator
+
+
+def _check_loss(net: NetParts, X: Any, y: Any) -> None:
+    """Raise the ValueError or TypeError of a net's loss for a few rows: outputs or targets that it is not for."""
+    own = type(net).__module__.startswith("sklr.")  # a subclass may use its loss in a train_step of its own
+    if not own or y is None or not hasattr(X, "shape"):  # reading a Dataset's items may be slow, or change it
+        return
+    with RandomStream(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the runs issue these warnings again
+        try:
+            batch = next(iter(net.get_iterator(net.get_dataset(X[:8], y[:8]), training=False)))
+            net._is_first_batch = True
+            net.get_loss(net.evaluation_step(batch), batch[1], X=batch[0], training=False)
+        except MISTAKES:
+            raise
+        except Exception:  # as everywhere here, other errors are those of the runs
+            return
 
 
 def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:

@@ -168,6 +168,29 @@ def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None
         warn(message, SettingsWarning)
 
 
+def check_indices(targets: Any, outputs: Any, criterion: Any) -> None:
+    """Raise a ValueError for a target that is not the index of one of a module's outputs, in own words.
+
+    PyTorch's error on a CPU does not say what to do, and on a CUDA device it ends the process.
+
+    >>> check_indices(torch.tensor([1, 3, 2]), torch.zeros(3, 3), nn.CrossEntropyLoss())
+    Traceback (most recent call last):
+    ValueError: the targets must be from 0 to 2, since the module has 3 outputs, got 3. Number the classes from 0, or
+    set the module's number of outputs.
+    """
+    if not isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) or not isinstance(outputs, torch.Tensor):
+        return
+    indices = torch.as_tensor(targets)
+    if outputs.ndim < 2 or indices.is_floating_point():
+        return
+    n_outputs = outputs.shape[1]
+    outside = indices[(indices != criterion.ignore_index) & ((indices < 0) | (indices >= n_outputs))]
+    if len(outside):
+        rule = f"from 0 to {n_outputs - 1}, since the module has {n_outputs} outputs"
+        advice = "Number the classes from 0, or set the module's number of outputs."
+        raise ValueError(must_be("the targets", rule, outside[0].item(), advice))
+
+
 def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
     """Return a warning if outputs (n_rows, n_classes, ...) are probabilities and the loss expects logits, else "".
 

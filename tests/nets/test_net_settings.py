@@ -3,6 +3,7 @@
 import copy
 import functools
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
+from torch.utils.data import TensorDataset
 
 from sklr import (
     MLP,
@@ -296,6 +298,7 @@ UNFIT = {  # module, y, parameters: what the loss would broadcast, or say in wor
     "a regression's loss": (NeuralNetClassifier, nn.Linear(4, 2), Y, {"criterion": "mse"}, r"of shape \(1,\)"),
     "a dict": (NeuralNetClassifier, Named(4, 2), Y, {}, "output must be a tensor for criterion CrossEntropyLoss, got"),
     "logarithms": (NeuralNetClassifier, log_probabilities(), Y, {"criterion": "nll"}, "must be probabilities for"),
+    "fewer outputs than classes": (NeuralNetClassifier, MLP(4, 2), 3 * Y + (X[:, 1] > 0), {}, "at least 4, one per cl"),
     "one-hot integers": (NeuralNetClassifier, MLP(4, 2), CLASSES.astype(int), {}, r"y.argmax\(axis=1\)"),
 }
 
@@ -305,8 +308,30 @@ def test_outputs_and_targets_that_do_not_fit_the_loss_are_refused(kind, module, 
     net = kind(module, max_epochs=2, batch_size=16, **params)
     with pytest.raises((ValueError, TypeError), match=message):
         net.fit(X, y)
-    with pytest.raises((ValueError, TypeError), match=message):
-        search(net).fit(X, y)
+    for train in (search(net, scoring="r2" if y.ndim > 1 else None).fit, partial(lr_range_test, net)):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            train(X, y)
+        assert "fits failed" not in str(caught.value)  # it is found before the training
+
+
+@pytest.mark.parametrize("first", [0, 39], ids=["first batch", "last batch"])
+@pytest.mark.parametrize("criterion", ["cross_entropy", "nll"])
+def test_a_target_in_a_dataset_that_no_output_is_for_is_said_in_own_words(first, criterion):
+    targets = np.roll(np.where(np.arange(40) == 0, 2, Y), first)
+    dataset = TensorDataset(torch.from_numpy(X), torch.from_numpy(targets))
+    module = nn.Sequential(nn.Linear(4, 2), nn.Softmax(1)) if criterion == "nll" else MLP(4, 2)
+    net = NeuralNetClassifier(module, criterion=criterion, max_epochs=2, batch_size=8)
+    message = (
+        r"the targets must be from 0 to 1, since the module has 2 outputs, got 2\. Number the classes from 0, or set"
+    )
+    for train in (net.fit, partial(search(net, cv=None).fit, validation=dataset), partial(lr_range_test, net)):
+        with pytest.raises(ValueError, match=message):
+            train(dataset)
+
+
+def test_the_index_that_the_loss_ignores_is_no_mistake():
+    targets = np.where(np.arange(40) == 0, -100, Y)
+    classifier(MLP(4, 2)).fit(TensorDataset(torch.from_numpy(X), torch.from_numpy(targets)))
 
 
 class Probabilities(MLP):
