@@ -33,6 +33,7 @@ from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
 from sklr.search._running import TrainingSearchCV
+from sklr.search._scoring import check_scoring_names
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
@@ -331,6 +332,10 @@ class BaseLRSearchCV(TrainingSearchCV):
         tags = super().__sklearn_tags__()
         tags.target_tags = deepcopy(get_tags(self.estimator).target_tags)  # the search passes the targets on unchanged
         return tags
+
+    def _validate_params(self) -> None:
+        check_scoring_names(self.scoring)  # scikit-learn's own message lists all names there are
+        super()._validate_params()
 
     def _check(self, y: Any) -> Any:
         """Check everything that can be checked without training, the cheapest first."""
