@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from contextlib import nullcontext
 from functools import partial
 
@@ -16,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from sklr import (
     MLP,
@@ -143,7 +144,7 @@ class TestInstances:
         said = "" if net is NeuralNetClassifier else "hooks on its parameters, which sklearn.base.clone leaves out"
         with pytest.warns(SettingsWarning, match=said) if said else nullcontext():
             found = search(given, {"lr": [0.1, 10.0]}).fit(X, Y)
-        assert (len(set(found.cell_scores_.mean(axis=1))) == 1) == (not said)  # no step moved anything
+        assert (len(np.unique(found.cell_scores_, axis=0)) == 1) == (not said)  # no step moved anything
 
     @pytest.mark.parametrize("as_instance", [True, False])
     def test_a_criterion_that_holds_the_module_is_given_the_one_that_is_trained(self, as_instance):
@@ -201,6 +202,22 @@ MISTAKES = [
     ({"callbacks__print_lgo": None}, {}, "callbacks__... must be one of .*got 'print_lgo'. Did you mean 'print_log'"),
     ({"callbacks": "early_stopping"}, {}, "callbacks must be a list of callbacks, or 'disable', got 'early_stopping'"),
     ({"train_split": 0.2}, {}, r"train_split must be None or a function .* got 0.2. Write .*ValidSplit\(0.2\)"),
+    (
+        {"callbacks": ["early"]},
+        {},
+        r"an entry of callbacks must be a callback, or a pair .*got 'early'\. Write for exam",
+    ),
+    ({"callbacks": [("mine", 3)]}, {}, r"an entry of callbacks must be a callback, or a pair .*got \('mine', 3\)"),
+    (
+        {"criterion": nn.functional.cross_entropy},
+        {},
+        "criterion must .*'the function cross_.* criterion='cross_entropy'",
+    ),
+    (
+        {"criterion": lambda y_pred, y: y_pred.sum()},
+        {},
+        "criterion must be a class, an .* Write a torch.nn.Module whose",
+    ),
     ({"max_epochs": -1}, {}, "max_epochs must be an integer >= 0, got -1"),
     ({"max_epochs": 2.5}, {}, "max_epochs must be an integer >= 0, got 2.5"),
     ({"batch_size": 0}, {}, "batch_size must be an integer >= 1, or -1 for all rows, got 0"),
@@ -239,6 +256,39 @@ class TestMistakes:
             search(estimator, {f"{prefix}lr": [0.1]}).fit(X, Y, **{prefix + n: v for n, v in fit_params.items()})
         assert "fits failed" not in str(caught.value)
         assert not TRAINED
+
+
+@pytest.mark.parametrize("lr", ["0.1", None, [0.1, 0.2], -0.1, np.nan, True], ids=repr)
+def test_an_lr_that_is_no_number_is_refused_before_training(lr):
+    TRAINED.clear()
+    with pytest.raises(ValueError, match=rf"^lr must be a finite number >= 0, got {re.escape(repr(lr))}\."):
+        classifier(Counted, lr=lr).fit(X, Y)
+    assert not TRAINED
+
+
+class OfOtherNames(nn.Linear):
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [lambda net: net.fit, search, lambda net: partial(lr_range_test, net)],
+    ids=["a net", "a search", "a range test"],
+)
+def test_an_argument_of_the_module_that_is_missing_is_named(train):
+    net = NeuralNetClassifier(OfOtherNames, module__n_in=4)
+    with pytest.raises(TypeError, match=r"^module__n_out must be given, since OfOtherNames has no default for it"):
+        (train(net).fit if train is search else train(net))(X, Y)
+    train(net.set_params(module__n_out=2))
+
+
+def test_a_net_by_itself_takes_no_dataloader():
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)))
+    net = classifier().fit(X, Y)
+    for method in (net.fit, net.partial_fit, net.predict, net.predict_proba):
+        with pytest.raises(TypeError, match=r"^X must be rows or a Dataset .* got 'a DataLoader'\. Pass its dataset"):
+            method(loader)
 
 
 @pytest.mark.parametrize(
