@@ -283,7 +283,7 @@ def _unknown_name(estimator: Any, name: str) -> str:
     if isinstance(net := net_of(estimator), NeuralNet) and not below:
         prefix = f"{net_name(estimator)}__" if net is not estimator else ""
         below = [f"{prefix}{meant}" for meant in _parts_of_net(net, name)]
-        known = [other for other in known if not other.startswith(f"{prefix}callbacks__")]  # there are dozens
+        known = [other for other in known if not other.startswith((f"{prefix}callbacks__", f"{prefix}_"))]
     near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
     advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
     return (

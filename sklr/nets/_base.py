@@ -233,6 +233,7 @@ class BaseNet(CallbackSupportMixin, NetParts):
             return validate_data(self, X, reset=reset, accept_sparse="csr")
         if self.dataset is Dataset:
             data.check_finite_rows(X)
+            data.check_inputs(X)
         if reset:
             for learned in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(learned, None)

@@ -212,7 +212,6 @@ class BaseLRSearchCV(TrainingSearchCV):
 
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
         """Return the data in the form that the search uses, after the checks that need no reading of the data."""
-        check_is_object("estimator", self.estimator)
         data = bring(X, y, eval_dataset, net=self.estimator, whole=validation is not None)
         check_takes_rows(self.estimator, data.X)
         check_rows(data.X)
@@ -334,6 +333,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         return tags
 
     def _validate_params(self) -> None:
+        check_is_object("estimator", self.estimator)
         check_scoring_names(self.scoring)  # scikit-learn's own message lists all names there are
         super()._validate_params()
 

@@ -283,6 +283,24 @@ def test_an_argument_of_the_module_that_is_missing_is_named(train):
     train(net.set_params(module__n_out=2))
 
 
+@pytest.mark.parametrize("train", [lambda net: net.fit, lambda net: search(net).fit], ids=["a net", "a search"])
+def test_sequences_of_different_lengths_in_a_list_are_answered_with_what_pads_them(train):
+    sequences = [torch.ones(3 + i % 2, 4) for i in range(40)]
+    with pytest.raises(ValueError, match=r"^X as a list must be .* got \[3, 4\]\. Pad sequences .* a collate_fn"):
+        train(classifier())(sequences, Y)
+
+
+def test_a_dict_of_lists_is_answered_with_arrays():
+    with pytest.raises(TypeError, match=r"^X must be a dict of arrays or tensors, got 'a list for X'\. Convert it"):
+        classifier(MLP(4, 2)).fit({"X": X.tolist()}, Y)
+
+
+@pytest.mark.parametrize("train", [lambda module: search(module).fit, lambda module: partial(lr_range_test, module)])
+def test_a_module_in_place_of_a_net_is_answered_with_the_net(train):
+    with pytest.raises(TypeError, match=r"must be an estimator, got 'the module MLP'\. Write NeuralNetClassifier\(mod"):
+        train(MLP(4, 2))(X, Y)
+
+
 def test_a_net_by_itself_takes_no_dataloader():
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)))
     net = classifier().fit(X, Y)
