@@ -71,7 +71,7 @@ def check_is_object(what: str, value: Any) -> None:
         raise TypeError(f"{what} must be an object, got the class {name}. Write {name}(...).")
     if isinstance(value, nn.Module):
         advice = "Write NeuralNetClassifier(module), or one of the other nets."
-        raise TypeError(must_be(what, "an estimator", f"the module {type(value).__name__}", advice))
+        raise TypeError(must_be(what, "an object with a fit method", f"the module {type(value).__name__}", advice))
 
 
 def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") -> int:

@@ -297,7 +297,7 @@ def test_a_dict_of_lists_is_answered_with_arrays():
 
 @pytest.mark.parametrize("train", [lambda module: search(module).fit, lambda module: partial(lr_range_test, module)])
 def test_a_module_in_place_of_a_net_is_answered_with_the_net(train):
-    with pytest.raises(TypeError, match=r"must be an estimator, got 'the module MLP'\. Write NeuralNetClassifier\(mod"):
+    with pytest.raises(TypeError, match=r"must be an object with a fit method, got 'the module MLP'\. Write Neural"):
         train(MLP(4, 2))(X, Y)
 
 
