@@ -19,6 +19,7 @@ from skorch import NeuralNet
 
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
+from sklr._utils.sklearn import take_rows
 from sklr._utils.validation import must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
@@ -110,19 +111,21 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
         schedule_of(net, net.max_epochs)
     _check_own_score(experiment, net)
     if ready is not None and not experiment.fit_params.keys() - {"sample_weight"}:
-        _check_loss(net, *ready)
+        _check_loss(net, ready[0], ready[1], experiment.cells[0].train[:8])
     return estimator
 
 
-def _check_loss(net: NetParts, X: Any, y: Any) -> None:
-    """Raise the ValueError or TypeError of a net's loss for a few rows: outputs or targets that it is not for."""
+def _check_loss(net: NetParts, X: Any, y: Any, rows: np.ndarray) -> None:
+    """Raise the ValueError or TypeError of a net's loss for a few training rows: outputs or targets it is not for."""
     own = type(net).__module__.startswith("sklr.")  # a subclass may use its loss in a train_step of its own
     if not own or y is None or not hasattr(X, "shape"):  # reading a Dataset's items may be slow, or change it
         return
     with RandomStream(0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the runs issue these warnings again
         try:
-            batch = next(iter(net.get_iterator(net.get_dataset(X[:8], y[:8]), training=False)))
+            batch = next(
+                iter(net.get_iterator(net.get_dataset(take_rows(X, rows), take_rows(y, rows)), training=False))
+            )
             net._is_first_batch = True
             net.get_loss(net.evaluation_step(batch), batch[1], X=batch[0], training=False)
         except MISTAKES:
@@ -137,7 +140,7 @@ def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:
         return ""
     with RandomStream(0), warnings.catch_warnings(), suppress(Exception):  # the training will raise the error
         warnings.simplefilter("ignore")
-        outputs = next(iter(net.forward_iter(experiment.X[:8], training=False)))
+        outputs = next(iter(net.forward_iter(take_rows(experiment.X, experiment.cells[0].train[:8]), training=False)))
         return second_softmax(outputs, net.criterion_)
     return ""
 
