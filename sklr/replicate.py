@@ -158,7 +158,9 @@ def characterize(
         n_jobs=n_jobs,
         random_state=random_state,
         error_score="raise",
-    ).fit(X, y, validation=validation, **fit_params)
+    )
+    trial.called_by = characterize
+    trial.fit(X, y, validation=validation, **fit_params)
     return _characterized(trial, params, n_seeds)
 
 

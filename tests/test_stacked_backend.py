@@ -291,7 +291,7 @@ def test_fits_that_fail_are_recorded_as_without():
 
 def test_an_error_that_is_raised_leaves_the_block_usable():
     with sklr.stacked() as stacking:
-        with pytest.raises(TypeError, match="between instances"):
+        with pytest.raises(ValueError, match=r"lr must be a finite number >= 0, got .high"):
             grid(net(), {"lr": ["high", "higher"]}, error_score="raise").fit(X, y)
         assert stacking.n_stacked == 0
         grid(net()).fit(X, y)

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 
 def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
@@ -53,7 +54,7 @@ def unknown_name(what: str, value: Any, known: Iterable[str], others: str = "") 
 
 
 def check_is_object(what: str, value: Any) -> None:
-    """Raise a TypeError if `value` is a class where an instance is expected.
+    """Raise a TypeError if `value` is a class or a module where an estimator is expected.
 
     Raises
     ------
@@ -68,6 +69,9 @@ def check_is_object(what: str, value: Any) -> None:
     if isinstance(value, type):
         name = value.__name__
         raise TypeError(f"{what} must be an object, got the class {name}. Write {name}(...).")
+    if isinstance(value, nn.Module):
+        advice = "Write NeuralNetClassifier(module), or one of the other nets."
+        raise TypeError(must_be(what, "an object with a fit method", f"the module {type(value).__name__}", advice))
 
 
 def check_count(what: str, value: Any, minimum: int = 1, next_step: str = "") -> int:

@@ -33,7 +33,8 @@ class Experiment:
     says when it is monitored: "always", "never", or "free", which is in stacks that compute the scores of all their
     runs at once. Otherwise a scorer is called once per run, as in scikit-learn's searches, since it may be slow or
     count its calls. With ``scores_repeat=False``, for scikit-learn's own searches, test rows with random items are not
-    stacked, since every fit must draw its own. `caller` is the search, which callbacks refer to.
+    stacked, since every fit must draw its own. `caller` is the search, which callbacks refer to, or the
+    function that the user has called; if such a function calls a search, it is the search's `called_by`.
     """
 
     estimator: Any

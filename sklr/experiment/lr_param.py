@@ -16,7 +16,10 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from skorch import NeuralNet
 
+from sklr._utils.names import resolve_optimizer
 from sklr._utils.validation import check_is_object, must_be, unknown_name
+from sklr.experiment.wrappers import net_name, net_of
+from sklr.nets._instances import takes
 
 LR_NAMES = ("lr", "learning_rate", "learning_rate_init", "eta0")
 # skorch passes on what follows these prefixes, and does not list it in `get_params`
@@ -253,9 +256,9 @@ def _knows(estimator: Any, parts: Sequence[str]) -> bool:
         return True
     if isinstance(estimator, NeuralNet):
         return len(parts) > 1 and parts[0] in (*OPEN_PREFIXES, *estimator.prefixes_)
-    if len(parts) > 1 and parts[0] in params:
-        return _knows(params[parts[0]], parts[1:])
-    return type(estimator).set_params is not BaseEstimator.set_params and not _composes(estimator)
+    if type(estimator).set_params is not BaseEstimator.set_params and not _composes(estimator):
+        return True
+    return len(parts) > 1 and parts[0] in params and _knows(params[parts[0]], parts[1:])
 
 
 def _composes(estimator: Any) -> bool:
@@ -263,19 +266,24 @@ def _composes(estimator: Any) -> bool:
     return hasattr(estimator, "_set_params")
 
 
-def _parts_of_net(name: str) -> list[str]:
-    """Return the parameter of a net that is meant by a name without `__`, or by another name of the learning rate."""
+def _parts_of_net(net: NeuralNet, name: str) -> list[str]:
+    """Return the parameters of a net that are meant by a name without `__`, or by another name of the learning rate."""
     if name.lower() in LR_NAMES:
         return ["lr"]
     prefix = next((p for p in OPEN_PREFIXES if name.startswith(f"{p}_")), None)
-    return [] if prefix is None else [f"{prefix}__{name.removeprefix(prefix).lstrip('_')}"]
+    if prefix is not None:
+        return [f"{prefix}__{name.removeprefix(prefix).lstrip('_')}"]
+    parts = {"module": net.module, "optimizer": resolve_optimizer(net.optimizer)}
+    return [f"{part}__{name}" for part, make in parts.items() if takes(make, name)]
 
 
 def _unknown_name(estimator: Any, name: str) -> str:
     known = sorted(estimator.get_params(deep=True))
     below = [other for other in known if other.endswith(f"__{name}")]  # 'lr' for 'net__lr'
-    if isinstance(estimator, NeuralNet):
-        below = _parts_of_net(name)
+    if isinstance(net := net_of(estimator), NeuralNet) and not below:
+        prefix = f"{net_name(estimator)}__" if net is not estimator else ""
+        below = [f"{prefix}{meant}" for meant in _parts_of_net(net, name)]
+        known = [other for other in known if not other.startswith((f"{prefix}callbacks__", f"{prefix}_"))]
     near = below[:3] or get_close_matches(name, known, n=3, cutoff=0.6)
     advice = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Choose among {', '.join(known)}."
     return (

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.base import is_classifier, is_regressor
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 from skorch import NeuralNet
 
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
-from sklr._utils.validation import must_be
+from sklr._utils.sklearn import take_rows
+from sklr._utils.validation import must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
@@ -89,7 +91,7 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
 def _initialized(experiment: Experiment, candidate: dict) -> Any:
     """Return a clone with a candidate's parameters, its net initialized as far as possible without training."""
     estimator = seeded_clone(experiment, candidate, experiment.cells[0])
-    net, X, y = net_of(estimator), experiment.X, experiment.y
+    net, X, y, ready = net_of(estimator), experiment.X, experiment.y, None
     net.set_params(verbose=0)
     check_device(net.device)
     weights = [w for name, w in experiment.fit_params.items() if name.endswith("sample_weight") and w is not None]
@@ -101,13 +103,35 @@ def _initialized(experiment: Experiment, candidate: dict) -> Any:
             _initialize_blindly(net)
             _check_step_arguments(experiment, estimator, net)
         elif isinstance(net, NetParts):
-            net.start_fit(X, y, *weights[:1])
-            check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, _arguments_of_fit(experiment))
+            ready = net.start_fit(X, y, *weights[:1])
+            called, known = _called(experiment)
+            check_fit_arguments(net, experiment.fit_params.keys() - {"sample_weight"}, known, called=called)
         else:
             net.initialize()
         schedule_of(net, net.max_epochs)
     _check_own_score(experiment, net)
+    if ready is not None and not experiment.fit_params.keys() - {"sample_weight"}:
+        _check_loss(net, ready[0], ready[1], experiment.cells[0].train[:8])
     return estimator
+
+
+def _check_loss(net: NetParts, X: Any, y: Any, rows: np.ndarray) -> None:
+    """Raise the ValueError or TypeError of a net's loss for a few training rows: outputs or targets it is not for."""
+    own = type(net).__module__.startswith("sklr.")  # a subclass may use its loss in a train_step of its own
+    if not own or y is None or not hasattr(X, "shape"):  # reading a Dataset's items may be slow, or change it
+        return
+    with RandomStream(0), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the runs issue these warnings again
+        try:
+            batch = next(
+                iter(net.get_iterator(net.get_dataset(take_rows(X, rows), take_rows(y, rows)), training=False))
+            )
+            net._is_first_batch = True
+            net.get_loss(net.evaluation_step(batch), batch[1], X=batch[0], training=False)
+        except MISTAKES:
+            raise
+        except Exception:  # as everywhere here, other errors are those of the runs
+            return
 
 
 def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:
@@ -116,7 +140,7 @@ def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:
         return ""
     with RandomStream(0), warnings.catch_warnings(), suppress(Exception):  # the training will raise the error
         warnings.simplefilter("ignore")
-        outputs = next(iter(net.forward_iter(experiment.X[:8], training=False)))
+        outputs = next(iter(net.forward_iter(take_rows(experiment.X, experiment.cells[0].train[:8]), training=False)))
         return second_softmax(outputs, net.criterion_)
     return ""
 
@@ -144,27 +168,33 @@ def _check_own_score(experiment: Experiment, net: Any) -> None:
         raise ValueError(must_be("y", "of shape (n_samples,) for the accuracy", shape, advice))
 
 
-def _arguments_of_fit(experiment: Experiment) -> list[str]:
-    """Return the names of the arguments of the `fit` that the user has called."""
-    fit = getattr(experiment.caller, "fit", None)
-    named = [] if fit is None else inspect.signature(fit).parameters.values()
-    groups = ["groups"] if hasattr(experiment.caller, "cv") else []  # scikit-learn's searches pass it to the splitter
-    return [*dict.fromkeys([*(p.name for p in named if p.kind is not p.VAR_KEYWORD), *OF_FIT, *groups])]
+def _called(experiment: Experiment) -> tuple[str, list[str]]:
+    """Return the name of the function that the user has called, and the names of its arguments."""
+    caller = experiment.caller
+    called = caller if inspect.isfunction(caller) else getattr(caller, "called_by", getattr(caller, "fit", None))
+    named = [] if called is None else inspect.signature(called).parameters.values()
+    groups = ["groups"] if hasattr(caller, "cv") else []  # scikit-learn's searches pass it to the splitter
+    known = [*(p.name for p in named if p.kind is not p.VAR_KEYWORD), *OF_FIT, *groups]
+    return getattr(called, "__name__", "fit"), list(dict.fromkeys(known))
 
 
 def _check_step_arguments(experiment: Experiment, estimator: Any, net: Any) -> None:
     """Check that a pipeline's arguments of `fit` name one of its steps, and those of the net one that the net takes."""
+    while type(estimator) is TransformedTargetRegressor:
+        estimator = estimator.regressor
     if type(estimator) is not Pipeline or get_config()["enable_metadata_routing"]:
         return
+    called, own = _called(experiment)
     for name in experiment.fit_params:
         step, _, rest = name.partition("__")
         if not rest or step not in estimator.named_steps:
-            known = [f"{step}__..." for step in estimator.named_steps]
-            near = f"{net_name(estimator)}__{name}" if name in OF_FIT else None
-            advice = f"Did you mean {near!r}?" if near else ""
-            raise ValueError(must_be("an argument of a pipeline's fit", f"one of {', '.join(known)}", name, advice))
+            what, steps = f"an argument of {called}", ", ".join(f"{step}__..." for step in estimator.named_steps)
+            if name in OF_FIT:
+                advice = f"Did you mean '{net_name(estimator)}__{name}'?"
+                raise ValueError(must_be(what, f"one of {steps} for a pipeline", name, advice))
+            raise unknown_name(what, name, [n for n in own if n != "sample_weight"], f"of a pipeline {steps}")
         if step == net_name(estimator) and hasattr(net, "module_") and rest != "sample_weight":
-            check_fit_arguments(net, [rest], ["sample_weight"], prefix=f"{step}__")
+            check_fit_arguments(net, [rest], ["sample_weight"], f"{step}__", called)
 
 
 def _without_effect(experiment: Experiment, estimator: Any, candidates: Sequence[dict]) -> list[str]:

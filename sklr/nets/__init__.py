@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sklr.nets._base import BaseNet
 from sklr.nets._data import at_least_float32
 from sklr.nets._labels import LabelNet
-from sklr.nets._mistakes import check_outputs
+from sklr.nets._mistakes import check_indices, check_outputs
 from sklr.nets._sklearn_callbacks import raised_by_callback
 
 __all__ = ["NeuralNetBinaryClassifier", "NeuralNetClassifier", "NeuralNetRegressor", "raised_by_callback"]
@@ -153,9 +153,14 @@ use_caching, torch_load_kwargs
         if self._is_first_batch and isinstance(y_pred, Tensor):
             self._is_first_batch = False  # reading values makes a CUDA device wait, so later batches are not checked
             check_outputs(y_pred, self.criterion_, len(self.classes_) if self._encoded else 0)
+            check_indices(y_true, y_pred, self.criterion_)
         if self._encoded and isinstance(self.criterion_, nn.BCELoss | nn.BCEWithLogitsLoss):
             self._check_labels_for_bce(y_pred, y_true)
-        return super().get_loss(y_pred, y_true, *args, **kwargs)
+        try:
+            return super().get_loss(y_pred, y_true, *args, **kwargs)
+        except IndexError:  # on a CPU PyTorch checks the targets of every batch
+            check_indices(y_true, y_pred, self.criterion_)
+            raise
 
     def _check_labels_for_bce(self, y_pred: Any, y_true: Any) -> None:
         """Check that `y` has a column of 0 and 1 for every output, as binary cross entropy requires."""

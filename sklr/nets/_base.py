@@ -224,10 +224,16 @@ class BaseNet(CallbackSupportMixin, NetParts):
         return X, y
 
     def _check_X(self, X: Any, reset: bool) -> Any:
+        if isinstance(X, DataLoader):
+            advice = (
+                "Pass its dataset, and batch_size and iterator_train__shuffle to the net. Searches take DataLoaders."
+            )
+            raise TypeError(must_be("X", "rows or a Dataset for a net by itself", "a DataLoader", advice))
         if data.is_table(X) and self.dataset is Dataset:
             return validate_data(self, X, reset=reset, accept_sparse="csr")
         if self.dataset is Dataset:
             data.check_finite_rows(X)
+            data.check_inputs(X)
         if reset:
             for learned in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(learned, None)

@@ -56,6 +56,30 @@ def check_finite_rows(X: Any) -> None:
     raise ValueError(f"Input X contains {what}: the first is in {place}. Impute or drop such rows first.")
 
 
+def check_inputs(X: Any) -> None:
+    """Raise an error for several inputs of a module, in a dict or a list, that do not have a row for each sample.
+
+    >>> check_inputs({"X": np.ones((3, 2)), "lengths": [1, 2, 2]})
+    Traceback (most recent call last):
+    TypeError: X must be a dict of arrays or tensors, got 'a list for lengths'. Convert it with np.asarray.
+    >>> check_inputs([torch.ones(3, 2), torch.ones(5, 2)])
+    Traceback (most recent call last):
+    ValueError: X as a list must be inputs of the module with as many rows each, got [3, 5]. Pad sequences to one array,
+    or use a Dataset with a collate_fn that pads.
+    """
+    if isinstance(X, Mapping):
+        for name, part in X.items():
+            if isinstance(part, list | tuple):
+                rule, given = "a dict of arrays or tensors", f"a {type(part).__name__} for {name}"
+                raise TypeError(must_be("X", rule, given, "Convert it with np.asarray."))
+    elif isinstance(X, list | tuple) and all(hasattr(part, "shape") and len(part.shape) for part in X):
+        lengths = sorted({len(part) for part in X})
+        if len(lengths) > 1:
+            rule = "inputs of the module with as many rows each"
+            advice = "Pad sequences to one array, or use a Dataset with a collate_fn that pads."
+            raise ValueError(must_be("X as a list", rule, lengths, advice))
+
+
 def as_numbers(X: Any, dtype: torch.dtype | None) -> Any:
     """Convert an array to what torch can read: floats to `dtype`, integers stay integers. Other types are unchanged.
 

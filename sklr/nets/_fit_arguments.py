@@ -11,7 +11,9 @@ from sklr._utils.validation import unknown_name
 OF_FIT = ("X", "y", "sample_weight")
 
 
-def check_fit_arguments(net: Any, names: Iterable[str], known: Iterable[str] = OF_FIT, prefix: str = "") -> None:
+def check_fit_arguments(
+    net: Any, names: Iterable[str], known: Iterable[str] = OF_FIT, prefix: str = "", called: str = "fit"
+) -> None:
     """Raise a ValueError for an argument of `fit` that nothing takes, with the name that may be meant.
 
     Parameters
@@ -24,6 +26,8 @@ def check_fit_arguments(net: Any, names: Iterable[str], known: Iterable[str] = O
         The arguments of `fit` itself, for the message.
     prefix : str
         What a pipeline's `fit` wants before each name.
+    called : str
+        The function that the user has called with these arguments.
 
     Examples
     --------
@@ -45,5 +49,5 @@ def check_fit_arguments(net: Any, names: Iterable[str], known: Iterable[str] = O
         if name not in (*taken, first.name):
             forward = f"one that {type(module).__name__}.forward takes"
             raise unknown_name(
-                "an argument of fit", f"{prefix}{name}", [f"{prefix}{n}" for n in (*known, *taken)], forward
+                f"an argument of {called}", f"{prefix}{name}", [f"{prefix}{n}" for n in (*known, *taken)], forward
             )

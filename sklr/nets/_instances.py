@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -83,6 +83,48 @@ def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
     for name in given:
         if name not in names:
             raise unknown_name(f"a parameter {what}... of {getattr(make, '__name__', make)}", name, names)
+
+
+def takes(make: Any, name: str) -> bool:
+    """Whether a class or function has an argument of a given name.
+
+    >>> takes(nn.Linear, "bias"), takes(nn.Linear, "momentum")
+    (True, False)
+    """
+    try:
+        return name in inspect.signature(make).parameters
+    except (TypeError, ValueError):  # some callables have no signature
+        return False
+
+
+def required_arguments(make: Any, given: Iterable[str] = ()) -> list[str]:
+    """Return the names of the arguments that a class or function cannot do without and that are not given.
+
+    >>> required_arguments(nn.Linear, ["out_features"]), required_arguments(nn.ReLU)
+    (['in_features'], [])
+    """
+    try:
+        taken = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # some callables have no signature
+        return []
+    named = [p for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in named if p.default is p.empty and p.name not in given]
+
+
+def check_required(make: Any, given: Iterable[str]) -> None:
+    """Raise a TypeError for an argument of a module that has no default and is not given.
+
+    >>> check_required(nn.Linear, ["in_features"])
+    Traceback (most recent call last):
+    TypeError: module__out_features must be given, since Linear has no default for it, got nothing. Only arguments
+    called n_inputs and n_outputs are inferred, from rows and targets in arrays.
+    """
+    if missing := required_arguments(make, given):
+        name = getattr(make, "__name__", repr(make))
+        raise TypeError(
+            f"module__{missing[0]} must be given, since {name} has no default for it, got nothing. Only arguments "
+            "called n_inputs and n_outputs are inferred, from rows and targets in arrays."
+        )
 
 
 def wanted_widths(module: Callable[..., Any], widths: dict[str, int]) -> dict[str, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from sklr._utils.names import resolve_criterion, resolve_optimizer
 from sklr._utils.validation import check_count, must_be, unknown_name
 from sklr._utils.warnings import warn
 from sklr.exceptions import SettingsWarning
-from sklr.nets._instances import check_arguments
+from sklr.nets._instances import check_arguments, required_arguments
 
 _WEIGHTED = (  # the losses of torch that take an array of weights, and their subclasses
     nn.CrossEntropyLoss,
@@ -58,6 +60,7 @@ def check_components(net: NeuralNet) -> None:
         name = type(net.optimizer).__name__
         advice = f"Write optimizer={name.lower()!r}, and its arguments as optimizer__..."
         raise ValueError(must_be("optimizer", "a class or a name", f"an instance of {name}", advice))
+    _check_loss_function(net.criterion)
     parts = {
         "module": net.module,
         "criterion": resolve_criterion(net.criterion),
@@ -71,8 +74,27 @@ def check_components(net: NeuralNet) -> None:
             check_arguments(f"{part}__", make, given)
 
 
+def _check_loss_function(criterion: Any) -> None:
+    """Raise a ValueError for the function of a loss, such as `torch.nn.functional.mse_loss`, in place of its class.
+
+    A function without required arguments, which returns a loss, is accepted.
+    """
+    if inspect.isroutine(criterion) and required_arguments(criterion):
+        advice = "Write a torch.nn.Module whose forward computes the loss."
+        with suppress(ValueError):
+            resolve_criterion(criterion.__name__)
+            advice = f"Write criterion={criterion.__name__!r}."
+        rule = "a class, an instance or the name of a loss"
+        raise ValueError(must_be("criterion", rule, f"the function {criterion.__name__}", advice))
+
+
 def check_training(net: NeuralNet) -> None:
     """Raise a ValueError for parameters of the training that would fail in the middle of it."""
+    if not isinstance(net.lr, torch.Tensor):
+        number = isinstance(net.lr, Real) and not isinstance(net.lr, bool) and 0 <= float(net.lr) < math.inf
+        if not number:
+            advice = "LRGridSearchCV(net, lrs=...) tries several." if isinstance(net.lr, list | tuple) else ""
+            raise ValueError(must_be("lr", "a finite number >= 0", net.lr, advice))
     check_count("max_epochs", net.max_epochs, minimum=0)
     size = net.batch_size
     if isinstance(size, bool) or not isinstance(size, Integral) or (size < 1 and size != -1):
@@ -94,6 +116,11 @@ def _check_callbacks(net: NeuralNet) -> None:
     if isinstance(given, str):
         advice = "Write for example callbacks=[EarlyStopping(patience=3)]."
         raise ValueError(must_be("callbacks", "a list of callbacks, or 'disable'", given, advice))
+    for entry in given or []:
+        callback = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if callback is not None and not hasattr(callback, "on_train_end"):
+            advice = "Write for example callbacks=[EarlyStopping(patience=3)]."
+            raise ValueError(must_be("an entry of callbacks", "a callback, or a pair (name, callback)", entry, advice))
     known = [name for name, _ in net._uniquely_named_callbacks()]
     for name in net.get_params_for("callbacks"):
         callback = name.partition("__")[0]
@@ -166,6 +193,29 @@ def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None
         raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
     if message := second_softmax(outputs, criterion):
         warn(message, SettingsWarning)
+
+
+def check_indices(targets: Any, outputs: Any, criterion: Any) -> None:
+    """Raise a ValueError for a target that is not the index of one of a module's outputs, in own words.
+
+    PyTorch's error on a CPU does not say what to do, and on a CUDA device it ends the process.
+
+    >>> check_indices(torch.tensor([1, 3, 2]), torch.zeros(3, 3), nn.CrossEntropyLoss())
+    Traceback (most recent call last):
+    ValueError: the targets must be from 0 to 2, since the module has 3 outputs, got 3. Number the classes from 0, or
+    set the module's number of outputs.
+    """
+    if not isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) or not isinstance(outputs, torch.Tensor):
+        return
+    indices = torch.as_tensor(targets)
+    if outputs.ndim < 2 or indices.is_floating_point():
+        return
+    n_outputs = outputs.shape[1]
+    outside = indices[(indices != criterion.ignore_index) & ((indices < 0) | (indices >= n_outputs))]
+    if len(outside):
+        rule = f"from 0 to {n_outputs - 1}, since the module has {n_outputs} outputs"
+        advice = "Number the classes from 0, or set the module's number of outputs."
+        raise ValueError(must_be("the targets", rule, outside[0].item(), advice))
 
 
 def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:

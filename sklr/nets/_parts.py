@@ -21,7 +21,7 @@ from sklr.callbacks._net_lr import group_options
 from sklr.nets._data import float_dtype
 from sklr.nets._groups import check_multipliers, is_option, scale_groups
 from sklr.nets._hidden import Hidden
-from sklr.nets._instances import copied, counterparts, has_hooks, wanted_widths
+from sklr.nets._instances import check_required, copied, counterparts, has_hooks, wanted_widths
 from sklr.nets._mistakes import check_components, check_training, unexpected_argument, with_weights
 from sklr.schedules import resolve_schedule
 
@@ -217,7 +217,9 @@ class NetParts(NeuralNet):
             return super().initialized_instance(instance_or_cls, kwargs) if kwargs else copied(instance_or_cls, known)
         if not is_module:
             return super().initialized_instance(resolve_criterion(instance_or_cls), kwargs)
-        made = super().initialized_instance(instance_or_cls, {**wanted_widths(self.module, self._widths), **kwargs})
+        kwargs = {**wanted_widths(self.module, self._widths), **kwargs}
+        check_required(instance_or_cls, kwargs)
+        made = super().initialized_instance(instance_or_cls, kwargs)
         if not isinstance(made, torch.nn.Module):
             raise TypeError(must_be("what module= makes", "a torch.nn.Module", type(made).__name__))
         return made

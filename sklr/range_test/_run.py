@@ -131,6 +131,7 @@ def lr_range_test(
         scorer=None,
         fit_params=take_params(X, params=fit_params),
         n_jobs=n_jobs,
+        caller=lr_range_test,
     )
     check_settings(replace(experiment, estimator=plain(net)), [{}], n_seeds=1)
     return read(ramp_losses(experiment, Ramp(low, high, n_steps), engine))

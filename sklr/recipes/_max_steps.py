@@ -249,6 +249,7 @@ def suggest_max_steps(
         scorer=check_scoring(estimator, scoring),
         enough=partial(_most_seeds_fit, fitted),
         fit_params=fit_params,
+        caller=suggest_max_steps,
     )
     if not np.isfinite(found.loss[..., -1]).any():
         rule = "a range in which the net trains at some lr"

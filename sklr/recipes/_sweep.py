@@ -12,6 +12,7 @@ from sklr._utils.sklearn import count_rows, take_params
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED
+from sklr.experiment.settings import check_settings
 
 
 class SweepResult(NamedTuple):
@@ -39,10 +40,11 @@ def sweep(
     scorer: Callable | None = None,
     enough: Callable[[np.ndarray], bool] = lambda scores: False,
     fit_params: Mapping[str, Any],
+    caller: Callable,
 ) -> SweepResult:
     """Train every candidate with the same seeds on all rows, epoch by epoch, until `enough` of the scores is True.
 
-    Without a scorer all scores are NaN.
+    Without a scorer all scores are NaN. `caller` is the function that the user has called.
     """
     X, y = indexable(X, y)
     rows = np.arange(count_rows(X))
@@ -58,7 +60,9 @@ def sweep(
         error_score="raise",
         n_jobs=n_jobs,
         follow="never" if scorer is None else "always",
+        caller=caller,
     )
+    check_settings(experiment, candidates, n_seeds)
     chosen, _ = pick_engine(engine, experiment, candidates)
     training = chosen.start(experiment, candidates)
     losses, scores = [], []

@@ -243,6 +243,7 @@ def find_warmup(
         "engine": engine,
         "n_jobs": n_jobs,
         "fit_params": fit_params,
+        "caller": find_warmup,
     }
     seen = sweep(estimator, X, y, [{lr_param: float(lr)} for lr in lrs], **how)
     if not np.isfinite(seen.loss[0]).all():

@@ -13,6 +13,7 @@ from typing import Any
 from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.optional import require
+from sklr._utils.validation import must_be
 from sklr.report._pictures import pictures
 from sklr.report._settings import cells_drawn, cut, parameters, representation, versions
 from sklr.report._tables import candidates_table, cells_table
@@ -44,6 +45,8 @@ def write_report(search: Any, path: str | PathLike[str]) -> Path:
         If matplotlib or Jinja2 is missing.
     sklearn.exceptions.NotFittedError
         If the search has not been fitted.
+    FileNotFoundError, IsADirectoryError
+        If the folder of `path` does not exist, or `path` is a folder.
 
     Examples
     --------
@@ -60,8 +63,13 @@ def write_report(search: Any, path: str | PathLike[str]) -> Path:
     ('lr.html', 1)
     """
     check_is_fitted(search, "cv_results_")
-    text = _page(search)
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(must_be("path", "a file", str(path), "Add a name, such as 'lr.html'."))
+    if not path.parent.is_dir():  # said before the pictures are drawn
+        advice = f"Create the folder {str(path.parent)!r} first."
+        raise FileNotFoundError(must_be("path", "in an existing folder", str(path), advice))
+    text = _page(search)
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -33,6 +33,7 @@ from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
 from sklr.search._running import TrainingSearchCV
+from sklr.search._scoring import check_scoring_names
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
@@ -211,7 +212,6 @@ class BaseLRSearchCV(TrainingSearchCV):
 
     def _bring(self, X: Any, y: Any, validation: Any, eval_dataset: Any) -> Brought:
         """Return the data in the form that the search uses, after the checks that need no reading of the data."""
-        check_is_object("estimator", self.estimator)
         data = bring(X, y, eval_dataset, net=self.estimator, whole=validation is not None)
         check_takes_rows(self.estimator, data.X)
         check_rows(data.X)
@@ -331,6 +331,11 @@ class BaseLRSearchCV(TrainingSearchCV):
         tags = super().__sklearn_tags__()
         tags.target_tags = deepcopy(get_tags(self.estimator).target_tags)  # the search passes the targets on unchanged
         return tags
+
+    def _validate_params(self) -> None:
+        check_is_object("estimator", self.estimator)
+        check_scoring_names(self.scoring)  # scikit-learn's own message lists all names there are
+        super()._validate_params()
 
     def _check(self, y: Any) -> Any:
         """Check everything that can be checked without training, the cheapest first."""

@@ -100,10 +100,8 @@ class Record:
         """Return scikit-learn's `cv_results_`, with a `status` column, diverged candidates ranked last."""
         rows = split_rows(self._shown(), self.n_seeds)
         diverged = self._marked(DIVERGED)
-        errors = [row["fit_error"] for row in rows]
-        params = [candidate for candidate in self.candidates for _ in range(self._n_splits)]
-        self._raise_if_nothing_trained(diverged, failures(errors, params))
-        report_failures(errors, params, error_score)
+        self._raise_if_nothing_trained(diverged, self.failures())
+        report_failures(*self._fits(), error_score)
         if scoring_is_callable:
             insert_error_scores(rows, error_score)
         with warnings.catch_warnings():
@@ -113,6 +111,15 @@ class Record:
         rank_last(results, diverged | self._marked(STOPPED))
         self._warn_about(diverged)
         return results
+
+    def failures(self) -> list[Failure]:
+        """Return the distinct causes of failed fits, the most frequent first."""
+        return failures(*self._fits())
+
+    def _fits(self) -> tuple[list[str | None], list[dict[str, Any]]]:
+        """Return the error and the candidate of every fit."""
+        rows = split_rows(self._shown(), self.n_seeds)
+        return [row["fit_error"] for row in rows], [c for c in self.candidates for _ in range(self._n_splits)]
 
     @property
     def _n_splits(self) -> int:

@@ -19,6 +19,7 @@ from sklr.search._choice import at_candidate, chosen_curve, chosen_params, warn_
 from sklr.search._cv_results import Record
 from sklr.search._edges import ParamEdge, edges_text, param_edges, warn_of_param_edges
 from sklr.search._evaluator import Evaluator
+from sklr.search._failures import causes_text
 from sklr.search.proposals.dimension_types import Range
 from sklr.search.storage.stored_estimator import GIVE_ONE, StoredEstimator
 from sklr.selection import SearchVariance, choose, edge, max_stable_lr, search_variance, verdict
@@ -106,11 +107,18 @@ class ConcludingSearchCV(BaseSearchCV):
         """Return whether any candidate has a score; if not, raise an error if `refit` is set, else warn."""
         if record.has_scores() or callable(self.refit) or self.lr_param_ is None:
             return True  # without a learning rate, behave as scikit-learn does
+        failed = record.failures()
         message = (
             f"no candidate has a score, so there is none to choose. The first of {len(record.candidates)} was trained, "
-            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. Check that this can score "
-            "the estimator's predictions; error_score='raise' shows its own error, if it raised one."
+            f"with status {record.statuses()[0]!r}; it was scored by {self._scorer_name()}. "
         )
+        if failed:
+            message += f"Some fits failed{causes_text(failed)}"
+        else:
+            message += (
+                "Check that this can score the estimator's predictions; error_score='raise' shows its own error, if "
+                "it raised one."
+            )
         if self.refit:
             raise NoScoreError(f"N{message[1:]}")
         # starts like scikit-learn's own warning, so that a filter for that one also matches this one

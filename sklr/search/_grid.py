@@ -230,8 +230,10 @@ class LRGridSearchCV(BaseLRSearchCV):
     def _check_auto(self) -> None:
         advice = "Give lr_range as a tuple (low, high)."
         if self.param_grid is not None or self.lrs is not None:
-            given = "param_grid" if self.param_grid is not None else "lrs"
-            raise ValueError(must_be("lr_range", f"a tuple if {given} is given", self.lr_range, "Leave one out."))
+            given, advice = "lrs", "Leave one out."
+            if self.param_grid is not None:
+                given, advice = "param_grid", "Pass lr_range=lr_range_test(net, X, y).search_range."
+            raise ValueError(must_be("lr_range", f"a tuple if {given} is given", self.lr_range, advice))
         if not trains_nets(self.estimator):
             name = type(self.estimator).__name__
             rule = f"{A_NET} if lr_range='auto'"

@@ -229,6 +229,7 @@ def verify_transfer(
             random_state=seed,
             lr_param=lr_param,
         )
+        search.called_by = verify_transfer
         with (
             warnings.catch_warnings()
         ):  # a sweep may well reach learning rates that diverge, or have its best at an end

@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import re
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, StepLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from sklr import (
     MLP,
@@ -141,7 +144,7 @@ class TestInstances:
         said = "" if net is NeuralNetClassifier else "hooks on its parameters, which sklearn.base.clone leaves out"
         with pytest.warns(SettingsWarning, match=said) if said else nullcontext():
             found = search(given, {"lr": [0.1, 10.0]}).fit(X, Y)
-        assert (len(set(found.cell_scores_.mean(axis=1))) == 1) == (not said)  # no step moved anything
+        assert (len(np.unique(found.cell_scores_, axis=0)) == 1) == (not said)  # no step moved anything
 
     @pytest.mark.parametrize("as_instance", [True, False])
     def test_a_criterion_that_holds_the_module_is_given_the_one_that_is_trained(self, as_instance):
@@ -199,6 +202,22 @@ MISTAKES = [
     ({"callbacks__print_lgo": None}, {}, "callbacks__... must be one of .*got 'print_lgo'. Did you mean 'print_log'"),
     ({"callbacks": "early_stopping"}, {}, "callbacks must be a list of callbacks, or 'disable', got 'early_stopping'"),
     ({"train_split": 0.2}, {}, r"train_split must be None or a function .* got 0.2. Write .*ValidSplit\(0.2\)"),
+    (
+        {"callbacks": ["early"]},
+        {},
+        r"an entry of callbacks must be a callback, or a pair .*got 'early'\. Write for exam",
+    ),
+    ({"callbacks": [("mine", 3)]}, {}, r"an entry of callbacks must be a callback, or a pair .*got \('mine', 3\)"),
+    (
+        {"criterion": nn.functional.cross_entropy},
+        {},
+        "criterion must .*'the function cross_.* criterion='cross_entropy'",
+    ),
+    (
+        {"criterion": lambda y_pred, y: y_pred.sum()},
+        {},
+        "criterion must be a class, an .* Write a torch.nn.Module whose",
+    ),
     ({"max_epochs": -1}, {}, "max_epochs must be an integer >= 0, got -1"),
     ({"max_epochs": 2.5}, {}, "max_epochs must be an integer >= 0, got 2.5"),
     ({"batch_size": 0}, {}, "batch_size must be an integer >= 1, or -1 for all rows, got 0"),
@@ -239,6 +258,57 @@ class TestMistakes:
         assert not TRAINED
 
 
+@pytest.mark.parametrize("lr", ["0.1", None, [0.1, 0.2], -0.1, np.nan, True], ids=repr)
+def test_an_lr_that_is_no_number_is_refused_before_training(lr):
+    TRAINED.clear()
+    with pytest.raises(ValueError, match=rf"^lr must be a finite number >= 0, got {re.escape(repr(lr))}\."):
+        classifier(Counted, lr=lr).fit(X, Y)
+    assert not TRAINED
+
+
+class OfOtherNames(nn.Linear):
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [lambda net: net.fit, search, lambda net: partial(lr_range_test, net)],
+    ids=["a net", "a search", "a range test"],
+)
+def test_an_argument_of_the_module_that_is_missing_is_named(train):
+    net = NeuralNetClassifier(OfOtherNames, module__n_in=4)
+    with pytest.raises(TypeError, match=r"^module__n_out must be given, since OfOtherNames has no default for it"):
+        (train(net).fit if train is search else train(net))(X, Y)
+    train(net.set_params(module__n_out=2))
+
+
+@pytest.mark.parametrize("train", [lambda net: net.fit, lambda net: search(net).fit], ids=["a net", "a search"])
+def test_sequences_of_different_lengths_in_a_list_are_answered_with_what_pads_them(train):
+    sequences = [torch.ones(3 + i % 2, 4) for i in range(40)]
+    with pytest.raises(ValueError, match=r"^X as a list must be .* got \[3, 4\]\. Pad sequences .* a collate_fn"):
+        train(classifier())(sequences, Y)
+
+
+def test_a_dict_of_lists_is_answered_with_arrays():
+    with pytest.raises(TypeError, match=r"^X must be a dict of arrays or tensors, got 'a list for X'\. Convert it"):
+        classifier(MLP(4, 2)).fit({"X": X.tolist()}, Y)
+
+
+@pytest.mark.parametrize("train", [lambda module: search(module).fit, lambda module: partial(lr_range_test, module)])
+def test_a_module_in_place_of_a_net_is_answered_with_the_net(train):
+    with pytest.raises(TypeError, match=r"must be an object with a fit method, got 'the module MLP'\. Write Neural"):
+        train(MLP(4, 2))(X, Y)
+
+
+def test_a_net_by_itself_takes_no_dataloader():
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)))
+    net = classifier().fit(X, Y)
+    for method in (net.fit, net.partial_fit, net.predict, net.predict_proba):
+        with pytest.raises(TypeError, match=r"^X must be rows or a Dataset .* got 'a DataLoader'\. Pass its dataset"):
+            method(loader)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [("validation_data", "validation"), ("eval_data", "eval_dataset"), ("group", "groups"), ("val", "")],
@@ -256,7 +326,7 @@ def test_a_misspelt_argument_of_a_searchs_fit_is_refused_with_those_that_it_take
             "sample_weight",
             r"one of standardscaler__\.\.\., neural.*Did you mean 'neuralnetclassifier__sample_weight'\?",
         ),
-        ("net__sample_weight", r"one of standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sample_weight'"),
+        ("net__sample_weight", r"or of a pipeline standardscaler__\.\.\., neuralnetclassifier__\.\.\., got 'net__sam"),
     ],
 )
 def test_an_argument_of_a_pipelines_fit_that_names_no_step_is_refused(name, message):
@@ -296,6 +366,7 @@ UNFIT = {  # module, y, parameters: what the loss would broadcast, or say in wor
     "a regression's loss": (NeuralNetClassifier, nn.Linear(4, 2), Y, {"criterion": "mse"}, r"of shape \(1,\)"),
     "a dict": (NeuralNetClassifier, Named(4, 2), Y, {}, "output must be a tensor for criterion CrossEntropyLoss, got"),
     "logarithms": (NeuralNetClassifier, log_probabilities(), Y, {"criterion": "nll"}, "must be probabilities for"),
+    "fewer outputs than classes": (NeuralNetClassifier, MLP(4, 2), 3 * Y + (X[:, 1] > 0), {}, "at least 4, one per cl"),
     "one-hot integers": (NeuralNetClassifier, MLP(4, 2), CLASSES.astype(int), {}, r"y.argmax\(axis=1\)"),
 }
 
@@ -305,8 +376,30 @@ def test_outputs_and_targets_that_do_not_fit_the_loss_are_refused(kind, module, 
     net = kind(module, max_epochs=2, batch_size=16, **params)
     with pytest.raises((ValueError, TypeError), match=message):
         net.fit(X, y)
-    with pytest.raises((ValueError, TypeError), match=message):
-        search(net).fit(X, y)
+    for train in (search(net, scoring="r2" if y.ndim > 1 else None).fit, partial(lr_range_test, net)):
+        with pytest.raises((ValueError, TypeError), match=message) as caught:
+            train(X, y)
+        assert "fits failed" not in str(caught.value)  # it is found before the training
+
+
+@pytest.mark.parametrize("first", [0, 39], ids=["first batch", "last batch"])
+@pytest.mark.parametrize("criterion", ["cross_entropy", "nll"])
+def test_a_target_in_a_dataset_that_no_output_is_for_is_said_in_own_words(first, criterion):
+    targets = np.roll(np.where(np.arange(40) == 0, 2, Y), first)
+    dataset = TensorDataset(torch.from_numpy(X), torch.from_numpy(targets))
+    module = nn.Sequential(nn.Linear(4, 2), nn.Softmax(1)) if criterion == "nll" else MLP(4, 2)
+    net = NeuralNetClassifier(module, criterion=criterion, max_epochs=2, batch_size=8)
+    message = (
+        r"the targets must be from 0 to 1, since the module has 2 outputs, got 2\. Number the classes from 0, or set"
+    )
+    for train in (net.fit, partial(search(net, cv=None).fit, validation=dataset), partial(lr_range_test, net)):
+        with pytest.raises(ValueError, match=message):
+            train(dataset)
+
+
+def test_the_index_that_the_loss_ignores_is_no_mistake():
+    targets = np.where(np.arange(40) == 0, -100, Y)
+    classifier(MLP(4, 2)).fit(TensorDataset(torch.from_numpy(X), torch.from_numpy(targets)))
 
 
 class Probabilities(MLP):

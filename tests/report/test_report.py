@@ -235,6 +235,17 @@ def test_the_search_writes_its_report_and_returns_the_path(tmp_path):
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_where_no_file_can_be_the_next_step_is_said(tmp_path):
+    search = LRGridSearchCV(GradientBoostingClassifier(n_estimators=1), lrs=[0.1, 1.0], cv=2)
+    search.fit(*load_iris(return_X_y=True))
+    with pytest.raises(
+        FileNotFoundError, match=r"path must be in an existing folder, got .*Create the folder '.*none'"
+    ):
+        search.report(tmp_path / "none" / "lr.html")
+    with pytest.raises(IsADirectoryError, match=r"path must be a file, got .*Add a name, such as 'lr.html'"):
+        search.report(tmp_path)
+
+
 def test_a_search_must_be_fitted_to_be_reported(tmp_path):
     with pytest.raises(NotFittedError):
         write_report(LRGridSearchCV(searches.net()), tmp_path / "lr.html")

@@ -8,6 +8,7 @@ from labels import label
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from scipy.stats import loguniform, norm, uniform
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from skopt.space import Categorical, Real
 
 from sklr import MLP, NeuralNetClassifier, lr_range_test
@@ -122,6 +123,27 @@ TABLE = [
     (B, {"search_spaces": {"dept": [1]}}, "Invalid parameter 'dept' for estimator", "'dept'. Did you mean 'depth'"),
     (T, {"param_distributions": {"xyz": [1]}}, "Invalid parameter 'xyz'", "'xyz'. Choose among depth, lr"),
     (G, {"param_grid": {1: [0.1]}}, "A parameter name must be a string", "1"),
+    (G, {"scoring": "acuracy"}, "scoring must be a scorer or the name of one", "'acuracy'. Did you mean 'accuracy'?"),
+    (
+        B,
+        {"scoring": ["accuracy", "log_loss"]},
+        "scoring must be a scorer or",
+        "'log_loss'. Did you mean 'neg_log_loss'",
+    ),
+    (T, {"scoring": {"a": "MSE"}}, "scoring must be", "'MSE'. Did you mean 'neg_mean_squared_error'?"),
+    (G, {"scoring": "zzz"}, "scoring must be a scorer", "'zzz'. sklearn.metrics.get_scorer_names() lists them."),
+    (
+        G,
+        {"scoring": accuracy_score},
+        "scoring must be",
+        "the metric accuracy_score'. Write sklearn.metrics.make_scorer",
+    ),
+    (
+        G,
+        {"param_grid": {"lr": [0.1]}, "lr_range": "auto"},
+        "lr_range must be a tuple if param_grid",
+        "'auto'. Pass lr_r",
+    ),
     *rows((G, B, T), "lr_param", ["rate"], "lr_param must be a parameter of the estimator"),
     *rows((G, B, T), "lr_param", [1], "lr_param must be the name of a parameter"),
     (G, {"param_grid": {"lr": [0.1]}, "lrs": [0.2]}, "lrs must be None where param_grid has 'lr'", "[0.2]"),

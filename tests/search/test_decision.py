@@ -9,6 +9,8 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklr import (
     MLP,
@@ -315,6 +317,15 @@ SEARCHES = {
     "bayes": lambda net, **params: BayesSearchCV(net, n_iter=3, **params),
     "optuna": lambda net, **params: OptunaSearchCV(net, n_trials=3, **params),
 }
+
+
+@pytest.mark.filterwarnings("ignore:Scoring failed", "ignore:One or more of the", "ignore:.* fits failed")
+def test_without_a_score_the_error_names_the_fits_that_failed():
+    X, y = load_iris(return_X_y=True)
+    X[0, 0] = np.nan  # in the training rows of two folds, and the test rows of the third
+    search = LRGridSearchCV(make_pipeline(StandardScaler(), NeuralNetClassifier(MLP)), lrs=[0.01, 0.1], cv=3)
+    with pytest.raises(NoScoreError, match=r"Some fits failed: ValueError: Input X contains NaN"):
+        search.fit(X, y)
 
 
 @pytest.mark.one_fast

@@ -37,6 +37,16 @@ WRITTEN = {
     ),
     "a function": lambda: LRGridSearchCV(Slow(), lrs=[0.01, 0.1, 1.0], cv=CV, scoring=lambda e, X, y: e.score(X, y)),
 }
+OPEN_NAMES = {  # skorch passes them on without listing them among the net's parameters
+    "lr": (0.01, 0.1, "log-uniform"),
+    "optimizer__weight_decay": (1e-6, 0.01, "log-uniform"),
+    "module__dropout": (0.0, 0.5),
+}
+WRITTEN |= {
+    "grid of open names": lambda: LRGridSearchCV(net(), {n: list(v[:2]) for n, v in OPEN_NAMES.items()}, cv=CV),
+    "bayes of open names": lambda: BayesSearchCV(net(max_epochs=2), OPEN_NAMES, n_iter=3, cv=CV),
+    "optuna of open names": lambda: OptunaSearchCV(net(max_epochs=2), OPEN_NAMES, n_trials=3, cv=CV),
+}
 SAME = ["best_index_", "best_params_", "best_score_", "best_lr_", "lr_interval_", "lr_edge_", "max_stable_lr_"]
 SAME += ["n_splits_", "n_seeds", "engine_", "multimetric_", "lr_param_", "select", "confidence"]
 FILES = {"grid": "s.db", "bayes": "s.log"}

@@ -111,7 +111,7 @@ def test_tasks_are_those_of_scikit_learns_own_searches(make):
 def test_callbacks_are_torn_down_after_an_error(make):
     callback = RecordingCallback()
     search = make(short(lr="high"), "batch_size", [16], cv=CV, error_score="raise").set_callbacks(callback)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="lr must be a finite number"):
         search.fit(X, Y)
     assert callback.count_hooks("teardown") == 1
 

@@ -167,10 +167,11 @@ def _check_tables(opened: BaseStorage, given: Any) -> None:
 def _create_or_load(storage: BaseStorage, name: str | None, resume: bool) -> tuple[optuna.Study, BaseStorage, bool]:
     try:
         return optuna.create_study(storage=storage, study_name=name, direction="maximize"), storage, True
-    except DuplicatedStudyError as error:
+    except DuplicatedStudyError:
         if not resume:
             advice = "Use resume=True to resume it, or another name."
-            raise StudyError(must_be("study_name", "one that the storage does not have yet", name, advice)) from error
+            rule = "one that the storage does not have yet"
+            raise StudyError(must_be("study_name", rule, name, advice)) from None  # a long chain of the database's own
     study = optuna.load_study(storage=storage, study_name=name)
     if study.directions != [StudyDirection.MAXIMIZE]:
         names = [direction.name.lower() for direction in study.directions]
