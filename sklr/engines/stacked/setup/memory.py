@@ -22,9 +22,9 @@ from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
-# Bytes of freed memory that glibc's malloc does not return to the system: up to twice its largest M_MMAP_THRESHOLD. A
-# thread has heaps of this size of its own, of which about half was measured to be kept.
-KEPT = 2**26
+# Bytes of a heap of glibc's malloc. A thread has heaps of its own, of which about half was measured to be kept when its
+# memory is freed. What the set-up has freed is returned to the system by `trim`.
+HEAP = 2**26
 
 
 def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
@@ -33,7 +33,7 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
     setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)
     n_threads = min(len(packs), torch.get_num_threads())
-    kept = min(setup, KEPT) + (n_threads - 1) * min(training // 2, KEPT // 2)
+    kept = (n_threads - 1) * min(training // 2, HEAP // 2)
     return held + max(setup, training + kept)
 
 
