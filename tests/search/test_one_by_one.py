@@ -210,7 +210,8 @@ def test_scores_at_the_end_fall_back_too(monkeypatch):
 def swept(engine):
     """What recipes are made of."""
     candidates = [{"lr": lr} for lr in LRS]
-    return sweep(NET, X, Y, candidates, n_seeds=2, random_state=0, engine=engine, n_jobs=None, fit_params={})
+    given = {"n_seeds": 2, "random_state": 0, "engine": engine, "n_jobs": None, "fit_params": {}, "caller": swept}
+    return sweep(NET, X, Y, candidates, **given)
 
 
 def test_range_tests_and_recipes_fall_back(luckless, unforeseen, monkeypatch):

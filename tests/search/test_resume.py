@@ -16,11 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from killable import Slow, X, Y, comparable
+from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb.models import BaseModel
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from scipy import sparse
 from sklearn.model_selection import GroupKFold, KFold
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search.storage import workers
@@ -547,6 +548,20 @@ def test_only_what_may_pass_is_waited_for(said, monkeypatch):
         assert opening or error.type is StorageError
         assert may_pass(OperationalError("SELECT", {}, sqlite3.OperationalError(said)), opening) == passes
         assert bool(waited) == passes
+
+
+def test_a_connection_that_is_lost_between_two_queries_may_come_back():
+    """Optuna asks again in another way after the first error, within the same transaction."""
+    lost = StorageInternalError("An exception is raised during the commit.")
+    lost.__cause__ = PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+    fails = iter([lost])
+
+    def ask():
+        for error in fails:
+            raise error
+        return "answer"
+
+    assert patiently(ask) == "answer"
 
 
 @pytest.mark.parametrize("url", ["foo://user:secret@host/lr", "not a url://"])

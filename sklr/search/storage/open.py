@@ -35,7 +35,10 @@ PASSING_ERRNOS = {  # temporary errors of a file system; others, such as a name 
 }
 SQLITE_LOCKED = ("locked", "busy", "disk is full", "disk i/o error")
 FOREIGN_TABLES = ("no such column", "has no column", "unknown column", "no such table")
-PASSING = ("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError")
+PASSING = (
+    *("OperationalError", "InterfaceError", "InternalError", "TimeoutError", "DisconnectionError"),
+    "PendingRollbackError",  # a second query after a lost connection; the next call begins a new transaction
+)
 REFUSED = ("password", "authentication", "access denied", "does not exist", "unknown database", "unknown column")
 DELETED = (
     "The study is no longer in its storage: another program has deleted it. Finished candidates are kept in the "
