@@ -158,8 +158,10 @@ def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(StorageError, match="there is no such file"):
         sklr.load_search(storage)
     assert not (tmp_path / "s.db").exists()
+    made = optuna.storages.RDBStorage(storage)
     for name in ("b", "a"):
-        optuna.create_study(storage=storage, study_name=name)
+        optuna.create_study(storage=made, study_name=name)
+    made.engine.dispose()  # Python 3.13 warns of connections that are left open
     with pytest.raises(StudyError, match=r"study_name must be given .* got None. It has 'a', 'b'"):
         sklr.load_search(storage)
     with pytest.raises(StudyError, match=r"study_name must be one that the storage has, got 'c'. It has 'a', 'b'"):
