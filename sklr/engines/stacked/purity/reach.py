@@ -35,8 +35,8 @@ CONTAINERS = (Mapping, list, tuple, set, frozenset, deque)
 # attributes of torch's modules that are no state of the user's: set during calls by torch itself, and hooks
 OF_TORCH = {"_parameters", "_buffers", "training", *(f"_{kind}_hooks" for kind in HOOKS)}
 OF_TORCH |= {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
-_OF_RECURRENT = {"_flat_weights", "_flat_weight_refs"}  # lists of the parameters, also those of a functional call
 OF_TORCH |= {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_hooks", "_state_dict_pre_hooks"}
+_OF_RECURRENT = {"_flat_weights", "_flat_weight_refs"}  # lists of the parameters, also those of a functional call
 
 
 def inside(thing: Any) -> list[Step]:
