@@ -25,6 +25,7 @@ def _traits(**changes: Any) -> list[Patch]:
 
 LANES: dict[str, Callable[[], list[Patch]]] = {
     "mlp": partial(_traits, chain=None, eval_chain=None),  # chains of layers as batched products, without autograd
+    "blocks": partial(_traits, bytes_per_row=0.0),  # runs block by block, so that what they compute stays in a cache
     "replay": lambda: [(replay, "WORTH_STEPS", float("inf"))],  # recorded steps, replayed without Python
 }
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from sklr.engines.stacked.data.batch import Batch
+from sklr.engines.stacked.kernels.blocks import OF_CANDIDATES, Blocks
 from sklr.engines.stacked.kernels.kernel import choose_kernel
 from sklr.engines.stacked.kernels.mlp import MLPKernel
 from sklr.engines.stacked.kernels.mlp_trace import record
@@ -54,7 +55,8 @@ def kernels():
     for make in (chain, normed, normed_twice, pictures):
         module = make()
         traits = traits_of(module)
-        yield make, VmapKernel(module, traits.loss)
+        for blocks in Blocks(), Blocks(2**30), Blocks(2**30, draws=True), Blocks(OF_CANDIDATES / N_ROWS / 2):
+            yield make, VmapKernel(module, traits.loss, blocks=blocks)
         if traits.chain is not None:
             yield make, MLPKernel(traits.chain, traits.eval_chain, traits.loss)
 
@@ -79,13 +81,15 @@ LAYERS = {
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from(sorted(LAYERS)), max_size=7), st.booleans())
-def test_any_chain_of_layers_is_computed_as_each_run_would(names, weighted):
+@given(st.lists(st.sampled_from(sorted(LAYERS)), max_size=7), st.booleans(), st.booleans())
+def test_any_chain_of_layers_is_computed_as_each_run_would(names, weighted, in_blocks):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), *(LAYERS[name]() for name in names), nn.Linear(4, 3)).double()
     traits = traits_of(module)
-    kernel = MLPKernel(traits.chain, traits.eval_chain, traits.loss)
-    assert_computes_what_each_run_would(module, kernel, weighted)
+    chained = MLPKernel(traits.chain, traits.eval_chain, traits.loss)
+    mapped = VmapKernel(module, traits.loss, blocks=Blocks(2**30 if in_blocks else 0))
+    for kernel in chained, mapped:
+        assert_computes_what_each_run_would(module, kernel, weighted)
 
 
 def assert_computes_what_each_run_would(module, kernel, weighted):

@@ -49,7 +49,7 @@ def lr_of(n_steps, lrs=LRS):
 
 
 def plainly(stack, lr, batches):
-    return torch.stack([stack.step(lr[t], batches.of_steps(t)) for t in range(len(lr))])
+    return torch.stack([stack.step(lr[t], batches.part(t)) for t in range(len(lr))])
 
 
 def state_of(stack):

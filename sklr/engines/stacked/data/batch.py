@@ -31,8 +31,8 @@ class Batch:
     weight: Tensor | None = None
     cells: tuple[int, ...] | None = None
 
-    def of_steps(self, which: int | slice) -> Batch:
-        """Index the leading axis of steps: return the batch of one step, or the batches of several."""
+    def part(self, which: int | slice) -> Batch:
+        """Index the leading axis of all tensors: the steps, in batches of several steps, else the cells."""
         x, y, weight = tree_map(lambda t: None if t is None else t[which], (self.x, self.y, self.weight))
         return Batch(x, y, weight)
 

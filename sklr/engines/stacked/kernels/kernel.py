@@ -51,9 +51,8 @@ def choose_kernel(
     """Choose the kernel for a stack of copies of a module.
 
     A chain of Linear layers, elementwise functions and batch normalization is computed as batched products; any other
-    module is mapped over the runs by `torch.func.vmap`. Alternatives that gained too little on real tasks are listed in
-    `benchmarks/README.md`: calling the module run by run, convolutions of shared rows as products, pooling by
-    comparison (together 1.35x on LeNet), `torch.compile`.
+    module is mapped over the runs by `torch.func.vmap`, block by block where what it computes is large. Alternatives
+    that gained too little on real tasks are listed in `benchmarks/README.md`.
 
     >>> from sklr.engines.stacked.kernels.traits import examine
     >>> example, criterion = (torch.rand(4, 3), torch.rand(4, 1)), nn.MSELoss()
@@ -65,4 +64,4 @@ def choose_kernel(
     """
     if traits.chain is not None and traits.eval_chain is not None:
         return MLPKernel(traits.chain, traits.eval_chain, loss, generator)
-    return VmapKernel(module, loss, traits.names)
+    return VmapKernel(module, loss, traits.names, traits.blocks)

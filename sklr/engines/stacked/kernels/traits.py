@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from sklr.engines.stacked.kernels.blocks import Blocks, OutputSizes
 from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
 from sklr.engines.stacked.kernels.mlp_chain import Chain
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
@@ -37,6 +38,8 @@ class Traits:
         The dtype of `torch.autocast`, if the module uses it.
     counts : str
         What a forward pass changes besides tensors, in words: "changes its attribute 'n_calls' ..."; empty if nothing.
+    bytes_per_row : float
+        Size of what an operation of a forward pass returns, on average, divided by the rows of the batch.
     """
 
     chain: Chain | None
@@ -48,6 +51,7 @@ class Traits:
     device: torch.device
     precision: torch.dtype | None
     counts: str
+    bytes_per_row: float
 
     @property
     def thread_safe(self) -> bool:
@@ -63,7 +67,17 @@ class Traits:
 
         `MLPKernel` passes one to its operations. `torch.func.vmap` and CUDA graphs know the global generator only.
         """
-        return self.draws and self.chain is not None and self.eval_chain is not None and self.device.type == "cpu"
+        return self.draws and self.is_chain and self.device.type == "cpu"
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether `MLPKernel` can compute the module."""
+        return self.chain is not None and self.eval_chain is not None
+
+    @property
+    def blocks(self) -> Blocks:
+        """How many runs `VmapKernel` computes at once; on other devices than the CPU, all."""
+        return Blocks(self.bytes_per_row, self.draws) if self.device.type == "cpu" else Blocks()
 
 
 def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transform: Transform | None) -> Traits:
@@ -75,21 +89,24 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
     (2, 1, True, False)
     """
     x, y = example
+    rows = first_tensor(x)
     with rng_kept(x):
         # evaluation first: the module is to be left in training mode
         eval_chain, chain = record(module.eval(), x), record(module.train(), x)
         before = generator_states(x)
-        seen = CallRecorder(first_tensor(x).device.type)
-        with seen, torch.no_grad():
-            output = call(copy.deepcopy(module), x)  # a copy: batch normalization counts its calls
+        once = copy.deepcopy(module)  # batch normalization counts its calls
+        seen, sizes = CallRecorder(rows.device.type), OutputSizes(once)
+        with seen, sizes, torch.no_grad():
+            output = call(once, x)
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)
         mixes = not loss.takes_weights or (mixes_rows(module, x) if chain is None else chain.mixes_rows)
         counts = ""
         if chain is None or not loss.takes_weights:  # a chain's module is never called again
             counts = _remembers(copy.deepcopy(module), example, copy.deepcopy(loss))
-    device = first_tensor(x).device
-    return Traits(chain, eval_chain, seen.names, draws, loss, mixes, device, seen.precision, counts)
+    return Traits(
+        chain, eval_chain, seen.names, draws, loss, mixes, rows.device, seen.precision, counts, sizes.mean / len(rows)
+    )
 
 
 def _remembers(module: nn.Module, example: tuple[Any, Any], loss: StackedLoss) -> str:

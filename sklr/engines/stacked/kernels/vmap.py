@@ -9,16 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels.attention import ATTENTION, attention_by_steps
+from sklr.engines.stacked.kernels.blocks import Blocks
 from sklr.engines.stacked.kernels.convolution import PaddedConvolutions, gains_by_padding
-from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated
+from sklr.engines.stacked.kernels.module_call import Loss, Named, call, differentiated, first_tensor
 from sklr.engines.stacked.kernels.recurrent import RECURRENT, BatchableRecurrence, leave_weights_apart
 
 
 class VmapKernel:
-    """Call a module once for all runs.
+    """Call a module once for all runs, or for one block of runs after another.
 
     Dropout draws one mask per cell, shared by the cell's candidates: so candidates differ by their parameters alone.
 
@@ -43,8 +45,8 @@ class VmapKernel:
     torch.Size([1, 3, 4, 1])
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, names: Set[str] = frozenset()):
-        self.module, self.loss = module, loss
+    def __init__(self, module: nn.Module, loss: Loss, names: Set[str] = frozenset(), blocks: Blocks | None = None):
+        self.module, self.loss, self.blocks = module, loss, blocks or Blocks()
         self._shared = [(layer, dict(layer._parameters), dict(layer._buffers)) for layer in _with_many_names(module)]
         self._rewrites: list[Callable[[], AbstractContextManager[Any]]] = [
             *([PaddedConvolutions] if gains_by_padding(module) else []),
@@ -58,19 +60,28 @@ class VmapKernel:
         self, params: Named, constants: Named, buffers: Named, batch: Batch, into: Named
     ) -> tuple[Tensor, Named]:
         """As `Kernel.gradients`."""
-        grads, losses, buffers = differentiated(
-            lambda leaves: self._call(batch.x, {**leaves, **constants}, buffers, training=True),
-            self.loss,
-            params,
-            batch,
-        )
-        for name, grad in grads.items():
-            into[name].copy_(grad)
-        return losses, buffers
+
+        def compute(cells: slice, candidates: slice) -> tuple[Tensor, Named]:
+            own, fixed, state = _of_block(cells, candidates, params, constants, buffers)
+            part = batch.part(cells)
+            grads, losses, after = differentiated(
+                lambda leaves: self._call(part.x, {**leaves, **fixed}, state, training=True), self.loss, own, part
+            )
+            for name, grad in grads.items():
+                into[name][cells, candidates].copy_(grad)
+            return losses, {name: b.transpose(0, 1) for name, b in after.items()}
+
+        losses, after = self.blocks.join(compute, _shape(params, batch.x))
+        return losses, {name: b.transpose(0, 1) for name, b in after.items()}
 
     def outputs(self, params: Named, constants: Named, buffers: Named, x: Any) -> Any:
         """As `Kernel.outputs`."""
-        return self._call(x, {**params, **constants}, buffers, training=False)[0]
+
+        def compute(cells: slice, candidates: slice) -> Any:
+            own, fixed, state = _of_block(cells, candidates, params, constants, buffers)
+            return self._call(tree_map(lambda t: t[cells], x), {**own, **fixed}, state, training=False)[0]
+
+        return self.blocks.join(compute, _shape(params, x))
 
     def forget(self) -> None:
         """Do nothing: this kernel preallocates no memory."""
@@ -101,6 +112,21 @@ class VmapKernel:
             return output, {name: state[name] for name in buffers}
 
         return vmap(in_cell, randomness="different")(params, buffers, x)
+
+
+def _of_block(
+    cells: slice, candidates: slice, params: Named, constants: Named, buffers: Named
+) -> tuple[Named, Named, Named]:
+    """Return the parameters, constants and buffers of these runs."""
+    own, fixed = ({name: p[cells, candidates] for name, p in named.items()} for named in (params, constants))
+    # Under `vmap`, batch normalization loses its new running statistics where their memory has gaps.
+    return own, fixed, {name: b[candidates, cells].contiguous() for name, b in buffers.items()}
+
+
+def _shape(params: Named, x: Any) -> tuple[int, int, int]:
+    """Return (n_cells, n_candidates, n_rows)."""
+    n_cells, n_candidates = next(iter(params.values())).shape[:2]
+    return n_cells, n_candidates, first_tensor(x).shape[1]
 
 
 def _with_many_names(module: nn.Module) -> list[nn.Module]:

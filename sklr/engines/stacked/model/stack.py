@@ -171,7 +171,7 @@ class ModelStack:
         losses : Tensor (n_steps, n_candidates, n_cells)
         """
         if not self._is_replayed:
-            return torch.stack([self.step(lr[i], batches.of_steps(i)) for i in range(len(lr))])
+            return torch.stack([self.step(lr[i], batches.part(i)) for i in range(len(lr))])
         self._make_room(len(lr), n_more)
         return self._noted(self._replays.steps(self._step, lr, batches, n_more))
 

@@ -78,7 +78,7 @@ class Replays:
         key, n_steps, losses = _key(lr, batches), len(lr), list[Tensor]()
         while len(losses) < n_steps and self._known.get(key) is None:
             i = len(losses)
-            shown = lr[i], batches.of_steps(i)
+            shown = lr[i], batches.part(i)
             if key not in self._known and n_steps - i + n_more >= WORTH_STEPS:
                 with _IN_PYTHON:
                     losses.append(self._recorded(step, *shown, key))
@@ -90,7 +90,7 @@ class Replays:
         replay = self._known[key]
         assert replay is not None
         self.n_replayed += n_steps - first
-        rest = replay(lr[first:], batches.of_steps(slice(first, None)))
+        rest = replay(lr[first:], batches.part(slice(first, None)))
         return torch.cat([torch.stack(losses), rest]) if losses else rest
 
     def _recorded(self, step: Step, lr: Tensor, batch: Batch, key: Any) -> Tensor:

@@ -84,8 +84,12 @@ def pack_bytes(group: Group, n_members: int) -> int:
     all_rows = len(tree_leaves(pack_cells[0].x.tensors)[0])
     most = most_gathered(row * all_rows // 4)
     chunk = min(max(step, 4 * most), at_once * step)  # batches that `Feed` gathers together
-    # a kernel keeps a copy of the batch in its own layout for each batch size; a smaller last batch is one more copy
-    work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
+    traits = group.stack_args["traits"]
+    if traits.is_chain:
+        # the kernel keeps a copy of the batch in its own layout for each batch size; a smaller last batch is one more
+        work = n_cells * (min(len(sizes), 2) * (shared + n_members * 2 * own) + (len(sizes) > 1) * shared)
+    else:
+        work = n_cells * shared + traits.blocks.n_runs(n_cells, n_members, max(sizes)) * 2 * own
     # row numbers: in the pack's tables and in the batch orders of an epoch; and the targets
     tables = 4 * n_cells * (3 * n_train + n_test) + n_cells * max(
         _bytes(tree_leaves(pack_cell.y)) for pack_cell in pack_cells
