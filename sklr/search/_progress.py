@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -42,7 +43,7 @@ class Progress:
     def __init__(self, shown: bool, total: int | None):
         self._bar: Any = _make_bar() if shown else None
         self.curve = LiveCurve() if shown and can_draw(_console_of_rich()) else None
-        self._draws = shown
+        self._draws, self._lock = shown, Lock()
         self.total = total
 
     @property
@@ -52,12 +53,15 @@ class Progress:
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:
-        """Log an error raised inside, and draw nothing more: the search goes on without a display."""
-        try:
-            yield
-        except Exception as error:  # rich, Matplotlib and the notebook's front end may raise anything
-            self._draws = False
-            LOGGER.warning("progress=True stops drawing, the search goes on: %s: %s", type(error).__name__, error)
+        """Log the first error raised inside, and draw nothing more: the search goes on without a display."""
+        with self._lock:  # stacks that train side by side report from threads of their own
+            try:
+                yield
+            except Exception as error:  # rich, Matplotlib and the notebook's front end may raise anything
+                if self._draws:
+                    self._draws = False
+                    name = type(error).__name__
+                    LOGGER.warning("progress=True stops drawing, the search goes on: %s: %s", name, error)
 
     def __enter__(self) -> Progress:
         if self._draws:

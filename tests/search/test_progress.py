@@ -1,6 +1,8 @@
 """The bar of a search says how far it is, and is silent unless asked for."""
 
 import logging
+import threading
+import time
 
 import nbformat
 import numpy as np
@@ -97,6 +99,24 @@ def test_an_error_while_drawing_is_said_once_and_ends_no_search(make, monkeypatc
     said = [record.getMessage() for record in caplog.records if "stops drawing" in record.getMessage()]
     assert len(said) == 1
     assert "RuntimeError: the front end is gone" in said[0]
+
+
+def test_two_stacks_that_fail_to_draw_at_the_same_time_say_so_once(monkeypatch, caplog):
+    def fail_late(*args, **kwargs):
+        time.sleep(0.1)  # until then, the other thread has found that there is a display
+        _raise()
+
+    monkeypatch.setattr(logging.getLogger("sklr"), "propagate", True)
+    with _progress.Progress(True, 4) as progress:
+        monkeypatch.setattr(progress._bar, "update", fail_late)
+        threads = [threading.Thread(target=progress.update, args=(1,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [record.getMessage() for record in caplog.records] == [
+        "progress=True stops drawing, the search goes on: RuntimeError: the front end is gone"
+    ]
 
 
 IN_A_NOTEBOOK = """
