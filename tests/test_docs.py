@@ -267,10 +267,10 @@ def test_the_kernel_of_the_contributing_guide_computes_what_others_do(contribute
             modules, 5, torch.nn.MSELoss(), torch.optim.Adam, {}, example=(torch.rand(6, 4), torch.rand(6, 8))
         )
 
-    chunked, usual = stack(), stack()
-    chunked.kernel = contributed.ChunkedKernel(chunked.module, chunked.loss, 2)
+    run_by_run, usual = stack(), stack()
+    run_by_run.kernel = contributed.RunByRunKernel(run_by_run.module, torch.nn.MSELoss())
     batch = Batch(torch.rand(2, 6, 4), torch.rand(2, 6, 8))
     lr = torch.tensor([0.001, 0.01, 0.1, 0.2, 0.3])[:, None].expand(5, 2)
     for _ in range(3):
-        torch.testing.assert_close(chunked.step(lr, batch), usual.step(lr, batch))
-    torch.testing.assert_close(chunked.outputs(batch.x), usual.outputs(batch.x))
+        torch.testing.assert_close(run_by_run.step(lr, batch), usual.step(lr, batch))
+    torch.testing.assert_close(run_by_run.outputs(batch.x), usual.outputs(batch.x))
