@@ -121,7 +121,7 @@ def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.n
 def _rows_to_search(x: CellRows, seen: np.ndarray) -> np.ndarray:
     """Return the rows to search for rare values, in order: all, or of large data every n-th and those in `seen`."""
     numbers = sum(t[0].numel() for t in tree_leaves(x.tensors)) * x.n_rows
-    return np.union1d(np.arange(0, x.n_rows, max(1, numbers // MOST_NUMBERS)), seen)
+    return np.union1d(np.arange(0, x.n_rows, max(1, -(-numbers // MOST_NUMBERS))), seen)
 
 
 def rare_rows(tensors: Sequence[Tensor], seen: np.ndarray) -> np.ndarray:
@@ -148,11 +148,12 @@ def _rare_in(tensor: Tensor, seen: np.ndarray) -> Iterator[np.ndarray]:
 def _categories(tensor: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns of whole numbers, shifted to start at 0, and the numbers of the rows that they are from."""
     flat = tensor.detach().reshape(len(tensor), -1)
-    step = max(1, flat.numel() // MOST_NUMBERS)
+    step = max(1, -(-flat.numel() // MOST_NUMBERS))
     places = np.union1d(np.arange(0, len(flat), step), seen)
     few = flat[:: max(1, len(flat) // 256)].cpu()
     whole = torch.isfinite(few).all(0) & (few == few.round()).all(0) if few.is_floating_point() else few[0] == few[0]
-    columns = flat[torch.from_numpy(places).to(flat.device)][:, whole.to(flat.device)].cpu()
+    columns = flat[:, whole.to(flat.device)].cpu()
+    columns = columns if step == 1 else columns[torch.from_numpy(places)]
     numbers = columns.double().numpy()
     known = np.isfinite(numbers) & (abs(numbers) < MOST_VALUES)  # missing and huge values count as one category
     least, most = numbers.min(initial=0, where=known), numbers.max(initial=0, where=known)

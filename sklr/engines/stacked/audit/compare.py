@@ -217,8 +217,8 @@ class StepComparison:
     def _check_score(self, run: _Run, data: CellData, outputs: Tensor, alone: Tensor) -> None:
         """Compare the score that a stack computes for all runs at once with the one that the scorer computes."""
         group_cell, cell, n_rows = self.group_cells[run.cell], self.cells[run.cell], len(self.rows[run.cell])
-        asked = group_cell.score_data._replace(y_test=data.y_test)
-        quick = CellScorer(self.experiment, cell, group_cell.pack_cell.net, group_cell.subject, asked).quick
+        asked, net = group_cell.score_data(rows=False)._replace(y_test=data.y_test), group_cell.pack_cell.net
+        quick = CellScorer(self.experiment, cell, net, group_cell.subject, lambda rows: asked).quick
         if quick.metric is None:
             return  # the stack calls the scorer itself for each run
         mine = quick.rounded(outputs[run.member, run.cell, :n_rows].unsqueeze(0))

@@ -63,11 +63,10 @@ class GroupCell(NamedTuple):
         """The same, without the training rows for a bare net."""
         return self._raw(train=False) if self.head is None else self.head.data
 
-    @property
-    def score_data(self) -> CellData:
-        """The rows as `subject` is given them, without the training rows for a bare net."""
+    def score_data(self, *, rows: bool) -> CellData:
+        """Return the rows as `subject` is given them, for a bare net without those of training, or without any."""
         if self.head is None:
-            return self._raw(train=False)
+            return self._raw(train=False, test=rows)
         return self._raw() if self.subject is self.estimator else self.head.scored
 
     def _raw(self, *, train: bool = True, test: bool = True) -> CellData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,9 +53,10 @@ class Unread:
         return self.shape[0]
 
 
-def unread(data: CellData, cell: Cell) -> CellData:
-    """Return a cell's data with placeholders for its rows, which may be large."""
-    return data._replace(X_train=Unread(len(cell.train)), X_test=Unread(len(cell.test)))
+def unread(data: CellData, cell: Cell, *, scores_train: bool) -> CellData:
+    """Return a cell's data with placeholders for its rows, which may be large, and only the targets that are scored."""
+    y_train = data.y_train if scores_train else None
+    return data._replace(X_train=Unread(len(cell.train)), X_test=Unread(len(cell.test)), y_train=y_train)
 
 
 class CellScorer:
@@ -70,8 +71,8 @@ class CellScorer:
         The cell's net, initialized on its training rows.
     subject : estimator
         What scorers are given: the net or the estimator around it, with or without its pipelines.
-    data : CellData
-        The rows for `subject`.
+    read : callable (rows) -> CellData
+        Returns the rows for `subject`; with ``rows=False`` they may be left out, but not their targets.
 
     Attributes
     ----------
@@ -82,14 +83,16 @@ class CellScorer:
         Whether a score is wanted after each epoch.
     """
 
-    def __init__(self, experiment: Experiment, cell: Cell, net: NeuralNet, subject: Any, data: CellData):
+    def __init__(self, experiment: Experiment, cell: Cell, net: NeuralNet, subject: Any, read: Callable[..., CellData]):
         self.experiment, self.cell, self.net, self.subject = experiment, cell, net, subject
         self.followed = followed_scorer(experiment)
         plain = predicts_as_its_library(net)
         self.from_outputs = plain and looks_only_at_predictions(experiment.scorer)
         self.follows_from_outputs = plain and looks_only_at_predictions(self.followed)
         self.follows = is_followed(experiment, net)
-        self.data = unread(data, cell) if self.from_outputs and self.follows_from_outputs else data
+        reads_rows = not (self.from_outputs and self.follows_from_outputs)
+        data = read(rows=reads_rows)
+        self.data = data if reads_rows else unread(data, cell, scores_train=experiment.return_train_score)
         quick = self.follows_from_outputs and not data.score_test and is_net(subject)
         self.quick = QuickScores(net, data.y_test, self.followed if quick else None)
 
