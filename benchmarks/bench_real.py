@@ -4,10 +4,11 @@
     python benchmarks/bench_real.py --tasks mlp-32 lenet       # some tasks; all take an hour on two cores
     python benchmarks/bench_real.py --data FOLDER              # real files: table.csv, numbers.npz, pictures-images
     python benchmarks/bench_real.py --sides stack --without mlp replay   # the benefit of an optimization
+    python benchmarks/bench_real.py --tasks mlp-128 --sides stack sequential modelbatch   # needs modelbatch
 
 Each side runs in its own process, with PyTorch's default threads: the stack, the sequential engine, scikit-learn's
-GridSearchCV with two workers, and one training. *Price* is the time of a search divided by that of one training.
-Before anything is printed, the sides must have computed the same.
+GridSearchCV with two workers, and one training; on request also ModelBatch in a loop of its own. *Price* is the time of
+a search divided by that of one training. Before anything is printed, the sides must have computed the same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from _common import Timing, environment, in_own_process, print_environment, table, tell, write_json
 from _lanes import LANES, switched_off
+from _modelbatch import by_modelbatch
 from _real_tasks import OPTIMIZERS, SEED, TASKS, Job, job
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -35,7 +37,7 @@ from sklearn.model_selection import GridSearchCV
 from sklr import LRGridSearchCV
 from sklr.experiment.lr_param import find_lr_param
 
-STACK, SEQUENTIAL, GRID, ONE = "stack", "sequential", "grid", "one"
+STACK, SEQUENTIAL, GRID, ONE, MODELBATCH = "stack", "sequential", "grid", "one", "modelbatch"
 ONE_THREAD = "sequential, one thread"  # as GridSearchCV's two workers have: asked for where the two differ
 CALM = 1e-3  # relative difference of last training losses up to which a run has not amplified the engines' rounding
 ONE_ROW = 0.005  # one row in two hundred: scores that differ by less count as equal
@@ -75,7 +77,9 @@ SIDES: dict[str, Callable[[Job], dict[str, Any]]] = {
     SEQUENTIAL: lambda asked: by_engine(asked, "sequential"),
     GRID: grid_search,
     ONE: one_training,
+    MODELBATCH: by_modelbatch,
 }
+USUAL = [STACK, SEQUENTIAL, GRID, ONE]
 
 
 def run_side(name: str, task: str, optimizer: str, folder: Path | None, quick: bool, without: Sequence[str]) -> None:
@@ -133,7 +137,9 @@ def agree(asked: Job, found: dict[str, dict[str, Any]]) -> str:
     twice as far as GridSearchCV's are. With dropout, whose masks differ in a stack, only the mean scores must agree.
     """
     scores = {name: np.array(side["scores"]) for name, side in found.items() if name != ONE}
-    apart = {name: np.abs(scores[name] - scores[SEQUENTIAL]) for name in (GRID, STACK) if name in scores}
+    apart = {name: np.abs(scores[name] - scores[SEQUENTIAL]) for name in (GRID, STACK, MODELBATCH) if name in scores}
+    if MODELBATCH in scores and not asked.task.draws and not _are_equal(scores[MODELBATCH], scores[SEQUENTIAL]):
+        raise AssertionError(f"{asked.task.name}: ModelBatch and the sequential engine differ:\n{apart[MODELBATCH]}")
     if GRID in scores and not _are_equal(scores[GRID], scores.get(ONE_THREAD, scores[SEQUENTIAL])):
         raise AssertionError(f"{asked.task.name}: GridSearchCV and the sequential engine differ:\n{apart[GRID]}")
     if STACK not in found:
@@ -246,7 +252,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["sgd"])
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=USUAL)
     parser.add_argument(
         "--without", nargs="+", choices=LANES, default=[], help="optimizations of the stack to switch off"
     )

@@ -22,8 +22,8 @@ from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
 
 AUDITED = 2  # cells: see `choose_cells`
-# Bytes of a heap of glibc's malloc. A thread has heaps of its own, of which about half was measured to be kept when its
-# memory is freed. What the set-up has freed is returned to the system by `trim`.
+# Bytes of a heap of glibc's malloc. A thread has heaps of its own, of which about a quarter was measured to be kept
+# when its memory is freed. What the set-up has freed is returned to the system by `trim`.
 HEAP = 2**26
 
 
@@ -33,7 +33,7 @@ def peak_bytes(groups: Sequence[Group], packs: Sequence[Chosen]) -> int:
     setup = max(map(setup_bytes, groups), default=0)
     training = sum(pack_bytes(group, len(chosen)) for group, chosen in packs)
     n_threads = min(len(packs), torch.get_num_threads())
-    kept = (n_threads - 1) * min(training // 2, HEAP // 2)
+    kept = (n_threads - 1) * min(training // 2, HEAP // 4)
     return held + max(setup, training + kept)
 
 
