@@ -123,3 +123,35 @@ def test_some_cells_wait():
     for k in range(len(LRS)):
         for c, module in enumerate(modules):
             assert_same(parts, k, c, whole.load_run(k, c, copy.deepcopy(module)))
+
+
+class Masking(nn.Module):
+    """Also returns which rows and features it has used: the same for all candidates, and for all runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(8, 3), nn.LayerNorm(3)
+
+    def forward(self, x):
+        return self.norm(self.layer(x)), x[:, 0] > 0, torch.arange(8)
+
+
+def masked_loss(outputs, y):
+    logits, used, _ = outputs
+    return (nn.functional.cross_entropy(logits, y, reduction="none") * used).sum()
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("n_candidates", [1, N_CELLS, 5])  # `vmap` fails, or mixes up equally many cells and candidates
+def test_outputs_that_depend_on_no_parameter(n_candidates):
+    torch.manual_seed(0)
+    modules, (x, y) = cells_of(Masking), data(1)
+    stack = stack_of(modules, masked_loss, n_candidates=n_candidates)
+    logits, used, numbers = stack.outputs(x[0])
+    losses = stack.step(rates(0, LRS[:1] * n_candidates), Batch(x[0], y[0]))
+    for k in range(n_candidates):
+        assert numbers[k].tolist() == [list(range(8))] * N_CELLS
+        for c, module in enumerate(modules):
+            assert torch.equal(used[k, c], x[0, c, :, 0] > 0)
+            assert torch.allclose(logits[k, c], module(x[0, c])[0])
+            assert torch.allclose(losses[k, c], masked_loss(module(x[0, c]), y[0, c]))

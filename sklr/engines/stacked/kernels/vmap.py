@@ -94,8 +94,9 @@ class VmapKernel:
             for rewrite in self._rewrites:
                 rewritten.enter_context(rewrite())
             # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
-            candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
-            return candidates(params, buffers, x)
+            output, after = vmap(self._run, in_dims=(1, 0, None), randomness="same")(params, buffers, x)
+            # not by `out_dims=1`, with which `vmap` mixes up the axes of outputs that are the same for all candidates
+            return tree_map(lambda t: t.transpose(0, 1), output), after
 
     def _restore(self) -> None:
         """Give layers with several names their own tensors back, which a functional call puts back for one of them."""
