@@ -13,6 +13,7 @@ from torch import nn
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels import blocks
 from sklr.engines.stacked.kernels.blocks import OF_CANDIDATES, OF_CELLS, Blocks, OutputSizes
+from sklr.engines.stacked.kernels.traits import examine
 
 COUNTS = st.integers(1, 40)
 ROOMS = ((1e9, 1e9), (1, 1), (1, 1e9), (1e5, 2e3))  # for cells and for candidates, in bytes
@@ -109,6 +110,40 @@ def test_dropout_draws_the_same_whichever_candidates_are_left():
         )
     assert torch.allclose(losses[3][:, 2], losses[1][:, 0], rtol=1e-12)
     assert torch.allclose(losses[3][0], losses[3][0, :1].expand_as(losses[3][0]), rtol=1e-12)
+
+
+def test_evaluation_draws_nothing_and_is_divided_further(monkeypatch):
+    monkeypatch.setattr(blocks, "OF_CELLS", 1)
+    monkeypatch.setattr(blocks, "OF_CANDIDATES", 1)
+    calls, forward = [], nn.LayerNorm.forward
+
+    def watched(norm, x):  # in a class of PyTorch's: what a module writes down itself is seen
+        calls.append(1)
+        return forward(norm, x)
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", watched)
+    stack = stack_of(cells_of(lambda: nn.Sequential(nn.LayerNorm(8), nn.Dropout(), nn.Linear(8, 3))))
+    (x, y), n_calls = data(1), []
+    for compute in lambda: stack.step(rates(0), Batch(x[0], y[0])), lambda: stack.outputs(x[0]):
+        calls.clear()
+        compute()
+        n_calls.append(len(calls))
+    assert n_calls == [N_CELLS, N_CELLS * len(LRS)]
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_sizes_are_those_of_what_the_kernel_calls(layer):
+    def bytes_per_row(n_times):
+        module, rows = nn.Sequential(layer(3, 5, batch_first=True), First()), torch.rand(4, n_times, 3)
+        return examine(module, (rows, torch.rand(4, n_times, 5)), nn.MSELoss(), None).bytes_per_row
+
+    # it is given a time step after the other, where PyTorch's LSTM may return all of them by one operation
+    assert bytes_per_row(100) < 1.5 * bytes_per_row(10)
+
+
+class First(nn.Module):
+    def forward(self, outputs):
+        return outputs[0]
 
 
 @pytest.mark.usefixtures("room")

@@ -81,7 +81,7 @@ class VmapKernel:
             own, fixed, state = _of_block(cells, candidates, params, constants, buffers)
             return self._call(tree_map(lambda t: t[cells], x), {**own, **fixed}, state, training=False)[0]
 
-        return self.blocks.join(compute, _shape(params, x))
+        return self.blocks.without_draws.join(compute, _shape(params, x))
 
     def forget(self) -> None:
         """Do nothing: this kernel preallocates no memory."""
