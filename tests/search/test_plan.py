@@ -54,6 +54,26 @@ def test_memory_grows_with_the_data_and_not_with_the_folds():
     assert planned(10, X=ROWS.astype(float)).memory - few == pytest.approx(ROWS.nbytes, rel=0.01)
 
 
+class Wide(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.out = torch.nn.Linear(4, 4096), torch.nn.LayerNorm(4096), torch.nn.Linear(4096, 2)
+
+    def forward(self, x):
+        return self.out(self.norm(self.inner(x)))
+
+
+def test_memory_counts_what_is_computed_to_predict():
+    def planned_for(n_test):
+        net = NeuralNetClassifier(Wide, batch_size=8, max_epochs=1, random_state=0)
+        cv = [(np.arange(1000, 1400), np.arange(n_test))]
+        return LRGridSearchCV(net, lrs=[0.01], cv=cv, engine="stacked").plan(ROWS[:, :4].copy(), LABELS).memory
+
+    few, many, more = map(planned_for, (10, 400, 1000))
+    assert many - few > 390 * 4096 * 4  # at least one layer's output
+    assert more - few < 600 * 4096 * 4 * 3  # 512 rows at once
+
+
 def test_a_mapped_file_is_copied_once(tmp_path):
     np.save(tmp_path / "X.npy", ROWS)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")

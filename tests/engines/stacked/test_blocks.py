@@ -13,6 +13,7 @@ from torch import nn
 from sklr.engines.stacked.data.batch import Batch
 from sklr.engines.stacked.kernels import blocks
 from sklr.engines.stacked.kernels.blocks import OF_CANDIDATES, OF_CELLS, Blocks, OutputSizes
+from sklr.engines.stacked.kernels.traits import examine
 
 COUNTS = st.integers(1, 40)
 ROOMS = ((1e9, 1e9), (1, 1), (1, 1e9), (1e5, 2e3))  # for cells and for candidates, in bytes
@@ -111,6 +112,40 @@ def test_dropout_draws_the_same_whichever_candidates_are_left():
     assert torch.allclose(losses[3][0], losses[3][0, :1].expand_as(losses[3][0]), rtol=1e-12)
 
 
+def test_evaluation_draws_nothing_and_is_divided_further(monkeypatch):
+    monkeypatch.setattr(blocks, "OF_CELLS", 1)
+    monkeypatch.setattr(blocks, "OF_CANDIDATES", 1)
+    calls, forward = [], nn.LayerNorm.forward
+
+    def watched(norm, x):  # in a class of PyTorch's: what a module writes down itself is seen
+        calls.append(1)
+        return forward(norm, x)
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", watched)
+    stack = stack_of(cells_of(lambda: nn.Sequential(nn.LayerNorm(8), nn.Dropout(), nn.Linear(8, 3))))
+    (x, y), n_calls = data(1), []
+    for compute in lambda: stack.step(rates(0), Batch(x[0], y[0])), lambda: stack.outputs(x[0]):
+        calls.clear()
+        compute()
+        n_calls.append(len(calls))
+    assert n_calls == [N_CELLS, N_CELLS * len(LRS)]
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_sizes_are_those_of_what_the_kernel_calls(layer):
+    def bytes_per_row(n_times):
+        module, rows = nn.Sequential(layer(3, 5, batch_first=True), First()), torch.rand(4, n_times, 3)
+        return examine(module, (rows, torch.rand(4, n_times, 5)), nn.MSELoss(), None).bytes_per_row
+
+    # it is given a time step after the other, where PyTorch's LSTM may return all of them by one operation
+    assert bytes_per_row(100) < 1.5 * bytes_per_row(10)
+
+
+class First(nn.Module):
+    def forward(self, outputs):
+        return outputs[0]
+
+
 @pytest.mark.usefixtures("room")
 def test_some_cells_wait():
     torch.manual_seed(0)
@@ -123,3 +158,35 @@ def test_some_cells_wait():
     for k in range(len(LRS)):
         for c, module in enumerate(modules):
             assert_same(parts, k, c, whole.load_run(k, c, copy.deepcopy(module)))
+
+
+class Masking(nn.Module):
+    """Also returns which rows and features it has used: the same for all candidates, and for all runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(8, 3), nn.LayerNorm(3)
+
+    def forward(self, x):
+        return self.norm(self.layer(x)), x[:, 0] > 0, torch.arange(8)
+
+
+def masked_loss(outputs, y):
+    logits, used, _ = outputs
+    return (nn.functional.cross_entropy(logits, y, reduction="none") * used).sum()
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("n_candidates", [1, N_CELLS, 5])  # `vmap` fails, or mixes up equally many cells and candidates
+def test_outputs_that_depend_on_no_parameter(n_candidates):
+    torch.manual_seed(0)
+    modules, (x, y) = cells_of(Masking), data(1)
+    stack = stack_of(modules, masked_loss, n_candidates=n_candidates)
+    logits, used, numbers = stack.outputs(x[0])
+    losses = stack.step(rates(0, LRS[:1] * n_candidates), Batch(x[0], y[0]))
+    for k in range(n_candidates):
+        assert numbers[k].tolist() == [list(range(8))] * N_CELLS
+        for c, module in enumerate(modules):
+            assert torch.equal(used[k, c], x[0, c, :, 0] > 0)
+            assert torch.allclose(logits[k, c], module(x[0, c])[0])
+            assert torch.allclose(losses[k, c], masked_loss(module(x[0, c]), y[0, c]))

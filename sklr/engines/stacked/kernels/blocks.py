@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -48,6 +48,11 @@ class Blocks:
         cells = int(OF_CELLS / (run * (USUAL if self.draws else n_candidates)))
         candidates = n_candidates if self.draws else int(OF_CANDIDATES / run)
         return _slices(n_cells, max(1, cells)), _slices(n_candidates, max(1, candidates))
+
+    @property
+    def without_draws(self) -> Blocks:
+        """The blocks in evaluation mode, in which a module that draws random numbers is not stacked."""
+        return replace(self, draws=False)
 
     def n_runs(self, n_cells: int, n_candidates: int, n_rows: int) -> int:
         """Return the number of runs in the largest block."""

@@ -57,7 +57,7 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int | None =
     512.0
     """
     n_cells, n_rows = rows.numbers.shape
-    at_once = max(2, min(at_most or ROWS, NUMBERS // (n_cells * rows.row_numel)))
+    at_once = rows_at_once(n_cells, rows.row_numel, at_most)
     # Blocks of about equal size, so that none has a single row: modules that call `squeeze` would drop that axis.
     blocks = rows.numbers.tensor_split(-(-n_rows // at_once), 1)
     found, sizes = [calls(rows.at(block)) for block in blocks], [block.shape[1] for block in blocks]
@@ -66,6 +66,15 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int | None =
         return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
 
     return tree_map(joined, *found)
+
+
+def rows_at_once(n_cells: int, row_numel: int, at_most: int | None = None) -> int:
+    """Return the most rows of a cell that `in_blocks` predicts in one call.
+
+    >>> rows_at_once(3, 10), rows_at_once(3, 10, 50), rows_at_once(2, 2**20)
+    (512, 50, 2)
+    """
+    return max(2, min(at_most or ROWS, NUMBERS // (n_cells * row_numel)))
 
 
 def mixes_rows(module: nn.Module, x: Any) -> bool:

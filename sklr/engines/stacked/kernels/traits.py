@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from sklr.engines.stacked.kernels.attention import attention_by_steps
 from sklr.engines.stacked.kernels.blocks import Blocks, OutputSizes
 from sklr.engines.stacked.kernels.loss import StackedLoss, Transform
 from sklr.engines.stacked.kernels.mlp_chain import Chain
 from sklr.engines.stacked.kernels.mlp_trace import CallRecorder, record
 from sklr.engines.stacked.kernels.module_call import call, first_tensor, generator_states, mixes_rows, rng_kept
+from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
 from sklr.engines.stacked.purity.untouched import Untouched
 
 
@@ -39,7 +41,7 @@ class Traits:
     counts : str
         What a forward pass changes besides tensors, in words: "changes its attribute 'n_calls' ..."; empty if nothing.
     bytes_per_row : float
-        Size of what an operation of a forward pass returns, on average, divided by the rows of the batch.
+        Size of what an operation of `VmapKernel`'s forward pass returns, on average, divided by the rows of the batch.
     """
 
     chain: Chain | None
@@ -96,7 +98,8 @@ def examine(module: nn.Module, example: tuple[Any, Any], criterion: Any, transfo
         before = generator_states(x)
         once = copy.deepcopy(module)  # batch normalization counts its calls
         seen, sizes = CallRecorder(rows.device.type), OutputSizes(once)
-        with seen, sizes, torch.no_grad():
+        # outermost: `seen` sees a layer's own function, and `sizes` the operations that `VmapKernel` calls instead
+        with attention_by_steps(), BatchableRecurrence(), seen, sizes, torch.no_grad():
             output = call(once, x)
         draws = not all(map(torch.equal, before, generator_states(x)))
         loss = StackedLoss(criterion, output, y, transform)

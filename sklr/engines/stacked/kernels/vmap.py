@@ -81,7 +81,7 @@ class VmapKernel:
             own, fixed, state = _of_block(cells, candidates, params, constants, buffers)
             return self._call(tree_map(lambda t: t[cells], x), {**own, **fixed}, state, training=False)[0]
 
-        return self.blocks.join(compute, _shape(params, x))
+        return self.blocks.without_draws.join(compute, _shape(params, x))
 
     def forget(self) -> None:
         """Do nothing: this kernel preallocates no memory."""
@@ -94,8 +94,9 @@ class VmapKernel:
             for rewrite in self._rewrites:
                 rewritten.enter_context(rewrite())
             # over candidates first: parameters are (n_cells, n_candidates, ...), buffers (n_candidates, n_cells, ...)
-            candidates = vmap(self._run, in_dims=(1, 0, None), out_dims=(1, 0), randomness="same")
-            return candidates(params, buffers, x)
+            output, after = vmap(self._run, in_dims=(1, 0, None), randomness="same")(params, buffers, x)
+            # not by `out_dims=1`, with which `vmap` mixes up the axes of outputs that are the same for all candidates
+            return tree_map(lambda t: t.transpose(0, 1), output), after
 
     def _restore(self) -> None:
         """Give layers with several names their own tensors back, which a functional call puts back for one of them."""

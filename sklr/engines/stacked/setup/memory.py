@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
-from sklr.engines.stacked.kernels.module_call import NUMBERS
+from sklr.engines.stacked.kernels.module_call import NUMBERS, rows_at_once
 from sklr.engines.stacked.model.feed import most_gathered
 from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.setup.packing import Chosen, state_bytes, step_bytes
@@ -95,6 +95,10 @@ def pack_bytes(group: Group, n_members: int) -> int:
         _bytes(tree_leaves(pack_cell.y)) for pack_cell in pack_cells
     )
     evaluated = 2 * min(4 * NUMBERS, n_cells * n_test * row)  # a block of rows, and its copy in the kernel's layout
+    if not traits.is_chain:  # what it computes for these rows, at most as much as is saved for backward
+        n_rows = min(n_test, rows_at_once(n_cells, max(1, row // 4)))
+        n_runs = traits.blocks.without_draws.n_runs(n_cells, n_members, n_rows)
+        evaluated += n_runs * n_rows * own // max(sizes)
     return n_members * n_cells * state_bytes(group) + max(chunk + work, evaluated) + tables
 
 
