@@ -26,6 +26,7 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.scorer_trial import check_scorer
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
@@ -55,6 +56,8 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     if estimator is None:
         return []
     net, without_effect = net_of(estimator), _without_effect(experiment, estimator, candidates)
+    if net is estimator and isinstance(net, NetParts):
+        check_scorer(experiment, net)
     messages = [
         *without_effect,
         shared_start(net, n_seeds),

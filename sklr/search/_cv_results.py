@@ -116,6 +116,10 @@ class Record:
         """Return the distinct causes of failed fits, the most frequent first."""
         return failures(*self._fits())
 
+    def score_error(self) -> str | None:
+        """Return the traceback of the first scorer that raised an exception; None if there was none."""
+        return next((o.score_error for row in self.outcomes for o in row if o.score_error is not None), None)
+
     def _fits(self) -> tuple[list[str | None], list[dict[str, Any]]]:
         """Return the error and the candidate of every fit."""
         rows = split_rows(self._shown(), self.n_seeds)

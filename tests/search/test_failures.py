@@ -12,10 +12,11 @@ from strategies import X, Y, grid, net
 from torch.utils.data import TensorDataset
 
 from sklr import LRGridSearchCV
+from sklr._utils.errors import LONGEST, cause_of
 from sklr.exceptions import AllDivergedError
 from sklr.results import DIVERGED, FAILED, Outcome
 from sklr.search._cv_results import Record
-from sklr.search._failures import LONGEST, MOST_CAUSES, cause_of, report_failures
+from sklr.search._failures import MOST_CAUSES, report_failures
 
 
 def raised(error):

@@ -58,7 +58,7 @@ def fits_of(search, *data, **params):
 
 # ------------------------------------------------------------------------------------------- whole values are compared
 def closed_over(value):
-    return lambda x: x * value
+    return lambda x, X=None, y=None: x * value
 
 
 class Holder:
