@@ -27,14 +27,13 @@ from sklr.exceptions import SettingsWarning
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
 from sklr.experiment.scorer_trial import check_scorer
+from sklr.experiment.searched_values import MISTAKES, bad_values
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
 from sklr.nets._instances import has_hooks
 from sklr.nets._mistakes import second_softmax
 from sklr.nets._parts import NetParts
-
-MISTAKES = (ValueError, TypeError)  # other errors may be due to the machine, such as running out of memory
 
 
 def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: int) -> list[str]:
@@ -73,22 +72,33 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
 def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
     """Return the estimator of the first candidate that can be initialized; raise the error if it is in all of them.
 
-    Returns None if the error comes from the candidates' own parameters: their fits then fail one by one.
+    Warns of searched values that no net can have. Returns None if the candidates' own parameters lead to the errors in
+    another way: their fits then fail one by one.
     """
     try:
-        return _initialized(experiment, candidates[0])
+        estimator = _initialized(experiment, candidates[0])
     except MISTAKES as error:
         mistake = error
-    for others in ([{}], candidates[1:]):
-        for candidate in others:
-            try:
-                estimator = _initialized(experiment, candidate)
-            except MISTAKES as error:
-                if not candidate and str(error) != str(mistake):
-                    return None  # without the candidates' parameters the error is another one
-            else:
-                return estimator if candidate else None
+    else:
+        _warn_of_bad_values(experiment, candidates, net_of(estimator))
+        return estimator
+    try:
+        base = _initialized(experiment, {})
+    except MISTAKES as error:
+        if str(error) != str(mistake):
+            return None  # without the candidates' parameters the error is another one
+    else:
+        _warn_of_bad_values(experiment, candidates, net_of(base))
+        return None
+    for candidate in candidates[1:]:
+        with suppress(*MISTAKES):
+            return _initialized(experiment, candidate)
     raise mistake
+
+
+def _warn_of_bad_values(experiment: Experiment, candidates: Sequence[dict], net: NeuralNet) -> None:
+    for message in bad_values(experiment, candidates, net):
+        warn(message, SettingsWarning)
 
 
 def _initialized(experiment: Experiment, candidate: dict) -> Any:
