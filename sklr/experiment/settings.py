@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     """
     if not trains_nets(experiment.estimator) or not candidates:
         return []
+    _check_epochs(experiment, candidates)
     estimator = _set_up(experiment, candidates)
     if estimator is None:
         return []
@@ -67,6 +69,16 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, messages)]:
         warn(message, SettingsWarning)
     return without_effect
+
+
+def _check_epochs(experiment: Experiment, candidates: Sequence[dict]) -> None:
+    """Raise a ValueError if a search would train no candidate for a single epoch, and score initial weights."""
+    if not hasattr(experiment.caller, "fit") or "epochs" in experiment.fit_params:  # a range test has its own epochs
+        return
+    name = "__".join(filter(None, [net_name(experiment.estimator), "max_epochs"]))
+    present = net_of(experiment.estimator).max_epochs
+    if all(isinstance(n := candidate.get(name, present), Integral) and n == 0 for candidate in candidates):
+        raise ValueError(must_be(name, "at least 1 in a search", 0, "With 0 epochs nothing is trained."))
 
 
 def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:

@@ -65,3 +65,16 @@ def test_nets_of_skorch_are_checked_too():
     theirs = skorch.NeuralNetClassifier(net().module, module__n_inputs=X.shape[1], module__n_outputs=2, verbose=0)
     with pytest.raises(ValueError, match=r"searched values of optimizer__momentum must be .* got -1\."):
         grid(theirs, "optimizer__momentum", [-1], cv=2).fit(X.astype("float32"), Y)
+
+
+@pytest.mark.parametrize("make", STRATEGIES)
+def test_a_search_that_would_train_nothing_is_refused(make):
+    with pytest.raises(ValueError, match=r"^max_epochs must be at least 1 in a search, got 0\."):
+        make(net(max_epochs=0), cv=2).fit(X, Y)
+    with pytest.raises(ValueError, match=r"^neuralnetclassifier__max_epochs must be at least 1 in a search"):
+        LRGridSearchCV(make_pipeline(StandardScaler(), net(max_epochs=0)), lrs=[0.1], cv=2).fit(X, Y)
+
+
+def test_an_untrained_candidate_among_others_is_a_baseline():
+    found = grid(net(), "max_epochs", [0, 2], cv=2).fit(X, Y)
+    assert found.cv_results_["status"].tolist() == ["ok", "ok"]
