@@ -27,6 +27,7 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.fold_labels import unknown_labels
 from sklr.experiment.scorer_trial import check_scorer
 from sklr.experiment.searched_values import MISTAKES, bad_values
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
@@ -62,6 +63,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     messages = [
         *without_effect,
         shared_start(net, n_seeds),
+        unknown_labels(experiment),
         _already_trained(experiment),
         _lost_hooks(experiment),
         _second_softmax(experiment, net) if net is estimator else "",
