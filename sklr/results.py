@@ -27,7 +27,8 @@ class Outcome:
     """How one run ended.
 
     `status` is one of ``"ok"``, ``"diverged"``, ``"failed"`` (an exception; `fit_error` holds its traceback) and
-    ``"stopped"`` (pruned); `reason` gives details, such as ``"diverged at step 13: loss nan"``. Times are in seconds.
+    ``"stopped"`` (pruned); `reason` gives details, such as ``"diverged at step 13: loss nan"``. `score_error` is the
+    traceback of a scorer that raised an exception. Times are in seconds.
     """
 
     test_scores: Scores
@@ -38,6 +39,7 @@ class Outcome:
     score_time: float = 0.0
     n_test_samples: int = 0
     fit_error: str | None = None
+    score_error: str | None = None
     history: list[EpochRow] = field(default_factory=list)
     estimator: Any = None
 

@@ -107,3 +107,43 @@ def check_flag(what: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(must_be(what, "True or False", value))
     return bool(value)
+
+
+_OF_OBJECTS = ("O", "T")  # kinds of dtypes: Python objects, and NumPy's strings of any length
+
+
+def check_labels(y: Any) -> None:
+    """Raise a ValueError for an array or list of objects with missing labels, or labels that cannot be sorted.
+
+    Numbers are left to scikit-learn's own checks.
+
+    Examples
+    --------
+    >>> check_labels(["a", "b", None])
+    Traceback (most recent call last):
+    ValueError: y must be labels without missing values, got None in row 2. Drop such rows, or write a label for them.
+    >>> check_labels(np.array(["a", 1], dtype=object))
+    Traceback (most recent call last):
+    ValueError: y must be labels of one type, got 'int, str'. Convert them, for example with np.asarray(y).astype(str).
+    """
+    if not isinstance(y, list) and getattr(getattr(y, "dtype", None), "kind", "") not in _OF_OBJECTS:
+        return
+    values = list(y) if getattr(y, "ndim", 1) == 1 else []
+    kinds = {type(value) for value in values}
+    if not any(issubclass(kind, str) for kind in kinds):
+        return
+    for row, value in enumerate(values):
+        if _is_missing(value):
+            advice = "Drop such rows, or write a label for them."
+            raise ValueError(f"y must be labels without missing values, got {value!r} in row {row}. {advice}")
+    if not all(issubclass(kind, str) for kind in kinds):
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        advice = "Convert them, for example with np.asarray(y).astype(str)."
+        raise ValueError(must_be("y", "labels of one type", names, advice))
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN or one of pandas' missing values, which are not equal to themselves."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, float | np.floating) and bool(value != value)

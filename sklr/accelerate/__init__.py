@@ -17,6 +17,7 @@ from sklr._utils.warnings import warn
 from sklr.accelerate._backend import GatheringBackend, StackedBackend, Task
 from sklr.accelerate._fits import Block, blocks, fits_among, result
 from sklr.engines import StackedEngine
+from sklr.engines.scoring import tell_of_scorers
 from sklr.engines.stacked.checks.explain import first_line
 from sklr.engines.stacked.reasons import describe
 from sklr.results import OK
@@ -172,6 +173,7 @@ class Batches:
         training = self.engine.start(experiment, candidates, block.contexts)
         training.leave_out()
         stacked = [pair for row in zip(block.rows, training.finish(), strict=True) for pair in zip(*row, strict=False)]
+        tell_of_scorers([outcome for _, outcome in stacked], experiment.error_score, set())
         spent = sum(outcome.fit_time + outcome.score_time for _, outcome in stacked)
         spare = max(0.0, time.time() - start - spent) / max(1, len(stacked))
         ended = {fit.number: result(fit, o, spare) if o.status == OK else None for fit, o in stacked}

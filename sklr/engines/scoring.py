@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Iterable
+from traceback import format_exc
+from typing import Any, NamedTuple
 
 from skorch import NeuralNet
 
+from sklr._utils.errors import cause_of
 from sklr._utils.random import RandomStream
 from sklr._utils.sklearn import score_estimator
+from sklr._utils.warnings import warn
 from sklr.engines.metrics import quick_metric
 from sklr.experiment.cell_data import CellData, scorers_of
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import changes_predictions
-from sklr.results import Scores, pick_score
+from sklr.results import Outcome, Scores, pick_score
 
 
 class ScorerError(Exception):
@@ -59,12 +63,66 @@ def followed_score(experiment: Experiment, cell: Cell, subject: Any, data: CellD
             return float("nan")
 
 
-def final_scores(experiment: Experiment, cell: Cell, subject: Any, data: CellData, train: bool = False) -> Scores:
+class Scored(NamedTuple):
+    """The scores of a run, and the traceback of the first scorer that raised an exception."""
+
+    scores: Scores
+    error: str | None = None
+
+
+def final_scores(experiment: Experiment, cell: Cell, subject: Any, data: CellData, train: bool = False) -> Scored:
     """Return the scores of a run on the validation rows, or on the training rows.
 
     Random numbers drawn while scoring come from the cell's own stream, so that scores are reproducible.
     """
     rows = (data.X_train, data.y_train) if train else (data.X_test, data.y_test)
     params = data.score_train if train else data.score_test
+    scorer = _Noting(experiment.scorer, experiment.error_score)
     with RandomStream(cell.seed):
-        return score_estimator(subject, *rows, experiment.scorer, params, experiment.error_score)
+        return Scored(score_estimator(subject, *rows, scorer, params, experiment.error_score), scorer.error)
+
+
+class _Noting:
+    """A scorer that notes the exceptions of another, for which scikit-learn would print a traceback in every run."""
+
+    def __init__(self, scorer: Any, error_score: Any):
+        self.scorer, self.error_score = scorer, error_score
+        self.error: str | None = None
+
+    def __repr__(self) -> str:
+        return repr(self.scorer)  # is part of scikit-learn's error messages
+
+    def __call__(self, *rows: Any, **params: Any) -> Any:
+        several = scorers_of(self.scorer) is not None
+        try:
+            scores = self.scorer(*rows, **params)
+        except Exception:
+            if several or self.error_score == "raise":
+                raise
+            return self._noted(format_exc())
+        # of a scorer that raises an exception, scikit-learn's multimetric scorer returns the traceback as its score
+        return {name: self._noted(s) if isinstance(s, str) else s for name, s in scores.items()} if several else scores
+
+    def _noted(self, error: str) -> Any:
+        self.error = self.error or error
+        return self.error_score
+
+
+def tell_of_scorers(outcomes: Iterable[Outcome], error_score: Any, told: set[str]) -> None:
+    """Warn of the exceptions of scorers in these runs, but not again of those in `told`, to which they are added."""
+    for error in (outcome.score_error for outcome in outcomes):
+        if error is None or (cause := cause_of(error)) in told:
+            continue
+        told.add(cause)
+        # begins as scikit-learn's own warning, so that a filter for that one also matches this one
+        warn(
+            "Scoring failed. The score on this train-test partition for these parameters will be set to "
+            f"{error_score}, and so will be that of every other run in which this happens: {cause}\n"
+            f"error_score='raise' stops at the first error. Details: \n{error}",
+            UserWarning,
+        )
+
+
+def returned_no_number(error: Exception) -> bool:
+    """Whether scikit-learn has raised this error because of what a scorer returned."""
+    return isinstance(error, ValueError) and str(error).startswith("scoring must return a number")

@@ -14,7 +14,7 @@ from skorch.utils import params_for
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from sklr._utils.random import global_generators_kept
-from sklr._utils.validation import must_be
+from sklr._utils.validation import check_labels, must_be
 from sklr.experiment.dataset_labels import item_of, labels_of, pair_of
 from sklr.experiment.loaders import check_reads_all, loaded_rows, loader_params, start_method
 
@@ -171,6 +171,7 @@ def bring(
         if evaluation is not None:
             given = type(X).__name__
             raise TypeError(must_be("eval_dataset", "left out if X is not a Dataset", given, "Pass X as a Dataset."))
+        check_labels(y)
         return Brought(X, y, {})
     check_map_style(X.dataset if isinstance(X, DataLoader) else X, what)
     params: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,15 @@ from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
 from sklr.experiment.cell_data import seeded_clone
 from sklr.experiment.experiment import Experiment
+from sklr.experiment.fold_labels import unknown_labels
+from sklr.experiment.scorer_trial import check_scorer
+from sklr.experiment.searched_values import MISTAKES, bad_values
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
 from sklr.nets._instances import has_hooks
 from sklr.nets._mistakes import second_softmax
 from sklr.nets._parts import NetParts
-
-MISTAKES = (ValueError, TypeError)  # other errors may be due to the machine, such as running out of memory
 
 
 def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: int) -> list[str]:
@@ -51,13 +53,17 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     """
     if not trains_nets(experiment.estimator) or not candidates:
         return []
+    _check_epochs(experiment, candidates)
     estimator = _set_up(experiment, candidates)
     if estimator is None:
         return []
     net, without_effect = net_of(estimator), _without_effect(experiment, estimator, candidates)
+    if net is estimator and isinstance(net, NetParts):
+        check_scorer(experiment, net)
     messages = [
         *without_effect,
         shared_start(net, n_seeds),
+        unknown_labels(experiment),
         _already_trained(experiment),
         _lost_hooks(experiment),
         _second_softmax(experiment, net) if net is estimator else "",
@@ -67,25 +73,46 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
     return without_effect
 
 
+def _check_epochs(experiment: Experiment, candidates: Sequence[dict]) -> None:
+    """Raise a ValueError if a search would train no candidate for a single epoch, and score initial weights."""
+    if not hasattr(experiment.caller, "fit") or "epochs" in experiment.fit_params:  # a range test has its own epochs
+        return
+    name = "__".join(filter(None, [net_name(experiment.estimator), "max_epochs"]))
+    present = net_of(experiment.estimator).max_epochs
+    if all(isinstance(n := candidate.get(name, present), Integral) and n == 0 for candidate in candidates):
+        raise ValueError(must_be(name, "at least 1 in a search", 0, "With 0 epochs nothing is trained."))
+
+
 def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
     """Return the estimator of the first candidate that can be initialized; raise the error if it is in all of them.
 
-    Returns None if the error comes from the candidates' own parameters: their fits then fail one by one.
+    Warns of searched values that no net can have. Returns None if the candidates' own parameters lead to the errors in
+    another way: their fits then fail one by one.
     """
     try:
-        return _initialized(experiment, candidates[0])
+        estimator = _initialized(experiment, candidates[0])
     except MISTAKES as error:
         mistake = error
-    for others in ([{}], candidates[1:]):
-        for candidate in others:
-            try:
-                estimator = _initialized(experiment, candidate)
-            except MISTAKES as error:
-                if not candidate and str(error) != str(mistake):
-                    return None  # without the candidates' parameters the error is another one
-            else:
-                return estimator if candidate else None
+    else:
+        _warn_of_bad_values(experiment, candidates, net_of(estimator))
+        return estimator
+    try:
+        base = _initialized(experiment, {})
+    except MISTAKES as error:
+        if str(error) != str(mistake):
+            return None  # without the candidates' parameters the error is another one
+    else:
+        _warn_of_bad_values(experiment, candidates, net_of(base))
+        return None
+    for candidate in candidates[1:]:
+        with suppress(*MISTAKES):
+            return _initialized(experiment, candidate)
     raise mistake
+
+
+def _warn_of_bad_values(experiment: Experiment, candidates: Sequence[dict], net: NeuralNet) -> None:
+    for message in bad_values(experiment, candidates, net):
+        warn(message, SettingsWarning)
 
 
 def _initialized(experiment: Experiment, candidate: dict) -> Any:

@@ -11,7 +11,7 @@ from scipy.sparse import issparse, vstack
 from torch.utils.data import ConcatDataset, DataLoader
 
 from sklr._utils.sklearn import count_rows
-from sklr._utils.validation import must_be, unknown_name
+from sklr._utils.validation import check_labels, must_be, unknown_name
 from sklr.experiment.datasets import (
     Brought,
     DatasetRows,
@@ -47,6 +47,7 @@ def bring_validation(train: Brought, validation: Any, net: Any = None) -> Brough
             given = type(validation).__name__
             raise TypeError(must_be("validation", "a tuple (X, y) of arrays, as X is one", given))
         held = Brought(*validation, {})
+        check_labels(held.y)
         X = joined(train.X, held.X, "X")
     if not count_rows(held.X):
         raise ValueError(must_be("validation", "at least one row", 0))

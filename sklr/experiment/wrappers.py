@@ -11,6 +11,8 @@ from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.pipeline import Pipeline
 from skorch import NeuralNet
 
+from sklr._utils.names import resolve_criterion
+
 # these fit a clone of their estimator once, on all rows (unlike CalibratedClassifierCV, which fits it on folds)
 _AROUND_A_CLONE = {TransformedTargetRegressor: "regressor", FixedThresholdClassifier: "estimator"}
 
@@ -147,3 +149,19 @@ def without_pipelines(fitted: Any) -> Any:
     whole = copy.copy(fitted)
     setattr(whole, f"{inner[0]}_", behind)
     return whole
+
+
+def criterion_of(estimator: Any) -> str:
+    """Return the name of the class of a net's loss, also of a net inside an estimator; "" for other estimators.
+
+    >>> from torch import nn
+    >>> criterion_of(NeuralNet(None, "mse")), criterion_of(NeuralNet(None, nn.NLLLoss)), criterion_of(None)
+    ('MSELoss', 'NLLLoss', '')
+    """
+    if not trains_nets(estimator):
+        return ""
+    try:
+        criterion = resolve_criterion(net_of(estimator).criterion)
+    except ValueError:  # the fits will raise it
+        return ""
+    return criterion.__name__ if isinstance(criterion, type) else type(criterion).__name__

@@ -28,6 +28,7 @@ from sklr.nets._fit_arguments import check_fit_arguments
 from sklr.nets._mistakes import cast_weights
 from sklr.nets._parts import NetParts
 from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
+from sklr.nets._tables import check_columns
 
 
 class BaseNet(CallbackSupportMixin, NetParts):
@@ -230,7 +231,11 @@ class BaseNet(CallbackSupportMixin, NetParts):
             )
             raise TypeError(must_be("X", "rows or a Dataset for a net by itself", "a DataLoader", advice))
         if data.is_table(X) and self.dataset is Dataset:
-            return validate_data(self, X, reset=reset, accept_sparse="csr")
+            try:
+                return validate_data(self, X, reset=reset, accept_sparse="csr")
+            except (TypeError, ValueError) as error:
+                check_columns(X, error)
+                raise
         if self.dataset is Dataset:
             data.check_finite_rows(X)
             data.check_inputs(X)

@@ -9,7 +9,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 
-from sklr._utils.validation import must_be
+from sklr._utils.validation import check_labels, must_be
 from sklr._utils.warnings import warn
 from sklr.nets import _data as data
 from sklr.nets._base import BaseNet
@@ -28,6 +28,7 @@ class LabelNet(BaseNet):
     _encoded = False  # whether the datasets hold indices into `classes_` and not the user's labels
 
     def _check_targets(self, y: Any, reset: bool, classes: Any = None) -> np.ndarray:
+        check_labels(y)
         y = check_array(y, ensure_2d=False, allow_nd=True, dtype=None, input_name="y", estimator=self)
         self._check_kind(y, classes)
         if y.ndim == 2 and y.shape[1] == 1:

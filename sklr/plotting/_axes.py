@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import is_classifier, is_regressor
-from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.optional import require
 from sklr._utils.validation import must_be
+from sklr.plotting._sources import check_search
 
 # blue, teal, gold: distinguishable for the colour-blind, of increasing brightness, readable on white and on black
 LR_COLORS = ("#3f6fd8", "#1f9e9a", "#dca01e")
@@ -115,7 +115,7 @@ def marker_height(scores: np.ndarray) -> float:
 
 def metric_key(search: Any) -> str:
     """Return the name of the metric by which candidates are compared, as in the keys of ``cv_results_``."""
-    check_is_fitted(search, "cv_results_")
+    check_search(search)
     if not getattr(search, "multimetric_", False):
         return "score"
     if isinstance(search.refit, str):
@@ -190,7 +190,7 @@ def _others(params: dict[str, Any], lr_param: Any) -> str:
 
 def recorded_history(search: Any) -> dict[str, np.ndarray]:
     """Return the history of a search; raise a ValueError if it has no epochs."""
-    check_is_fitted(search, "cv_results_")
+    check_search(search, of_sklr=True)
     columns = search.history_
     if not len(columns["epoch"]):
         advice = "Only estimators that train in epochs, such as sklr's nets, have curves to draw."

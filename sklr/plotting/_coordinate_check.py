@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr.plotting._axes import get_axes, order_colors
+from sklr.plotting._sources import wrong_source
 
 
 class CoordinateCheckData(NamedTuple):
@@ -42,7 +43,14 @@ def coordinate_check_data(check: Any) -> CoordinateCheckData:
     Returns
     -------
     data : CoordinateCheckData
+
+    Raises
+    ------
+    TypeError
+        If `check` is not a `CoordinateCheck`.
     """
+    if not hasattr(check, "change_slopes"):
+        raise wrong_source("what coordinate_check returned", check, "Pass the result of sklr.coordinate_check.")
     last = check.changes[:, :, -1]
     names = tuple(f"{n}: {slope:+.2f}" for n, slope in zip(check.modules, check.change_slopes[-1], strict=True))
     title = f"{'muP' if check.mup else 'standard'}: {'passed' if check.passed else 'failed'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.validation import must_be
 from sklr.plotting._axes import (
@@ -17,6 +16,7 @@ from sklr.plotting._axes import (
     score_name,
     vary_in_others,
 )
+from sklr.plotting._sources import check_search
 from sklr.selection import Choice, LRCurve
 from sklr.selection._fit import Top, find_top
 
@@ -157,7 +157,7 @@ def _fit(curve: LRCurve, choice: Choice, drawn: np.ndarray) -> FittedCurve | Non
 
 def searched_curve_data(search: Any) -> LRCurveData:
     """Return the data of the LR-curve plot of a fitted search."""
-    check_is_fitted(search, "cv_results_")
+    check_search(search, of_sklr=True)
     if not hasattr(search, "lr_curve_"):
         advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."
         raise ValueError(must_be("search", "one that searched a learning rate", type(search).__name__, advice))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklr._utils.validation import must_be
 from sklr.plotting._axes import DIVERGED_COLOR, MARKERS, add_legend, get_axes, label_log_axis, order_colors
+from sklr.plotting._sources import wrong_source
 
 HEADROOM = 0.15  # space above the loss at the start, as a fraction of the height of the curve
 
@@ -54,11 +54,11 @@ def range_test_data(result: Any) -> RangeTestData:
 
     Raises
     ------
-    ValueError
+    TypeError
         If `result` is not a `RangeTest`.
     """
     if not hasattr(result, "suggestions"):
-        raise ValueError(must_be("result", "what lr_range_test returned", type(result).__name__))
+        raise wrong_source("what lr_range_test returned", result, "Pass the result of sklr.lr_range_test.")
     spread = np.nan_to_num(result.spread)
     rules = sorted(result.suggestions.items(), key=lambda item: item[1])
     heights = np.interp(np.log([lr for _, lr in rules]), np.log(result.lr), result.mean)

@@ -21,6 +21,7 @@ from sklr.plotting._axes import (
     same_others,
     score_name,
 )
+from sklr.plotting._sources import check_search
 
 
 class RoundsData(NamedTuple):
@@ -69,6 +70,7 @@ def rounds_data(search: Any) -> RoundsData:
     ValueError
         If a candidate has no learning rate.
     """
+    check_search(search, of_sklr=True)
     score, lr = mean_scores(search), candidate_lrs(search)
     if not np.isfinite(lr).all():
         advice = "Draw plot_params(search) instead, or name the parameter with lr_param=."

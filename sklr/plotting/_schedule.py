@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr.plotting._axes import get_axes
+from sklr.plotting._sources import wrong_source
 from sklr.schedules import resolve_schedule
 
 
@@ -53,6 +54,8 @@ def schedule_data(
     ------
     ValueError
         If the net has recorded no lr.
+    TypeError
+        If it is neither.
 
     Examples
     --------
@@ -60,7 +63,9 @@ def schedule_data(
     array([0.1  , 0.075, 0.05 , 0.025])
     """
     if hasattr(source, "history"):
-        return _used_lrs(source.history)
+        return _used_lrs(source.history or [])
+    if hasattr(source, "get_params") or hasattr(source, "suggestions") or hasattr(source, "change_slopes"):
+        raise wrong_source("a schedule, or a fitted net", source, "Pass search.best_estimator_, or the schedule.")
     schedule = resolve_schedule(source, warmup_epochs)
     lrs = [lr * schedule.epoch_multipliers(e, steps_per_epoch, n_epochs, lr=lr) for e in range(n_epochs)]
     return ScheduleData(np.arange(n_epochs * steps_per_epoch) / steps_per_epoch, np.concatenate(lrs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from sklr._utils.validation import must_be, unknown_name
 from sklr.plotting._axes import (
@@ -139,6 +140,8 @@ def plot_training_curves(source: Any, what: str = "train_loss", *, ax: Any = Non
     """
     if isinstance(source, NetCurvesData) or history_of(source) is not None:
         return plot_net_curves(source if isinstance(source, NetCurvesData) else net_curves_data(source, what), ax)
+    if hasattr(source, "initialize"):  # a net without a history
+        check_is_fitted(source, "module_")
     data = source if isinstance(source, TrainingCurvesData) else training_curves_data(source, what)
     ax = get_axes(ax)
     colors, key, name = _coloring(data)

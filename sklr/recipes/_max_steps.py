@@ -232,7 +232,8 @@ def suggest_max_steps(
     inner, more = without_regularization(inner)
     check_count("n_lrs", n_lrs, minimum=2)
     check_count("n_seeds", n_seeds)
-    epochs = 5 * inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs)
+    own = inner.max_epochs if max_epochs is None else max_epochs
+    epochs = check_count("max_epochs", own) * (5 if max_epochs is None else 1)
     inner.set_params(max_epochs=epochs)
     estimator = with_net(net, inner)
     lrs = log_spaced(*check_lr_range(lr_range), n_lrs)

@@ -232,7 +232,7 @@ def find_warmup(
     check_count("n_warmups", n_warmups, minimum=2)
     check_count("n_seeds", n_seeds)
     descending = _checked_factors(factors)
-    inner.set_params(max_epochs=inner.max_epochs if max_epochs is None else check_count("max_epochs", max_epochs))
+    inner.set_params(max_epochs=check_count("max_epochs", inner.max_epochs if max_epochs is None else max_epochs))
     estimator, lrs = with_net(net, inner), log_spaced(*check_lr_range(lr_range), n_lrs)
     lr_param = find_lr_param(estimator)
     per_epoch = steps_per_epoch(inner, count_rows(X))

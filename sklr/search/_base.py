@@ -33,7 +33,7 @@ from sklr.search._interrupts import Deadline, check_timeout, sigterm_is_ctrl_c
 from sklr.search._plan import Plan, plan
 from sklr.search._progress import Progress
 from sklr.search._running import TrainingSearchCV
-from sklr.search._scoring import check_scoring_names
+from sklr.search._scoring import check_scoring_arguments, check_scoring_names
 from sklr.search._sklearn_callbacks import SearchTasks
 from sklr.search._start import check_same, check_start, tried_by
 from sklr.search._study import Ledger
@@ -353,6 +353,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         check_storage(self.storage, self.study_name, self.resume)
         self._known_lr_param()
         self._get_scorers()
+        check_scoring_arguments(self.scoring, y)
         if y is None and get_tags(self.estimator).target_tags.required:
             name = type(self.estimator).__name__
             raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")

@@ -26,6 +26,11 @@ from sklr.results import (
 )
 from sklr.search._failures import Failure, causes_text, failures, report_failures
 
+_OUTPUTS = {  # what skorch or torch takes the logarithm of
+    "NLLLoss": "probabilities, not their logarithms",
+    "GaussianNLLLoss": "a mean, and a variance above 0",
+}
+
 
 class Record:
     """Candidates and the outcomes of their runs, in the order in which they were proposed.
@@ -36,10 +41,12 @@ class Record:
         Cells per fold.
     metric : str or None
         With multimetric scoring, the score that candidates are compared by.
+    criterion : str, default ""
+        The name of the loss's class, for advice; "" if there is none.
     """
 
-    def __init__(self, n_seeds: int, metric: str | None):
-        self.n_seeds, self.metric = n_seeds, metric
+    def __init__(self, n_seeds: int, metric: str | None, criterion: str = ""):
+        self.n_seeds, self.metric, self.criterion = n_seeds, metric, criterion
         self.candidates: list[dict] = []
         self.outcomes: list[list[Outcome]] = []
 
@@ -116,6 +123,10 @@ class Record:
         """Return the distinct causes of failed fits, the most frequent first."""
         return failures(*self._fits())
 
+    def score_error(self) -> str | None:
+        """Return the traceback of the first scorer that raised an exception; None if there was none."""
+        return next((o.score_error for row in self.outcomes for o in row if o.score_error is not None), None)
+
     def _fits(self) -> tuple[list[str | None], list[dict[str, Any]]]:
         """Return the error and the candidate of every fit."""
         rows = split_rows(self._shown(), self.n_seeds)
@@ -146,14 +157,19 @@ class Record:
             advice += " As all of them diverged at the same step, also check X and y for NaN or infinity."
         if all("at step 0:" in candidate_status(row) for row in self.outcomes):
             advice = (
-                "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity. "
-                "With criterion NLLLoss the module must return probabilities, not their logarithms."
+                "The very first loss is not finite, whatever the learning rate: check X and y for NaN or infinity, and "
+                f"for numbers far larger than 1.{advice_for_loss(self._criterion())}"
             )
         of_failed = f"\nSome fits failed{causes_text(failed)}" if failed else ""
         raise AllDivergedError(
             f"All {len(self.candidates)} candidates diverged or failed, so there is none to choose; the first, "
             f"{self.candidates[0]}, {status}. {advice}{of_failed}"
         )
+
+    def _criterion(self) -> str:
+        """Return the name of the loss that all candidates have; "" if it is searched or unknown."""
+        searched = any(name.rpartition("__")[2] == "criterion" for params in self.candidates for name in params)
+        return "" if searched else self.criterion
 
     def _warn_about(self, diverged: np.ndarray) -> None:
         if diverged.any():
@@ -163,6 +179,18 @@ class Record:
                 "cv_results_['status'] says where.",
                 DivergedWarning,
             )
+
+
+def advice_for_loss(criterion: str) -> str:
+    """Return a sentence about a loss that is not finite for some outputs of a module; "" for other losses.
+
+    >>> advice_for_loss("torch.nn.modules.loss.NLLLoss")
+    ' With criterion NLLLoss the module must return probabilities, not their logarithms.'
+    >>> advice_for_loss("MSELoss")
+    ''
+    """
+    name = criterion.rpartition(".")[2]
+    return f" With criterion {name} the module must return {_OUTPUTS[name]}." if name in _OUTPUTS else ""
 
 
 def _without_score(outcome: Outcome) -> Outcome:

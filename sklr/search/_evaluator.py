@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from sklr._utils.log import say
 from sklr.engines import SequentialEngine, engine_names, pick_engine
 from sklr.engines.base import Training
+from sklr.engines.scoring import tell_of_scorers
 from sklr.engines.stacked.reasons import describe
 from sklr.engines.verbose import candidate_line
 from sklr.exceptions import StorageError
@@ -97,6 +98,7 @@ class Evaluator:
         self.tasks, self.n_seeds, self.prunes, self.deadline = tasks, n_seeds, prunes, deadline
         self.progress = progress
         self.without_effect: list[str] = []
+        self._told: set[str] = set()  # causes of scorers' exceptions that have been warned of
         self._engines: set[str] = set()
         self._chosen: list[dict] = []  # candidates trained so far
         self._reasons: dict[int, list[str]] = {}  # by index in `_chosen`: why not with a faster engine
@@ -239,6 +241,7 @@ class Evaluator:
     def _keep(self, batch: CandidateBatch, done: Mapping[int, list[Outcome]]) -> None:
         """Keep outcomes and write those missing from the book, except runs that the timeout cut short."""
         fresh = {i: row for i, row in done.items() if i not in batch.rows}
+        tell_of_scorers((o for row in fresh.values() for o in row), self.experiment.error_score, self._told)
         batch.rows |= done
         self._engines |= set(batch.engines.values())
         book = self.ledger.book

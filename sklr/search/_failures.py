@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sklearn.exceptions import FitFailedWarning
 
+from sklr._utils.errors import cause_of, short
 from sklr._utils.warnings import warn
 
 MOST_CAUSES = 5  # how many causes a message lists, the most frequent first
-LONGEST = 500  # maximum characters of a cause or of a candidate's parameters
 
 
 class Failure(NamedTuple):
@@ -20,19 +20,6 @@ class Failure(NamedTuple):
     n_fits: int
     params: dict[str, Any]
     traceback: str
-
-
-def cause_of(traceback: str) -> str:
-    r"""Return type and message of the exception in a formatted traceback, on one line.
-
-    >>> frame = '  File "net.py", line 3, in fit\n    raise ValueError(1)\n'
-    >>> cause_of(f"Traceback (most recent call last):\n{frame}ValueError: lr is high.\nLower it.\n")
-    'ValueError: lr is high. Lower it.'
-    """
-    lines = traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
-    said = next((i for i, line in enumerate(lines) if line[:1] not in (" ", "")), len(lines) - 1)
-    name, _, rest = " ".join(" ".join(lines[said:]).split()).partition(":")
-    return _short(f"{name.rpartition('.')[2]}:{rest}" if rest else name)
 
 
 def failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]]) -> list[Failure]:
@@ -57,9 +44,9 @@ def failures(errors: Sequence[str | None], params: Sequence[dict[str, Any]]) -> 
 def causes_text(found: Sequence[Failure]) -> str:
     """Return the text that follows "... fits failed": each cause with its number of fits and a candidate."""
     if len(found) == 1:
-        return f": {found[0].cause}\nThe first of them has the parameters {_short(repr(found[0].params))}."
+        return f": {found[0].cause}\nThe first of them has the parameters {short(repr(found[0].params))}."
     lines = [
-        f"- {_fits(f.n_fits)}, the first of them with {_short(repr(f.params))}: {f.cause}" for f in found[:MOST_CAUSES]
+        f"- {_fits(f.n_fits)}, the first of them with {short(repr(f.params))}: {f.cause}" for f in found[:MOST_CAUSES]
     ]
     more = [f"- and {len(found) - MOST_CAUSES} more"] if len(found) > MOST_CAUSES else []
     return "\n".join([f", with {len(found)} different errors:", *lines, *more])
@@ -97,7 +84,3 @@ def _tracebacks(found: Sequence[Failure]) -> str:
 
 def _fits(n: int) -> str:
     return f"{n} fit{'s' * (n != 1)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

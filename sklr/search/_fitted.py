@@ -9,6 +9,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from sklr._utils.errors import cause_of
 from sklr._utils.sklearn import BaseSearchCV, search_estimator_has
 from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
@@ -114,11 +115,10 @@ class ConcludingSearchCV(BaseSearchCV):
         )
         if failed:
             message += f"Some fits failed{causes_text(failed)}"
+        elif (error := record.score_error()) is not None:
+            message += f"It raised {cause_of(error)}"
         else:
-            message += (
-                "Check that this can score the estimator's predictions; error_score='raise' shows its own error, if "
-                "it raised one."
-            )
+            message += "Check that this can score the estimator's predictions."
         if self.refit:
             raise NoScoreError(f"N{message[1:]}")
         # starts like scikit-learn's own warning, so that a filter for that one also matches this one

@@ -110,7 +110,8 @@ def _conclude(search: BaseLRSearchCV, stored: StoredSearch) -> None:
     search.lr_param_ = stored.lr_param
     search.n_splits_ = stored.n_runs // search.n_seeds
     search.multimetric_ = several
-    record = Record(search.n_seeds, search.refit if isinstance(search.refit, str) else None)
+    metric = search.refit if isinstance(search.refit, str) else None
+    record = Record(search.n_seeds, metric, stored.estimator_params.get("criterion", ""))
     record.add(stored.candidates, stored.outcomes)
     notes = [BY_A_FUNCTION] if by_a_function else []
     engine = engine_names(stored.engines)

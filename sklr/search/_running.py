@@ -20,6 +20,7 @@ from sklr.experiment.datasets import Brought, check_no_sampler, with_params
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import seeded
 from sklr.experiment.validation_set import fixed_fold
+from sklr.experiment.wrappers import criterion_of
 from sklr.search._choice import extension
 from sklr.search._cv_results import Record, warn_about_refit
 from sklr.search._evaluator import Evaluator
@@ -92,7 +93,7 @@ class TrainingSearchCV(ConcludingSearchCV):
             experiment,
             engine=self.engine,
             ledger=ledger,
-            record=Record(self.n_seeds, experiment.metric),
+            record=Record(self.n_seeds, experiment.metric, criterion_of(experiment.estimator)),
             tasks=tasks,
             n_seeds=self.n_seeds,
             prunes=self._prunes(),

@@ -1,7 +1,8 @@
-"""Check of `scoring`: a misspelt name, or a metric in place of a scorer, is found before training."""
+"""Checks of `scoring`: a misspelt name, or a metric in place of a scorer, is found before training."""
 
 from __future__ import annotations
 
+import inspect
 from difflib import get_close_matches
 from typing import Any
 
@@ -36,13 +37,8 @@ def check_scoring_names(scoring: Any) -> None:
     ValueError: scoring must be a scorer or the name of one, got 'the metric accuracy_score'. Write
     sklearn.metrics.make_scorer(accuracy_score).
     """
-    parts = [scoring] if isinstance(scoring, str) or callable(scoring) else scoring
-    if isinstance(parts, dict):
-        parts = list(parts.values())
-    if not isinstance(parts, list | tuple | set):
-        return
     rule, known = "a scorer or the name of one", get_scorer_names()
-    for part in parts:
+    for part in _parts(scoring):
         module, name = getattr(part, "__module__", None) or "", getattr(part, "__name__", "")
         if isinstance(part, str) and part not in known:
             found = _CALLED_ELSEWHERE.get(part.lower()) or f"neg_{part}"
@@ -52,3 +48,37 @@ def check_scoring_names(scoring: Any) -> None:
         if callable(part) and name and module.startswith("sklearn.metrics.") and "_scorer" not in module:
             advice = f"Write sklearn.metrics.make_scorer({name})."
             raise ValueError(must_be("scoring", rule, f"the metric {name}", advice))
+
+
+def check_scoring_arguments(scoring: Any, y: Any) -> None:
+    """Raise a ValueError for a function as scorer that does not take an estimator, rows and their targets.
+
+    >>> def error_rate(y_true, y_pred):
+    ...     return (y_true != y_pred).mean()
+    >>> check_scoring_arguments(error_rate, [0, 1])
+    Traceback (most recent call last):
+    ValueError: scoring must be a function of (estimator, X, y), got 'error_rate(y_true, y_pred)'. For a function of
+    targets and predictions write sklearn.metrics.make_scorer(error_rate).
+    """
+    given = ("estimator", "X") if y is None else ("estimator", "X", "y")
+    for part in _parts(scoring):
+        try:
+            signature = inspect.signature(part) if callable(part) else None
+        except (TypeError, ValueError):  # some callables have none
+            continue
+        try:
+            if signature is not None:
+                signature.bind(*given)
+        except TypeError:
+            name = getattr(part, "__name__", type(part).__name__)
+            advice = f"For a function of targets and predictions write sklearn.metrics.make_scorer({name})."
+            rule = f"a function of ({', '.join(given)})"
+            raise ValueError(must_be("scoring", rule, f"{name}{signature}", advice)) from None
+
+
+def _parts(scoring: Any) -> list[Any]:
+    """Return the single scorers in what is given as `scoring`; [] where scikit-learn says what is wrong."""
+    parts = [scoring] if isinstance(scoring, str) or callable(scoring) else scoring
+    if isinstance(parts, dict):
+        parts = list(parts.values())
+    return list(parts) if isinstance(parts, list | tuple | set) else []

@@ -476,6 +476,7 @@ def test_a_device_that_is_not_there_is_said_for_skorchs_nets_too():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+@pytest.mark.filterwarnings("ignore:the searched values")
 def test_what_only_some_candidates_get_wrong_is_theirs():
     found = search(classifier(), {"schedule": ["cosin", "cosine"]}).fit(X, Y)
     assert np.isfinite(found.cv_results_["mean_test_score"]).tolist() == [False, True]

@@ -319,7 +319,7 @@ def test_the_picture(result):
     assert {label.partition(":")[0] for label in labels} == {"mean, smoothed", "± s.d.", "edge", *RULES, "midway"}
     assert plot_range_test(data, ax=ax) is ax
     plt.close("all")
-    with pytest.raises(ValueError, match=r"result must be what lr_range_test returned, got 'int'\."):
+    with pytest.raises(TypeError, match=r"the first argument must be what lr_range_test returned, got 'int'\."):
         range_test_data(3)
 
 

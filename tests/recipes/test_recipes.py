@@ -340,3 +340,9 @@ def test_a_range_that_begins_too_high_is_an_error():
         find_warmup(net(), 1e3 * X, Y, lr_range=(1e20, 1e30), n_lrs=2, n_seeds=1, random_state=0)
     with pytest.raises(AllDivergedError, match=r"lr_range must be a range in which the net trains at some lr, got"):
         suggest_max_steps(net(), 1e3 * X, Y, lr_range=(1e20, 1e30), n_lrs=2, n_seeds=1, random_state=0)
+
+
+@pytest.mark.parametrize("recipe", [suggest_max_steps, find_warmup])
+def test_a_net_without_epochs_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"^max_epochs must be an integer >= 1, got 0\."):
+        recipe(NeuralNetClassifier(MLP, max_epochs=0), np.zeros((8, 2), dtype="float32"), np.arange(8) % 2)

@@ -11,11 +11,12 @@ from sklearn.exceptions import FitFailedWarning
 from strategies import X, Y, grid, net
 from torch.utils.data import TensorDataset
 
-from sklr import LRGridSearchCV
+from sklr import MLP, LRGridSearchCV, NeuralNetClassifier, NeuralNetRegressor
+from sklr._utils.errors import LONGEST, cause_of
 from sklr.exceptions import AllDivergedError
 from sklr.results import DIVERGED, FAILED, Outcome
 from sklr.search._cv_results import Record
-from sklr.search._failures import LONGEST, MOST_CAUSES, cause_of, report_failures
+from sklr.search._failures import MOST_CAUSES, report_failures
 
 
 def raised(error):
@@ -132,3 +133,42 @@ def test_a_row_that_is_not_a_number_is_looked_for_in_the_data():
     search = LRGridSearchCV(net(batch_size=4, iterator_train__shuffle=False), lrs=[1e-4, 1e-3], random_state=0)
     with pytest.raises(AllDivergedError, match="As all of them diverged at the same step, also check X and y for NaN"):
         search.fit(data, validation=data)
+
+
+class Broken(torch.nn.Module):
+    """A module whose outputs are not finite."""
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_inputs, n_outputs)
+
+    def forward(self, x):
+        return self.layer(x) * torch.nan
+
+
+FAR = np.asarray(X, dtype="float32") * np.float32(1e30)
+LOSSES = {
+    "mse": (NeuralNetRegressor(MLP, criterion="mse", max_epochs=1), "", FAR),
+    "nll": (
+        NeuralNetClassifier(Broken, criterion=torch.nn.NLLLoss, max_epochs=1),
+        " With criterion NLLLoss the module must return probabilities, not their logarithms.",
+        np.asarray(X, dtype="float32"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("loss", "engine"), [("mse", "sequential"), ("nll", "sequential"), ("nll", "stacked")])
+def test_the_advice_for_a_first_loss_that_is_not_finite_is_for_the_criterion(loss, engine):
+    estimator, advice, rows = LOSSES[loss]
+    search = LRGridSearchCV(estimator, lrs=[1e-3, 1e-2], cv=2, engine=engine)
+    with pytest.raises(AllDivergedError) as error:
+        search.fit(rows, np.asarray(Y) if advice else np.asarray(Y, dtype="float32"))
+    assert str(error.value).endswith(f"and for numbers far larger than 1.{advice}")
+
+
+def test_a_searched_criterion_gets_no_advice():
+    record = Record(1, None, "NLLLoss")
+    first = Outcome(np.nan, DIVERGED, "diverged at step 0: loss nan")
+    record.add([{"criterion": "mse"}], [[first]])
+    with pytest.raises(AllDivergedError, match=r"numbers far larger than 1\.$"):
+        record.cv_results(None, np.nan, False)

@@ -9,6 +9,8 @@ from killable import Slow, X, Y, comparable, search_of
 from optuna.storages import InMemoryStorage
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from strategies import CV, net
 
 import sklr
@@ -172,3 +174,13 @@ def test_what_cannot_be_loaded(tmp_path):
         sklr.load_search(InMemoryStorage())
     with pytest.raises(ValueError, match=r"storage must be a path that ends in .db or .log"):
         sklr.load_search("s.txt")
+
+
+def test_the_repr_of_a_loaded_search_leaves_out_the_parameters_of_callbacks(tmp_path):
+    storage = str(tmp_path / "lr.db")
+    for name, estimator in (("a", net()), ("b", make_pipeline(StandardScaler(), net()))):
+        LRGridSearchCV(estimator, lrs=[0.1], cv=2, storage=storage, study_name=name, resume=True).fit(X, Y)
+        found = sklr.load_search(storage, name)
+        assert "callbacks__" not in repr(found)
+        assert "batch_size" in repr(found.estimator)
+        assert any("callbacks__" in name for name in found.estimator.get_params())

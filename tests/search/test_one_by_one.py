@@ -157,6 +157,7 @@ def test_a_plan_says_so():
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+@pytest.mark.filterwarnings("ignore:the searched values")
 def test_an_invalid_candidate_fails_by_itself_even_where_stacks_are_asked_for():
     grid = [{"lr": LRS}, {"lr": [0.01], "warmup_epochs": [99]}]
     with pytest.warns(sklearn.exceptions.FitFailedWarning, match="3 fits failed out of a total of 15"):

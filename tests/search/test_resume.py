@@ -26,7 +26,7 @@ from sqlalchemy.exc import OperationalError, PendingRollbackError
 from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
 from sklr.search.storage import workers
 from sklr.search.storage.describe import describe, said
-from sklr.search.storage.fingerprint import MAY_CHANGE, candidate_key, differences, may_change
+from sklr.search.storage.fingerprint import MAY_CHANGE, _entries_of, candidate_key, differences, may_change
 from sklr.search.storage.open import may_pass, patiently
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "cluster.rst"
@@ -58,7 +58,7 @@ def fits_of(search, *data, **params):
 
 # ------------------------------------------------------------------------------------------- whole values are compared
 def closed_over(value):
-    return lambda x: x * value
+    return lambda x, X=None, y=None: x * value
 
 
 class Holder:
@@ -589,3 +589,35 @@ def test_a_second_process_on_a_journal_is_told(tmp_path, monkeypatch, host):
     else:
         with pytest.warns(StorageWarning, match="Process 77 on 'elsewhere' began .*both train every candidate"):
             search.fit(X, Y)
+
+
+LONG = {
+    "lr": (1e-4, 1.0, "log-uniform"),
+    "given": ["a value that makes the whole space too long to be read in a single message of an error", "b"],
+    "batch_size": [16, 32],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": [16, 64]}, r"\['batch_size'\] is \[16, 64\], was \[16, 32\]"),
+        ({"batch_size": [16, 64], "lr": (1e-4, 2.0)}, r"\['lr'\] is .*\['batch_size'\] is"),
+        ({"warm": [1]}, r"\['warm'\] is \[1\], was not there"),
+    ],
+)
+def test_of_a_long_dict_the_entry_that_differs_is_named(change, words):
+    heads = [
+        {"search parameters": {"s": describe(space)}, "entries": {"search parameters": _entries_of({"s": space})}}
+        for space in (LONG | change, LONG)
+    ]
+    [text] = differences(*heads)
+    assert re.search(f"^search parameters: s{words}", text), text
+    assert "s is" not in text.partition(":")[2]
+    assert differences({**heads[0], "entries": {}}, heads[1])[0].startswith("search parameters: s is")  # an older study
+
+
+def test_entries_of_lists_of_spaces_are_numbered():
+    entries = _entries_of({"search_spaces": [LONG, {"lr": [0.1]}], "n_points": 1, "short": {"a": 1}})
+    assert list(entries) == ["search_spaces"]
+    assert entries["search_spaces"]["search_spaces[1]['lr']"] == "[0.1]"

@@ -157,7 +157,8 @@ class Run:
         test = final_scores(*about)
         score_time = time.time() - start
         train = final_scores(*about, train=True) if self.experiment.return_train_score else None
-        self._finish(status, reason, test, train, score_time)
+        error = test.error or (train and train.error)
+        self._finish(status, reason, test.scores, train and train.scores, score_time, score_error=error)
 
     def _close(self, status: str, reason: str, start: float, fit_error: str | None = None) -> None:
         """End a run that has no score, as it has diverged or failed."""
@@ -173,6 +174,7 @@ class Run:
         train: Scores | None,
         score_time: float,
         fit_error: str | None = None,
+        score_error: str | None = None,
     ) -> None:
         watching = self.fit.watcher.seconds if self.fit is not None else 0.0
         outcome = Outcome(
@@ -184,6 +186,7 @@ class Run:
             score_time=score_time,
             n_test_samples=len(self.cell.test),
             fit_error=fit_error,
+            score_error=score_error,
             history=self.history,
             estimator=self.estimator if self.experiment.keep_estimators else None,
         )

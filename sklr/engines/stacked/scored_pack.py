@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from sklr.engines.scoring import ScorerError
+from sklr.engines.scoring import Scored, ScorerError, returned_no_number
 from sklr.engines.sequential.run import error_scores
 from sklr.engines.stacked.checks.transforms import as_inferred
 from sklr.engines.stacked.data.cell_rows import PackRows
@@ -25,7 +25,7 @@ from sklr.engines.stacked.setup.packing import out_of_memory, release, step_flop
 from sklr.engines.stacked.unstack import fitted_estimator
 from sklr.exceptions import TrainingDiverged
 from sklr.experiment.experiment import Experiment
-from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome, Scores
+from sklr.results import DIVERGED, OK, STOPPED, EpochRow, Outcome
 
 FEWEST_ROWS = 8  # to predict at once when memory is short
 
@@ -258,7 +258,7 @@ class ScoredPack:
     def _record_diverged(self) -> None:
         for (m, cell), (step, loss) in self.pack.diverged.items():
             scores = error_scores(self.experiment)
-            self._record(m, cell, DIVERGED, str(TrainingDiverged(step, loss)), scores, scores, 0.0)
+            self._record(m, cell, DIVERGED, str(TrainingDiverged(step, loss)), Scored(scores), Scored(scores), 0.0)
 
     def _score(self, mask: np.ndarray, status: str, reason: str) -> None:
         if not mask.any():
@@ -277,7 +277,7 @@ class ScoredPack:
             if self.experiment.keep_estimators or not self.from_outputs:
                 kept = self._estimator(m, cell)
             start = time.time()
-            test = self._scores(cell, kept, i, tests, self.n_test) if known is None else float(known[i])
+            test = self._scores(cell, kept, i, tests, self.n_test) if known is None else Scored(float(known[i]))
             seconds = shared + time.time() - start
             train = None
             if self.experiment.return_train_score:
@@ -286,14 +286,15 @@ class ScoredPack:
 
     def _scores(
         self, cell: int, own: Any, i: int, outputs: Rows | None, n_rows: Sequence[int], train: bool = False
-    ) -> Scores:
+    ) -> Scored:
         """Score a run: from its outputs at place `i` of the stack, or without outputs by its `own` estimator."""
         try:
             if outputs is None:
                 return self.scorers[cell].score_own(own, train)
             return self.scorers[cell].score(map_tensors(lambda t: t[i], self._rows_of(outputs, cell, n_rows)), train)
         except Exception as error:
-            if self.experiment.error_score == "raise":  # the user wants it: no reason to train one by one
+            # the user wants it, or the score is no number: no reason to train one by one
+            if self.experiment.error_score == "raise" or returned_no_number(error):
                 raise ScorerError from error
             raise
 
@@ -306,19 +307,20 @@ class ScoredPack:
         cell: int,
         status: str,
         reason: str,
-        test: Scores,
-        train: Scores | None,
+        test: Scored,
+        train: Scored | None,
         score_time: float,
         estimator: Any = None,
     ) -> None:
         self.outcomes[self.pack.members[m].candidate, self.group_cells[cell].number] = Outcome(
-            test_scores=test,
+            test_scores=test.scores,
             status=status,
             reason=reason,
-            train_scores=train if self.experiment.return_train_score else None,
+            train_scores=train.scores if train and self.experiment.return_train_score else None,
             fit_time=self.pack.seconds / self.pack.alive.size + self.group_cells[cell].seconds,
             score_time=score_time,
             n_test_samples=self.n_test[cell],
+            score_error=test.error or (train and train.error),
             history=self.pack.history[m][cell],
             estimator=estimator if self.experiment.keep_estimators else None,
         )

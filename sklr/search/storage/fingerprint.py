@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -130,6 +130,10 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
     return {
         "format": str(FORMAT),
         "search": type(search).__name__,
+        "entries": {
+            "estimator": _entries_of(_params_of(experiment.estimator)),
+            "search parameters": _entries_of(compared),
+        },
         "data": data_fingerprint(experiment.X, experiment.y, params),
         "estimator": _described_params(experiment.estimator),
         "search parameters": {name: describe(value) for name, value in compared.items()},
@@ -137,6 +141,30 @@ def header(search: Any, experiment: Experiment, params: Mapping[str, Any]) -> di
         "folds and seeds": {str(i): text for i, text in enumerate(fold_fingerprints(experiment.cells))},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
+
+
+def _entries_of(params: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Describe each entry of the parameters that are dicts, so that a message can name the one that differs.
+
+    Only of long ones: a short dict is readable as a whole.
+    """
+    found = {name: dict(_entries(name, value)) for name, value in params.items() if _is_nested(value)}
+    return {name: entries for name, entries in found.items() if len("".join(entries.values())) > LONGEST_SAID}
+
+
+def _entries(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the name and the description of each entry, such as ``param_grid['lr']`` or ``search_spaces[0]['lr']``."""
+    if not _is_nested(value):
+        yield name, describe(value)
+        return
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _entries(f"{name}[{key!r}]", item)
+
+
+def _is_nested(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 @cache
@@ -149,12 +177,16 @@ def _version(package: str) -> str:
 
 def _described_params(estimator: Any) -> dict[str, str]:
     """Describe the parameters of an estimator; a sub-estimator, whose own parameters are listed too, by its class."""
-    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    params = _params_of(estimator)
     described = {"class": describe(type(estimator))}
     for name, value in sorted(params.items()):
         if name.rpartition("__")[2] not in ESTIMATORS_MAY_CHANGE:
             described[name] = describe(_without_parts(name, value, params))
     return described
+
+
+def _params_of(estimator: Any) -> dict[str, Any]:
+    return estimator.get_params() if hasattr(estimator, "get_params") else {}
 
 
 def _without_parts(name: str, value: Any, params: Mapping[str, Any]) -> Any:
@@ -177,13 +209,31 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     ['data: X has other values than before (10 rows)']
     """
     parts = ("search", "data", "estimator", "search parameters")
-    found = [f"{part}: {text}" for part in parts if (text := _difference(ours.get(part), theirs.get(part)))]
+    found = [f"{part}: {text}" for part in parts if (text := _difference(*_by_entry(part, ours, theirs)))]
     folds = "folds and seeds"
     if ours.get(folds) != theirs.get(folds):
         settings = _difference(ours.get("fold settings"), theirs.get("fold settings"))
         if settings or not found:
             found.append(f"{folds}: {settings or OTHER_FOLDS}")
     return found
+
+
+def _by_entry(part: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return a part of both headers, with the entries of each dict that differs in place of its description.
+
+    >>> one, other = ({"a": {"p": text}, "entries": {"a": {"p": {"p[0]": "same", "p[1]": text}}}} for text in "12")
+    >>> _by_entry("a", one, other)
+    ({'p[0]': 'same', 'p[1]': '1'}, {'p[0]': 'same', 'p[1]': '2'})
+    """
+    mine, other = ours.get(part), theirs.get(part)
+    known, known_before = (head.get("entries", {}).get(part, {}) for head in (ours, theirs))
+    if not isinstance(mine, Mapping) or not isinstance(other, Mapping):
+        return mine, other
+    for name in [name for name in known if name in known_before and mine.get(name) != other.get(name)]:
+        if known[name] != known_before[name]:
+            mine, other = ({k: text for k, text in side.items() if k != name} for side in (mine, other))
+            mine, other = mine | known[name], other | known_before[name]
+    return mine, other
 
 
 OTHER_FOLDS = (
@@ -218,6 +268,9 @@ def _in_words(name: str, mine: str | None, theirs: str | None) -> str:
     return f"{name} is {_short(mine, same)}, was {_short(theirs, same)}"
 
 
+LONGEST_SAID = 80  # characters of a value in a message
+
+
 def _short(text: str | None, same: int = 0) -> str:
     """Return a text, shortened to about 80 characters around position `same`, where it differs from the other one.
 
@@ -228,7 +281,7 @@ def _short(text: str | None, same: int = 0) -> str:
         return "not there"
     start = max(0, same - 16) if same > 60 else 0
     end = start + 77
-    return "..." * (start > 0) + text[start:end] + "..." * (end < len(text)) if len(text) > 80 else text
+    return "..." * (start > 0) + text[start:end] + "..." * (end < len(text)) if len(text) > LONGEST_SAID else text
 
 
 def candidate_key(candidate: Mapping[str, Any]) -> str:

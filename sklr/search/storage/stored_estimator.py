@@ -34,8 +34,11 @@ class StoredEstimator(BaseEstimator):
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters as the study describes them."""
-        return dict(self.params)
+        """Return the parameters as the study describes them; with ``deep=False``, as for a `repr`, without callbacks'.
+
+        They are objects that every net makes for itself, and dozens of lines.
+        """
+        return {name: text for name, text in self.params.items() if deep or "callbacks" not in name.split("__")[:-1]}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -11,7 +11,7 @@ from skorch import NeuralNet
 from torch.utils._pytree import tree_leaves
 
 from sklr.engines.metrics import QuickScores
-from sklr.engines.scoring import final_scores, followed_score, followed_scorer, is_followed
+from sklr.engines.scoring import Scored, final_scores, followed_score, followed_scorer, is_followed
 from sklr.engines.stacked.data.index_batches import Rows, map_tensors
 from sklr.experiment.cell_data import (
     CellData,
@@ -21,7 +21,6 @@ from sklr.experiment.cell_data import (
 )
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.wrappers import is_net, is_wrapped, without_pipelines
-from sklr.results import Scores
 
 
 @contextmanager
@@ -100,12 +99,12 @@ class CellScorer:
         """Return the scores of all runs on the validation rows, shape (n_members,); None if not computable at once."""
         return self.quick.exact(outputs) if self.followed is self.experiment.scorer else None
 
-    def score(self, outputs: Rows, train: bool = False) -> Scores:
+    def score(self, outputs: Rows, train: bool = False) -> Scored:
         """Return the scores of a run from its outputs for the validation rows, or with `train` the training rows."""
         with answering(self.net, outputs):
             return final_scores(self.experiment, self.cell, self.subject, self.data, train)
 
-    def score_own(self, estimator: Any, train: bool = False) -> Scores:
+    def score_own(self, estimator: Any, train: bool = False) -> Scored:
         """Return the scores of a run that has been turned into its own estimator."""
         return final_scores(self.experiment, self.cell, *self._own(estimator), train)
 
