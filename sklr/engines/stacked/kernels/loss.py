@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
 from sklr._utils.means import or_one
+from sklr.engines.stacked.kernels.module_call import first_tensor
 
 Transform = Callable[[Any], Any]
 _log_softmax = torch.ops.aten._log_softmax.out
@@ -98,7 +100,11 @@ class WholeLoss:
                 "weight must be None for a criterion that is not a mean or sum over rows, got a tensor. "
                 "Give each group of cells with equally many rows its own Batch."
             )
-        return vmap(vmap(self.criterion, in_dims=(0, None)))(outputs, targets)
+        # mapped over the candidates, too: PyTorch's rules for the mean of `mse_loss`, `huber_loss` and `smooth_l1_loss`
+        # fail where only the outputs are
+        n_candidates = first_tensor(outputs).shape[1]
+        targets = tree_map(lambda t: t.unsqueeze(1).expand(-1, n_candidates, *t.shape[1:]), targets)
+        return vmap(vmap(self.criterion))(outputs, targets)
 
 
 class StackedLoss:
@@ -229,12 +235,19 @@ def _is_row_loss(criterion: Any, output: Any, target: Any) -> bool:
     weight = (torch.arange(n_rows, device=output.device) < max(1, n_rows // 2)).to(output.dtype)
     kept = int(weight.sum())
     try:
+        if not criterion(output, target).isfinite():  # a masked row's infinity would be NaN
+            output, target = _moderate(output), _moderate(target)
         masked = RowLoss(criterion)(output[None, None], target[None], weight[None]).squeeze()
         whole = RowLoss(criterion)(output[None, None], target[None], None).squeeze()
         expected = criterion(output[:kept], target[:kept]), criterion(output, target)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):  # its loss is not one number per element
         return False
     return all(torch.allclose(a, b, rtol=1e-4, equal_nan=True) for a, b in zip((masked, whole), expected, strict=True))
+
+
+def _moderate(numbers: Tensor) -> Tensor:
+    """Return numbers between -1 and 1 for any numbers, and labels as they are."""
+    return numbers.nan_to_num().clamp(-1, 1) if numbers.is_floating_point() else numbers
 
 
 def _stacked_transform(transform: Transform | None, output: Any) -> Transform | None:
