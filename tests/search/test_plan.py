@@ -113,7 +113,7 @@ def global_states():
 
 FOLDS = {
     "a RandomState": lambda: ShuffleSplit(2, random_state=np.random.RandomState(0)),
-    "a generator": lambda: iter([(np.arange(100), np.arange(100, 150)), (np.arange(50, 150), np.arange(50))]),
+    "a generator": lambda: iter([(np.arange(0, 150, 2), np.arange(1, 150, 2)), (np.arange(1, 150, 2), np.arange(50))]),
     "the global generator": lambda: StratifiedKFold(2, shuffle=True),
 }
 
