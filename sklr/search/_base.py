@@ -25,7 +25,7 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_select, find_lr_param, lr_names, range_to_search
 from sklr.experiment.validation_set import bring_validation, check_refit_on, for_all_rows
-from sklr.experiment.wrappers import net_of
+from sklr.experiment.wrappers import net_name, net_of
 from sklr.nets._parts import NetParts
 from sklr.search._advice import warn_of_idle_pruner
 from sklr.search._evaluator import Evaluator
@@ -353,7 +353,8 @@ class BaseLRSearchCV(TrainingSearchCV):
         check_storage(self.storage, self.study_name, self.resume)
         self._known_lr_param()
         self._get_scorers()
-        check_scoring_arguments(self.scoring, y)
+        if net_name(self.estimator) is not None:  # for other estimators scikit-learn warns, and scores NaN
+            check_scoring_arguments(self.scoring, y)
         if y is None and get_tags(self.estimator).target_tags.required:
             name = type(self.estimator).__name__
             raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
