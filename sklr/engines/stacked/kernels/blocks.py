@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 # 64 rows (0.3 MiB) 85 / 96, on 512 rows (2.6 MiB) 717 / 487; a residual network 239 / 137, LeNet 207 / 132, a
 # transformer 317 / 240. 24 candidates of LeNet in one cell (7 MiB) take 166, and 130 with 8 at a time.
 OF_CELLS, OF_CANDIDATES = 2**19, 3 * 2**20
-USUAL = 8  # candidates
+USUAL = 8  # candidates, assumed where their true number must not matter
 
 
 @dataclass(frozen=True)
