@@ -62,8 +62,8 @@ def _error(experiment: Experiment, scorer: Any, net: NetParts, cell: Cell) -> Ex
             ideal = _ideal(net, data.y_test)
         except Exception:  # the training will raise it
             return None
-        found = [_raised(scorer, estimator, data) for estimator in (net, ideal)]
-    return None if None in found else found[0]
+        error = _raised(scorer, net, data)
+        return None if error is None or _raised(scorer, ideal, data) is None else error
 
 
 def _raised(scorer: Any, estimator: Any, data: CellData) -> Exception | None:

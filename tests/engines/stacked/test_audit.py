@@ -17,8 +17,10 @@ from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, ex
 from torch import nn
 
 from sklr import MLP
+from sklr.engines.stacked.audit import batches
 from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells, kinds_of
 from sklr.engines.stacked.audit.batches import rare_rows
+from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels import loss as loss_module
 from sklr.engines.stacked.model import feed, pack
@@ -602,6 +604,22 @@ def test_rare_rows_hold_every_value(n_rows, n_columns, n_values, random):
     rows = rare_rows([tokens, tokens.double()], seen)
     for column in range(n_columns):
         assert set(tokens[:, column].tolist()) == set(tokens[np.concatenate([seen, rows])][:, column].tolist())
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 80), st.data())
+def test_of_large_data_only_so_many_rows_are_searched(n_rows, n_columns, most, data):
+    """And all of these: a value that only one of them has is found."""
+    seen = np.array(sorted(data.draw(st.sets(st.integers(0, n_rows - 1), min_size=1))))
+    rows = CellRows.all_of(torch.zeros(n_rows, n_columns))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "MOST_NUMBERS", most)
+        searched = batches.rows_to_search(rows, seen)
+        assert set(seen) <= set(searched)
+        assert (len(searched) - len(seen)) * n_columns <= max(most, n_columns)
+        unseen = np.setdiff1d(searched, seen)
+        values = torch.from_numpy(np.isin(searched, unseen[-1:]).astype("float32")).unsqueeze(1).expand(-1, n_columns)
+        found = searched[rare_rows([values], np.searchsorted(searched, seen))]
+        assert found.tolist() == unseen[-1:].tolist()
 
 
 @pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])

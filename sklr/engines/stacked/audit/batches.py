@@ -108,7 +108,7 @@ def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
 
 def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.ndarray]:
     """Return batches of rows that hold a value which none of the rows in `seen` has."""
-    searched = _rows_to_search(pack_cell.x, seen)
+    searched = rows_to_search(pack_cell.x, seen)
     x, y = pack_cell.x.take(searched), map_tensors(lambda t: t[torch.from_numpy(searched)], pack_cell.y)
     rows = searched[rare_rows(tree_leaves((x, y)), np.searchsorted(searched, seen))][: MOST_RARE * size]
     if not len(rows):
@@ -118,7 +118,7 @@ def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.n
     return list(fill.reshape(n_batches, size))
 
 
-def _rows_to_search(x: CellRows, seen: np.ndarray) -> np.ndarray:
+def rows_to_search(x: CellRows, seen: np.ndarray) -> np.ndarray:
     """Return the rows to search for rare values, in order: all, or of large data every n-th and those in `seen`."""
     numbers = sum(t[0].numel() for t in tree_leaves(x.tensors)) * x.n_rows
     return np.union1d(np.arange(0, x.n_rows, max(1, -(-numbers // MOST_NUMBERS))), seen)
@@ -138,34 +138,30 @@ def rare_rows(tensors: Sequence[Tensor], seen: np.ndarray) -> np.ndarray:
 
 
 def _rare_in(tensor: Tensor, seen: np.ndarray) -> Iterator[np.ndarray]:
-    numbers, places = _categories(tensor, seen)
+    numbers = _categories(tensor)
     if numbers.size:
-        yield _first_rows(numbers, places, seen)
+        yield _first_rows(numbers, seen)
         if 1 < numbers.shape[1] <= MOST_COLUMNS:
-            yield _first_rows(numbers + (numbers.max() + 1) * np.arange(numbers.shape[1]), places, seen)
+            yield _first_rows(numbers + (numbers.max() + 1) * np.arange(numbers.shape[1]), seen)
 
 
-def _categories(tensor: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns of whole numbers, shifted to start at 0, and the numbers of the rows that they are from."""
+def _categories(tensor: Tensor) -> np.ndarray:
+    """Return the columns of whole numbers, shifted to start at 0."""
     flat = tensor.detach().reshape(len(tensor), -1)
-    step = max(1, -(-flat.numel() // MOST_NUMBERS))
-    places = np.union1d(np.arange(0, len(flat), step), seen)
     few = flat[:: max(1, len(flat) // 256)].cpu()
     whole = torch.isfinite(few).all(0) & (few == few.round()).all(0) if few.is_floating_point() else few[0] == few[0]
-    columns = flat[:, whole.to(flat.device)].cpu()
-    columns = columns if step == 1 else columns[torch.from_numpy(places)]
-    numbers = columns.double().numpy()
+    numbers = flat[:, whole.to(flat.device)].cpu().double().numpy()
     known = np.isfinite(numbers) & (abs(numbers) < MOST_VALUES)  # missing and huge values count as one category
     least, most = numbers.min(initial=0, where=known), numbers.max(initial=0, where=known)
-    return np.where(known, np.round(numbers), most + 1).astype(np.int64) - int(least), places
+    return np.where(known, np.round(numbers), most + 1).astype(np.int64) - int(least)
 
 
-def _first_rows(numbers: np.ndarray, places: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _first_rows(numbers: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Return a row for each number that no row in `seen` holds: the smallest, the largest, then the rarest first."""
     counts = np.bincount(numbers.ravel())
     first = np.zeros(len(counts), dtype=np.int64)
-    first[numbers.ravel()[::-1]] = np.repeat(places, numbers.shape[1])[::-1]
-    counts[np.unique(numbers[np.searchsorted(places, seen)])] = 0
+    first[numbers.ravel()[::-1]] = np.repeat(np.arange(len(numbers)), numbers.shape[1])[::-1]
+    counts[np.unique(numbers[seen])] = 0
     new = np.flatnonzero(counts)
     order = [*new[:1], *new[-1:], *new[np.argsort(counts[new], kind="stable")]] if len(new) else []
     return first[np.array(order, dtype=np.int64)]

@@ -22,12 +22,13 @@ from torch.utils.data import default_collate
 from sklr._utils.divergence import exploded
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
-from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan
+from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan, rows_to_search
 from sklr.engines.stacked.audit.plain_run import STARTUP, PlainRun
 from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.explain import explained, first_line
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
+from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
 from sklr.engines.stacked.model.dropout import stop_inner_dropout
 from sklr.engines.stacked.model.group import Group, GroupCell
@@ -317,8 +318,8 @@ def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
 
     The last of their batches is as large as the last batch of all validation rows.
     """
-    leaves, y = tree_leaves(group_cell.x_test.take()), group_cell.test_data.y_test
-    n_rows = group_cell.x_test.n_rows
+    x, y = group_cell.x_test, group_cell.test_data.y_test
+    n_rows = x.n_rows
     size = max(valid_batch_size(group_cell.pack_cell.net, n_rows), 1)
     n_chosen = min(n_rows, -(-MOST_ROWS // size) * size + n_rows % size)
     first = np.arange(n_chosen)
@@ -327,8 +328,14 @@ def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
         if np.ndim(y) == 1 and is_classifier(group_cell.pack_cell.net)
         else first[:0]
     )
-    rare = rare_rows(leaves, first[:size])[:size] if n_chosen < n_rows else first[:0]
+    rare = _rare(x, first[:size])[:size] if n_chosen < n_rows else first[:0]
     return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
+
+
+def _rare(x: CellRows, seen: np.ndarray) -> np.ndarray:
+    """Return the rows that hold values which none of the rows in `seen` has."""
+    searched = rows_to_search(x, seen)
+    return searched[rare_rows(tree_leaves(x.take(searched)), np.searchsorted(searched, seen))]
 
 
 def _test_rows(group_cell: GroupCell, rows: np.ndarray) -> CellData:
