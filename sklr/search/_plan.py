@@ -129,6 +129,5 @@ def _stacks(experiment: Experiment, batch: Sequence[dict], engine: Engine) -> tu
     groups = engine.prepared(experiment, batch).groups
     n_jobs = effective_n_jobs(experiment.n_jobs)
     dealt = [divide(*pair, engine.max_stack, n_jobs) for pair in zip(groups, shares(groups), strict=True)]
-    packs = [pack for of_group in dealt for pack in of_group]
     copied = {place.number for group in groups for place in group.group_cells if changes_rows(place.estimator)}
-    return len(packs), peak_bytes(groups, packs), len(copied)
+    return sum(map(len, dealt)), peak_bytes(groups, dealt), len(copied)

@@ -66,9 +66,15 @@ def said(text: str) -> str:
     return HASH.sub("", text)
 
 
-def digest(text: str | bytes) -> str:
-    """Return a short hash."""
+def digest(text: Any) -> str:
+    """Return a short hash of a text or of a buffer of bytes."""
     return sha1(text.encode() if isinstance(text, str) else text).hexdigest()[:16]
+
+
+def _as_bytes(array: np.ndarray) -> np.ndarray | bytes:
+    """Return the content of an array without copying it, if it is contiguous."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8) if flat.itemsize else b""
 
 
 class _Describer:
@@ -101,10 +107,8 @@ class _Describer:
         return self._object(value)
 
     def _array(self, value: np.ndarray) -> str:
-        if value.dtype.hasobject:
-            content = self._join(value.reshape(-1).tolist()).encode()
-        else:
-            content = np.ascontiguousarray(value).tobytes()
+        objects = value.dtype.hasobject
+        content = self._join(value.reshape(-1).tolist()).encode() if objects else _as_bytes(value)
         return f"numpy.ndarray of {value.dtype}, shape {value.shape} #{digest(content)}"
 
     def _tensor(self, value: torch.Tensor) -> str:
@@ -114,7 +118,7 @@ class _Describer:
         dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
         plain = dense.dequantize() if dense.is_quantized else dense
         content = plain.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return f"{kind} #{digest(content.tobytes())}"
+        return f"{kind} #{digest(content)}"
 
     def _sparse(self, value: Any) -> str:
         rows = value.tocsr().copy() if value.ndim == 2 else value.tocoo()

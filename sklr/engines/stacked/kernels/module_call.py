@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,12 +60,19 @@ def in_blocks(calls: Callable[[Any], Any], rows: PackRows, at_most: int | None =
     at_once = rows_at_once(n_cells, rows.row_numel, at_most)
     # Blocks of about equal size, so that none has a single row: modules that call `squeeze` would drop that axis.
     blocks = rows.numbers.tensor_split(-(-n_rows // at_once), 1)
-    found, sizes = [calls(rows.at(block)) for block in blocks], [block.shape[1] for block in blocks]
+    sizes, memory = [block.shape[1] for block in blocks], list[Tensor]()  # reused: new memory for each block adds up
+    found = [tree_map(lambda t: _apart(t, memory), calls(rows.at(block, memory))) for block in blocks]
 
     def joined(*parts: Tensor) -> Tensor:
         return torch.cat(parts, 2) if all(map(has_rows, parts, sizes)) else parts[0]
 
     return tree_map(joined, *found)
+
+
+def _apart(tensor: Tensor, memory: Sequence[Tensor]) -> Tensor:
+    """Return the tensor, or a copy of one that lies in `memory`, which is about to be overwritten."""
+    places = [t.untyped_storage().data_ptr() for t in memory]
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in places else tensor
 
 
 def rows_at_once(n_cells: int, row_numel: int, at_most: int | None = None) -> int:

@@ -267,7 +267,7 @@ class ModelStack:
     def _gradients(self, batches: Sequence[Batch]) -> tuple[list[int] | None, Tensor]:
         """Write the gradients; return the cells that got one (None: all) and the losses (n_cells, n_candidates)."""
         if len(batches) == 1 and batches[0].cells is None:
-            return None, self._batch_gradients(batches[0], self.optimizer.params, self.optimizer.grads)
+            return None, self.write_gradients(batches[0])
         # some cells only: copy their parameters out and their gradients back
         like = next(iter(self.optimizer.params.values()))
         losses, cells = like.new_full((self.n_cells, self.n_candidates), torch.nan), []
@@ -281,6 +281,10 @@ class ModelStack:
                 self.optimizer.grads[name].index_copy_(0, index, grad)
             cells += chosen
         return cells, losses
+
+    def write_gradients(self, batch: Batch) -> Tensor:
+        """Write every run's gradients on a batch to `optimizer.grads`; return the losses (n_cells, n_candidates)."""
+        return self._batch_gradients(batch, self.optimizer.params, self.optimizer.grads)
 
     @torch.no_grad()
     def _batch_gradients(self, batch: Batch, params: Named, grads: Named, index: Tensor | None = None) -> Tensor:

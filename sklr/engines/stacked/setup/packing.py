@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sklr.engines.stacked.data.index_batches import widest
@@ -26,6 +24,7 @@ from sklr.engines.stacked.model.group import Group
 from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.replay.recorder import can_replay
 from sklr.engines.stacked.setup.devices import devices
+from sklr.engines.stacked.setup.run_bytes import measure_run
 
 # most tensors of a run that are as large as its parameters: weights, gradients, updates, Adam's two or three, a spare
 STATES = 7
@@ -134,29 +133,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def run_bytes(group: Group) -> int:
-    """Return about how many bytes one run of a stack takes: its state, and what a full batch saves for backward."""
-    return state_bytes(group) + 2 * sum(step_bytes(group))
+    """Return about how many bytes one run of a stack takes: its state, a batch, and what is computed for that."""
+    own = measure_run(group)
+    return own.state + own.step + own.batch
 
 
 def state_bytes(group: Group) -> int:
     """Return the bytes of a run's parameters, gradients and optimizer state."""
     return STATES * sum(p.numel() * p.element_size() for p in group.group_cells[0].pack_cell.net.module_.parameters())
-
-
-def step_bytes(group: Group) -> tuple[int, int]:
-    """Return the bytes of the tensors that a full batch saves for backward in one run, and of the batch itself."""
-    module, x, scale = _few_rows(group)
-    known = {t.untyped_storage().data_ptr() for t in [*module.parameters(), *tree_leaves(x)]}
-    saved: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in known:
-            saved.append(tensor.numel() * tensor.element_size())
-        return tensor
-
-    with torch.enable_grad(), BatchableRecurrence(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        call(module, x)
-    return int(sum(saved) * scale), int(sum(t.numel() * t.element_size() for t in tree_leaves(x)) * scale)
 
 
 def _few_rows(group: Group) -> tuple[Any, Any, float]:
