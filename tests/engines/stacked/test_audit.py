@@ -20,6 +20,7 @@ from sklr import MLP
 from sklr.engines.stacked.audit import batches
 from sklr.engines.stacked.audit.audit import choose_candidates, choose_cells, kinds_of
 from sklr.engines.stacked.audit.batches import rare_rows
+from sklr.engines.stacked.audit.tolerance import Tolerance
 from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.engine import StackedEngine
 from sklr.engines.stacked.kernels import loss as loss_module
@@ -365,6 +366,29 @@ def test_gradients_that_are_rounding_alone_are_no_reason(optimizer):
     for seed in range(4):
         net = classifier(convolutions, optimizer=optimizer, batch_size=64, random_state=seed)
         assert StackedEngine().unsupported(experiment(net, **rows), [{"lr": lr} for lr in (1e-3, 0.01, 0.1)]) == []
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_difference_that_other_weights_do_not_show_is_no_reason(always, monkeypatch):
+    compared, worst = [], Tolerance.worst
+
+    def flips(self, *tensors):  # as where the input of a ReLU lies on the other side of 0 in one of the two
+        compared.append(worst(self, *tensors))
+        return ("w", 99.0) if always or len(compared) == 2 else compared[-1]
+
+    monkeypatch.setattr(Tolerance, "worst", flips)
+    reasons = StackedEngine().unsupported(experiment(classifier()), LRS)
+    assert [words for words in reasons if "different 'w' after a step" in words] == reasons
+    assert len(reasons) == always
+    assert len(compared) == 2 if always else len(compared) > 10
+
+
+def test_wide_layers_on_large_batches_are_not_refused():
+    rows = np.random.default_rng(0).normal(size=(1000, 100)).astype("float32")
+    net = classifier(MLP, module__hidden=(256, 256), batch_size=512)
+    for seed in range(20):
+        given = experiment(net.set_params(random_state=seed), rows, (rows[:, 0] > 0).astype(int))
+        assert StackedEngine().unsupported(given, [{"lr": 0.01}, {"lr": 0.1}]) == []
 
 
 REFUSED = {

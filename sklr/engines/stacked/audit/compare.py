@@ -44,6 +44,13 @@ MOST_SLIPS = 2  # steps in which rounding may explain a slightly larger differen
 MOST_LABELS = 32  # labels that occur in the predicted rows: some scorers need all classes
 
 
+SHAKEN = 1e-3  # by what share of itself a weight is changed, about
+
+
+class DiffersAfterStep(Unstackable):
+    """The weights differ after a step by more than rounding usually explains."""
+
+
 class _Run(NamedTuple):
     """A run of an audit: its position in the small stack, and the same run trained by itself."""
 
@@ -92,6 +99,14 @@ class StepComparison:
             self._compare_epoch(epoch)
             if epoch == 0:
                 self._compare_predictions()
+
+    @torch.no_grad()
+    def shake(self) -> None:
+        """Change the initial weights a little, of each run in the stack and by itself alike."""
+        for run in self.runs:
+            for p in run.plain.trained.values():
+                p.mul_(1 + SHAKEN * torch.randn_like(p))
+            self.pack.stack.store_run(run.member, run.cell, run.plain.net.module_)
 
     def _live(self) -> list[_Run]:
         """Return the runs that have not diverged."""
@@ -181,14 +196,17 @@ class StepComparison:
         own = {**dict(plain.net.module_.named_parameters()), **dict(plain.net.module_.named_buffers())}
         moved = plain.trained if before is not None else {}
         wrong = next((n for n in own if n not in moved and not self.tolerance.same(found[n], own[n].detach())), None)
-        if before is not None:
+        kind: type[Unstackable] = Unstackable
+        if wrong is None and before is not None:
             mine, noise = Flat({name: found[name] for name in moved}), plain.gradient_noise(self.tolerance)
             worst, times = self.tolerance.worst(mine, plain.parameters(), before, noise)
             if times > self.tolerance.slip or (times > 1 and self.n_slips >= MOST_SLIPS):
-                wrong = worst
+                wrong, kind = worst, DiffersAfterStep
             self.n_slips += times > 1
         if wrong is not None:
-            raise plain.unfit(f"has a different {wrong!r} {when} in a stack than when trained by itself{CHECK}")
+            raise kind(
+                *plain.unfit(f"has a different {wrong!r} {when} in a stack than when trained by itself{CHECK}").args
+            )
 
     def _compare_predictions(self) -> None:
         """Compare the predictions for validation rows: the stack's in one batch, each net's in batches of its own."""
