@@ -34,8 +34,6 @@ import os, time
 def score(net, X, y):
     return {"accuracy": net.score(X, y), "process": os.getpid(), "time": time.time()}
 """)
-sys.path.insert(0, str(path))
-score = importlib.import_module("scorers").score
 
 X, y = load_digits(return_X_y=True)
 X, y = X[:900] / 16, y[:900]
@@ -45,7 +43,6 @@ search = LRGridSearchCV(
     lr_range=(1e-4, 0.4),
     n_lrs=6,
     cv=StratifiedKFold(3, shuffle=True, random_state=0),
-    scoring=score,
     refit="accuracy",
     engine="sequential",  # to have separate runs to distribute; a net this small would be faster as one stack
     random_state=0,
@@ -61,6 +58,8 @@ def runs(search, what):
 # `n_jobs` works as in scikit-learn: joblib's backend provides the workers. The default is loky, which starts processes.
 # `parallel_config` selects another backend, such as those that Dask and Ray register, whose workers may be on other
 # machines. Stacks are distributed, too: a large one is divided into one stack per worker.
+sys.path.insert(0, str(path))  # worker processes import the scorer, too
+search.set_params(scoring=importlib.import_module("scorers").score)
 accuracies, spread = {}, {}
 for n_jobs in (1, 2):
     start = time.time()
