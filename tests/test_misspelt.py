@@ -4,9 +4,11 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import TensorDataset
 
 import sklr
 from sklr import MLP, NeuralNetClassifier, NeuralNetRegressor, transfer_lr
@@ -64,6 +66,28 @@ def test_that_of_lr_find_too():
     net, y = NETS["net"]()
     with pytest.raises(ValueError, match=r"got 'n_step'\. Did you mean 'n_steps'\?"):
         net.lr_find(X, y, n_step=50)
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(("name", "here"), [("start_lr", "lr_range"), ("max_lr", "lr_range"), ("num_it", "n_steps")])
+def test_that_of_another_librarys_range_test_too(kind, name, here):
+    net, y = NETS[kind]()
+    with pytest.raises(ValueError, match=rf"must be one of .*'{here}'.* got '{name}'\. It is called '{here}' here\."):
+        sklr.lr_range_test(net, X, y, **{name: 1})
+
+
+@pytest.mark.parametrize("function", [sklr.lr_range_test, sklr.suggest_max_steps, sklr.find_warmup])
+def test_no_second_dataset_is_asked_for_where_none_is_taken(function):
+    data = TensorDataset(torch.tensor(X), torch.zeros(len(X), dtype=torch.int64))
+    with pytest.raises(
+        TypeError, match=r"got 'TensorDataset'\. Only training rows are used: leave the second dataset out"
+    ):
+        function(NeuralNetClassifier(Counted), data, data)
+
+
+def test_the_weights_are_no_option_of_an_optimizer():
+    with pytest.raises(ValueError, match=r"of SGD must be one of 'lr', .* got 'momentumm'\. Did you mean 'momentum'\?"):
+        NeuralNetClassifier(Counted, optimizer__momentumm=0.9).fit(X, NETS["net"]()[1])
 
 
 @pytest.mark.parametrize("function", [sklr.lr_range_test, sklr.suggest_max_steps], ids=lambda f: f.__name__)

@@ -136,7 +136,14 @@ def _brings_label(X: Any) -> bool:
 
 
 def bring(
-    X: Any, y: Any = None, evaluation: Any = None, *, net: Any = None, what: str = "X", whole: bool = False
+    X: Any,
+    y: Any = None,
+    evaluation: Any = None,
+    *,
+    net: Any = None,
+    what: str = "X",
+    whole: bool = False,
+    second: str = "Pass a dataset to validate on as validation=.",
 ) -> Brought:
     """Convert a Dataset or DataLoader to rows and parameters of the net; anything else is returned unchanged.
 
@@ -153,6 +160,8 @@ def bring(
         The name of the argument `X` in error messages.
     whole : bool
         Whether training uses all rows. Only then can a sampler, which yields row indices, be used.
+    second : str
+        The advice if `y` is a second dataset.
 
     Raises
     ------
@@ -160,8 +169,7 @@ def bring(
         If it is an `IterableDataset`, or a DataLoader that cannot be reproduced on a fold.
     """
     if isinstance(y, Dataset | DataLoader):
-        advice = "Pass a dataset to validate on as validation=."
-        raise TypeError(must_be("y", "the targets, or left out if X has them", type(y).__name__, advice))
+        raise TypeError(must_be("y", "the targets, or left out if X has them", type(y).__name__, second))
     if isinstance(X, Iterator):
         advice = "It can be read only once, but each run reads it again. Pass what it iterates over."
         raise TypeError(
@@ -225,7 +233,7 @@ def labels_to_score(net: Any, X: Any, y: Any) -> Any:
 
 def bring_to(estimator: Any, X: Any, y: Any = None, *, whole: bool = True) -> tuple[Any, Any, Any]:
     """Return a clone of the estimator that reads the data as the user's DataLoader does, and X and y as rows."""
-    data = bring(X, y, net=estimator, whole=whole)
+    data = bring(X, y, net=estimator, whole=whole, second="Only training rows are used: leave the second dataset out.")
     check_takes_rows(estimator, data.X)
     return with_params(estimator, data), data.X, data.y
 

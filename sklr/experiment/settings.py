@@ -21,7 +21,7 @@ from skorch import NeuralNet
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
 from sklr._utils.sklearn import take_rows
-from sklr._utils.validation import must_be, unknown_name
+from sklr._utils.validation import must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
@@ -32,7 +32,7 @@ from sklr.experiment.scorer_trial import check_scorer
 from sklr.experiment.searched_values import MISTAKES, bad_values
 from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
-from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments
+from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments, unknown_argument
 from sklr.nets._instances import has_hooks
 from sklr.nets._mistakes import second_softmax
 from sklr.nets._parts import NetParts
@@ -219,7 +219,8 @@ def _check_step_arguments(experiment: Experiment, estimator: Any, net: Any) -> N
             if name in OF_FIT:
                 advice = f"Did you mean '{net_name(estimator)}__{name}'?"
                 raise ValueError(must_be(what, f"one of {steps} for a pipeline", name, advice))
-            raise unknown_name(what, name, [n for n in own if n != "sample_weight"], f"of a pipeline {steps}")
+            own = [n for n in own if n != "sample_weight"]
+            raise unknown_argument(called, name, own, f"of a pipeline {steps}")
         if step == net_name(estimator) and hasattr(net, "module_") and rest != "sample_weight":
             check_fit_arguments(net, [rest], ["sample_weight"], f"{step}__", called)
 

@@ -20,6 +20,11 @@ _AROUND_A_CLONE = {TransformedTargetRegressor: "regressor", FixedThresholdClassi
 A_NET = "a skorch net, or a Pipeline or TransformedTargetRegressor around one"  # in messages
 
 
+def pass_its_net(given: Any) -> str:
+    """Return the advice if a search, or another estimator around one, was given in place of a net; "" otherwise."""
+    return "Pass the estimator inside, its parameter estimator." if hasattr(given, "estimator") else ""
+
+
 def is_net(estimator: Any) -> bool:
     """Whether `estimator` is a skorch net, which can be trained epoch by epoch."""
     return isinstance(estimator, NeuralNet)

@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from sklr._utils.validation import unknown_name
+from sklr._utils.validation import must_be, unknown_name
 
 OF_FIT = ("X", "y", "sample_weight")
+_CALLED_ELSEWHERE = {  # in the range tests of fastai, Lightning and torch-lr-finder
+    **dict.fromkeys(("start_lr", "end_lr", "min_lr", "max_lr"), "lr_range"),
+    **dict.fromkeys(("num_it", "num_iter", "num_training"), "n_steps"),
+}
 
 
 def check_fit_arguments(
@@ -48,6 +52,18 @@ def check_fit_arguments(
     for name in names:
         if name not in (*taken, first.name):
             forward = f"one that {type(module).__name__}.forward takes"
-            raise unknown_name(
-                f"an argument of {called}", f"{prefix}{name}", [f"{prefix}{n}" for n in (*known, *taken)], forward
-            )
+            raise unknown_argument(called, f"{prefix}{name}", [f"{prefix}{n}" for n in (*known, *taken)], forward)
+
+
+def unknown_argument(called: str, name: str, known: list[str], others: str) -> ValueError:
+    """Return the error for an argument that `called` does not take, with the one that is meant.
+
+    >>> print(unknown_argument("lr_range_test", "end_lr", ["lr_range"], "one that MLP.forward takes"))
+    an argument of lr_range_test must be one of 'lr_range', or one that MLP.forward takes, got 'end_lr'.
+    It is called 'lr_range' here.
+    """
+    what, meant = f"an argument of {called}", _CALLED_ELSEWHERE.get(name)
+    if meant not in known:
+        return unknown_name(what, name, known, others)
+    rule = f"one of {', '.join(map(repr, known))}, or {others}"
+    return ValueError(must_be(what, rule, name, f"It is called {meant!r} here."))

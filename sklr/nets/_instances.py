@@ -82,7 +82,8 @@ def check_arguments(what: str, make: Any, given: dict[str, Any]) -> None:
     names = [name for name, p in taken.items() if p.kind is not p.VAR_POSITIONAL]
     for name in given:
         if name not in names:
-            raise unknown_name(f"a parameter {what}... of {getattr(make, '__name__', make)}", name, names)
+            own = [n for n in names if (what, n) != ("optimizer__", "params")]  # the net passes its weights
+            raise unknown_name(f"a parameter {what}... of {getattr(make, '__name__', make)}", name, own)
 
 
 def takes(make: Any, name: str) -> bool:

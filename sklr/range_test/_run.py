@@ -19,7 +19,7 @@ from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import MAX_SEED, draw_cells
 from sklr.experiment.lr_param import check_lr_range
 from sklr.experiment.settings import check_settings
-from sklr.experiment.wrappers import A_NET, trains_nets
+from sklr.experiment.wrappers import A_NET, pass_its_net, trains_nets
 from sklr.range_test._ramp import Ramp, plain, ramp_losses
 from sklr.range_test._result import RangeTest, read
 
@@ -141,7 +141,7 @@ def check_net(what: str, net: Any, next_step: str = "") -> None:
     """Raise a TypeError unless `net` is a skorch net or a known wrapper around one."""
     check_is_object(what, net)
     if not trains_nets(net):
-        raise TypeError(must_be(what, A_NET, type(net).__name__, next_step))
+        raise TypeError(must_be(what, A_NET, type(net).__name__, next_step or pass_its_net(net)))
 
 
 def _cells(net: Any, X: Any, y: Any, cv: Any, n_seeds: int, random_state: np.random.RandomState) -> list[Cell]:

@@ -37,7 +37,8 @@ def net_of(estimator: Any) -> Any:
     net = wrappers.net_of(estimator)
     if not isinstance(net, NetParts):
         rule = "one of sklr's nets, or a Pipeline or TransformedTargetRegressor around one"
-        raise TypeError(must_be("net", rule, type(net).__name__, "skorch's own nets have no warmup and no schedule."))
+        of_skorch = "skorch's own nets have no warmup and no schedule." if wrappers.is_net(net) else ""
+        raise TypeError(must_be("net", rule, type(net).__name__, of_skorch or wrappers.pass_its_net(net)))
     return net
 
 

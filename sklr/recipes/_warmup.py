@@ -113,8 +113,9 @@ class NeededWarmup(ShownAsText):
         unstable = f"{first} and lr {self.unstable_lr:.3g} is unstable."
         if self.n_steps is None:
             factors = " or ".join(f"{factor:g}" for factor in self.factors)
+            longest = f"{self.warmup_steps[-1]} step{'s' * bool(self.warmup_steps[-1] != 1)}"
             return (
-                f"{unstable} No warmup of up to {self.warmup_steps[-1]} steps is stable at {factors} times this lr: "
+                f"{unstable} No warmup of up to {longest} is stable at {factors} times this lr: "
                 "raise max_epochs to try longer ones, or clip the gradients (clip='p90')."
             )
         times = f"lr {self.lr:.3g}, {self.factor:g} times as high," if self.factor != 1 else "it"

@@ -148,6 +148,8 @@ def transfer_lr(
     """
     if isinstance(noise_scale, NoiseScale):
         noise_scale = noise_scale.value if noise_scale.value < math.inf else None
+    if hasattr(lr, "get_params"):
+        raise TypeError(must_be("lr", "a number", type(lr).__name__, "Pass a net as net=."))
     if net is not None:
         return _transfer_net(net, lr, batch_size, noise_scale, optimizer_params)
     if lr is None or optimizer is None:

@@ -268,6 +268,11 @@ BAD = [
     ({"n_steps": 10}, ValueError, "n_steps must be an integer >= 20, got 10."),
     ({"n_seeds": 0}, ValueError, "n_seeds must be an integer >= 1, got 0."),
     ({"engine": "fast"}, ValueError, "engine must be one of .*, got 'fast'."),
+    (
+        {"net": LRGridSearchCV(LogisticRegression())},
+        TypeError,
+        "got 'LRGridSearchCV'. Pass the estimator inside, its parameter estimator.",
+    ),
     ({"net": LogisticRegression()}, TypeError, "net must be a skorch net, or a Pipeline .*, got 'LogisticRegression'."),
     ({"net": make_net(lr=0.0)}, ValueError, "the net's lr must be above 0 for a range test, got 0.0."),
     ({"X": np.full_like(X, 3e38)}, ValueError, "the loss before the first step must be finite in every run, got"),

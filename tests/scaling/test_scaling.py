@@ -391,6 +391,8 @@ def test_without_a_net_all_must_be_said():
     ):
         with pytest.raises(ValueError, match="net must be given if lr or optimizer is not, got None"):
             transfer_lr(**arguments)
+    with pytest.raises(TypeError, match=r"lr must be a number, got 'NeuralNetClassifier'. Pass a net as net=."):
+        transfer_lr(NeuralNetClassifier(MLP), batch_size=64)
     with pytest.raises(ValueError, match="batch_size of the net must be"):
         transfer_lr(net=NeuralNetClassifier(MLP, batch_size=-1), batch_size=64)
 
