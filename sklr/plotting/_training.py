@@ -262,8 +262,10 @@ def plot_best_epochs(source: Any, *, ax: Any = None) -> Any:
     """
     data = source if isinstance(source, BestEpochsData) else best_epochs_data(source)
     ax = get_axes(ax)
-    (line,) = ax.plot(data.epochs, data.mean, linewidth=2, zorder=3, label="mean over cells")
-    for i, cell in enumerate(data.cells):
+    several = len(data.cells) > 1
+    of_mean = "mean over cells" if several else "one cell"
+    (line,) = ax.plot(data.epochs, data.mean, linewidth=2, zorder=3, label=of_mean)
+    for i, cell in enumerate(data.cells if several else ()):
         label = f"each of {len(data.cells)} cells" if i == 0 else None
         ax.plot(data.epochs, cell, color=line.get_color(), linewidth=0.7, alpha=0.45, label=label)
     known = np.isfinite(data.cells).any(axis=0)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklr._utils.optional import require
-from sklr.plotting._axes import candidate_lrs
+from sklr.plotting._axes import candidate_lrs, diverged, mean_scores
 from sklr.plotting._lr_curve import LRCurveDisplay, searched_curve_data
 from sklr.plotting._params import ParamsData, new_panels, panel_rows, params_data, plot_params
 from sklr.plotting._rounds import plot_rounds, rounds_data
@@ -115,7 +115,10 @@ def _trainings(search: Any) -> Iterator[Drawing]:
     if hasattr(search, "best_index_") and np.isfinite(search.history_["valid_score"]).any():
         best = best_epochs_data(search)
         if np.isfinite(best.cells).any():
-            caption = "The validation score of the best candidate in each cell; the range over cells is shaded."
+            shaded = (
+                " in each cell; the range over cells is shaded." if len(best.cells) > 1 else ", which has one cell."
+            )
+            caption = f"The validation score of the best candidate{shaded}"
             yield Drawing("The best candidate", caption, lambda figure: plot_best_epochs(best, ax=figure.subplots()))
 
 
@@ -151,7 +154,7 @@ def _search_order(search: Any) -> Iterator[Drawing]:
     data = rounds_data(search)
     keep = _spread(len(lrs), MAX_MARKS)
     data = data._replace(lr=data.lr[keep], score=data.score[keep], diverged=data.diverged[keep], round=data.round[keep])
-    caption = "The order in which the learning rates were tried."
+    caption = f"The order in which the learning rates were tried.{_left_out(search)}"
     yield Drawing("The course of the search", caption, lambda figure: plot_rounds(data, ax=figure.subplots()))
 
 
@@ -164,12 +167,21 @@ def _parameters(search: Any) -> Iterator[Drawing]:
     data = _thin_params(params_data(search))
     long_ticks = any(len(tick) > 8 for panel in data.panels for tick in panel.ticks)
     height = (3.0 if long_ticks else 2.4) * panel_rows(len(data.panels)) + 0.6
-    caption = "Score against each parameter. Parameters vary together, so a pattern may be the effect of another one."
+    caption = (
+        "Score against each parameter. Parameters vary together, so a pattern may be the effect of another one."
+        f"{_left_out(search)}"
+    )
 
     def draw(figure: Any) -> None:
         plot_params(data, axes=new_panels(len(data.panels), figure))
 
     yield Drawing("Parameters", caption, draw, height, FULL_WIDTH)
+
+
+def _left_out(search: Any) -> str:
+    """Return a sentence on candidates that have no place in a plot of scores, "" if there are none."""
+    n = int((np.isnan(mean_scores(search)) & ~diverged(search)).sum())
+    return f" Not shown: {n} stopped or failed." if n else ""
 
 
 def _thin_params(data: ParamsData) -> ParamsData:

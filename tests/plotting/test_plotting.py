@@ -264,6 +264,7 @@ def test_the_best_candidates_last_epoch_is_its_score():
     ax = plot_best_epochs(data)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("training time (epochs)", "validation accuracy")
     assert labels(ax) == ["mean over cells", "each of 6 cells"]
+    assert labels(plot_best_epochs(data._replace(cells=data.cells[:1], mean=data.cells[0]))) == ["one cell"]
 
 
 def test_curves_are_whole_after_early_stopping():

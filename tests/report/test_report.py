@@ -14,7 +14,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 
 import sklr
-from sklr import LRGridSearchCV
+from sklr import LRGridSearchCV, OptunaSearchCV
 from sklr.report import write_report
 from sklr.report._pictures import pictures
 from sklr.selection import lr_curve
@@ -166,6 +166,20 @@ def test_each_search_has_the_pictures_it_can_have(search, titles):
     for picture in drawn:
         assert "currentColor" in picture.svg
         assert f'aria-label="{picture.title}"' in picture.svg
+
+
+def test_captions_count_what_they_cannot_show_and_claim_no_range_of_one_cell():
+    rows = np.random.default_rng(0).permutation(60)
+    one = [(rows[:48], rows[48:])]
+    space = {"lr": (0.01, 0.2, "log-uniform"), "module__hidden": [(3,), (4,)]}
+    search = OptunaSearchCV(searches.net(), space, n_trials=3, cv=one, random_state=0).fit(searches.X, searches.Y)
+    captions = {picture.title: picture.caption for picture in pictures(search)}
+    assert captions["The best candidate"] == "The validation score of the best candidate, which has one cell."
+    assert captions["The course of the search"] == "The order in which the learning rates were tried."
+    search.cv_results_["mean_test_score"][1] = np.nan  # as of a candidate that a pruner has stopped
+    captions = {picture.title: picture.caption for picture in pictures(search)}
+    assert captions["The course of the search"].endswith("were tried. Not shown: 1 stopped or failed.")
+    assert captions["Parameters"].endswith("effect of another one. Not shown: 1 stopped or failed.")
 
 
 @pytest.mark.slow
