@@ -109,6 +109,7 @@ class Progress:
 
 def _make_bar() -> Any:
     rich = require("rich.progress", extra="progress")
+    console = _console()
     return rich.Progress(
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),
@@ -116,7 +117,8 @@ def _make_bar() -> Any:
         rich.TextColumn("{task.fields[epoch]}"),
         rich.TextColumn("{task.fields[best]}"),
         rich.TimeRemainingColumn(),
-        console=_console(),
+        console=console,
+        refresh_per_second=1 if console is not _console_of_rich() else 10,  # an executed notebook keeps every refresh
     )
 
 

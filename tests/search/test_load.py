@@ -182,5 +182,6 @@ def test_the_repr_of_a_loaded_search_leaves_out_the_parameters_of_callbacks(tmp_
         LRGridSearchCV(estimator, lrs=[0.1], cv=2, storage=storage, study_name=name, resume=True).fit(X, Y)
         found = sklr.load_search(storage, name)
         assert "callbacks__" not in repr(found)
-        assert "batch_size" in repr(found.estimator)
+        assert "batch_size=16" in repr(found.estimator), "the value, not its description in quotes"
+        assert "'16'" not in found._repr_html_()
         assert any("callbacks__" in name for name in found.estimator.get_params())

@@ -6,6 +6,7 @@ import time
 import nbformat
 import numpy as np
 import pytest
+import rich.console
 import rich.progress
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
@@ -118,6 +119,13 @@ def test_two_stacks_that_fail_to_draw_at_the_same_time_say_so_once(monkeypatch, 
         for thread in threads:
             thread.join()
     assert said == ["progress=True stops drawing, the search goes on: RuntimeError: the front end is gone"]
+
+
+def test_plain_text_in_a_notebook_is_drawn_once_a_second(monkeypatch):
+    """Every refresh stays in the file of a notebook that `nbconvert --execute` has run: ten a second fill it."""
+    assert _progress._make_bar().live.refresh_per_second == 10
+    monkeypatch.setattr(_progress, "_console", lambda: rich.console.Console(force_jupyter=False, force_terminal=True))
+    assert _progress._make_bar().live.refresh_per_second == 1
 
 
 IN_A_NOTEBOOK = """

@@ -499,6 +499,12 @@ def test_what_cannot_be_a_storage_is_said_at_once_and_left_as_it_is(tmp_path, mo
         assert (tmp_path / name).read_bytes() == before
 
 
+@pytest.mark.parametrize("url", ["sqlit:///lr.db", "postgre://user@host/lr"])
+def test_an_unknown_kind_of_database_is_said_with_those_that_there_are(url):
+    with pytest.raises(StorageError, match=f"got '{url}'.*begins with the kind of database, as 'sqlite:///lr.db'"):
+        LRGridSearchCV(Counted(), lrs=[0.1], storage=url, **KEPT).fit(X, Y)
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("table", [table.name for table in BaseModel.metadata.sorted_tables])
 def test_a_table_of_another_programs_is_said_before_any_training(tmp_path, monkeypatch, table):

@@ -44,6 +44,7 @@ DELETED = (
     "The study is no longer in its storage: another program has deleted it. Finished candidates are kept in the "
     "search's attributes. Delete a study only when nobody is working on it; fit again with another study_name."
 )
+NO_DIALECT = "Can't load plugin: sqlalchemy.dialects"
 FOREIGN = "Its tables are another program's: name another database."
 
 T = TypeVar("T")
@@ -255,6 +256,8 @@ def _is_storage_error(error: Exception) -> bool:
 
 def _advice(error: BaseException) -> str:
     is_foreign = any(words in str(error.__cause__ or error).lower() for words in FOREIGN_TABLES)
+    if NO_DIALECT in str(error):
+        return "A URL begins with the kind of database, as 'sqlite:///lr.db' or 'postgresql+psycopg://user@host/lr'."
     return FOREIGN if is_foreign else ""
 
 

@@ -15,6 +15,12 @@ GIVE_ONE = (
 )
 
 
+class _Described(str):
+    """The description of a value, whose `repr` is that of the value."""
+
+    __repr__ = str.__str__
+
+
 class StoredEstimator(BaseEstimator):
     """An estimator as a study describes it: the name of its class, its parameters as text, the lr as a number.
 
@@ -38,7 +44,10 @@ class StoredEstimator(BaseEstimator):
 
         They are objects that every net makes for itself, and dozens of lines.
         """
-        return {name: text for name, text in self.params.items() if deep or "callbacks" not in name.split("__")[:-1]}
+        if deep:
+            return dict(self.params)
+        shown = {name: text for name, text in self.params.items() if "callbacks" not in name.split("__")[:-1]}
+        return {name: _Described(text) if isinstance(text, str) else text for name, text in shown.items()}
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -57,6 +66,6 @@ def stored_estimator(name: str, kind: str | None, params: Mapping[str, Any]) -> 
     """Return a `StoredEstimator` whose class has the given name.
 
     >>> stored_estimator("SVC", "classifier", {"C": "1.0"})
-    SVC(C='1.0')
+    SVC(C=1.0)
     """
     return type(name, (StoredEstimator,), {"__module__": __name__})(kind, params)
