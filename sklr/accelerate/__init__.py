@@ -49,9 +49,10 @@ def stacked(engine: StackedEngine | None = None, verbose: int = 0) -> Iterator[S
     """Context in which scikit-learn's own searches over nets train candidates and folds as one batched model.
 
     Inside the ``with`` block, all fits that `GridSearchCV`, `RandomizedSearchCV`, the halving searches,
-    `cross_validate`, `cross_val_score`, `validation_curve` and scikit-optimize's `BayesSearchCV` start together (those
-    of a search, of a round of halving, of a proposal) are collected. Fits of nets, sklr's or skorch's own, and of
-    pipelines that end in a net are stacked; all others run as usual.
+    `cross_validate`, `cross_val_score`, `validation_curve`, `learning_curve` and scikit-optimize's `BayesSearchCV`
+    start together (those of a search, of a round of halving, of a proposal) are collected. Fits of nets, sklr's or
+    skorch's own, and of pipelines that end in a net are stacked; all others run as usual. `cross_val_predict` and
+    `permutation_test_score` run as usual, too, and their fits are not counted.
 
     Parameters
     ----------
