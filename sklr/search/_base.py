@@ -42,6 +42,7 @@ from sklr.search.pruning.pruners import check_pruner, make_pruner
 from sklr.search.storage.address import check_storage
 from sklr.search.storage.fingerprint import HEAD, header
 from sklr.search.storage.stages import Stages
+from sklr.search.storage.stored_estimator import check_given_again
 from sklr.search.storage.stored_study import Book
 
 
@@ -199,6 +200,7 @@ class BaseLRSearchCV(TrainingSearchCV):
         NoScoreError
             If the scorer returned NaN for every candidate, so that there is nothing to refit.
         """
+        check_given_again(self)
         data = self._bring(X, y, validation, eval_dataset)
         check_refit_on(refit_on, data)
         if start is not None:

@@ -39,9 +39,10 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     Returns
     -------
     search : LRGridSearchCV, BayesSearchCV, OptunaSearchCV or your own subclass of `BaseLRSearchCV`
-        With the parameters of the original search that are Python literals. A parameter given as an object, such as a
-        splitter, has its default. In `cv_results_` parameter values other than numbers, strings and containers of them
-        appear as their repr.
+        With the parameters of the original search that are literals, arrays, scikit-learn's splitters, and Optuna's
+        distributions or skopt's dimensions. A parameter given as another object, such as a pruner, has its default;
+        `fit` raises an error until it is set again. In `cv_results_` parameter values other than numbers, strings and
+        containers of them appear as their repr.
 
     Raises
     ------
@@ -76,6 +77,7 @@ def load_search(storage: Any, study_name: str | None = None) -> BaseLRSearchCV:
     _conclude(search, stored)
     if not search.refit and hasattr(search, "best_params_"):
         search.refit = True  # so that `predict` raises an error with advice, and `fit` trains the best candidate
+    search._to_give = {name: getattr(search, name) for name in ("estimator", *stored.missing)}
     if not stored.finished:
         unfinished = f"The study {study.study_name!r} is not finished: it has {stored.progress}."
         search.without_effect_ = [unfinished, *search.without_effect_]

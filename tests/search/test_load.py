@@ -9,9 +9,12 @@ from killable import Slow, X, Y, comparable, search_of
 from optuna.storages import InMemoryStorage
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skopt.space import Real
 from strategies import CV, net
+from torch import nn
 
 import sklr
 from sklr import (
@@ -103,6 +106,48 @@ def test_with_its_estimator_and_data_it_trains_the_best_alone(tmp_path, file, mo
     assert again.set_params(estimator=Slow()).fit(X, Y).best_estimator_.lr == search.best_lr_
     with pytest.raises(StudyError, match="data: X has other values"):
         again.fit(X + 1, Y)
+
+
+DECAY = optuna.distributions.FloatDistribution(1e-6, 0.5, log=True)
+GIVEN_AS_OBJECTS = {
+    "an array": lambda: LRGridSearchCV(net(max_epochs=1), lrs=np.geomspace(0.01, 1, 3)),
+    "a splitter": lambda: LRGridSearchCV(net(max_epochs=1), lrs=[0.01, 0.1], cv=ShuffleSplit(2, random_state=0)),
+    "distributions": lambda: OptunaSearchCV(
+        net(max_epochs=1), {"lr": DECAY, "optimizer__weight_decay": DECAY}, n_trials=3
+    ),
+    "dimensions": lambda: BayesSearchCV(net(max_epochs=1), {"lr": Real(0.01, 0.1, prior="log-uniform")}, n_iter=2),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN_AS_OBJECTS)
+def test_splitters_arrays_and_spaces_are_stored(kind, monkeypatch):
+    storage = InMemoryStorage()
+    search = GIVEN_AS_OBJECTS[kind]().set_params(random_state=0, storage=storage, study_name="s").fit(X, Y)
+    again = sklr.load_search(storage)
+    assert again.summary() == search.summary()
+    assert again.param_edges_ == search.param_edges_
+    monkeypatch.setattr("sklr.search._evaluator.pick_engine", None)  # that no candidate is trained
+    again.set_params(estimator=search.estimator).fit(X, Y)
+    assert len(again.cv_results_["params"]) == len(search.cv_results_["params"])
+
+
+class Halves(KFold):
+    """A splitter that the study cannot store."""
+
+
+def test_what_is_not_stored_has_to_be_given_before_a_fit(monkeypatch):
+    storage, grid = InMemoryStorage(), {"lr": [0.01, 0.1], "module__activation": [nn.ReLU, nn.Tanh]}
+    estimator = net(max_epochs=1)
+    LRGridSearchCV(
+        estimator, grid, cv=Halves(2, shuffle=True, random_state=0), random_state=0, storage=storage, study_name="s"
+    ).fit(X, Y)
+    again = sklr.load_search(storage)
+    with pytest.raises(StudyError, match=r"^estimator, cv and param_grid must be set .* not store them\. Write"):
+        again.fit(X, Y)
+    with pytest.raises(StudyError, match=r"^param_grid must be .* it\. Write search.set_params\(param_grid=\.\.\.\)"):
+        again.set_params(estimator=estimator, cv=Halves(2, shuffle=True, random_state=0)).fit(X, Y)
+    monkeypatch.setattr("sklr.search._evaluator.pick_engine", None)
+    assert len(again.set_params(param_grid=grid).fit(X, Y).cv_results_["params"]) == 4
 
 
 def test_the_function_of_a_refit_is_missed():

@@ -19,7 +19,8 @@ from sklr.results import Outcome
 from sklr.search.storage.address import cannot_open, storage_file
 from sklr.search.storage.codec import CLAIM, OUTCOME, claim_from, outcomes_from
 from sklr.search.storage.describe import said
-from sklr.search.storage.fingerprint import FORMAT, HEAD
+from sklr.search.storage.fingerprint import FORMAT, GRIDS_MAY_CHANGE, HEAD, may_change
+from sklr.search.storage.literals import evaluate, written
 from sklr.search.storage.open import opened_to_read
 
 SETTINGS = "sklr:settings"  # user attribute of the study: what is needed beside the outcomes to restore a search
@@ -28,7 +29,10 @@ ELSEWHERE = ("estimator", "storage", "study_name", "study", "resume", "callbacks
 
 @dataclass
 class StoredSearch:
-    """A search as stored in its study; `n_asked` is its budget in candidates, None if unknown."""
+    """A search as stored in its study; `n_asked` is its budget in candidates, None if unknown.
+
+    `missing` names the parameters that the study cannot store, and without which the search cannot be continued.
+    """
 
     search: str
     estimator: str
@@ -36,6 +40,7 @@ class StoredSearch:
     n_runs: int
     kind: str | None
     params: dict[str, Any]
+    missing: list[str]
     lr_param: str | None
     refit_is_function: bool
     rounds: list[list[int]]
@@ -55,12 +60,15 @@ class StoredSearch:
 def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
     """Return the settings of a search that `read_search` needs, as JSON."""
     params = {name: value for name, value in search.get_params(deep=False).items() if name not in ELSEWHERE}
-    if params["scoring"] is not None and not _is_text(params["scoring"]):
-        params["scoring"] = said(getattr(params["scoring"], "__name__", type(params["scoring"]).__name__))
+    texts = {name: written(value) for name, value in params.items()}
+    missing = [name for name, text in texts.items() if text is None and _matters(name, search)]
+    if texts["scoring"] is None:
+        texts["scoring"] = repr(said(getattr(params["scoring"], "__name__", type(params["scoring"]).__name__)))
     lr = None if search.lr_param_ is None else search.estimator.get_params().get(search.lr_param_)
     return json.dumps(
         {
-            "params": {name: repr(value) for name, value in params.items() if _is_text(value)},
+            "params": {name: text for name, text in texts.items() if text is not None},
+            "missing": missing,
             "kind": get_tags(search.estimator).estimator_type,
             "lr_param": search.lr_param_,
             "lr": lr if isinstance(lr, (int, float)) else None,
@@ -72,12 +80,9 @@ def settings_of(search: Any, n_asked: int | None, finished: bool) -> str:
     )
 
 
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a Python literal: `ast.literal_eval` of its repr restores it."""
-    try:
-        return bool(literal_eval(repr(value)) == value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
+def _matters(name: str, search: Any) -> bool:
+    """Return whether the study of a search would be refused, or would get other candidates, without a parameter."""
+    return name in GRIDS_MAY_CHANGE or name not in may_change(search)
 
 
 @contextmanager
@@ -192,7 +197,8 @@ def _joined(head: Mapping[str, Any], settings: Mapping[str, Any]) -> StoredSearc
         estimator_params=estimator,
         n_runs=len(head["folds and seeds"]),
         kind=settings["kind"],
-        params={name: literal_eval(text) for name, text in settings["params"].items()},
+        params={name: evaluate(text) for name, text in settings["params"].items()},
+        missing=settings.get("missing", []),
         lr_param=lr_param,
         refit_is_function=settings["refit_is_function"],
         rounds=settings["rounds"],

@@ -1,4 +1,7 @@
-"""The placeholder for the estimator of a search that was loaded from a study, which stores no estimators."""
+"""The placeholder for the estimator of a search that was loaded from a study, which stores no estimators.
+
+Before such a search can be fitted, the estimator has to be given, and so have other parameters that are not stored.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
+
+from sklr.exceptions import StudyError
 
 GIVE_ONE = (
     "The study stores scores, not estimators. Give it one, search.set_params(estimator=net).fit(X, y), with the data "
@@ -69,3 +74,23 @@ def stored_estimator(name: str, kind: str | None, params: Mapping[str, Any]) -> 
     SVC(C=1.0)
     """
     return type(name, (StoredEstimator,), {"__module__": __name__})(kind, params)
+
+
+def check_given_again(search: Any) -> None:
+    """Raise an error if a search from `load_search` still has placeholders for what its study does not store.
+
+    Otherwise it would be taken for another search, or would train other candidates.
+
+    Raises
+    ------
+    StudyError
+    """
+    to_give = getattr(search, "_to_give", {})
+    missing = [name for name, placeholder in to_give.items() if getattr(search, name) is placeholder]
+    if missing:
+        named = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+        given = ", ".join(f"{name}={'net' if name == 'estimator' else '...'}" for name in missing)
+        raise StudyError(
+            f"{named} must be set before a search from load_search is fitted, because its study does not store "
+            f"{'them' if len(missing) > 1 else 'it'}. Write search.set_params({given}), as in that search."
+        )
