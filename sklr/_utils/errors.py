@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sklr._utils.validation import without_address
+
 LONGEST = 500  # maximum characters of a cause or of a candidate's parameters
 
 
@@ -15,7 +17,7 @@ def cause_of(traceback: str) -> str:
     lines = traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
     said = next((i for i, line in enumerate(lines) if line[:1] not in (" ", "")), len(lines) - 1)
     name, _, rest = " ".join(" ".join(lines[said:]).split()).partition(":")
-    return short(f"{name.rpartition('.')[2]}:{rest}" if rest else name)
+    return short(without_address(f"{name.rpartition('.')[2]}:{rest}" if rest else name))
 
 
 def short(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral
@@ -32,7 +33,16 @@ def must_be(what: str, rule: str, value: Any, next_step: str = "") -> str:
     >>> must_be("lr", "above 0", "high", "Name a number.")
     "lr must be above 0, got 'high'. Name a number."
     """
-    return f"{what} must be {rule}, got {value!r}.{' ' * bool(next_step)}{next_step}"
+    return f"{what} must be {rule}, got {without_address(repr(value))}.{' ' * bool(next_step)}{next_step}"
+
+
+def without_address(text: str) -> str:
+    """Return a text without the addresses of objects, which say nothing, and differ between copies of an object.
+
+    >>> without_address("got <Net object at 0x7fe71a>.")
+    'got <Net object>.'
+    """
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def unknown_name(what: str, value: Any, known: Iterable[str], others: str = "") -> ValueError:

@@ -202,10 +202,18 @@ def find_lr_param(estimator: Any, lr_param: str | None = None) -> str:
             f"lr_param must be given if an estimator has several learning rates, got None for {kind} with "
             f"{', '.join(found)}. Write for example lr_param={found[0]!r}."
         )
+    check_single_lr(estimator)
     raise ValueError(
         f"lr_param must be given if no parameter is called {', '.join(LR_NAMES)}, got None for {kind} with "
         f"{', '.join(sorted(estimator.get_params()))}. Name the learning rate with lr_param=, or pass a search space."
     )
+
+
+def check_single_lr(estimator: Any) -> None:
+    """Raise a ValueError for several learning rates in place of one, which belong to the search."""
+    for name, value in estimator.get_params().items():
+        if name.rsplit("__", 1)[-1] in LR_NAMES and isinstance(value, list | tuple | np.ndarray):
+            raise ValueError(must_be(name, "a number", value, f"Give several to the search: lrs={value!r}."))
 
 
 def _check_lr_param(estimator: Any, lr_param: Any) -> None:

@@ -21,7 +21,7 @@ from skorch import NeuralNet
 from sklr._utils.names import check_device
 from sklr._utils.random import RandomStream
 from sklr._utils.sklearn import take_rows
-from sklr._utils.validation import must_be
+from sklr._utils.validation import must_be, without_address
 from sklr._utils.warnings import warn
 from sklr.callbacks._schedule import schedule_of
 from sklr.exceptions import SettingsWarning
@@ -99,7 +99,7 @@ def _set_up(experiment: Experiment, candidates: Sequence[dict]) -> Any:
     try:
         base = _initialized(experiment, {})
     except MISTAKES as error:
-        if str(error) != str(mistake):
+        if without_address(str(error)) != without_address(str(mistake)):
             return None  # without the candidates' parameters the error is another one
     else:
         _warn_of_bad_values(experiment, candidates, net_of(base))

@@ -25,7 +25,7 @@ from sklr.nets import _data as data
 from sklr.nets._accumulation import accumulated_step
 from sklr.nets._conflicts import conflicts
 from sklr.nets._fit_arguments import check_fit_arguments
-from sklr.nets._mistakes import cast_weights
+from sklr.nets._mistakes import cast_weights, check_width_is_known
 from sklr.nets._parts import NetParts
 from sklr.nets._sklearn_callbacks import CallbackTasks, raised_by_callback
 from sklr.nets._tables import check_columns
@@ -217,6 +217,8 @@ class BaseNet(CallbackSupportMixin, NetParts):
             self._data_checked = False  # so that `check_data`, which users may override, runs skorch's own checks
             self.check_data(X, y)
         if reset:
+            if isinstance(X, np.ndarray | Tensor):
+                check_width_is_known(self, tuple(X.shape))
             n_inputs, n_targets = data.sample_shape(X, y)
             self._n_targets = n_targets
             found = {"n_inputs": n_inputs, "n_outputs": self._n_outputs(n_targets)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -113,7 +113,7 @@ def _check_callbacks(net: NeuralNet) -> None:
     given = net.callbacks
     if given == "disable":
         return
-    if isinstance(given, str):
+    if isinstance(given, str) or not isinstance(given, Iterable | None):
         advice = "Write for example callbacks=[EarlyStopping(patience=3)]."
         raise ValueError(must_be("callbacks", "a list of callbacks, or 'disable'", given, advice))
     for entry in given or []:
@@ -193,6 +193,19 @@ def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None
         raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
     if message := second_softmax(outputs, criterion):
         warn(message, SettingsWarning)
+
+
+def check_width_is_known(net: NeuralNet, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError if the module needs the number of inputs, and X has a shape from which it is not inferred."""
+    given = net.get_params_for("module")
+    if (
+        len(shape) != 2
+        and not isinstance(net.module, nn.Module)
+        and "n_inputs" in required_arguments(net.module, given)
+    ):
+        name = getattr(net.module, "__name__", repr(net.module))
+        advice = "Reshape X, for example X.reshape(len(X), -1), or set module__n_inputs."
+        raise ValueError(must_be("X", f"of shape (n_samples, n_features) for the n_inputs of {name}", shape, advice))
 
 
 def check_indices(targets: Any, outputs: Any, criterion: Any) -> None:

@@ -17,6 +17,7 @@ from sklr._utils.random import RandomStream
 from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
 from sklr.callbacks import BatchSizeSchedule, GradientClipping, LRSchedule, finished_epochs
+from sklr.callbacks._clipping import percentile_of
 from sklr.callbacks._net_lr import group_options
 from sklr.nets._data import float_dtype
 from sklr.nets._groups import check_multipliers, is_option, scale_groups
@@ -123,6 +124,7 @@ class NetParts(NeuralNet):
         resolve_schedule(self.schedule, self.warmup_epochs)
         check_components(self)
         check_training(self)
+        percentile_of(self.clip)
         check_count("accumulate_steps", self.accumulate_steps)
         if self.accumulate_steps > 1 and self.rows_at_once(0) is None:
             advice = (

@@ -113,10 +113,11 @@ class LRCurve:
         )
 
     def __str__(self) -> str:
-        lines = [f"{'lr':>10} {'score':>8} {'se':>7}  status"]
-        for i, (lr, mean, se, status) in enumerate(self._rows()):
-            lines.append(f"{lr:>10} {mean:>8} {se:>7}  {status}{'  <- best' if i == self.best else ''}")
-        return "\n".join(lines)
+        rows = [("lr", "score", "se", "status"), *self._rows()]
+        widths = [max(least, *(len(row[column]) for row in rows)) for column, least in enumerate((10, 8, 7))]
+        lines = [" ".join(f"{row[column]:>{width}}" for column, width in enumerate(widths)) for row in rows]
+        marks = ["", *("  <- best" if i == self.best else "" for i in range(len(self)))]
+        return "\n".join(f"{line}  {row[3]}{mark}" for line, row, mark in zip(lines, rows, marks, strict=True))
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("lr", "score", "se", "status"))

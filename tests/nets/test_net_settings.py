@@ -28,6 +28,7 @@ from sklr import (
     characterize,
     lr_range_test,
 )
+from sklr.callbacks import EarlyStopping
 from sklr.exceptions import SettingsWarning
 from sklr.schedules import Constant, Join, TorchSchedule
 
@@ -201,6 +202,8 @@ MISTAKES = [
     ({"iterator_train__shufle": True}, {}, "iterator_train__... of DataLoader must .* Did you mean 'shuffle'"),
     ({"callbacks__print_lgo": None}, {}, "callbacks__... must be one of .*got 'print_lgo'. Did you mean 'print_log'"),
     ({"callbacks": "early_stopping"}, {}, "callbacks must be a list of callbacks, or 'disable', got 'early_stopping'"),
+    ({"callbacks": EarlyStopping()}, {}, "callbacks must be a list of callbacks.* got <.*EarlyStopping object>. Write"),
+    ({"clip": "90"}, {}, "clip must be a number above 0 or a percentile .* got '90'"),
     ({"train_split": 0.2}, {}, r"train_split must be None or a function .* got 0.2. Write .*ValidSplit\(0.2\)"),
     (
         {"callbacks": ["early"]},
@@ -264,6 +267,36 @@ def test_an_lr_that_is_no_number_is_refused_before_training(lr):
     with pytest.raises(ValueError, match=rf"^lr must be a finite number >= 0, got {re.escape(repr(lr))}\."):
         classifier(Counted, lr=lr).fit(X, Y)
     assert not TRAINED
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_several_lrs_of_a_net_are_answered_with_those_of_a_search(in_pipeline):
+    net = classifier(Counted, lr=[0.1, 0.2])
+    TRAINED.clear()
+    with pytest.raises(
+        ValueError, match=r"lr must be a number, got \[0.1, 0.2\]\. Give several to the search: lrs=\[0.1,"
+    ):
+        LRGridSearchCV(make_pipeline(StandardScaler(), net) if in_pipeline else net, lrs=[0.1]).fit(X, Y)
+    assert not TRAINED
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_a_scheduler_in_place_of_its_class_is_one_error_before_training(engine):
+    scheduler = StepLR(torch.optim.SGD([torch.ones(1)], lr=0.1), 2)  # each candidate has a copy, with another address
+    TRAINED.clear()
+    with pytest.raises(TypeError, match=r"^schedule must be .* got <[\w.]+StepLR object>\. Pass its class"):
+        search(classifier(Counted, schedule=scheduler), engine=engine).fit(X, Y)
+    assert not TRAINED
+
+
+@pytest.mark.parametrize("train", [lambda net: net.fit, lambda net: search(net).fit], ids=["a net", "a search"])
+def test_rows_of_which_the_width_is_not_inferred_are_answered_with_a_shape(train):
+    with pytest.raises(
+        ValueError, match=r"^X must be of shape \(n_samples, n_features\) for .* of MLP, got \(40, 1, 4\)\. Re"
+    ):
+        train(classifier())(X[:, None], Y)
+    with pytest.raises(ValueError, match=r"got \(40, 1, 4\)"):
+        train(classifier())(torch.from_numpy(X[:, None]), Y)
 
 
 class OfOtherNames(nn.Linear):

@@ -75,3 +75,12 @@ def test_equal_lrs_that_all_failed_stay_one_point():
     curve = lr_curve([0.1, 0.1], np.full((2, 2), NAN), ["failed (2 of 2 runs)"] * 2)
     assert curve.lr.tolist() == [0.1]
     assert "best" not in str(curve)
+
+
+def test_the_columns_of_a_printed_curve_are_as_wide_as_their_numbers():
+    scores = np.array([[-17334.25, -17000.5], [-1.5, -2.5], [np.nan, 0.0]])
+    lines = str(lr_curve([0.01, 0.1, 1.0], scores, ["ok", "ok", "diverged"])).splitlines()
+    assert {line.index(status) for line, status in zip(lines, ["status", "ok", "ok", "diverged"], strict=True)} == {
+        lines[0].index("status")
+    }
+    assert lines[2].endswith("ok  <- best")
