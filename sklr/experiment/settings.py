@@ -34,7 +34,7 @@ from sklr.experiment.wrappers import net_name, net_of, trains_nets
 from sklr.nets._conflicts import CAUSES, conflicts, overridden, shared_start
 from sklr.nets._fit_arguments import OF_FIT, check_fit_arguments, unknown_argument
 from sklr.nets._instances import has_hooks
-from sklr.nets._mistakes import second_softmax
+from sklr.nets._mistakes import second_activation
 from sklr.nets._parts import NetParts
 
 
@@ -66,7 +66,7 @@ def check_settings(experiment: Experiment, candidates: Sequence[dict], n_seeds: 
         unknown_labels(experiment),
         _already_trained(experiment),
         _lost_hooks(experiment),
-        _second_softmax(experiment, net) if net is estimator else "",
+        _second_activation(experiment, net) if net is estimator else "",
     ]
     for message in [*(conflicts(net) if net.initialized_ else []), *filter(None, messages)]:
         warn(message, SettingsWarning)
@@ -161,14 +161,19 @@ def _check_loss(net: NetParts, X: Any, y: Any, rows: np.ndarray) -> None:
             return
 
 
-def _second_softmax(experiment: Experiment, net: NeuralNet) -> str:
-    """Return the warning of `second_softmax` for the outputs for a few rows; "" if they cannot be computed."""
+def _second_activation(experiment: Experiment, net: NeuralNet) -> str:
+    """Return the warning of `second_activation` for the outputs for a few rows; "" if they cannot be computed.
+
+    Of a net in a pipeline and of a Dataset the rows are not known yet: the refit then issues it.
+    """
     if not isinstance(net, NetParts) or not hasattr(experiment.X, "shape"):  # reading a Dataset's items may be slow
         return ""
     with RandomStream(0), warnings.catch_warnings(), suppress(Exception):  # the training will raise the error
         warnings.simplefilter("ignore")
-        outputs = next(iter(net.forward_iter(take_rows(experiment.X, experiment.cells[0].train[:8]), training=False)))
-        return second_softmax(outputs, net.criterion_)
+        rows = take_rows(experiment.X, experiment.cells[0].train[:8])
+        batch = next(iter(net.get_iterator(net.get_dataset(rows), training=False)))
+        net._set_training(False)
+        return second_activation(net.infer(batch[0]), net.criterion_)  # with the graph of the gradient
     return ""
 
 

@@ -249,6 +249,13 @@ class NeuralNetBinaryClassifier(LabelNet, skorch.NeuralNetBinaryClassifier):
     def _n_outputs(self, n_targets: int | None) -> int | None:
         return 1
 
+    def get_loss(self, y_pred: Any, y_true: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a batch; of the first one the outputs are checked."""
+        if self._is_first_batch and isinstance(y_pred, Tensor):
+            self._is_first_batch = False
+            check_outputs(y_pred, self.criterion_, 1)
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
+
     def predict(self, X: Any) -> np.ndarray:
         """Return the positive label where its probability is above `threshold`, else the other; shape (n_samples,)."""
         above = self.predict_proba(X)[:, 1] > self.threshold

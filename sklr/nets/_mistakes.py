@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
@@ -182,8 +183,13 @@ def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None
     ValueError: the module's output must be probabilities for criterion NLLLoss, got 'negative'. Of logits or
     log-probabilities take CrossEntropyLoss, the default.
     """
-    if not isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
-        return
+    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss):
+        _check_classes(outputs, criterion, n_classes)
+    if message := second_activation(outputs, criterion):
+        warn(message, SettingsWarning)
+
+
+def _check_classes(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None:
     n_outputs = outputs.shape[1] if outputs.ndim > 1 else 1
     if n_outputs < n_classes:
         rule = f"at least {n_classes}, one per class"
@@ -191,8 +197,6 @@ def check_outputs(outputs: torch.Tensor, criterion: Any, n_classes: int) -> None
     if isinstance(criterion, nn.NLLLoss) and bool((outputs < 0).any()):
         advice = "Of logits or log-probabilities take CrossEntropyLoss, the default."
         raise ValueError(must_be("the module's output", "probabilities for criterion NLLLoss", "negative", advice))
-    if message := second_softmax(outputs, criterion):
-        warn(message, SettingsWarning)
 
 
 def check_width_is_known(net: NeuralNet, shape: tuple[int, ...]) -> None:
@@ -231,12 +235,44 @@ def check_indices(targets: Any, outputs: Any, criterion: Any) -> None:
         raise ValueError(must_be("the targets", rule, outside[0].item(), advice))
 
 
-def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
+TWICE = "The module's outputs are "  # the start of the two messages below
+
+
+def second_activation(outputs: torch.Tensor, criterion: Any) -> str:
+    """Return a warning if a module applies the softmax or sigmoid that its loss applies as well, else ""."""
+    return _second_softmax(outputs, criterion) or _second_sigmoid(outputs, criterion)
+
+
+def _second_sigmoid(outputs: torch.Tensor, criterion: Any) -> str:
+    """Return a warning if outputs are those of a sigmoid and the loss expects logits, else "".
+
+    It is read from the graph of the gradient: the logits of an untrained net may all be between 0 and 1.
+
+    >>> logits = torch.tensor([0.2, 0.4], requires_grad=True)
+    >>> _second_sigmoid(logits.sigmoid()[:, None], nn.BCEWithLogitsLoss())[:46]
+    "The module's outputs are those of a sigmoid, a"
+    >>> _second_sigmoid(logits * 1, nn.BCEWithLogitsLoss())
+    ''
+    """
+    if getattr(type(criterion), "forward", None) is not nn.BCEWithLogitsLoss.forward:  # a subclass may not apply one
+        return ""
+    step: Any = outputs.grad_fn
+    while step is not None and re.match("(Uns|S)queeze|View|UnsafeView|ReshapeAlias|Select|Slice", step.name()):
+        step = step.next_functions[0][0]
+    if step is None or not step.name().startswith("SigmoidBackward"):
+        return ""
+    return (
+        f"{TWICE}those of a sigmoid, and BCEWithLogitsLoss applies another one, so that every prediction is positive. "
+        "Leave the sigmoid out of the module, or pass criterion=torch.nn.BCELoss."
+    )
+
+
+def _second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
     """Return a warning if outputs (n_rows, n_classes, ...) are probabilities and the loss expects logits, else "".
 
-    >>> second_softmax(torch.rand(2, 3).softmax(1), nn.CrossEntropyLoss())[:47]
+    >>> _second_softmax(torch.rand(2, 3).softmax(1), nn.CrossEntropyLoss())[:47]
     "The module's outputs are probabilities, as of a"
-    >>> second_softmax(torch.full((2, 3), torch.nan), nn.CrossEntropyLoss())
+    >>> _second_softmax(torch.full((2, 3), torch.nan), nn.CrossEntropyLoss())
     ''
     """
     applies_softmax = getattr(type(criterion), "forward", None) is nn.CrossEntropyLoss.forward  # a subclass may not
@@ -246,7 +282,7 @@ def second_softmax(outputs: torch.Tensor, criterion: Any) -> str:
     if not ((outputs >= 0).all() and ((outputs.sum(1) - 1).abs() <= 1e-3).all()):  # NaN are no probabilities
         return ""
     return (
-        "The module's outputs are probabilities, as of a softmax, and CrossEntropyLoss applies another softmax to "
+        f"{TWICE}probabilities, as of a softmax, and CrossEntropyLoss applies another softmax to "
         "them, which slows learning. Leave the softmax out of the module, or pass criterion=torch.nn.NLLLoss."
     )
 

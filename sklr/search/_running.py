@@ -20,7 +20,8 @@ from sklr.experiment.datasets import Brought, check_no_sampler, with_params
 from sklr.experiment.experiment import Cell, Experiment
 from sklr.experiment.folds import seeded
 from sklr.experiment.validation_set import fixed_fold
-from sklr.experiment.wrappers import criterion_of
+from sklr.experiment.wrappers import criterion_of, net_of
+from sklr.nets._mistakes import TWICE
 from sklr.search._choice import extension
 from sklr.search._cv_results import Record, warn_about_refit
 from sklr.search._evaluator import Evaluator
@@ -158,7 +159,9 @@ class TrainingSearchCV(ConcludingSearchCV):
         stream = nullcontext() if self.random_state is None else RandomStream(int(seed))
         start = time.time()
         with tasks.refit(best), stream, ctrl_c_comes_through(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SettingsWarning)  # was issued before the search
+            needs_rows = net_of(best) is not best or not hasattr(experiment.X, "shape")
+            but = f"(?!{TWICE})" if needs_rows else ""  # all others were issued before the search
+            warnings.filterwarnings("ignore", but, SettingsWarning)
             best.fit(*data, **fit_params)
         self.best_estimator_, self.refit_time_ = best, time.time() - start
         if is_lost(best):

@@ -455,6 +455,38 @@ def test_a_softmax_before_cross_entropy_is_said_once(module, engine):
     net.set_params(criterion="nll").fit(X, Y)
 
 
+class Sigmoid(MLP):
+    def forward(self, X):
+        return super().forward(X).sigmoid().squeeze(1)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+def test_a_sigmoid_before_a_loss_of_logits_is_said_once(engine):
+    net = NeuralNetBinaryClassifier(Sigmoid, module__hidden=(3,), max_epochs=2, batch_size=16, random_state=0)
+    with pytest.warns(
+        SettingsWarning, match="^The module's outputs are those of a sigmoid.* criterion=torch.nn.BCELoss"
+    ):
+        net.fit(X, Y)
+    with pytest.warns(SettingsWarning, match="Leave the sigmoid out") as caught:
+        search(net, engine=engine, refit=False).fit(X, Y)
+    assert [w.category for w in caught] == [SettingsWarning]
+    net.set_params(criterion="bce").fit(X, Y)
+    bounded = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid(), nn.Linear(1, 1))  # logits, perhaps all between 0 and 1
+    search(NeuralNetBinaryClassifier(bounded, max_epochs=1, random_state=0)).fit(X, Y)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "sequential"])
+@pytest.mark.parametrize("kind", ["a pipeline", "a Dataset"])
+def test_in_a_pipeline_and_of_a_dataset_a_softmax_is_said_by_the_refit(kind, engine):
+    net = NeuralNetClassifier(Probabilities, module__hidden=(3,), max_epochs=1, random_state=0)
+    in_pipeline = kind == "a pipeline"
+    estimator = make_pipeline(StandardScaler(), net) if in_pipeline else net
+    data = (X, Y) if in_pipeline else (TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)),)
+    with pytest.warns(SettingsWarning, match="as of a softmax") as caught:
+        LRGridSearchCV(estimator, lrs=[0.1, 0.3], cv=2, engine=engine, random_state=0).fit(*data)
+    assert [w.category for w in caught] == [SettingsWarning]
+
+
 class OfProbabilities(nn.CrossEntropyLoss):
     def forward(self, proba, y):
         return nn.functional.nll_loss(torch.log(proba + 1e-6), y)
