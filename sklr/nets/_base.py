@@ -294,10 +294,18 @@ class BaseNet(CallbackSupportMixin, NetParts):
         return super().forward_iter(X, training=training, device=device)
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
-        """Return the module's outputs for a batch; floats in it are cast to the module's dtype."""
+        """Return the module's outputs for a batch; floats in it are cast to the module's dtype.
+
+        An error of the module gets a note about its input: PyTorch's seldom name the shape and the dtype of the rows.
+        """
         dtype = data.float_dtype(self.module_)
         x = to_tensor(x, device=self.device)
-        return super().infer(x if dtype is None else data.cast_floats(x, dtype), **fit_params)
+        x = x if dtype is None else data.cast_floats(x, dtype)
+        try:
+            return super().infer(x, **fit_params)
+        except Exception as error:
+            error.add_note(data.input_note(x))
+            raise
 
     def initialize_criterion(self) -> BaseNet:
         """Create the criterion, as in skorch, and remember how its outputs become probabilities."""

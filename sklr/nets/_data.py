@@ -187,6 +187,30 @@ def _first_row(dataset: torch.utils.data.Dataset) -> tuple[int | None, int | Non
     return n_inputs, int(np.prod(np.shape(y)))
 
 
+def input_note(x: Any) -> str:
+    """Return a sentence about a batch that a module could not compute with.
+
+    >>> input_note(torch.tensor([[3, 0], [9, 1]]))
+    'The module was given a batch of shape (2, 2), int64 from 0 to 9. Integers stay integers, as for nn.Embedding.'
+    >>> input_note({"X": torch.ones(5, 3), "mask": None})
+    'The module was given a batch of X: shape (5, 3), float32; mask: NoneType.'
+    """
+    if isinstance(x, Mapping):
+        return f"The module was given a batch of {'; '.join(f'{k}: {_described(part)}' for k, part in x.items())}."
+    integers = isinstance(x, Tensor) and not x.is_floating_point() and x.dtype != torch.bool
+    return (
+        f"The module was given a batch of {_described(x)}.{' Integers stay integers, as for nn.Embedding.' * integers}"
+    )
+
+
+def _described(x: Any) -> str:
+    if not isinstance(x, Tensor):
+        return type(x).__name__
+    text = f"shape {tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}"
+    whole = x.device.type == "cpu" and x.numel() > 0 and not (x.is_floating_point() or x.is_complex())
+    return f"{text} from {int(x.min())} to {int(x.max())}" if whole else text  # a failed CUDA device cannot be read
+
+
 def class_codes(y: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
     """Return the index of each label in `classes`, int64 of shape (n_samples,); None if a label is not in `classes`.
 

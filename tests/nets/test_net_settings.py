@@ -299,6 +299,31 @@ def test_rows_of_which_the_width_is_not_inferred_are_answered_with_a_shape(train
         train(classifier())(torch.from_numpy(X[:, None]), Y)
 
 
+CONVOLUTION = partial(nn.Sequential, nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+WORDS = partial(nn.Sequential, nn.Embedding(5, 2), nn.Flatten(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "rows", "note"),
+    [
+        (partial(nn.Linear, 7, 2), X, r"a batch of shape \(\d+, 4\), float32\."),
+        (
+            CONVOLUTION,
+            np.full((40, 1, 4, 4), 255, "uint8"),
+            r"\(\d+, 1, 4, 4\), uint8 from 255 to 255. Integers stay int",
+        ),
+        (WORDS, np.full((40, 4), 5), r"\(\d+, 4\), int64 from 5 to 5"),
+    ],
+)
+def test_an_error_of_the_module_says_what_it_was_given(module, rows, note):
+    net = NeuralNetClassifier(module, max_epochs=1)
+    with pytest.raises((RuntimeError, IndexError)) as caught:
+        net.fit(rows, Y)
+    assert re.search(note, caught.value.__notes__[0])
+    with pytest.raises(ValueError, match=rf"^All the 4 fits failed: .* The module was given .*{note}"):
+        search(net).fit(rows, Y)
+
+
 class OfOtherNames(nn.Linear):
     def __init__(self, n_in, n_out):
         super().__init__(n_in, n_out)
