@@ -15,6 +15,7 @@ from sklr.experiment.lr_param import LR_NAMES, is_number
 from sklr.experiment.wrappers import trains_nets
 from sklr.search.proposals.dimension_types import Choices, Dimension, Quantiles, Range
 
+DECADES = 100  # high / low above which a linear scale is hardly meant for a learning rate
 RATIO = 10  # high / low of a two-number list; closer numbers are likely meant as two choices
 
 
@@ -119,6 +120,24 @@ def warn_of_two_choices(what: str, given: Any, present: Any, lr: bool) -> None:
         f"them write ({low!r}, {high!r}{log}).",
         UserWarning,
     )
+
+
+def warn_of_linear_lr(what: str, dimension: Dimension) -> None:
+    """Warn about a range of learning rates that covers decades on a linear scale, where low ones are hardly tried.
+
+    Parameters
+    ----------
+    what : str
+        Its name in the warning, such as `"search_spaces['lr']"`.
+    dimension : Dimension
+    """
+    if isinstance(dimension, Range) and not dimension.log and dimension.high > DECADES * dimension.low > 0:
+        low, high = dimension.low, dimension.high
+        warn(
+            f"{what} is a range on a linear scale, so nine of ten values are above {high / 10:.3g}, and those near "
+            f"{low:.3g} are hardly tried. For a logarithmic scale write ({low!r}, {high!r}, 'log-uniform').",
+            UserWarning,
+        )
 
 
 def has_lr(names: Iterable[str], lr_param: str | None) -> bool:

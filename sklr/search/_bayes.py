@@ -19,7 +19,15 @@ from skopt import Optimizer
 
 from sklr._utils.validation import check_count
 from sklr.experiment.lr_param import check_names, find_lr_param, range_to_search
-from sklr.search._advice import check_lr_dimension, has_lr, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
+from sklr.search._advice import (
+    check_lr_dimension,
+    has_lr,
+    is_lr,
+    lr_now,
+    warn_of_idle_settings,
+    warn_of_linear_lr,
+    warn_of_two_choices,
+)
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._study import Ledger
 from sklr.search.proposals.dimension_types import Dimension, Range
@@ -255,7 +263,10 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         present = self.estimator.get_params()
         for space in spaces:
             for name, given in space.items():
-                warn_of_two_choices(f"search_spaces[{name!r}]", given, present.get(name), is_lr(name, self.lr_param))
+                what, lr = f"search_spaces[{name!r}]", is_lr(name, self.lr_param)
+                warn_of_two_choices(what, given, present.get(name), lr)
+                if lr:
+                    warn_of_linear_lr(what, to_dimension(what, given))
 
     def _surrogate(self, space: Subspace, n_iter: float, random_state: np.random.RandomState) -> Surrogate:
         n_points = 1 if self.n_points is None and self._callbacks else self.n_points

@@ -19,7 +19,15 @@ from sklr._utils.quiet_optuna import quiet_study
 from sklr._utils.validation import check_count, must_be
 from sklr._utils.warnings import warn
 from sklr.experiment.lr_param import check_names, find_lr_param, range_to_search
-from sklr.search._advice import check_lr_dimension, has_lr, is_lr, lr_now, warn_of_idle_settings, warn_of_two_choices
+from sklr.search._advice import (
+    check_lr_dimension,
+    has_lr,
+    is_lr,
+    lr_now,
+    warn_of_idle_settings,
+    warn_of_linear_lr,
+    warn_of_two_choices,
+)
 from sklr.search._base import BaseLRSearchCV
 from sklr.search._evaluator import Evaluator
 from sklr.search._interrupts import stopped_by_callback
@@ -261,6 +269,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         super()._advise()
         if self.param_distributions is not None:
             warn_of_idle_settings(self, "param_distributions", [self.param_distributions])
+        for name in filter(partial(is_lr, lr_param=self.lr_param), asked := self._asked()):
+            warn_of_linear_lr(f"param_distributions[{name!r}]", asked[name].dimension)
         if isinstance(self.sampler, GridSampler | BruteForceSampler):
             return  # these samplers try every choice of a list, so a list is what their users mean
         present = self.estimator.get_params()

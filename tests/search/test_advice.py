@@ -32,7 +32,7 @@ def warnings_of(search):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         search.fit(X, Y)
-    ours = [w for w in caught if re.search("has no effect|two choices", str(w.message))]
+    ours = [w for w in caught if re.search("has no effect|two choices|linear scale", str(w.message))]
     assert all(w.filename == __file__ for w in ours), "they point at the user's line"
     return [str(w.message) for w in ours]
 
@@ -50,12 +50,15 @@ def warnings_of(search):
         ({"lr": [1e-4, 1e-3, 1e-2]}, None),
         ({"lr": [0.1]}, None),
         ({"lr": (1e-4, 1e-2)}, None),
+        ({"lr": (1e-5, 0.1)}, "nine of ten values are above 0.01, and those near 1e-05 are hardly tried. For a log"),
+        ({"lr": (1e-5, 0.1, "log-uniform")}, None),
+        ({"optimizer__weight_decay": (1e-5, 0.1)}, None),
         ({"optimizer": ["sgd", "adam"]}, None),
         ({"iterator_train__shuffle": [True, False]}, None),
     ],
     ids=str,
 )
-def test_a_list_of_two_numbers_is_said_to_be_two_choices(kind, given, warned):
+def test_a_list_of_two_numbers_and_a_linear_range_of_lrs_are_said_to_be_so(kind, given, warned):
     said = warnings_of(small(kind, given))
     assert len(said) == (warned is not None)
     assert warned is None or warned in said[0]
