@@ -11,8 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from sklr.engines import StackedEngine
 from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
+from sklr.engines.stacked.kernels import module_call
 from sklr.engines.stacked.kernels.module_call import in_blocks
 from sklr.engines.stacked.kernels.recurrent import BatchableRecurrence
+from sklr.engines.stacked.model.stack import ModelStack
 from sklr.engines.stacked.setup.run_bytes import LiveBytes, measure_run
 
 
@@ -102,3 +104,32 @@ def test_predictions_that_are_the_rows_themselves_are_not_overwritten_by_the_nex
     rows = torch.randn(10, 3)
     found = in_blocks(lambda x: {"same": x.unsqueeze(0)}, PackRows([CellRows.all_of(rows)]), at_most=3)
     assert torch.equal(found["same"][0, 0], rows)
+
+
+class Likelihood(nn.Module):
+    """Of a Gaussian process: the covariance of a batch that has a row twice is singular."""
+
+    def forward(self, outputs, y):
+        covariance = torch.exp(-(outputs[:, None] - outputs[None]).square().sum(2))
+        root = torch.linalg.cholesky(covariance)
+        whitened = torch.linalg.solve_triangular(root, y.double().unsqueeze(1), upper=False)
+        return whitened.square().mean() + root.diagonal().log().mean()
+
+
+def test_it_is_measured_on_rows_as_they_are_trained_on():
+    net = classifier(module=lambda: nn.Linear(6, 8).double(), criterion=Likelihood, batch_size=20)
+    given = experiment(net, scoring=lambda *_: 0.0)
+    groups, refused = StackedEngine().prepared(given, [{"lr": 1e-4}])
+    assert not refused
+    assert measure_run(groups[0]).step > 20 * 20 * 8
+
+
+def test_no_more_rows_are_predicted_than_a_stack_predicts_at_once(monkeypatch):
+    module = mlp(NORM)
+    _, usual = measured(module)
+    monkeypatch.setattr(module_call, "NUMBERS", 6 * 5)  # of 34 validation rows five at once
+    called, outputs = [], ModelStack.outputs
+    monkeypatch.setattr(ModelStack, "outputs", lambda self, x: called.append(x.shape) or outputs(self, x))
+    _, few = measured(module)
+    assert called[-1] == (1, 5, 6)
+    assert few.outputs == pytest.approx(usual.outputs, rel=0.1)

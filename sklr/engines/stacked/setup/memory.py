@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from sklr.engines.stacked.audit.batches import MOST_NUMBERS
 from sklr.engines.stacked.data.index_batches import RedrawnEpochs, widest
-from sklr.engines.stacked.kernels.module_call import NUMBERS, ROWS, rows_at_once
+from sklr.engines.stacked.kernels.module_call import NUMBERS, rows_at_once
 from sklr.engines.stacked.model.feed import most_gathered
 from sklr.engines.stacked.model.group import Group, GroupCell
 from sklr.engines.stacked.setup.packing import Chosen
@@ -121,7 +121,7 @@ def _outputs_bytes(group: Group, n_members: int, run: RunBytes) -> int:
         return rows
     n_rows = -(-n_test // -(-n_test // rows_at_once(n_cells, max(1, row // 4))))  # as `in_blocks` divides them
     n_runs = traits.blocks.without_draws.n_runs(n_cells, n_members, n_rows)
-    return rows + _on_heap(group, n_runs * run.outputs * n_rows // min(n_test, ROWS))
+    return rows + _on_heap(group, n_runs * n_rows * run.outputs)
 
 
 def _tables_bytes(group: Group) -> int:

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.index_batches import widest
-from sklr.engines.stacked.kernels.module_call import ROWS, rng_kept
-from sklr.engines.stacked.model.group import Group
+from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.index_batches import map_tensors, widest
+from sklr.engines.stacked.kernels.module_call import ROWS, first_tensor, rng_kept, rows_at_once
+from sklr.engines.stacked.model.group import Group, GroupCell
 
 
 class RunBytes(NamedTuple):
@@ -30,7 +31,7 @@ class RunBytes(NamedTuple):
     batch : int
         Of the batch itself, which all candidates of a cell share.
     outputs : int
-        As `step`, of predictions of the validation rows, or of as many as are predicted at once.
+        As `step`, of the predictions of one validation row.
     """
 
     state: int
@@ -84,26 +85,37 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def measure_run(group: Group) -> RunBytes:
-    """Measure one run of a group in its first cell, on repeated rows."""
+    """Measure one run of a group in its first cell, on rows of that: made-up rows might not be valid ones."""
     group_cell = group.group_cells[0]
-    n_rows = max(map(len, widest(group_cell.pack_cell.epochs)))
-    x, y = _repeated(group.stack_args["example"], min(n_rows, ROWS))
-    x_test, _ = _repeated(group.stack_args["example"], min(group_cell.x_test.n_rows, ROWS))
-    with rng_kept(x), LiveBytes() as live:
+    batch, n_rows = _largest_batch(group_cell)
+    x_test = _first_rows(group_cell.x_test)
+    with rng_kept(batch.x), LiveBytes() as live:
         stack = group._replace(group_cells=[group_cell]).build([0])
         built = live.restart()
-        stack.write_gradients(Batch(x, y))
+        stack.write_gradients(batch)
         step, kept = live.peak - built, live.now - built
         stack.release_memory()
-        stack.step(torch.zeros(1, 1), Batch(x, y))
+        stack.step(torch.zeros(1, 1), batch)
         stack.release_memory()
         state = live.restart()
         stack.outputs(x_test)
-    share = max(1.0, n_rows / ROWS)
-    batch = sum(t.nbytes for t in tree_leaves(x))
-    return RunBytes(state, int(step * share), int(kept * share), int(batch * share), live.peak - state)
+    share, n_test = max(1.0, n_rows / ROWS), first_tensor(x_test).shape[1]
+    of_batch = sum(t.nbytes for t in tree_leaves(batch.x))
+    return RunBytes(
+        state, int(step * share), int(kept * share), int(of_batch * share), -(-(live.peak - state) // n_test)
+    )
 
 
-def _repeated(example: Any, n_rows: int) -> Any:
-    """Return `n_rows` rows of a cell, (1, n_rows, ...)."""
-    return tree_map(lambda t: t[torch.arange(n_rows, device=t.device) % len(t)].unsqueeze(0), example)
+def _largest_batch(group_cell: GroupCell) -> tuple[Batch, int]:
+    """Return the cell's largest batch, or its first `ROWS` rows, and how many it has in all."""
+    pack_cell = group_cell.pack_cell
+    largest = max(widest(pack_cell.epochs), key=len)
+    rows = largest[:ROWS] % pack_cell.x.n_rows  # of a stream only the first batch is known
+    x, y = pack_cell.x.take(rows), map_tensors(lambda t: t[torch.from_numpy(rows).to(t.device)], pack_cell.y)
+    return Batch(*tree_map(lambda t: t.unsqueeze(0), (x, y))), len(largest)
+
+
+def _first_rows(rows: CellRows) -> Any:
+    """Return as many validation rows, (1, n_rows, ...), as are predicted at once: of large ones only a few are."""
+    row_numel = max(t[0].numel() for t in tree_leaves(rows.tensors))
+    return tree_map(lambda t: t.unsqueeze(0), rows.take(slice(rows_at_once(1, row_numel))))
