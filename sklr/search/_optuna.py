@@ -256,7 +256,8 @@ select, confidence, extend, pruner, timeout, storage, study_name, resume, progre
         check_names(self.estimator, given)
         if self.lr_range is not None and not has_lr(given, self.lr_param):
             given = {**given, find_lr_param(self.estimator, self.lr_param): lr}
-        asked = {name: ask_for(f"param_distributions[{name!r}]", value) for name, value in given.items()}
+        ask = partial(ask_for, stored=self.storage is not None)
+        asked = {name: ask(f"param_distributions[{name!r}]", value) for name, value in given.items()}
         for name in filter(partial(is_lr, lr_param=self.lr_param), asked):
             now = lr_now(self.estimator, name, asked)
             check_lr_dimension(f"param_distributions[{name!r}]", asked[name].dimension, now)

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from killable import Slow, X, Y, comparable
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb.models import BaseModel
 from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -23,7 +24,7 @@ from scipy import sparse
 from sklearn.model_selection import GroupKFold, KFold
 from sqlalchemy.exc import OperationalError, PendingRollbackError
 
-from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError
+from sklr import BayesSearchCV, LRGridSearchCV, OptunaSearchCV, StorageError, StorageWarning, StudyError, load_search
 from sklr.search.storage import workers
 from sklr.search.storage.describe import describe, said
 from sklr.search.storage.fingerprint import MAY_CHANGE, _entries_of, candidate_key, differences, may_change
@@ -247,6 +248,20 @@ def test_more_trials_go_on_from_those_there_are(tmp_path, make, counts, file):
         kept = max(kept, lrs_of(search), key=len)
         assert len(set(kept)) == len(kept)
         assert len(search.study_.trials) == len(kept)
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution:UserWarning")
+@pytest.mark.parametrize("file", ["s.db", "s.log"])
+def test_optunas_choices_need_not_be_what_json_keeps(tmp_path, file):
+    shapes = ((8,), (4, 4), None)  # JSON gives tuples back as lists, which are none of the choices
+    space = {"lr": FloatDistribution(1e-3, 1.0, log=True), "given": CategoricalDistribution(shapes)}
+    for n, n_fits in ((5, 15), (12, 21)):
+        search = optuna_of(n, param_distributions=space, storage=tmp_path / file)
+        assert fits_of(search) == n_fits
+    loaded = load_search(tmp_path / file, "s")
+    assert search.cv_results_["params"] == loaded.cv_results_["params"]
+    assert {params["given"] for params in loaded.cv_results_["params"]} == set(shapes)
+    assert fits_of(loaded.set_params(estimator=Counted(), n_trials=14, refit=False)) == 6
 
 
 @pytest.mark.one_fast

@@ -17,6 +17,8 @@ from sklr.search.proposals.dimension_types import Choices, Dimension
 from sklr.search.proposals.dimensions import to_dimension
 from sklr.search.proposals.optuna_samplers import SAMPLERS
 
+JSON = (str, int, float, bool, type(None))  # what Optuna's storages give back as it was
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -26,8 +28,11 @@ class Asked:
     distribution: BaseDistribution
 
 
-def ask_for(what: str, given: Any) -> Asked:
-    """Return the distribution and the dimension of a parameter; Optuna's own distributions are used unchanged.
+def ask_for(what: str, given: Any, *, stored: bool = False) -> Asked:
+    """Return the distribution and the dimension of a parameter.
+
+    Optuna's own distributions are used unchanged, unless the study is `stored` and has to write choices as JSON:
+    a tuple would come back as a list, which is none of the choices. Such choices are written as labels.
 
     >>> from optuna.distributions import CategoricalDistribution
     >>> ask_for("x", [None, 3]).distribution, ask_for("x", CategoricalDistribution([None, 3])).distribution
@@ -37,6 +42,8 @@ def ask_for(what: str, given: Any) -> Asked:
     if not isinstance(given, BaseDistribution):
         return Asked(dimension, dimension.optuna())
     if isinstance(dimension, Choices) and isinstance(given, CategoricalDistribution):
+        if stored and not all(isinstance(choice, JSON) for choice in given.choices):
+            return Asked(dimension, dimension.optuna())
         dimension = replace(dimension, verbatim=True)
     return Asked(dimension, given)
 
