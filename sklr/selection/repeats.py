@@ -40,6 +40,9 @@ class SearchVariance(ShownAsText):
     >>> print(SearchVariance(0.12, (0.02, 0.05), 0.0013))
     with other seeds and folds the search would choose an lr from 0.02 to 0.05 (9 of 10 times), which costs 0.0013 of
     the score on average
+    >>> print(SearchVariance(0.01, (0.1, 0.1), 0.0013))
+    with other seeds and folds the search would choose lr 0.1 (9 of 10 times), which costs 0.0013 of
+    the score on average
     """
 
     decades: float
@@ -52,8 +55,10 @@ class SearchVariance(ShownAsText):
             return "the scores do not tell what the search would choose with other seeds and folds"
         if self.decades == 0:
             return f"with other seeds and folds the search would choose the same lr, {low:.3g}"
+        same = f"{low:.3g}" == f"{high:.3g}"
+        chosen = f"lr {low:.3g}" if same else f"an lr from {low:.3g} to {high:.3g}"
         return (
-            f"with other seeds and folds the search would choose an lr from {low:.3g} to {high:.3g} (9 of 10 times),\n"
+            f"with other seeds and folds the search would choose {chosen} (9 of 10 times),\n"
             f"which costs {self.cost:.2g} of the score on average"
         )
 

@@ -26,7 +26,7 @@ from sklr.nets import _data as data
 
 NOT_SPLIT = (
     "train_split gives rows that are read batch by batch, and a stack evaluates held-out rows from memory: set it to "
-    "None, since the folds validate"
+    "None, since the folds validate, and give a fixed validation set to the search: fit(train, validation=valid)"
 )
 
 
