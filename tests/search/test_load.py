@@ -7,6 +7,7 @@ import optuna
 import pytest
 from killable import Slow, X, Y, comparable, search_of
 from optuna.storages import InMemoryStorage
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, ShuffleSplit
@@ -148,6 +149,19 @@ def test_what_is_not_stored_has_to_be_given_before_a_fit(monkeypatch):
         again.set_params(estimator=estimator, cv=Halves(2, shuffle=True, random_state=0)).fit(X, Y)
     monkeypatch.setattr("sklr.search._evaluator.pick_engine", None)
     assert len(again.set_params(param_grid=grid).fit(X, Y).cv_results_["params"]) == 4
+
+
+def test_folds_given_as_row_numbers_do_not_fill_the_study():
+    storage, estimator = InMemoryStorage(), DummyClassifier()
+    rows, y = np.zeros((6000, 1)), np.arange(6000) % 2
+    folds = list(KFold(3, shuffle=True, random_state=0).split(rows))
+    LRGridSearchCV(
+        estimator, {"strategy": ["prior", "uniform"]}, cv=folds, storage=storage, study_name="s", random_state=0
+    ).fit(rows, y)
+    stored = storage.get_study_user_attrs(storage.get_all_studies()[0]._study_id)
+    assert len(str(stored)) < 10_000
+    with pytest.raises(StudyError, match=r"^estimator and cv must be set"):
+        sklr.load_search(storage).fit(rows, y)
 
 
 def test_the_function_of_a_refit_is_missed():

@@ -21,23 +21,42 @@ SPLITTERS = (
     *(ms.RepeatedStratifiedKFold, ms.ShuffleSplit, ms.StratifiedShuffleSplit, ms.GroupShuffleSplit, ms.LeaveOneOut),
 )
 SPACES = (od.FloatDistribution, od.IntDistribution, od.CategoricalDistribution, sk.Real, sk.Integer, sk.Categorical)
+MOST_ITEMS = 1000  # of a parameter: every search of a study writes its parameters
 KINDS = {kind.__name__: kind for kind in (*SPLITTERS, *SPACES)}
 
 
 def written(value: Any) -> str | None:
-    """Return a text from which `evaluate` gives an equal value back, None if there is none.
+    """Return a text from which `evaluate` gives an equal value back, None if there is none, or only a long one.
 
-    NumPy's numbers are written as Python's, and arrays as lists.
+    NumPy's numbers are written as Python's, and arrays as lists. Folds that are given as row numbers are not written.
 
     >>> written({"lr": np.geomspace(0.01, 1, 3)}), written(ms.KFold(3)), written(len)
     ("{'lr': [0.01, 0.1, 1.0]}", 'KFold(n_splits=3, random_state=None, shuffle=False)', None)
     """
+    if _n_items(value) > MOST_ITEMS:
+        return None
     try:
         value = _plain(value)
         text = repr(value)
         return text if describe(evaluate(text)) == describe(value) else None
     except (ValueError, TypeError, KeyError, SyntaxError, MemoryError, RecursionError):
         return None
+
+
+def _n_items(value: Any) -> int:
+    """Return how many values a structure has, counting up to `MOST_ITEMS`.
+
+    >>> _n_items([(np.arange(3), "abc")] * 2), _n_items([np.arange(10**6)] * 9) > MOST_ITEMS
+    (8, True)
+    """
+    if isinstance(value, np.ndarray):
+        return int(value.size)
+    n = 0
+    for item in value.values() if type(value) is dict else value if type(value) in (list, tuple) else ():
+        n += _n_items(item)
+        if n > MOST_ITEMS:
+            return n
+    return n or 1
 
 
 def _plain(value: Any) -> Any:
