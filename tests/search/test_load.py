@@ -178,7 +178,8 @@ def test_a_study_of_ones_own_and_what_diverged(tmp_path):
     study = optuna.create_study(storage=storage, study_name="mine", direction="maximize")
     estimator = net(optimizer="sgd", max_epochs=1)
     space = {"lr": optuna.distributions.FloatDistribution(0.01, 1e30, log=True)}
-    study.enqueue_trial({"lr": 0.01})
+    for lr in (0.01, 1e30):
+        study.enqueue_trial({"lr": lr})
     search = OptunaSearchCV(estimator, space, n_trials=3, study=study, cv=CV, random_state=0)
     with pytest.warns(DivergedWarning):
         search.fit(X, Y)
