@@ -104,11 +104,13 @@ def _seed_cuda(seed: int) -> None:
 
 
 def global_state() -> tuple[Any, ...]:
+    """Return the states of the global generators of torch, on all devices, and NumPy."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.random.get_rng_state(), cuda, np.random.get_state()
 
 
 def set_global_state(state: tuple[Any, ...]) -> None:
+    """Set the global generators to what `global_state` returned."""
     cpu, cuda, numpy_state = state
     torch.random.set_rng_state(cpu)
     if cuda and torch.cuda.device_count() >= len(cuda):  # a stream may have been pickled on a machine with more GPUs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any
@@ -45,10 +45,13 @@ def without_address(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def unknown_name(what: str, value: Any, known: Iterable[str], others: str = "") -> ValueError:
+def unknown_name(
+    what: str, value: Any, known: Iterable[str], others: str = "", elsewhere: Mapping[str, str] | None = None
+) -> ValueError:
     """Return the error for an unknown name: it lists the known names, and suggests the closest one.
 
-    `others` says in words which other names are valid.
+    `others` says in words which other names are valid. `elsewhere` maps names that other libraries use to the names
+    here, which are suggested first.
 
     Examples
     --------
@@ -60,6 +63,8 @@ def unknown_name(what: str, value: Any, known: Iterable[str], others: str = "") 
     names = list(known)
     near = get_close_matches(str(value).lower(), names, n=1)
     rule = f"one of {', '.join(map(repr, names))}{f', or {others}' if others else ''}"
+    if (meant := (elsewhere or {}).get(value)) in names:
+        return ValueError(must_be(what, rule, value, f"It is called {meant!r} here."))
     return ValueError(must_be(what, rule, value, f"Did you mean {near[0]!r}?" if near else ""))
 
 

@@ -29,6 +29,7 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 def is_the_users(frame: FrameType) -> bool:
+    """Whether a frame runs code of the user's own, and not of a library."""
     return not is_a_library(frame.f_globals.get("__name__", ""))
 
 

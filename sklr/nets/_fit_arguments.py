@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from sklr._utils.validation import must_be, unknown_name
+from sklr._utils.validation import unknown_name
 
 OF_FIT = ("X", "y", "sample_weight")
 _CALLED_ELSEWHERE = {  # in the range tests of fastai, Lightning and torch-lr-finder
@@ -62,8 +62,4 @@ def unknown_argument(called: str, name: str, known: list[str], others: str) -> V
     an argument of lr_range_test must be one of 'lr_range', or one that MLP.forward takes, got 'end_lr'.
     It is called 'lr_range' here.
     """
-    what, meant = f"an argument of {called}", _CALLED_ELSEWHERE.get(name)
-    if meant not in known:
-        return unknown_name(what, name, known, others)
-    rule = f"one of {', '.join(map(repr, known))}, or {others}"
-    return ValueError(must_be(what, rule, name, f"It is called {meant!r} here."))
+    return unknown_name(f"an argument of {called}", name, known, others, _CALLED_ELSEWHERE)

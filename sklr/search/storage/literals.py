@@ -13,6 +13,7 @@ import numpy as np
 import optuna.distributions as od
 import sklearn.model_selection as ms
 import skopt.space as sk
+from torch.utils._pytree import tree_leaves
 
 from sklr.search.storage.describe import describe
 
@@ -44,19 +45,12 @@ def written(value: Any) -> str | None:
 
 
 def _n_items(value: Any) -> int:
-    """Return how many values a structure has, counting up to `MOST_ITEMS`.
+    """Return how many values a structure has.
 
     >>> _n_items([(np.arange(3), "abc")] * 2), _n_items([np.arange(10**6)] * 9) > MOST_ITEMS
     (8, True)
     """
-    if isinstance(value, np.ndarray):
-        return int(value.size)
-    n = 0
-    for item in value.values() if type(value) is dict else value if type(value) in (list, tuple) else ():
-        n += _n_items(item)
-        if n > MOST_ITEMS:
-            return n
-    return n or 1
+    return sum(leaf.size if isinstance(leaf, np.ndarray) else 1 for leaf in tree_leaves(value))
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from skorch.helper import SliceDataset
 from test_agreement import LRS, Double, X, Y, assert_agree, both, classifier, experiment
+from test_stack_reasons import Identity
 from torch import nn
 
 from sklr import MLP
@@ -383,18 +384,10 @@ def test_a_difference_that_other_weights_do_not_show_is_no_reason(always, monkey
     assert len(compared) == 3 if always else len(compared) > 10
 
 
-class WarmedUp(torch.autograd.Function):
+class WarmedUp(Identity):
     """The gradients of the first calls in this process are halved."""
 
     generate_vmap_rule, n_calls, n_halved = True, 0, 0
-
-    @staticmethod
-    def forward(x):
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
 
     @staticmethod
     def backward(ctx, gradient):

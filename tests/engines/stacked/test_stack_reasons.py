@@ -30,9 +30,7 @@ class Custom(nn.Module):
         return self.forward_(self, x)
 
 
-class Mistaken(torch.autograd.Function):
-    """The identity, with a rule for mapping that is wrong."""
-
+class Identity(torch.autograd.Function):
     @staticmethod
     def forward(x):
         return x.clone()
@@ -44,6 +42,10 @@ class Mistaken(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient
+
+
+class Mistaken(Identity):
+    """With a rule for mapping that is wrong."""
 
     @staticmethod
     def vmap(info, in_dims, x):

@@ -108,14 +108,19 @@ def _other_sizes(pack_cells: Sequence[PackCell], known: set[int]) -> list[int]:
 
 def _rare_batches(pack_cell: PackCell, seen: np.ndarray, size: int) -> list[np.ndarray]:
     """Return batches of rows that hold a value which none of the rows in `seen` has."""
-    searched = rows_to_search(pack_cell.x, seen)
-    x, y = pack_cell.x.take(searched), map_tensors(lambda t: t[torch.from_numpy(searched)], pack_cell.y)
-    rows = searched[rare_rows(tree_leaves((x, y)), np.searchsorted(searched, seen))][: MOST_RARE * size]
+    rows = search_rare(pack_cell.x, seen, pack_cell.y)[: MOST_RARE * size]
     if not len(rows):
         return []
     n_batches = -(-len(rows) // size)
     fill = np.resize(np.concatenate([rows, seen]), n_batches * size)
     return list(fill.reshape(n_batches, size))
+
+
+def search_rare(x: CellRows, seen: np.ndarray, y: Any = ()) -> np.ndarray:
+    """Return the rows that hold a value, or a target in `y`, which none of the rows in `seen` has."""
+    searched = rows_to_search(x, seen)
+    targets = map_tensors(lambda t: t[torch.from_numpy(searched)], y)
+    return searched[rare_rows(tree_leaves((x.take(searched), targets)), np.searchsorted(searched, seen))]
 
 
 def rows_to_search(x: CellRows, seen: np.ndarray) -> np.ndarray:

@@ -22,13 +22,12 @@ from torch.utils.data import default_collate
 from sklr._utils.divergence import exploded
 from sklr._utils.sklearn import take_rows
 from sklr.engines.scoring import followed_score
-from sklr.engines.stacked.audit.batches import plan, rare_rows, read_plan, rows_to_search
+from sklr.engines.stacked.audit.batches import plan, read_plan, search_rare
 from sklr.engines.stacked.audit.plain_run import STARTUP, PlainRun
 from sklr.engines.stacked.audit.tolerance import Flat, Tolerance
 from sklr.engines.stacked.checks.explain import explained, first_line
 from sklr.engines.stacked.checks.static import Unstackable
 from sklr.engines.stacked.checks.transforms import as_inferred
-from sklr.engines.stacked.data.cell_rows import CellRows
 from sklr.engines.stacked.data.index_batches import epoch_positions, epoch_sizes, map_tensors, stack_rows
 from sklr.engines.stacked.model.dropout import stop_inner_dropout
 from sklr.engines.stacked.model.group import Group, GroupCell
@@ -42,8 +41,6 @@ from sklr.experiment.wrappers import net_of
 MOST_ROWS = 64  # predicted by each run: rounded up to full batches, and a last batch of the size that it really has
 MOST_SLIPS = 2  # steps in which rounding may explain a slightly larger difference; a real error shows in most steps
 MOST_LABELS = 32  # labels that occur in the predicted rows: some scorers need all classes
-
-
 SHAKEN = 1e-3  # by what share of itself a weight is changed, about
 
 
@@ -204,9 +201,7 @@ class StepComparison:
                 wrong, kind = worst, DiffersAfterStep
             self.n_slips += times > 1
         if wrong is not None:
-            raise kind(
-                *plain.unfit(f"has a different {wrong!r} {when} in a stack than when trained by itself{CHECK}").args
-            )
+            raise plain.unfit(f"has a different {wrong!r} {when} in a stack than when trained by itself{CHECK}", kind)
 
     def _compare_predictions(self) -> None:
         """Compare the predictions for validation rows: the stack's in one batch, each net's in batches of its own."""
@@ -346,14 +341,8 @@ def _rows_to_predict(group_cell: GroupCell) -> np.ndarray:
         if np.ndim(y) == 1 and is_classifier(group_cell.pack_cell.net)
         else first[:0]
     )
-    rare = _rare(x, first[:size])[:size] if n_chosen < n_rows else first[:0]
+    rare = search_rare(x, first[:size])[:size] if n_chosen < n_rows else first[:0]
     return np.array(list(dict.fromkeys([*labels, *rare, *first])))[:n_chosen]
-
-
-def _rare(x: CellRows, seen: np.ndarray) -> np.ndarray:
-    """Return the rows that hold values which none of the rows in `seen` has."""
-    searched = rows_to_search(x, seen)
-    return searched[rare_rows(tree_leaves(x.take(searched)), np.searchsorted(searched, seen))]
 
 
 def _test_rows(group_cell: GroupCell, rows: np.ndarray) -> CellData:

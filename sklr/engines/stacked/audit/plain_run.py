@@ -119,9 +119,9 @@ class PlainRun:
             self.first_loss = loss
         return loss
 
-    def unfit(self, what: str) -> Unstackable:
+    def unfit(self, what: str, kind: type[Unstackable] = Unstackable) -> Unstackable:
         """Return the exception for a module that cannot be stacked, which `what` says of it."""
-        return Unstackable(f"module {type(self.net.module_).__name__}: it {what}")
+        return kind(f"module {type(self.net.module_).__name__}: it {what}")
 
     def end_epoch(self) -> None:
         """Evaluate the held-out rows and end the epoch, so that schedules move on.

@@ -57,22 +57,26 @@ def divide(group: Group, share: float, max_stack: int | None, n_jobs: int) -> li
     n_jobs : int
         Workers, each of which gets a pack; if 1, packs are for its devices or threads, where the work is worth it.
     """
+    max_stack = max_stack or _most_runs(group, n_jobs)
     wanted = max(1, round(share * (n_jobs if n_jobs > 1 else _n_threads(group))))
     n_parts = min(-(-wanted // len(group.members)), len(group.group_cells)) if _may_part(group, n_jobs) else 1
     parts = [
         group._replace(group_cells=[group.group_cells[k] for k in part])
         for part in np.array_split(np.arange(len(group.group_cells)), n_parts)
     ]
-    return [(part, chosen) for part in parts for chosen in _dealt(part, max_stack, n_jobs, -(-wanted // n_parts))]
+    return [(part, chosen) for part in parts for chosen in _dealt(part, max_stack, -(-wanted // n_parts))]
 
 
-def _dealt(group: Group, max_stack: int | None, n_jobs: int, wanted: int) -> list[list[int]]:
+def _most_runs(group: Group, n_jobs: int) -> int:
+    """Return how many runs of a stack fit into the free memory, with the stacks trained beside it; at least one."""
+    beside = n_jobs if n_jobs > 1 else torch.get_num_threads() if group.thread_safe else 1
+    free = free_bytes(group.device) // (beside if group.device.type == "cpu" else 1)
+    return max(1, int(SHARE * free) // max(1, run_bytes(group)))
+
+
+def _dealt(group: Group, max_stack: int, wanted: int) -> list[list[int]]:
     """Deal a group's members out to the wanted number of packs, or to more if packs would exceed the memory."""
     n_members = len(group.members)
-    if max_stack is None:
-        beside = n_jobs if n_jobs > 1 else torch.get_num_threads() if group.thread_safe else 1
-        free = free_bytes(group.device) // (beside if group.device.type == "cpu" else 1)
-        max_stack = int(SHARE * free) // max(1, run_bytes(group))
     at_once = max(1, max_stack // len(group.group_cells))
     return deal(n_members, min(n_members, max(-(-n_members // at_once), wanted)))
 

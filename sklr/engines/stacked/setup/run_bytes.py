@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sklr.engines.stacked.data.batch import Batch
-from sklr.engines.stacked.data.cell_rows import CellRows
+from sklr.engines.stacked.data.cell_rows import CellRows, PackRows
 from sklr.engines.stacked.data.index_batches import map_tensors, widest
 from sklr.engines.stacked.kernels.module_call import ROWS, first_tensor, rng_kept, rows_at_once
 from sklr.engines.stacked.model.group import Group, GroupCell
@@ -117,5 +117,5 @@ def _largest_batch(group_cell: GroupCell) -> tuple[Batch, int]:
 
 def _first_rows(rows: CellRows) -> Any:
     """Return as many validation rows, (1, n_rows, ...), as are predicted at once: of large ones only a few are."""
-    row_numel = max(t[0].numel() for t in tree_leaves(rows.tensors))
-    return tree_map(lambda t: t.unsqueeze(0), rows.take(slice(rows_at_once(1, row_numel))))
+    of_cell = PackRows([rows])
+    return of_cell.first(rows_at_once(1, of_cell.row_numel))
